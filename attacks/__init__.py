@@ -1,0 +1,1 @@
+"""One file per attack; the file's name is the registered name."""

@@ -1,0 +1,271 @@
+"""The command line: thin commands that parse, call the rooms below and print. Nothing here imports torch before it must."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from bench.record import RunRecord
+
+RECORDS, STORE = Path("runs/records"), Path("runs/store")
+COMMITTED = Path("leaderboards/records")
+
+app = typer.Typer(
+    help="Benchmark of mitigations against memorization in text-to-image diffusion models.",
+    epilog="Begin with: bench run --method none --suite testbed-quick",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+testbed = typer.Typer(help="The embedded default: how it is made and what was measured on it.", no_args_is_help=True)
+app.add_typer(testbed, name="testbed")
+
+Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
+Records = Annotated[Path, typer.Option("--records", help="Folder of run records.")]
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    if debug:
+        os.environ["BENCH_DEBUG"] = "1"
+
+
+@app.command(
+    epilog="Examples:  bench run --method wanda   |   bench run --method wanda -p sparsity=0.05 --suite testbed   |   bench run --method ./mine.py --limit 4"
+)
+def run(
+    method: Annotated[str, typer.Option("--method", help="A name from `bench list methods`, or a Python file.")],
+    suite: Annotated[str, typer.Option("--suite", help="A name from `bench list suites`, or a TOML file.")] = "testbed",
+    parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value; see `bench show METHOD`. May be repeated.")] = None,
+    records: Records = RECORDS,
+    store: Annotated[Path, typer.Option(help="Folder where images and features are kept.")] = STORE,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU by default where there is one.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only this many prompts of every role; gives another fingerprint.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run one method through a suite and print its row. Interrupted, the same command goes on where it stopped."""
+    from bench.suite import load_suite
+
+    chosen = load_suite(suite, limit)
+    from bench import registry
+    from bench.parameters import parse_assignments
+
+    values = parse_assignments(parameter or [])
+    registry.find("method", method)
+    from bench.model import pick_device
+    from bench.progress import reporter
+    from bench.runner import Run
+
+    with reporter() as report:
+        this = Run.resolve(chosen, method, values, records, store, pick_device(device), report)
+        record = None if dry_run else this.finished()
+        if record is None:
+            plan = this.plan()
+            if dry_run:
+                print(json.dumps(plan, indent=1) if as_json else _plan_text(plan))
+                return
+            print(_plan_text(plan), file=sys.stderr)
+            record = this.execute()
+    if as_json:
+        print(record.model_dump_json(indent=1))
+    else:
+        _print_row(record, records)
+
+
+def _plan_text(plan: dict[str, Any]) -> str:
+    images = ", ".join(f"{count} {role}" for role, count in plan["images"].items())
+    seconds = plan["seconds_estimated"]
+    about = f", about {seconds:.0f} s" if seconds is not None else ""
+    return (
+        f"{plan['method']} on {plan['suite']} ({plan['fingerprint']}): {images} images, {plan['images_missing']} to make "
+        f"({plan['row_evaluations']:,} row evaluations, {plan['disk_mib']} MiB{about})"
+    )
+
+
+def _print_row(record: RunRecord, records: Path) -> None:
+    from rich.console import Console
+
+    from bench.leaderboard import row_table
+    from bench.record import load_records
+
+    # `none` from the same protocol, wherever it was measured: here, or in the committed records.
+    others = [r for folder in (records, COMMITTED) if folder.is_dir() for r in load_records(folder)]
+    Console().print(row_table(record, others))
+    print(f"record: {record.path(records)}")
+
+
+@app.command("list")
+def list_(kind: Annotated[str | None, typer.Argument(help="methods, metrics, attacks or suites; all by default.")] = None, as_json: Json = False) -> None:
+    """List what can be named: methods, metrics, attacks, suites."""
+    from bench import registry
+    from bench.errors import UnknownName
+
+    kinds = {f"{kind}s": kind for kind in (*registry.KINDS, "suite")}
+    if kind is not None and kind not in kinds:
+        raise UnknownName("kind", kind, kinds)
+    found = {}
+    for plural in [kind] if kind else list(kinds):
+        if plural == "suites":
+            found[plural] = {name: _suite_summary(path) for name, path in registry.suites().items()}
+        else:
+            found[plural] = {name: entry.summary for name, entry in registry.entries(kinds[plural]).items()}
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for plural, names in found.items():
+        print(f"{plural}:")
+        for name, summary in names.items():
+            print(f"  {name:<16} {summary}")
+        if not names:
+            print("  (none yet)")
+
+
+def _suite_summary(path: Path) -> str:
+    import tomllib
+
+    try:
+        return str(tomllib.loads(path.read_text(encoding="utf-8")).get("description", ""))
+    except (OSError, ValueError) as error:
+        return f"broken: {one_line(error)}"
+
+
+@app.command(epilog="Example:  bench show wanda")
+def show(name: Annotated[str, typer.Argument(help="A method, metric, attack or suite.")], as_json: Json = False) -> None:
+    """Show what a name stands for: its parameters with defaults, its paper, what it needs; or a suite's protocol."""
+    from bench import registry
+    from bench.errors import UnknownName
+
+    if name in registry.suites() or name.endswith(".toml"):
+        from bench.suite import load_suite
+
+        suite = load_suite(name)
+        facts = suite.settings.model_dump(mode="json", exclude_none=True) | {"fingerprint": suite.fingerprint}
+        facts["prompts"] = {role: facts["prompts"][role] | {"count": len(suite.prompts(role))} for role in suite.settings.prompts}
+        print(json.dumps(facts, indent=1))
+        return
+    for kind in registry.KINDS:
+        if name in registry.entries(kind) or name.endswith(".py"):
+            facts = _class_facts(kind, registry.find(kind, name).load())
+            print(json.dumps(facts, indent=1) if as_json else _facts_text(name, facts))
+            return
+    known = [*registry.suites(), *(n for kind in registry.KINDS for n in registry.entries(kind))]
+    raise UnknownName("name", name, known)
+
+
+def _class_facts(kind: str, cls: Any) -> dict[str, Any]:
+    import inspect
+
+    properties = cls.model_json_schema().get("properties", {})
+    required = set(cls.model_json_schema().get("required", ()))
+    attributes = ("where", "needs", "paper", "version", "names", "roles")
+    return {
+        "kind": kind,
+        "description": inspect.cleandoc(cls.__doc__ or ""),
+        **{name: getattr(cls, name) for name in attributes if getattr(cls, name, None)},
+        "parameters": {
+            field: {"default": None if field in required else schema.get("default"), "required": field in required, "description": schema.get("description", ""), "allowed": schema.get("enum") or schema.get("type")}
+            for field, schema in properties.items()
+        },
+    }  # fmt: skip
+
+
+def _facts_text(name: str, facts: dict[str, Any]) -> str:
+    lines = [f"{facts['kind']} {name}: {facts['description']}"]
+    for key in ("where", "needs", "paper", "version", "names", "roles"):
+        if key in facts:
+            value = facts[key]
+            lines.append(f"  {key}: {', '.join(value) if isinstance(value, tuple) else value}")
+    for field, about in facts["parameters"].items():
+        allowed = "|".join(about["allowed"]) if isinstance(about["allowed"], list) else about["allowed"]
+        default = "required" if about["required"] else f"default {about['default']}"
+        lines.append(f"  -p {field}={allowed}  ({default})  {about['description']}")
+    return "\n".join(lines)
+
+
+@app.command(epilog="Examples:  bench leaderboard   |   bench leaderboard --check   |   bench leaderboard --records runs/records --out runs/leaderboard")
+def leaderboard(
+    records: Records = COMMITTED,
+    out: Annotated[Path, typer.Option(help="Where the tables and pages go.")] = Path("leaderboards"),
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail when what is there differs from what the records give.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make every table and page again from the records."""
+    from bench.leaderboard import check_pages, make_pages, write_pages
+
+    pages = make_pages(records)
+    if check:
+        differences = check_pages(pages, out)
+        print(json.dumps({"pages": len(pages), "differences": differences}) if as_json else "\n".join(differences) or f"{len(pages)} files agree with their records")
+        if differences:
+            raise typer.Exit(1)
+        return
+    written = write_pages(pages, out)
+    print(json.dumps([str(path) for path in written]) if as_json else "\n".join(str(path) for path in written))
+
+
+@testbed.command("build", epilog="Example:  bench testbed build --plan cpu --work testbed-build")
+def testbed_build(
+    plan: Annotated[str, typer.Option(help="cpu (32x32, hours on two cores), gpu (64x64), tiny (minutes; memorizes nothing).")] = "cpu",
+    work: Annotated[Path, typer.Option(help="Checkpoints and finished parts; repeat the command to go on.")] = Path("testbed-build"),
+    out: Annotated[Path | None, typer.Option(help="Where the bundle goes; <work>/bundle by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run only these stages.")] = None,
+) -> None:
+    """Make the testbed from scratch: data, model, scorers, reference statistics, manifest. Seeded and resumable."""
+    from bench.errors import UnknownName
+    from bench.model import pick_device
+    from bench.testbed.build import STAGES, Workshop, run_stages
+    from bench.testbed.plan import PLANS
+
+    if plan not in PLANS:
+        raise UnknownName("plan", plan, PLANS)
+    for stage in only or ():
+        if stage not in STAGES:
+            raise UnknownName("stage", stage, STAGES)
+    shop = Workshop(PLANS[plan], work, pick_device(device), out or work / "bundle")
+    run_stages(shop, tuple(only) if only else tuple(STAGES))
+    print(f"bundle: {shop.bundle}")
+
+
+@testbed.command("info")
+def testbed_info(
+    bundle: Annotated[Path | None, typer.Option(help="A bundle's folder; the embedded one by default.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure the acceptance figures again (minutes), and write them into the manifest.")] = False,
+    sheets: Annotated[Path | None, typer.Option(help="With --measure: a folder for contact sheets (PNG).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print what was measured on a bundle and whether it meets each acceptance figure."""
+    from bench.testbed.bundle import BUNDLE, info_text, read_manifest
+
+    folder = bundle or BUNDLE
+    manifest = read_manifest(folder)
+    if measure:
+        from bench.progress import reporter
+        from bench.testbed.acceptance import measure_bundle
+
+        with reporter() as report:
+            manifest = measure_bundle(folder, sheets, report)
+    print(json.dumps(manifest, indent=1) if as_json else info_text(manifest))
+
+
+def main() -> None:
+    """Entry point: user errors are one line on standard error and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        if os.environ.get("BENCH_DEBUG"):
+            raise
+        print(f"bench: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("bench: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,29 @@
+"""The errors a user can cause, each one line: what happened, to what, and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can put right. The command line prints it as one line and exits with code 2."""
+
+
+class UnknownName(UserError):
+    """A name that is not known, with what was probably meant and what is known."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        super().__init__(f"unknown {kind} '{name}': {hint}known: {', '.join(names) or 'none'}")
+
+
+class Unmeasurable(Exception):
+    """Raised by a metric that cannot give its numbers; the record keeps `null` and this reason."""
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line of text."""
+    return " ".join(str(error).split()) or type(error).__name__

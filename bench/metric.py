@@ -1,0 +1,123 @@
+"""What a metric is: one class that reads sample sets and gives numbers, and what it gets to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from bench.errors import Unmeasurable
+
+if TYPE_CHECKING:
+    from bench.store import SampleKey, SampleStore
+    from bench.suite import Prompt, Role, Suite
+
+
+class Extractor(Protocol):
+    """Pictures to features: `fingerprint` names the model, its weights and the preprocessing, so that features can be cached."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
+        """uint8 `[H, W, 3]` pictures to float32 `[n, d]`."""
+        ...
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """The images of one prompt role, as a table with one row a prompt and `images` columns."""
+
+    prompts: tuple[Prompt, ...]
+    images: int
+    keys: tuple[SampleKey, ...]  # row by row
+    store: SampleStore
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def features(self, extractor: Extractor) -> np.ndarray:
+        """Features `[prompts, images, d]`, extracted once and cached beside the images."""
+        values = self.store.features(self.keys, extractor.fingerprint, extractor)
+        return values.reshape(len(self.prompts), self.images, -1)
+
+    def pictures(self) -> list[np.ndarray]:
+        return self.store.pictures(self.keys)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds and row evaluations of the method and of `none`, measured in turn on the same batches."""
+
+    method_seconds: tuple[float, ...]
+    none_seconds: tuple[float, ...]
+    images: int
+    method_rows: int
+    none_rows: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a metric may read: the suite, the samples by role, the device; and a stopwatch."""
+
+    suite: Suite
+    device: Any
+    samples_of: Callable[[Role], SampleSet]
+    time: Callable[[int, int], Timing]  # (rounds, images a round)
+    fit_seconds: float = 0.0
+    fit_rows: int = 0
+
+    def samples(self, role: Role) -> SampleSet:
+        """The samples of a role. Raises `Unmeasurable` when the suite has no such prompts."""
+        if not self.suite.prompts(role):
+            raise Unmeasurable(f"the suite has no prompts of the role {role}")
+        return self.samples_of(role)
+
+    def path(self, relative: str) -> Path:
+        """A file that the suite's settings of this metric name."""
+        return self.suite.path(relative)
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """A score that every image has. `table` `[prompts, images]`; the harness adds the mean (or `percentile`), its interval and groups."""
+
+    table: np.ndarray
+    prompts: Sequence[Prompt]
+    unit: str
+    higher_is_better: bool | None
+    percentile: float | None = None
+    proportion: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PerSet:
+    """A score that only a whole set has, with an interval where the metric knows one."""
+
+    value: float
+    n: int
+    unit: str
+    higher_is_better: bool | None
+    interval: tuple[float, float] | None = None
+    prompts: int = 0
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Metric(BaseModel):
+    """Derive one class per file; typed fields are settings that a suite gives. `cost` says that the numbers belong under cost."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    names: ClassVar[tuple[str, ...]] = ()  # of the scores it gives
+    roles: ClassVar[tuple[Role, ...]] = ()  # of the prompts it reads
+    cost: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+
+    def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
+        """All scores by name. Raises `Unmeasurable` with the reason when there is nothing to measure."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it measures: define measure(self, evaluation)")

@@ -1,0 +1,169 @@
+"""The run record: one JSON file per (suite, method, parameters), and the environment it was made in.
+
+Records are the source of truth: every table and page is a pure function of them. A number that could not be measured is
+`null` with a reason.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bench.errors import UserError, one_line
+from bench.parameters import validation_line
+from bench.store import write_atomically
+
+SCHEMA = 1
+PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "clean-fid", "numpy", "pandas")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Score(_Strict):
+    """One number with its interval (95 %, None where there is none), what it was measured on, and by which version of which metric."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = Field(0, description="images or measurements behind the number")
+    prompts: int = Field(0, description="prompts behind the number; intervals resample prompts")
+    unit: str
+    higher_is_better: bool | None
+    metric: str
+    metric_version: int
+    reason: str = Field("", description="why value is null")
+    details: dict[str, Any] = Field(default_factory=dict, description="the operating point: profile, threshold, model, hashes")
+    groups: dict[str, float] = Field(default_factory=dict, description="the same number by group of prompts")
+
+    @model_validator(mode="after")
+    def _finite_or_explained(self) -> Score:
+        for name in ("value", "low", "high"):
+            number = getattr(self, name)
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"{name} is {number}; a number that could not be measured is null with a reason")
+        if self.value is None and not self.reason:
+            raise ValueError("value is null without a reason")
+        return self
+
+
+class Thumbnail(_Strict):
+    """A sample picture kept in the record: the first image of a prompt, and the training picture where the suite may share it."""
+
+    prompt_id: str
+    prompt: str
+    group: str
+    seed: int
+    png: str = Field(description="base64 of the stored PNG")
+    reference: str | None = Field(None, description="base64 of the training picture's PNG")
+
+
+class RunRecord(_Strict):
+    schema_version: Literal[1] = 1
+    run: str = Field(description="hash of suite, method, parameters and metric versions; the file's name")
+    status: Literal["running", "complete", "partial", "failed"]
+    suite: str
+    suite_version: int
+    suite_fingerprint: str
+    limit: int | None = None
+    method: str
+    method_version: int
+    where: str
+    needs: list[str]
+    paper: str
+    parameters: dict[str, Any]
+    images: dict[str, int] = Field(default_factory=dict, description="images by prompt role")
+    scores: dict[str, Score] = Field(default_factory=dict)
+    cost: dict[str, Score] = Field(default_factory=dict)
+    attacks: dict[str, Any] = Field(default_factory=dict)
+    per_prompt: dict[str, dict[str, float]] = Field(default_factory=dict, description="score name to prompt id to mean over its images")
+    thumbnails: list[Thumbnail] = Field(default_factory=list)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
+    errors: list[str] = Field(default_factory=list)
+
+    def path(self, records: Path) -> Path:
+        return records / self.suite / self.method / f"{self.run}.json"
+
+    def save(self, records: Path) -> Path:
+        """Write atomically below the folder of records; returns the file."""
+        path = self.path(records)
+        content = json.dumps(self.model_dump(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, content.encode())
+        except OSError as error:
+            raise UserError(f"the record {path} cannot be written: {one_line(error)}; choose another folder with --records") from error
+        return path
+
+
+def load_record(path: Path) -> RunRecord:
+    """Read one record. Raises `UserError` naming the file when it is truncated, of the wrong form or of another schema."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"record {path} cannot be read: {one_line(error)}") from error
+    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
+        raise UserError(f"record {path} has schema {content.get('schema_version') if isinstance(content, dict) else None}; this version reads schema {SCHEMA}")
+    try:
+        return RunRecord.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"record {path}: {validation_line(error)}") from error
+
+
+def load_records(folder: Path) -> list[RunRecord]:
+    """Every record below a folder, in the order of their paths."""
+    return [load_record(path) for path in sorted(folder.glob("*/*/*.json"))]
+
+
+def environment(device: Any) -> dict[str, Any]:
+    """Where a record was made: package versions, Python, processor or GPU, threads, commit and whether the tree was dirty."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "bench": package_version("diffusion-memorization-bench"),
+        "python": platform.python_version(),
+        "packages": {package: package_version(package) for package in PACKAGES},
+        "device": device.type,
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+        **revision(),
+    }
+
+
+def package_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def revision() -> dict[str, Any]:
+    """The git commit this code is from and whether tracked files differ from it; nulls outside a checkout."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", ":/bench", ":/methods", ":/metrics", ":/attacks"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

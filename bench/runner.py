@@ -1,0 +1,308 @@
+"""One run: the steps from names to a record. Policy lives in the suite, the method and the metrics; here is only their order."""
+
+from __future__ import annotations
+
+import base64
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from bench import registry, stats
+from bench.errors import Unmeasurable, UserError, one_line
+from bench.method import FitData, Method, State
+from bench.metric import Evaluation, Metric, PerImage, PerSet, SampleSet, Timing
+from bench.model import load_denoiser
+from bench.parameters import configure
+from bench.record import RunRecord, Score, Thumbnail, environment, load_record
+from bench.sampler import Denoiser, sample
+from bench.store import SampleKey, SampleStore, decode_png, encode_png, write_atomically
+from bench.suite import Prompt, Role, Suite, digest_of
+
+IMAGES_PER_SHARD = 64
+THUMBNAILS = 12
+Progress = Callable[[str, int, int], None]  # (what, done, of)
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A progress report that goes nowhere."""
+
+
+@dataclass
+class Run:
+    """One method under one suite. Nothing is loaded before it is needed, so a run whose images are stored opens no model."""
+
+    suite: Suite
+    method_name: str
+    method: Method
+    metrics: dict[str, Metric]
+    records: Path
+    store_root: Path
+    device: torch.device
+    report: Progress = field(default=silent)
+
+    @classmethod
+    def resolve(cls, suite: Suite, method: str, parameters: dict[str, Any], records: Path, store: Path, device: torch.device, report: Progress = silent) -> Run:
+        """Find and check everything that has a name; unknown names fail here, before any work."""
+        entry = registry.find("method", method)
+        configured = configure("method", entry.name, entry.load(), parameters)
+        metrics = {}
+        for name, settings in suite.settings.metrics.items():
+            metrics[name] = configure("metric", name, registry.find("metric", name).load(), settings)
+        for need in configured.needs:
+            if need == "fit_prompts" and not suite.prompts("fit"):
+                raise UserError(f"method {entry.name} needs fit prompts and suite {suite.name} has none")
+            if need == "clean_prompts" and not suite.prompts("clean"):
+                raise UserError(f"method {entry.name} needs clean prompts and suite {suite.name} has none")
+        return cls(suite, entry.name, configured, metrics, records, store, device, report)
+
+    @cached_property
+    def id(self) -> str:
+        content = self._method_identity | {"suite": self.suite.fingerprint, "metrics": {name: metric.version for name, metric in self.metrics.items()}}
+        return digest_of(content)[:12]
+
+    @property
+    def _method_identity(self) -> dict[str, Any]:
+        return {"method": self.method_name, "version": self.method.version, "parameters": self.method.model_dump(mode="json")}
+
+    @cached_property
+    def fit_data(self) -> FitData:
+        needs = self.method.needs
+        fit = self.suite.prompts("fit") if "fit_prompts" in needs or "training_images" in needs else ()
+        return FitData(
+            fit_prompts=tuple(prompt.text for prompt in fit),
+            clean_prompts=tuple(prompt.text for prompt in self.suite.prompts("clean")) if "clean_prompts" in needs else (),
+            training_images={prompt.text: prompt.references for prompt in fit} if "training_images" in needs else {},
+        )
+
+    @cached_property
+    def store(self) -> SampleStore:
+        # What was fitted is a function of the protocol, the method and the fit data, so these stand for it; the key is known before fitting.
+        fitted_on = [self.fit_data.fit_prompts, self.fit_data.clean_prompts, sorted(self.fit_data.training_images)]
+        identity = self._method_identity | {"generation": self.suite.generation, "fit": digest_of(fitted_on)}
+        return SampleStore(self.store_root, self.suite.name, self.method_name, identity)
+
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        return load_denoiser(self.suite, self.device)
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles that some metric reads and the suite has, in a fixed order."""
+        read = {role for metric in self.metrics.values() for role in metric.roles}
+        return cast(tuple[Role, ...], tuple(role for role in ("memorized", "clean", "quality") if role in read and self.suite.prompts(cast(Role, role))))
+
+    def samples(self, role: Role) -> SampleSet:
+        images = self.suite.settings.prompts[role].images_per_prompt
+        prompts = self.suite.prompts(role)
+        keys = tuple(SampleKey(prompt.text, self.suite.image_seed(prompt.text, index)) for prompt in prompts for index in range(images))
+        return SampleSet(prompts, images, keys, self.store)
+
+    def missing(self) -> list[SampleKey]:
+        return self.store.missing(key for role in self.roles for key in self.samples(role).keys)
+
+    def plan(self) -> dict[str, Any]:
+        """What the run would do: images, row evaluations, disk, and time where an earlier measurement on this store allows an estimate."""
+        missing, settings = len(self.missing()), self.suite.settings.model
+        timing = self._stored_timing()
+        return {
+            "suite": self.suite.name,
+            "fingerprint": self.suite.fingerprint,
+            "method": self.method_name,
+            "parameters": self.method.model_dump(mode="json"),
+            "images": {role: len(self.samples(role)) for role in self.roles},
+            "images_missing": missing,
+            "row_evaluations": missing * settings.steps * 2,
+            "disk_mib": round(missing * settings.side**2 * 2.2 / 2**20, 1),
+            "seconds_estimated": round(missing * statistics.median(timing.method_seconds) / (timing.images / len(timing.method_seconds)), 1) if timing else None,
+            "record": str(self.records / self.suite.name / self.method_name / f"{self.id}.json"),
+        }
+
+    def finished(self) -> RunRecord | None:
+        """The complete record of exactly this run, when there is one already."""
+        path = self.records / self.suite.name / self.method_name / f"{self.id}.json"
+        record = load_record(path) if path.exists() else None
+        return record if record and record.status == "complete" else None
+
+    def execute(self) -> RunRecord:
+        """Fit, generate, measure; the record is on disk from the first moment and says how far it came."""
+        record = self._new_record()
+        record.save(self.records)
+        try:
+            state, fit_seconds, fit_rows = self.fitted()
+            self.generate(state)
+            self._measure(record, state, fit_seconds, fit_rows)
+        except BaseException as error:
+            record.status = "failed" if isinstance(error, Exception) else "partial"
+            record.errors.append(f"{type(error).__name__}: {one_line(error)}")
+            record.save(self.records)
+            raise
+        record.status = "complete"
+        record.save(self.records)
+        return record
+
+    def fitted(self) -> tuple[State, float, int]:
+        """What the method learned, with the seconds and row evaluations it took; from the store when it was learned before."""
+        tensors, facts = self.store.folder / "fit.safetensors", self.store.folder / "fit.json"
+        if facts.exists():
+            known = json.loads(facts.read_text())
+            try:
+                return (load_file(tensors, device=str(self.device)) if known["tensors"] else {}), known["seconds"], known["rows"]
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"fitted state {tensors} is damaged: {one_line(error)}; delete {facts} and repeat the command") from error
+        if type(self.method).fit is Method.fit:
+            return {}, 0.0, 0
+        self.report(f"fit {self.method_name}", 0, 1)
+        before, start = self.denoiser.rows, time.perf_counter()
+        state = self.method.fit(self.denoiser, self.fit_data)
+        seconds, rows = time.perf_counter() - start, self.denoiser.rows - before
+        if state:
+            write_atomically(tensors, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+        write_atomically(facts, json.dumps({"seconds": seconds, "rows": rows, "tensors": len(state)}).encode())
+        self.report(f"fit {self.method_name}", 1, 1)
+        return state, seconds, rows
+
+    def generate(self, state: State) -> None:
+        """Make the images that the store does not hold, shard by shard."""
+        missing = self.missing()
+        if not missing:
+            return
+        batch = self.suite.settings.model.batch_size
+        shard = max(IMAGES_PER_SHARD // batch, 1) * batch
+        self.report("generate", 0, len(missing))
+        with self.method.attach(self.denoiser.pipe, state):
+            for start in range(0, len(missing), shard):
+                keys = missing[start : start + shard]
+                pictures = []
+                for first in range(0, len(keys), batch):
+                    pictures.append(self._pictures(keys[first : first + batch], self.method, state))
+                    self.report("generate", start + first + len(pictures[-1]), len(missing))
+                self.store.append(keys, np.concatenate(pictures))
+
+    def _pictures(self, keys: list[SampleKey], method: Method, state: State) -> np.ndarray:
+        request = self.denoiser.request([key.prompt for key in keys], [key.seed for key in keys])
+        return self.denoiser.decode(sample(self.denoiser, request, method, state))
+
+    def time(self, state: State, rounds: int, images: int) -> Timing:
+        """Sample batches with the method and without any, in turn, after one round that does not count; kept in the store."""
+        known = self._stored_timing()
+        if known and len(known.method_seconds) == rounds and known.images == rounds * images:
+            return known
+        keys = list(self.samples("memorized").keys)
+        batches = [[keys[(r * images + i) % len(keys)] for i in range(images)] for r in range(rounds)]
+        taken: dict[bool, list[float]] = {True: [], False: []}
+        rows = {True: 0, False: 0}
+        for number, batch in enumerate([batches[0][:2], *batches]):
+            for mitigated in (False, True):
+                seconds, used = self._timed(batch, state, mitigated)
+                if number:
+                    taken[mitigated].append(seconds)
+                    rows[mitigated] += used
+            self.report("time against none", number, rounds)
+        timing = Timing(tuple(taken[True]), tuple(taken[False]), rounds * images, rows[True], rows[False])
+        write_atomically(self._timing_file, json.dumps(timing.__dict__).encode())
+        return timing
+
+    def _timed(self, batch: list[SampleKey], state: State, mitigated: bool) -> tuple[float, int]:
+        method = self.method if mitigated else Method()
+        before, start = self.denoiser.rows, time.perf_counter()
+        with method.attach(self.denoiser.pipe, state):
+            self._pictures(batch, method, state)
+        return time.perf_counter() - start, self.denoiser.rows - before
+
+    @property
+    def _timing_file(self) -> Path:
+        return self.store.folder / f"timing-{self.device.type}-{torch.get_num_threads()}.json"
+
+    def _stored_timing(self) -> Timing | None:
+        if not self._timing_file.exists():
+            return None
+        return Timing(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(self._timing_file.read_text()).items()})
+
+    def _measure(self, record: RunRecord, state: State, fit_seconds: float, fit_rows: int) -> None:
+        evaluation = Evaluation(self.suite, self.device, self.samples, lambda rounds, images: self.time(state, rounds, images), fit_seconds, fit_rows)
+        for number, (name, metric) in enumerate(self.metrics.items()):
+            self.report(f"measure {name}", number, len(self.metrics))
+            into = record.cost if metric.cost else record.scores
+            try:
+                measured = metric.measure(evaluation)
+            except Unmeasurable as reason:
+                blank = Score(value=None, unit="", higher_is_better=None, metric=name, metric_version=metric.version, reason=one_line(reason))
+                into.update(dict.fromkeys(metric.names, blank))
+                record.warnings.append(f"{name}: {one_line(reason)}")
+                continue
+            for score_name, score in measured.items():
+                into[score_name] = _as_score(name, metric, score)
+                if isinstance(score, PerImage):
+                    means = score.table.mean(1)
+                    record.per_prompt[score_name] = {prompt.id: round(float(m), 6) for prompt, m in zip(score.prompts, means, strict=True)}
+        self.report("measure", len(self.metrics), len(self.metrics))
+        record.images = {role: len(self.samples(role)) for role in self.roles}
+        record.thumbnails = self._thumbnails()
+
+    def _thumbnails(self) -> list[Thumbnail]:
+        """The first image of some memorized prompts, evenly spread, so that a reader can look instead of believing."""
+        samples = self.samples("memorized")
+        count = min(THUMBNAILS, len(samples.prompts))
+        rows = [i * len(samples.prompts) // count for i in range(count)]
+        keys = [samples.keys[row * samples.images] for row in rows]
+        pngs = self.store.png(keys)
+        return [
+            Thumbnail(
+                prompt_id=prompt.id, prompt=prompt.text, group=prompt.group, seed=key.seed, png=base64.b64encode(png).decode(),
+                reference=_reference(prompt) if self.suite.settings.share_references else None,
+            )
+            for prompt, key, png in zip((samples.prompts[row] for row in rows), keys, pngs, strict=True)
+        ]  # fmt: skip
+
+    def _new_record(self) -> RunRecord:
+        return RunRecord(
+            run=self.id,
+            status="running",
+            suite=self.suite.name,
+            suite_version=self.suite.settings.version,
+            suite_fingerprint=self.suite.fingerprint,
+            limit=self.suite.limit,
+            method=self.method_name,
+            method_version=self.method.version,
+            where=self.method.where,
+            needs=list(self.method.needs),
+            paper=self.method.paper,
+            parameters=self.method.model_dump(mode="json"),
+            environment=environment(self.device),
+        )
+
+
+def _reference(prompt: Prompt) -> str | None:
+
+    return base64.b64encode(encode_png(decode_png(prompt.references[0].read_bytes()))).decode() if prompt.references else None
+
+
+def _as_score(name: str, metric: Metric, score: PerImage | PerSet) -> Score:
+    """Add to a metric's numbers what every score carries: interval, counts, groups, versions."""
+    common: dict[str, Any] = {"unit": score.unit, "higher_is_better": score.higher_is_better, "metric": name, "metric_version": metric.version, "details": score.details}
+    if isinstance(score, PerSet):
+        low, high = score.interval or (None, None)
+        return Score(value=score.value, low=low, high=high, n=score.n, prompts=score.prompts, **common)
+    statistic = stats.mean if score.percentile is None else lambda v: np.percentile(v, score.percentile, axis=-1)
+    if len(score.table) < 2:
+        low, high = None, None
+    else:
+        low, high = stats.proportion_interval(score.table) if score.proportion else stats.cluster_bootstrap(score.table, statistic)
+    groups: dict[str, list[np.ndarray]] = {}
+    for prompt, row in zip(score.prompts, score.table, strict=True):
+        if prompt.group:
+            groups.setdefault(prompt.group, []).append(row)
+    return Score(
+        value=float(statistic(score.table.reshape(-1))), low=low, high=high, n=score.table.size, prompts=len(score.table),
+        groups={group: round(float(statistic(np.concatenate(rows))), 6) for group, rows in groups.items()}, **common,
+    )  # fmt: skip

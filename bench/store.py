@@ -1,0 +1,194 @@
+"""The sample store: every image is made once and scored many times.
+
+    <root>/<suite>/<method>-<key>/key.json          what the key was made of
+                                  fit.safetensors   what the method learned (with fit.json: seconds and evaluations)
+                                  00000.parquet     a shard: prompt, seed, PNG bytes, one row an image
+                                  features/<extractor>/00000.npy
+
+A shard is written under a temporary name and renamed: it is there and whole, or it is not there. It is the unit of resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from bench.errors import UserError, one_line
+from bench.suite import digest_of
+
+SCHEMA = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("seed", pa.int64()),
+        ("png", pa.binary()),
+        ("sha256", pa.string()),
+        ("method", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class SampleKey:
+    """One image inside a store: its prompt and its own seed."""
+
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image lies: shard name and row."""
+
+    shard: str
+    row: int
+
+
+class SampleStore:
+    """The images of one method under one protocol. `identity` is everything that decides a picture besides prompt and seed."""
+
+    def __init__(self, root: Path, suite: str, method: str, identity: dict[str, Any]) -> None:
+        self.method = method
+        self.folder = root / suite / f"{method}-{digest_of(identity)[:16]}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / "key.json", json.dumps(identity, indent=1, sort_keys=True).encode())
+        except OSError as error:
+            raise UserError(f"the sample store {self.folder} cannot be written: {one_line(error)}; choose another with --store") from error
+        self._index: dict[SampleKey, Place] = {}
+        for shard in self.shards():
+            self._add_to_index(shard.stem, self._read(shard, ["prompt", "seed"]))
+
+    def shards(self) -> list[Path]:
+        return sorted(self.folder.glob("*.parquet"))
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __contains__(self, key: SampleKey) -> bool:
+        return key in self._index
+
+    def place(self, key: SampleKey) -> Place:
+        return self._index[key]
+
+    def missing(self, keys: Iterable[SampleKey]) -> list[SampleKey]:
+        """The keys that are not stored yet, each once, in the order given."""
+        return [key for key in dict.fromkeys(keys) if key not in self._index]
+
+    def append(self, keys: Sequence[SampleKey], pictures: np.ndarray) -> None:
+        """Store pictures, uint8 `[n, H, W, 3]`, as one new shard."""
+        encoded = [encode_png(picture) for picture in pictures]
+        table = pa.table(
+            {
+                "prompt": [key.prompt for key in keys],
+                "seed": [key.seed for key in keys],
+                "png": encoded,
+                "sha256": [hashlib.sha256(png).hexdigest() for png in encoded],
+                "method": [self.method] * len(keys),
+            },
+            schema=SCHEMA,
+        )
+        name = f"{len(self.shards()):05d}"
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="none")
+        try:
+            write_atomically(self.folder / f"{name}.parquet", buffer.getvalue())
+        except OSError as error:
+            raise UserError(f"shard {self.folder / name}.parquet cannot be written: {one_line(error)}; what was stored before is kept") from error
+        self._add_to_index(name, table)
+
+    def png(self, keys: Sequence[SampleKey]) -> list[bytes]:
+        """The PNG files of stored images, in the order of `keys`; each shard is read once."""
+        return self._gather(keys, lambda shard: self._read(shard, ["png", "sha256"]), _checked_png)
+
+    def pictures(self, keys: Sequence[SampleKey]) -> list[np.ndarray]:
+        """Stored images as uint8 `[H, W, 3]`."""
+        return [decode_png(png) for png in self.png(keys)]
+
+    def features(self, keys: Sequence[SampleKey], extractor: str, extract: Callable[[list[np.ndarray]], np.ndarray]) -> np.ndarray:
+        """Features `[n, d]` of stored images; extracted a whole shard at a time and kept beside it, row for row."""
+        folder = self.folder / "features" / extractor
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def rows_of(shard: Path) -> np.ndarray:
+            cached = folder / f"{shard.stem}.npy"
+            if not cached.exists():
+                table = self._read(shard, ["png", "sha256"])
+                values = extract([decode_png(_checked_png(table, row, shard)) for row in range(table.num_rows)])
+                buffer = io.BytesIO()
+                np.save(buffer, values.astype(np.float32), allow_pickle=False)
+                write_atomically(cached, buffer.getvalue())
+            try:
+                return np.asarray(np.load(cached, allow_pickle=False))
+            except (OSError, ValueError, EOFError) as error:
+                raise UserError(f"cached features {cached} are unreadable: {one_line(error)}; delete the file and repeat the command") from error
+
+        return np.stack(self._gather(keys, rows_of, lambda values, row, _: values[row]))
+
+    def _gather(self, keys: Sequence[SampleKey], load: Callable[[Path], Any], pick: Callable[[Any, int, Path], Any]) -> list[Any]:
+        places = [self._index[key] for key in keys]
+        result: list[Any] = [None] * len(places)
+        by_shard: dict[str, list[int]] = {}
+        for position, place in enumerate(places):
+            by_shard.setdefault(place.shard, []).append(position)
+        for shard, positions in by_shard.items():
+            path = self.folder / f"{shard}.parquet"
+            content = load(path)
+            for position in positions:
+                result[position] = pick(content, places[position].row, path)
+        return result
+
+    def _add_to_index(self, shard: str, table: pa.Table) -> None:
+        for row, (prompt, seed) in enumerate(zip(table["prompt"].to_pylist(), table["seed"].to_pylist(), strict=True)):
+            self._index.setdefault(SampleKey(prompt, seed), Place(shard, row))
+
+    def _read(self, shard: Path, columns: list[str]) -> pa.Table:
+        try:
+            return pq.read_table(shard, columns=columns)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UserError(_corrupt(shard, one_line(error)[:120])) from error
+
+
+def _checked_png(table: pa.Table, row: int, shard: Path) -> bytes:
+    png = bytes(table["png"][row].as_py())
+    if hashlib.sha256(png).hexdigest() != table["sha256"][row].as_py():
+        raise UserError(_corrupt(shard, f"the picture in row {row} does not match its sha256"))
+    return png
+
+
+def _corrupt(shard: Path, why: str) -> str:
+    return f"shard {shard} is corrupt ({why}): delete it and repeat the command; only its images are made again"
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def decode_png(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write under a temporary name, flush to disk, rename: readers see the old file or the whole new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

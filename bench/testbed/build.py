@@ -1,0 +1,146 @@
+"""`bench testbed build`: every stage from the drawings to the bundle, each resumable, each leaving its facts behind.
+
+A stage that has finished has a `<stage>.json` in the work folder and is not run again; one that was interrupted goes on
+from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKL
+from transformers import CLIPTokenizer
+
+from bench.testbed.autoencoder import autoencoder_job, decoder_job, latent_scale, reconstruction_psnr
+from bench.testbed.captions import train_tokenizer
+from bench.testbed.denoiser import TextToNoise, clean_captions, denoiser_job, new_denoiser
+from bench.testbed.plan import TestbedPlan
+from bench.testbed.scenes import Canary, canary_scenes, clean_scene, render
+from bench.testbed.scorers import clip_job, descriptor_job, features_job, parameters_of, save_clip, save_torchscript
+from bench.testbed.training import to_unit, train
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where a build happens: the plan, the work folder with checkpoints and finished parts, the device."""
+
+    plan: TestbedPlan
+    folder: Path
+    device: torch.device
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def canaries(self) -> tuple[Canary, ...]:
+        return canary_scenes(self.plan.seed, self.plan.levels)
+
+    def clean_pixels(self, stream: str, count: int) -> torch.Tensor:
+        """The first `count` pictures of a clean stream, float `[count, 3, side, side]` in [-1, 1], on the device."""
+        pictures = [to_unit(render(clean_scene(self.plan.seed, i, stream), self.plan.side)) for i in range(count)]
+        return torch.stack(pictures).to(self.device)
+
+    def tokenizer(self) -> CLIPTokenizer:
+        return cast(CLIPTokenizer, CLIPTokenizer.from_pretrained(self.folder / "tokenizer"))
+
+    def autoencoder(self) -> AutoencoderKL:
+        model = AutoencoderKL.from_pretrained(self.folder / "autoencoder").to(self.device, memory_format=torch.channels_last)
+        return model.eval().requires_grad_(False)
+
+    def denoiser(self) -> TextToNoise:
+        module = new_denoiser(len(self.tokenizer()), self.plan.side)
+        module.load_state_dict(torch.load(self.folder / "denoiser.pt", map_location=self.device, weights_only=True))
+        return module.to(self.device).eval()
+
+
+def build_tokenizer(shop: Workshop) -> dict[str, Any]:
+    # Canary captions count twenty times, so that their invented words are cut into a few common pieces and not into letters.
+    captions = clean_captions(shop.plan.seed, 4000) + 20 * [canary.scene.caption for canary in shop.canaries]
+    train_tokenizer(captions, shop.folder / "tokenizer", shop.plan.vocabulary)
+    tokenizer = shop.tokenizer()
+    longest = max(len(tokenizer(caption).input_ids) for caption in captions)
+    if longest > tokenizer.model_max_length:
+        raise ValueError(f"a caption takes {longest} tokens and only {tokenizer.model_max_length} fit: enlarge the vocabulary")
+    return {"tokens": len(tokenizer), "longest_caption": longest}
+
+
+def build_autoencoder(shop: Workshop) -> dict[str, Any]:
+    plan = shop.plan
+    model, facts = train(autoencoder_job(plan.seed, plan.side, plan.autoencoder_steps), shop.checkpoints, shop.device)
+    autoencoder = cast(AutoencoderKL, model)
+    autoencoder.register_to_config(scaling_factor=latent_scale(autoencoder, shop.clean_pixels("autoencoder", 256)))
+    autoencoder.save_pretrained(shop.folder / "autoencoder")
+    return facts | {"psnr_unseen_db": reconstruction_psnr(autoencoder, shop.clean_pixels("unseen", 256))}
+
+
+def build_denoiser(shop: Workshop) -> dict[str, Any]:
+    plan = shop.plan
+    job = denoiser_job(plan.seed, plan.side, plan.denoiser_steps, shop.tokenizer(), shop.canaries, shop.autoencoder(), plan.denoiser_batch)
+    module, facts = train(job, shop.checkpoints, shop.device)
+    temporary = shop.folder / "denoiser.tmp"
+    torch.save(module.state_dict(), temporary)
+    os.replace(temporary, shop.folder / "denoiser.pt")
+    return facts
+
+
+def build_decoder(shop: Workshop) -> dict[str, Any]:
+    plan = shop.plan
+    model, facts = train(decoder_job(shop.autoencoder(), plan.seed, plan.decoder_steps), shop.checkpoints, shop.device)
+    autoencoder = cast(AutoencoderKL, model)
+    autoencoder.save_pretrained(shop.folder / "autoencoder-final")
+    return facts | {"psnr_unseen_db": reconstruction_psnr(autoencoder, shop.clean_pixels("unseen", 512))}
+
+
+def build_descriptor(shop: Workshop) -> dict[str, Any]:
+    job = descriptor_job(shop.plan.seed, shop.plan.side, shop.plan.descriptor_steps, shop.tokenizer())
+    module, facts = train(job, shop.checkpoints, shop.device)
+    save_torchscript(module, shop.plan.side, shop.folder / "descriptor.torchscript.pt")
+    return facts | {"parameters": parameters_of(module)}
+
+
+def build_clip(shop: Workshop) -> dict[str, Any]:
+    job = clip_job(shop.plan.seed, shop.plan.side, shop.plan.clip_steps, shop.tokenizer())
+    module, facts = train(job, shop.checkpoints, shop.device)
+    save_clip(module, shop.folder / "clip", shop.tokenizer())
+    return facts | {"parameters": parameters_of(module)}
+
+
+def build_features(shop: Workshop) -> dict[str, Any]:
+    job = features_job(shop.plan.seed, shop.plan.side, shop.plan.features_steps, shop.tokenizer())
+    module, facts = train(job, shop.checkpoints, shop.device)
+    facts |= {"parameters": parameters_of(module)}
+    save_torchscript(module, shop.plan.side, shop.folder / "features.torchscript.pt")
+    return facts
+
+
+STAGES: dict[str, Callable[[Workshop], dict[str, Any]]] = {
+    "tokenizer": build_tokenizer,
+    "autoencoder": build_autoencoder,
+    "denoiser": build_denoiser,
+    "decoder": build_decoder,
+    "descriptor": build_descriptor,
+    "clip": build_clip,
+    "features": build_features,
+}
+
+
+def run_stages(shop: Workshop, names: tuple[str, ...] = tuple(STAGES)) -> dict[str, dict[str, Any]]:
+    """Run the named stages that have not finished yet; returns the facts of all of them."""
+    shop.folder.mkdir(parents=True, exist_ok=True)
+    facts = {}
+    for name in names:
+        done = shop.folder / f"{name}.json"
+        if not done.exists():
+            result = STAGES[name](shop)
+            temporary = done.with_suffix(".tmp")
+            temporary.write_text(json.dumps(result, indent=1))
+            os.replace(temporary, done)
+        facts[name] = json.loads(done.read_text())
+    return facts

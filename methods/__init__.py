@@ -1,0 +1,1 @@
+"""One file per mitigation; the file's name is the registered name."""

@@ -1,0 +1,7 @@
+"""The reference row."""
+
+from bench.method import Method
+
+
+class NoMitigation(Method):
+    """No mitigation: plain classifier-free guidance, with the same initial noise as every other row."""
