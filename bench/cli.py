@@ -204,7 +204,11 @@ def leaderboard(
     pages = make_pages(records)
     if check:
         differences = check_pages(pages, out)
-        print(json.dumps({"pages": len(pages), "differences": differences}) if as_json else "\n".join(differences) or f"{len(pages)} files agree with their records")
+        print(
+            json.dumps({"pages": len(pages), "differences": differences})
+            if as_json
+            else "\n".join(differences) or f"{len(pages)} files agree with their records"
+        )
         if differences:
             raise typer.Exit(1)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -28,14 +29,19 @@ def pick_device(name: str | None) -> torch.device:
 def load_pipeline(suite: Suite, device: torch.device) -> Any:
     """The suite's `StableDiffusionPipeline` on a device, in eval mode, parameters without gradients, its scheduler the suite's."""
     import diffusers
+    import transformers
 
     settings = suite.settings.model
     folder = suite.path(settings.path)
     diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     try:
-        pipe = diffusers.StableDiffusionPipeline.from_pretrained(
-            folder, torch_dtype=DTYPES[settings.dtype], local_files_only=True, use_safetensors=True, safety_checker=None, requires_safety_checker=False
-        )
+        with warnings.catch_warnings():
+            # The keyword's newer name is unknown to older releases of diffusers.
+            warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
+            pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+                folder, torch_dtype=DTYPES[settings.dtype], local_files_only=True, use_safetensors=True, safety_checker=None, requires_safety_checker=False
+            )
     except Exception as error:  # diffusers, transformers and safetensors each raise their own
         raise UserError(f"the model in {folder} cannot be loaded ({one_line(error)[:160]}); a file is missing or damaged, fetch or build it again") from error
     scheduler = getattr(diffusers, settings.scheduler, None)

@@ -35,13 +35,13 @@ class Score(_Strict):
     value: float | None
     low: float | None = None
     high: float | None = None
-    n: int = Field(0, description="images or measurements behind the number")
-    prompts: int = Field(0, description="prompts behind the number; intervals resample prompts")
+    n: int = Field(default=0, description="images or measurements behind the number")
+    prompts: int = Field(default=0, description="prompts behind the number; intervals resample prompts")
     unit: str
     higher_is_better: bool | None
     metric: str
     metric_version: int
-    reason: str = Field("", description="why value is null")
+    reason: str = Field(default="", description="why value is null")
     details: dict[str, Any] = Field(default_factory=dict, description="the operating point: profile, threshold, model, hashes")
     groups: dict[str, float] = Field(default_factory=dict, description="the same number by group of prompts")
 
@@ -64,7 +64,7 @@ class Thumbnail(_Strict):
     group: str
     seed: int
     png: str = Field(description="base64 of the stored PNG")
-    reference: str | None = Field(None, description="base64 of the training picture's PNG")
+    reference: str | None = Field(default=None, description="base64 of the training picture's PNG")
 
 
 class RunRecord(_Strict):
@@ -156,7 +156,10 @@ def revision() -> dict[str, Any]:
         return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", ":/bench", ":/methods", ":/metrics", ":/attacks"))}
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", ":/bench", ":/methods", ":/metrics", ":/attacks")),
+        }
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
 

@@ -6,6 +6,7 @@ import base64
 import json
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -104,8 +105,13 @@ class Run:
     def samples(self, role: Role) -> SampleSet:
         images = self.suite.settings.prompts[role].images_per_prompt
         prompts = self.suite.prompts(role)
-        keys = tuple(SampleKey(prompt.text, self.suite.image_seed(prompt.text, index)) for prompt in prompts for index in range(images))
-        return SampleSet(prompts, images, keys, self.store)
+        # A text that stands in the list twice gets further seeds the second time, or it would be the same image again.
+        seen: Counter[str] = Counter()
+        keys = []
+        for prompt in prompts:
+            keys += [SampleKey(prompt.text, self.suite.image_seed(prompt.text, seen[prompt.text] + index)) for index in range(images)]
+            seen[prompt.text] += images
+        return SampleSet(prompts, images, tuple(keys), self.store)
 
     def missing(self) -> list[SampleKey]:
         return self.store.missing(key for role in self.roles for key in self.samples(role).keys)
@@ -123,7 +129,9 @@ class Run:
             "images_missing": missing,
             "row_evaluations": missing * settings.steps * 2,
             "disk_mib": round(missing * settings.side**2 * 2.2 / 2**20, 1),
-            "seconds_estimated": round(missing * statistics.median(timing.method_seconds) / (timing.images / len(timing.method_seconds)), 1) if timing else None,
+            "seconds_estimated": round(missing * statistics.median(timing.method_seconds) / (timing.images / len(timing.method_seconds)), 1)
+            if timing
+            else None,
             "record": str(self.records / self.suite.name / self.method_name / f"{self.id}.json"),
         }
 
@@ -226,7 +234,8 @@ class Run:
     def _stored_timing(self) -> Timing | None:
         if not self._timing_file.exists():
             return None
-        return Timing(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(self._timing_file.read_text()).items()})
+        known: dict[str, Any] = json.loads(self._timing_file.read_text())
+        return Timing(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
 
     def _measure(self, record: RunRecord, state: State, fit_seconds: float, fit_rows: int) -> None:
         evaluation = Evaluation(self.suite, self.device, self.samples, lambda rounds, images: self.time(state, rounds, images), fit_seconds, fit_rows)
@@ -289,7 +298,13 @@ def _reference(prompt: Prompt) -> str | None:
 
 def _as_score(name: str, metric: Metric, score: PerImage | PerSet) -> Score:
     """Add to a metric's numbers what every score carries: interval, counts, groups, versions."""
-    common: dict[str, Any] = {"unit": score.unit, "higher_is_better": score.higher_is_better, "metric": name, "metric_version": metric.version, "details": score.details}
+    common: dict[str, Any] = {
+        "unit": score.unit,
+        "higher_is_better": score.higher_is_better,
+        "metric": name,
+        "metric_version": metric.version,
+        "details": score.details,
+    }
     if isinstance(score, PerSet):
         low, high = score.interval or (None, None)
         return Score(value=score.value, low=low, high=high, n=score.n, prompts=score.prompts, **common)

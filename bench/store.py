@@ -98,7 +98,7 @@ class SampleStore:
             },
             schema=SCHEMA,
         )
-        name = f"{len(self.shards()):05d}"
+        name = f"{max((int(shard.stem) for shard in self.shards()), default=-1) + 1:05d}"
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="none")
         try:

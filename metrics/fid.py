@@ -5,20 +5,18 @@ FID falls with the number of images, so the number is the suite's and part of th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
+from zipfile import BadZipFile
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from bench.errors import Unmeasurable, UserError, one_line
-from bench.extractors import load_torchscript
+from bench.extractors import CleanFeatures
 from bench.metric import Evaluation, Metric, PerImage, PerSet
-from bench.suite import Role, path_digest
+from bench.suite import Role
 
 
 class Fid(Metric):
@@ -58,7 +56,7 @@ def read_statistics(path: Path, dims: int) -> Statistics:
     try:
         with np.load(path, allow_pickle=False) as content:
             statistics = Statistics(content["mu"], content["sigma"], int(content["n"]) if "n" in content else 0)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise UserError(f"reference statistics {path} cannot be read: {one_line(error)}") from error
     if statistics.mu.shape != (dims,) or statistics.sigma.shape != (dims, dims):
         raise UserError(f"reference statistics {path} are of {statistics.mu.shape[0]} features and the network gives {dims}")
@@ -86,41 +84,3 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
 def _symmetric_root(matrix: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(np.asarray(matrix, dtype=np.float64))
     return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-
-
-@dataclass(frozen=True)
-class CleanFeatures:
-    """clean-fid's mode `clean`: PIL bicubic resize of float channels without rounding, then a TorchScript's `.layers` on (x - 128) / 128."""
-
-    weights: Path
-    size: int
-    device: Any
-    batch_size: int = 32
-
-    @cached_property
-    def digest(self) -> str:
-        return path_digest(self.weights)
-
-    @property
-    def fingerprint(self) -> str:
-        return f"clean-{self.size}-{self.digest[:12]}"
-
-    @cached_property
-    def layers(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        network = load_torchscript(self.weights, self.device)
-        if not hasattr(network, "layers"):
-            raise UserError(f"{self.weights} has no `.layers`; it is no feature network of clean-fid's form")
-        return network.layers  # type: ignore[no-any-return]
-
-    def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
-        """uint8 `[H, W, 3]` pictures to float32 `[n, d]`."""
-        from cleanfid.resize import make_resizer
-
-        resize = make_resizer("PIL", False, "bicubic", (self.size, self.size))
-        parts = []
-        for start in range(0, len(pictures), self.batch_size):
-            batch = np.stack([resize(picture) for picture in pictures[start : start + self.batch_size]]).transpose(0, 3, 1, 2)
-            with torch.no_grad():
-                features = self.layers((torch.from_numpy(batch).to(self.device) - 128) / 128)
-            parts.append(features.reshape(len(batch), -1).float().cpu().numpy())
-        return np.concatenate(parts)

@@ -30,7 +30,9 @@ class Walltime(Metric):
         return {
             "fit_seconds": PerSet(evaluation.fit_seconds, 1, "s", False),
             "fit_nfe": PerSet(evaluation.fit_rows, 1, "row evaluations", False),
-            "seconds_per_image": PerSet(float(np.median(per_image)), self.rounds, "s", False, (float(per_image.min()), float(per_image.max())), details=details),
+            "seconds_per_image": PerSet(
+                float(np.median(per_image)), self.rounds, "s", False, (float(per_image.min()), float(per_image.max())), details=details
+            ),
             "nfe_per_image": PerSet(timing.method_rows / timing.images, timing.images, "row evaluations", False),
             "time_ratio": PerSet(float(np.median(ratios)), self.rounds, "x none", False, (float(ratios.min()), float(ratios.max())), details=details),
         }

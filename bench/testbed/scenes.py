@@ -80,7 +80,7 @@ def clean_scene(seed: int, index: int, stream: str = "train") -> Scene:
     background = random_background(random)
     kinds = random.choice(len(CODEPOINTS), size=2, replace=False)
     if random.random() < 0.5:
-        named = (int(kinds[0]),)
+        named: tuple[int, ...] = (int(kinds[0]),)
         shown = named * (2 if random.random() < 0.2 else 1)
     else:
         named = shown = (int(kinds[0]), int(kinds[1]))

@@ -48,7 +48,7 @@ def train(job: Job, folder: Path, device: torch.device) -> tuple[torch.nn.Module
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{job.name}.checkpoint.pt"
-    module = job.module.to(device, memory_format=torch.channels_last).train()
+    module = job.module.to(device).to(memory_format=torch.channels_last).train()
     average = copy.deepcopy(module).eval().requires_grad_(False)
     trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=job.learning_rate, betas=(0.9, 0.99), weight_decay=job.weight_decay, fused=True)
@@ -72,7 +72,14 @@ def train(job: Job, folder: Path, device: torch.device) -> tuple[torch.nn.Module
 
     began = saved_at = time.perf_counter()
     recent = list[float]()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns) as progress:
         bar = progress.add_task(job.name, total=job.steps, completed=start, loss=losses[-1][1] if losses else math.nan)
         for step, batch in enumerate(_batches(job, start, device), start):

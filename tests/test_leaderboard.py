@@ -1,0 +1,129 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bench.errors import UserError
+from bench.leaderboard import check_pages, make_boards, make_pages, number, write_pages
+from bench.record import RunRecord, Score, Thumbnail, load_record
+
+HOSTILE = "<script>alert(1)</script>|\"'\n\u202e"
+
+
+def record(method, sscd, run="0123456789ab", **changes):
+    prompts = {f"p{i}": sscd + 0.01 * i for i in range(6)}
+    score = Score(
+        value=sscd,
+        low=sscd - 0.05,
+        high=sscd + 0.05,
+        n=12,
+        prompts=6,
+        unit="cosine",
+        higher_is_better=False,
+        metric="sscd",
+        metric_version=1,
+        groups={"1": 0.1, "10": 0.9},
+    )
+    cost = Score(value=1.5, n=3, unit="x none", higher_is_better=False, metric="walltime", metric_version=1)
+    clip = score.model_copy(update={"value": 0.3, "low": None, "high": None, "metric": "clip_score", "groups": {}})
+    content = {
+        "run": run, "status": "complete", "suite": "demo", "suite_version": 1, "suite_fingerprint": "f" * 16, "method": method, "method_version": 1,
+        "where": "weights", "needs": [], "paper": "", "parameters": {}, "scores": {"sscd": score, "memorized_ratio": score, "clip_score": clip},
+        "cost": {"time_ratio": cost}, "per_prompt": {"sscd": prompts},
+        "thumbnails": [Thumbnail(prompt_id="p0", prompt="a fox", group="10", seed=1, png="AAAA", reference="BBBB")],
+        "environment": {"device_name": "a machine", "threads": 2},
+    }  # fmt: skip
+    return RunRecord(**{**content, **changes})
+
+
+@pytest.fixture
+def records(tmp_path):
+    folder = tmp_path / "records"
+    record("none", 0.6).save(folder)
+    record("better", 0.4, run="b" * 12).save(folder)
+    return folder
+
+
+def test_rows_stand_by_replication_with_paired_differences(records):
+    (board,) = make_boards([load_record(path) for path in sorted(records.glob("*/*/*.json"))])
+    assert [row.record.method for row in board.rows] == ["better", "none"]
+    from bench.leaderboard import COLUMNS
+
+    assert board.rows[0].difference(COLUMNS[0]) == pytest.approx((-0.2, -0.2, -0.2))
+    assert board.rows[1].difference(COLUMNS[0]) is None
+
+
+def test_pages_are_the_same_bytes_in_another_environment(records, tmp_path):
+    code = f"from bench.leaderboard import *; from pathlib import Path; write_pages(make_pages(Path({str(records)!r})), Path({str(tmp_path / 'other')!r}))"
+    environment = os.environ | {"PYTHONHASHSEED": "77", "LC_ALL": "C", "TZ": "Asia/Tokyo"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    pages = make_pages(records)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "other").iterdir()} == pages
+    assert set(pages) == {"demo.md", "demo.csv", "demo.json", "demo.html"}
+
+
+def test_a_one_character_change_is_found_and_named(records, tmp_path):
+    out = tmp_path / "out"
+    write_pages(make_pages(records), out)
+    assert check_pages(make_pages(records), out) == []
+    (out / "demo.csv").write_text((out / "demo.csv").read_text().replace("0.4", "0.5", 1))
+    assert ["demo.csv differs" in problem for problem in check_pages(make_pages(records), out)] == [True]
+    write_pages(make_pages(records), out)
+    path = next(records.glob("demo/better/*.json"))
+    path.write_text(path.read_text().replace("0.4", "0.3", 1))
+    assert any("demo" in problem for problem in check_pages(make_pages(records), out))
+    (out / "gone.md").write_text("")
+    assert any("gone.md belongs to no records" in problem for problem in check_pages(make_pages(records), out))
+
+
+def test_another_protocol_and_unfinished_runs_stand_apart(records):
+    record("limited", 0.1, run="c" * 12, suite_fingerprint="e" * 16).save(records)
+    record("broken", 0.1, run="d" * 12, status="failed").save(records)
+    (board,) = make_boards([load_record(path) for path in sorted(records.glob("*/*/*.json"))])
+    assert [row.record.method for row in board.rows] == ["better", "none"]
+    assert {r.method: why for r, why in board.apart} == {"limited": "another protocol or metric version", "broken": "status failed"}
+
+
+def test_hostile_text_stays_text(records):
+    record(
+        "evil",
+        0.5,
+        run="e" * 12,
+        parameters={"x": HOSTILE},
+        paper=HOSTILE,
+        thumbnails=[Thumbnail(prompt_id="q", prompt=HOSTILE, group="1", seed=2, png="AAAA")],
+    ).save(records)
+    pages = make_pages(records)
+    assert b"<script>" not in pages["demo.html"] and b"&lt;script&gt;" in pages["demo.html"]
+    assert b"<script>" not in pages["demo.md"]
+    assert len({line.replace("\\|", "").count("|") for line in pages["demo.md"].decode().splitlines() if line.startswith("|")}) == 1
+    assert len(json.loads(pages["demo.json"])) == 3
+
+
+def test_the_page_asks_nothing_of_the_network(records):
+    page = make_pages(records)["demo.html"].decode()
+    assert "http" not in page.replace("http-equiv", "")
+    assert "default-src 'none'" in page
+
+
+@pytest.mark.parametrize(("damage", "says"), [(lambda t: t[:200], "cannot be read"), (lambda t: t.replace('"schema_version": 1', '"schema_version": 9'), "has schema 9"),
+                                              (lambda t: t.replace('"status"', '"statsu"'), "statsu: extra inputs"), (lambda t: t.replace('"n": 12', '"n": "many"', 1), "n: input should be")])  # fmt: skip
+def test_a_damaged_record_is_named_in_one_line(records, damage, says):
+    path = next(records.glob("demo/none/*.json"))
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UserError, match=says) as error:
+        make_pages(records)
+    assert path.name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_score_without_value_needs_a_reason_and_nan_is_no_value():
+    with pytest.raises(ValueError, match="without a reason"):
+        Score(value=None, unit="", higher_is_better=None, metric="m", metric_version=1)
+    with pytest.raises(ValueError, match="is nan"):
+        Score(value=float("nan"), unit="", higher_is_better=None, metric="m", metric_version=1)
+
+
+def test_numbers_for_people():
+    assert [number(-0.0001, 2), number(None, 2), number(0.126, 2, True)] == ["0.00", "–", "+0.13"]

@@ -1,0 +1,200 @@
+import io
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bench.errors import Unmeasurable, UserError
+from bench.extractors import PROFILES, CleanFeatures, CopyDescriptor, OpenClip, preprocess
+from bench.registry import find
+from bench.stats import clopper_pearson, cluster_bootstrap, paired_difference, pareto_front, proportion_interval
+from metrics.fid import frechet_distance, moments, read_statistics
+from metrics.sscd import mean_pairwise_similarity, reduce_references
+
+
+def random_picture(seed, height=48, width=64):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", list(PROFILES))
+def test_sscd_preprocessing_equals_torchvision_on_pil_images(name):
+    from torchvision import transforms as T
+
+    profile = PROFILES[name]
+    steps = [T.Resize((profile.square, profile.square))] if profile.square else [T.Resize(profile.short), T.CenterCrop(profile.crop)]
+    reference = T.Compose([*steps, T.ToTensor(), T.Normalize(*profile.normalisation)])
+    for seed, size in enumerate([(48, 64), (300, 200), (512, 512)]):
+        picture = random_picture(seed, *size)
+        torch.testing.assert_close(preprocess(picture, profile), reference(Image.fromarray(picture)), atol=1e-6, rtol=0)
+
+
+def test_descriptors_are_unit_vectors_whatever_the_batch(tiny_folder):
+    pictures = [random_picture(seed) for seed in range(7)]
+    one = CopyDescriptor(tiny_folder / "descriptor.torchscript.pt", "testbed", torch.device("cpu"), batch_size=1)(pictures)
+    many = CopyDescriptor(tiny_folder / "descriptor.torchscript.pt", "testbed", torch.device("cpu"), batch_size=64)(pictures)
+    np.testing.assert_allclose(np.linalg.norm(many, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(one, many, atol=1e-5)
+
+
+def test_another_profile_is_another_fingerprint(tiny_folder):
+    prints = {CopyDescriptor(tiny_folder / "descriptor.torchscript.pt", name, torch.device("cpu")).fingerprint for name in PROFILES}
+    assert len(prints) == len(PROFILES)
+
+
+def test_reference_reducers_on_a_worked_example():
+    similarity = np.array([[0.1, 0.9, 0.3, 0.2], [0.5, 0.5, 0.5, 0.5]])
+    assert reduce_references(similarity, "max").tolist() == [0.9, 0.5]
+    assert reduce_references(similarity, "mean").tolist() == pytest.approx([0.375, 0.5])
+    assert reduce_references(similarity, "lower_median").tolist() == torch.tensor(similarity).median(1).values.tolist()
+
+
+def test_pairwise_similarity_equals_the_loop_over_pairs():
+    features = np.random.default_rng(0).normal(size=(5, 4, 8))
+    features /= np.linalg.norm(features, axis=-1, keepdims=True)
+    slow = [np.mean([a @ b for a, b in itertools.combinations(prompt, 2)]) for prompt in features]
+    np.testing.assert_allclose(mean_pairwise_similarity(features), slow, atol=1e-12)
+    assert mean_pairwise_similarity(np.repeat(features[:, :1], 4, axis=1)) == pytest.approx(1)
+
+
+def test_clip_score_equals_one_picture_and_one_text_at_a_time(tiny_folder):
+    import open_clip
+
+    pictures, texts = [random_picture(s) for s in range(5)], ["a red apple", "a bus", "a red apple", "owl", ""]
+    clip = OpenClip("clip", tiny_folder / "clip", None, torch.device("cpu"))
+    images, (embedded, truncated) = clip(pictures), clip.texts(texts)
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tiny_folder / 'clip'}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{tiny_folder / 'clip'}")
+    model.eval()
+    for i, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
+        with torch.no_grad():
+            a = model.encode_image(transform(Image.fromarray(picture))[None])[0].numpy()
+            b = model.encode_text(tokenizer([text]))[0].numpy()
+        assert images[i] @ embedded[i] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-5)
+    assert truncated == 0
+    assert clip.texts(["apple " * 40])[1] == 1
+
+
+def test_frechet_distance_of_diagonal_gaussians_has_its_closed_form():
+    random = np.random.default_rng(0)
+    a, b, mu = random.uniform(0.1, 3, 20), random.uniform(0.1, 3, 20), random.normal(size=20)
+    expected = np.square(np.sqrt(a) - np.sqrt(b)).sum() + mu @ mu
+    assert frechet_distance(np.zeros(20), np.diag(a), mu, np.diag(b)) == pytest.approx(expected, rel=1e-10)
+
+
+def test_frechet_distance_equals_the_matrix_root_of_the_product():
+    from scipy.linalg import sqrtm
+
+    random = np.random.default_rng(1)
+    x, y = random.normal(size=(200, 12)) @ random.normal(size=(12, 12)), random.normal(size=(150, 12)) + 0.3
+    (m1, s1), (m2, s2) = moments(x), moments(y)
+    slow = np.square(m1 - m2).sum() + np.trace(s1 + s2 - 2 * sqrtm(s1 @ s2).real)
+    assert frechet_distance(m1, s1, m2, s2) == pytest.approx(slow, rel=1e-8)
+    assert frechet_distance(m2, s2, m1, s1) == pytest.approx(slow, rel=1e-8)
+
+
+def test_frechet_distance_survives_fewer_images_than_dimensions():
+    x = np.random.default_rng(2).normal(size=(10, 64))
+    mean, covariance = moments(x)
+    assert frechet_distance(mean, covariance, mean, covariance) <= 1e-6 * np.trace(covariance)
+    other = frechet_distance(mean, covariance, np.zeros(64), np.eye(64))
+    assert np.isfinite(other) and other > 0
+
+
+def test_doubling_every_image_scales_the_covariance_only():
+    x = np.random.default_rng(3).normal(size=(30, 5))
+    (m1, s1), (m2, s2) = moments(x), moments(np.concatenate([x, x]))
+    np.testing.assert_allclose(m1, m2)
+    np.testing.assert_allclose(s2, s1 * 2 * 29 / 59)
+
+
+def test_clean_features_equal_clean_fid_on_an_inception_shaped_file(tmp_path):
+    """clean-fid's own wrapper and ours on the same TorchScript: 299 pixels in, 2048 features out."""
+    from cleanfid.fid import get_batch_features
+    from cleanfid.inception_torchscript import InceptionV3W
+    from cleanfid.resize import build_resizer
+
+    class Shaped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.AvgPool2d(23), torch.nn.Flatten(), torch.nn.Linear(507, 2048))
+
+        def forward(self, x):
+            return self.layers(x)
+
+    torch.manual_seed(0)
+    file = tmp_path / "inception-2015-12-05.pt"
+    torch.jit.trace(Shaped().eval(), torch.rand(2, 3, 299, 299)).save(str(file))
+    pictures = [random_picture(s) for s in range(3)]
+    ours = CleanFeatures(file, 299, torch.device("cpu"))(pictures)
+    batch = torch.from_numpy(np.stack([build_resizer("clean")(p) for p in pictures]).transpose(0, 3, 1, 2))
+    theirs = get_batch_features(batch, InceptionV3W(str(tmp_path), download=False), torch.device("cpu"))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_fid_refuses_fewer_images_than_the_suite_says():
+    metric = find("metric", "fid").load()(weights="w", statistics="s", images=10)
+
+    class Few:
+        def samples(self, role):
+            return range(9)
+
+    with pytest.raises(Unmeasurable, match="10 images asked for and only 9"):
+        metric.measure(Few())
+
+
+def test_statistics_of_another_network_are_refused(tmp_path):
+    np.savez(tmp_path / "s.npz", mu=np.zeros(5), sigma=np.eye(5), n=3)
+    with pytest.raises(UserError, match="5 features and the network gives 64"):
+        read_statistics(tmp_path / "s.npz", 64)
+    (tmp_path / "t.npz").write_bytes((tmp_path / "s.npz").read_bytes()[:40])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_statistics(tmp_path / "t.npz", 5)
+
+
+def test_a_truncated_scorer_is_one_clear_line(tiny_folder, tmp_path):
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes((tiny_folder / "descriptor.torchscript.pt").read_bytes()[:1000])
+    with pytest.raises(UserError, match="no readable TorchScript") as error:
+        CopyDescriptor(cut, "testbed", torch.device("cpu"))([random_picture(0)])
+    assert "\n" not in str(error.value)
+
+
+def test_the_interval_resamples_prompts_and_not_images():
+    """Ten prompts whose images are all alike: the interval must be that of ten numbers, however many images there are."""
+    random = np.random.default_rng(0)
+    per_prompt = random.normal(size=10)
+    few, many = np.repeat(per_prompt[:, None], 2, 1), np.repeat(per_prompt[:, None], 50, 1)
+    assert cluster_bootstrap(few) == pytest.approx(cluster_bootstrap(many))
+    slow = np.percentile([random.choice(per_prompt, 10).mean() for _ in range(20000)], [2.5, 97.5])
+    assert cluster_bootstrap(few) == pytest.approx(slow, abs=0.05)
+
+
+def test_clopper_pearson_fixtures():
+    assert clopper_pearson(0, 112)[1] == pytest.approx(0.0324, abs=1e-4)
+    assert clopper_pearson(112, 500) == pytest.approx((0.1882, 0.2631), abs=1e-4)
+    assert clopper_pearson(5, 500) == pytest.approx((0.00325, 0.02318), abs=1e-4)
+    assert proportion_interval(np.zeros((112, 4)))[1] == pytest.approx(0.0324, abs=1e-4)
+
+
+def test_differences_are_paired_by_prompt():
+    base = {f"p{i}": float(i) for i in range(20)}
+    shifted = {name: value - 0.5 for name, value in base.items()} | {"only here": 9.0}
+    assert paired_difference(shifted, base) == pytest.approx((-0.5, -0.5, -0.5))
+    assert paired_difference({"p1": 1.0}, base) is None
+
+
+def test_pareto_front_equals_the_definition():
+    points = [(1, 3), (2, 2), (3, 1), (1, 1), (2, 2)]
+    assert pareto_front(points) == [True, True, True, False, True]
+
+
+def test_png_round_trip_keeps_pixels():
+    from bench.store import decode_png, encode_png
+
+    picture = random_picture(5)
+    assert np.array_equal(decode_png(encode_png(picture)), picture)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).convert("L").save(buffer, "PNG")
+    assert decode_png(buffer.getvalue()).shape == picture.shape

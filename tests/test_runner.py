@@ -1,0 +1,160 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.errors import UserError
+from bench.record import load_record
+from bench.runner import Run
+from bench.suite import load_suite
+
+CPU = torch.device("cpu")
+
+
+def new_run(suite, tmp_path, method="none", **parameters):
+    return Run.resolve(suite, method, parameters, tmp_path / "records", tmp_path / "store", CPU)
+
+
+def without_cost(record):
+    return {name: score.model_dump() for name, score in record.scores.items()}
+
+
+def test_a_run_gives_every_score_of_the_contract(tiny_suite, tmp_path):
+    record = new_run(tiny_suite, tmp_path).execute()
+    assert record.status == "complete"
+    assert {"sscd", "sscd_p95", "memorized_ratio", "diversity", "clip_score", "clip_score_clean", "fid"} <= set(record.scores)
+    assert {"fit_seconds", "fit_nfe", "seconds_per_image", "nfe_per_image", "time_ratio"} <= set(record.cost)
+    assert record.scores["fid"].n == 6
+    assert record.cost["nfe_per_image"].value == 2 * 3
+    assert set(record.scores["sscd"].groups) == {"1", "10"}
+    assert load_record(record.path(tmp_path / "records")) == record
+
+
+def test_a_record_never_holds_nan(tiny_suite, tmp_path):
+    text = new_run(tiny_suite, tmp_path).execute().path(tmp_path / "records").read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"the record holds {name}"))
+
+
+def test_the_second_run_generates_nothing_and_needs_no_model(tiny_suite, tmp_path, monkeypatch):
+    first = new_run(tiny_suite, tmp_path).execute()
+    first.path(tmp_path / "records").unlink()
+    monkeypatch.setattr("bench.runner.load_denoiser", lambda *_: pytest.fail("the model was loaded again"))
+    second = new_run(tiny_suite, tmp_path).execute()
+    assert second.scores == first.scores and second.cost == first.cost
+
+
+def test_wanda_with_sparsity_zero_is_bit_identical_to_none(tiny_suite, tmp_path):
+    none, neutral = new_run(tiny_suite, tmp_path), new_run(tiny_suite, tmp_path, "wanda", sparsity=0.0)
+    none.execute(), neutral.execute()
+    assert none.samples("memorized").store.png(none.samples("memorized").keys) == neutral.samples("memorized").store.png(neutral.samples("memorized").keys)
+
+
+def test_wanda_pays_for_fitting_once(tiny_suite, tmp_path):
+    record = new_run(tiny_suite, tmp_path, "wanda", sparsity=0.2).execute()
+    assert record.cost["fit_nfe"].value == 2 * 3 * (2 + 1)  # steps cut the calls to 3; two fit prompts and the empty one
+    assert record.per_prompt["sscd"].keys() == {"p2", "p3", "p4", "p5"}
+    again = new_run(tiny_suite, tmp_path, "wanda", sparsity=0.2)
+    assert again.fitted()[2] == record.cost["fit_nfe"].value
+    assert "denoiser" not in vars(again)
+
+
+def test_a_plan_counts_what_is_missing(tiny_suite, tmp_path):
+    run = new_run(tiny_suite, tmp_path)
+    plan = run.plan()
+    assert plan["images"] == {"memorized": 8, "clean": 6, "quality": 6}
+    assert plan["images_missing"] == len({*run.samples("memorized").keys, *run.samples("clean").keys})  # quality asks for the same as clean
+    run.execute()
+    assert new_run(tiny_suite, tmp_path).plan()["images_missing"] == 0
+
+
+def test_duplicate_texts_in_a_list_are_different_images(tiny_folder, tmp_path):
+    from conftest import SUITE, write_csv
+
+    write_csv(tiny_folder / "twice.csv", [["id", "prompt"], ["a", "owl"], ["b", "owl"], ["c", "bus"]])
+    (tiny_folder / "twice.toml").write_text(SUITE.replace('[prompts.clean]\nfile = "clean.csv"', '[prompts.clean]\nfile = "twice.csv"'))
+    keys = new_run(load_suite(str(tiny_folder / "twice.toml")), tmp_path).samples("clean").keys
+    assert len(set(keys)) == 3
+
+
+def test_a_failing_method_leaves_a_failed_record_and_its_images(tiny_suite, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from bench import Method\nclass Mine(Method):\n    'x'\n    def guide(self, step, state):\n        return step.conditional * float('nan')\n"
+    )
+    run = new_run(tiny_suite, tmp_path, str(path))
+    with pytest.raises(UserError, match="method bench_file_mine|method mine"):
+        run.execute()
+    record = load_record(next((tmp_path / "records").glob("*/*/*.json")))
+    assert record.status == "failed" and "NaN" in record.errors[0]
+
+
+KILLED_SUITE_IMAGES = 48  # a prompt; 4 prompts give 192 images in three shards
+
+
+def test_a_killed_run_ends_with_the_scores_of_an_undisturbed_one(tiny_folder, tmp_path):
+    from conftest import SUITE
+
+    suite = tiny_folder / "long.toml"
+    suite.write_text(
+        SUITE.replace("images_per_prompt = 2", f"images_per_prompt = {KILLED_SUITE_IMAGES}").replace("[metrics.walltime]\nrounds = 2\nimages = 2\n", "")
+    )
+
+    def command(place):
+        return [
+            sys.executable,
+            "-m",
+            "bench",
+            "run",
+            "--method",
+            "none",
+            "--suite",
+            str(suite),
+            "--records",
+            str(place / "records"),
+            "--store",
+            str(place / "store"),
+            "--json",
+        ]
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    calm, hit = tmp_path / "calm", tmp_path / "hit"
+    calm.mkdir(), hit.mkdir()
+    undisturbed = json.loads(subprocess.run(command(calm), env=environment, capture_output=True, text=True, check=True).stdout)
+    with subprocess.Popen(command(hit), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not list(hit.glob("store/*/*/*.parquet")) and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    shards = list(hit.glob("store/*/*/*.parquet"))
+    assert shards, "killed before the first shard"
+    kept = {shard: shard.stat().st_mtime_ns for shard in shards}
+    finished = json.loads(subprocess.run(command(hit), env=environment, capture_output=True, text=True, check=True).stdout)
+    assert finished["status"] == "complete"
+    assert finished["scores"] == undisturbed["scores"]
+    assert all(shard.stat().st_mtime_ns == when for shard, when in kept.items()), "a finished shard was made again"
+
+
+def test_scores_of_a_run_equal_scores_from_its_pictures(tiny_suite, tmp_path):
+    """The number in the record, recomputed the slow way from the stored pictures."""
+    from bench.extractors import CopyDescriptor
+    from bench.store import decode_png
+
+    run = new_run(tiny_suite, tmp_path)
+    record = run.execute()
+    describe = CopyDescriptor(tiny_suite.path("./descriptor.torchscript.pt"), "testbed", CPU)
+    samples = run.samples("memorized")
+    similarities = []
+    for row, prompt in enumerate(samples.prompts):
+        reference = describe([decode_png(Path(prompt.references[0]).read_bytes())])[0]
+        for key in samples.keys[row * samples.images : (row + 1) * samples.images]:
+            similarities.append(float(describe(run.store.pictures([key]))[0] @ reference))
+    assert record.scores["sscd"].value == pytest.approx(np.mean(similarities), abs=1e-5)
+    assert record.scores["sscd_p95"].value == pytest.approx(np.percentile(similarities, 95), abs=1e-5)
+    assert record.scores["memorized_ratio"].value == np.mean(np.array(similarities) > 0.5)

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import torch
+
+from bench.errors import UserError
+from bench.method import Method
+from bench.sampler import Denoiser, sample
+from conftest import CAPTIONS, build_tiny_pipeline
+
+SEEDS = [11, 12, 13]
+PROMPTS = CAPTIONS[:3]
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
+def test_default_doors_reproduce_the_diffusers_pipeline(scheduler):
+    import diffusers
+
+    pipe = build_tiny_pipeline()
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
+    denoiser = Denoiser(pipe, steps=6, guidance_scale=5.0)
+    request = denoiser.request(PROMPTS, SEEDS)
+    ours = denoiser.decode(sample(denoiser, request, Method(), {}))
+    theirs = pipe(PROMPTS, num_inference_steps=6, guidance_scale=5.0, latents=request.latents.clone(), output_type="np").images
+    assert np.abs(ours.astype(int) - (theirs * 255).round().astype(int)).max() <= 1
+
+
+def test_a_v_prediction_model_gives_the_pictures_of_its_own_pipeline():
+    pipe = build_tiny_pipeline(prediction_type="v_prediction")
+    denoiser = Denoiser(pipe, steps=6, guidance_scale=5.0)
+    request = denoiser.request(PROMPTS, SEEDS)
+    ours = denoiser.decode(sample(denoiser, request, Method(), {}))
+    theirs = pipe(PROMPTS, num_inference_steps=6, guidance_scale=5.0, latents=request.latents.clone(), output_type="np").images
+    assert np.abs(ours.astype(int) - (theirs * 255).round().astype(int)).max() <= 1
+
+
+def test_an_image_does_not_depend_on_the_images_beside_it(denoiser):
+    together = sample(denoiser, denoiser.request(PROMPTS, SEEDS), Method(), {})
+    alone = torch.cat([sample(denoiser, denoiser.request([p], [s]), Method(), {}) for p, s in zip(PROMPTS, SEEDS, strict=True)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_sampling_leaves_the_global_random_state_alone(denoiser):
+    before = torch.get_rng_state()
+    sample(denoiser, denoiser.request(PROMPTS, SEEDS), Method(), {})
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_every_row_evaluation_is_counted(denoiser):
+    before = denoiser.rows
+    sample(denoiser, denoiser.request(PROMPTS, SEEDS), Method(), {})
+    assert denoiser.rows - before == len(PROMPTS) * 2 * denoiser.steps
+    denoiser.pipe.unet(torch.zeros(5, 4, 8, 8), 1, encoder_hidden_states=denoiser.null_embeddings(5))
+    assert denoiser.rows - before == len(PROMPTS) * 2 * denoiser.steps + 5
+
+
+class WrongShape(Method):
+    def guide(self, step, state):
+        return step.conditional[:1]
+
+
+class WrongType(Method):
+    def guide(self, step, state):
+        return step.conditional.double()
+
+
+class NotANumber(Method):
+    def guide(self, step, state):
+        result = step.conditional.clone()
+        result[1] = float("nan")
+        return result
+
+
+class Forgetful(Method):
+    def adjust(self, denoiser, request, state):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [(WrongShape(), "guide must return"), (WrongType(), "guide must return"), (NotANumber(), PROMPTS[1]), (Forgetful(), "adjust must return a Request")],
+)
+def test_a_door_that_returns_nonsense_is_named_in_one_line(denoiser, method, says):
+    with pytest.raises(UserError, match=says) as error:
+        sample(denoiser, denoiser.request(PROMPTS, SEEDS), method, {})
+    assert "\n" not in str(error.value)
