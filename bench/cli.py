@@ -171,11 +171,17 @@ def _class_facts(kind: str, cls: Any) -> dict[str, Any]:
         "kind": kind,
         "description": inspect.cleandoc(cls.__doc__ or ""),
         **{name: getattr(cls, name) for name in attributes if getattr(cls, name, None)},
-        "parameters": {
-            field: {"default": None if field in required else schema.get("default"), "required": field in required, "description": schema.get("description", ""), "allowed": schema.get("enum") or schema.get("type")}
-            for field, schema in properties.items()
-        },
-    }  # fmt: skip
+        "parameters": {field: _field_facts(schema, field in required) for field, schema in properties.items()},
+    }
+
+
+def _field_facts(schema: dict[str, Any], required: bool) -> dict[str, Any]:
+    return {
+        "default": None if required else schema.get("default"),
+        "required": required,
+        "allowed": schema.get("enum") or schema.get("type"),
+        "description": schema.get("description", ""),
+    }
 
 
 def _facts_text(name: str, facts: dict[str, Any]) -> str:

@@ -100,7 +100,10 @@ class CopyDescriptor:
 
 
 def preprocess(picture: np.ndarray, profile: Profile) -> torch.Tensor:
-    """One picture, uint8 `[H, W, 3]`, to the network's input, float32 `[3, h, w]`. Bilinear with antialiasing on 8-bit pixels, as torchvision does on PIL images."""
+    """One picture, uint8 `[H, W, 3]`, to the network's input, float32 `[3, h, w]`.
+
+    Bilinear with antialiasing on 8-bit pixels, as torchvision does on PIL images.
+    """
     image = Image.fromarray(picture)
     if profile.square is not None:
         image = image.resize((profile.square, profile.square), Image.Resampling.BILINEAR)

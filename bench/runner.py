@@ -8,7 +8,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -217,7 +217,7 @@ class Run:
                     rows[mitigated] += used
             self.report("time against none", number, rounds)
         timing = Timing(tuple(taken[True]), tuple(taken[False]), rounds * images, rows[True], rows[False])
-        write_atomically(self._timing_file, json.dumps(timing.__dict__).encode())
+        write_atomically(self._timing_file, json.dumps(asdict(timing)).encode())
         return timing
 
     def _timed(self, batch: list[SampleKey], state: State, mitigated: bool) -> tuple[float, int]:
@@ -234,8 +234,8 @@ class Run:
     def _stored_timing(self) -> Timing | None:
         if not self._timing_file.exists():
             return None
-        known: dict[str, Any] = json.loads(self._timing_file.read_text())
-        return Timing(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+        known = json.loads(self._timing_file.read_text())
+        return Timing(tuple(known["method_seconds"]), tuple(known["none_seconds"]), known["images"], known["method_rows"], known["none_rows"])
 
     def _measure(self, record: RunRecord, state: State, fit_seconds: float, fit_rows: int) -> None:
         evaluation = Evaluation(self.suite, self.device, self.samples, lambda rounds, images: self.time(state, rounds, images), fit_seconds, fit_rows)

@@ -12,7 +12,12 @@ def bench(*arguments, **environment):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "methods"]])
 def test_help_and_list_are_quick_and_import_no_torch(arguments):
-    code = f"import sys; sys.argv = ['bench', *{arguments!r}]\nfrom bench.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\nsys.stderr.write(str('torch' in sys.modules))"
+    code = (
+        f"import sys; sys.argv = ['bench', *{arguments!r}]\n"
+        "from bench.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "sys.stderr.write(str('torch' in sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.endswith("False")
     taken = []

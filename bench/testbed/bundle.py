@@ -65,7 +65,8 @@ def info_text(manifest: dict[str, Any]) -> str:
         value = measured[name]
         lines.append(f"  {'met   ' if met(name, value) else 'MISSED'} {text}: {value:.3f} ({sign} {bound:g})")
     lines.append(
-        f"  descriptor threshold {measured['threshold']:.3f} (false-positive rate {measured['threshold_false_positive_rate']:g} on clean generations against all references)"
+        f"  descriptor threshold {measured['threshold']:.3f}: "
+        f"false-positive rate {measured['threshold_false_positive_rate']:g} on clean generations against all references"
     )
     lines.append("  views of a scene -> images replicated, scenes replicated, mean similarity:")
     for level, facts in measured["levels"].items():

@@ -173,8 +173,16 @@ def clip_config(vocabulary: int) -> dict[str, Any]:
     return {
         "embed_dim": 64,
         "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64, "patch_size": None},
-        "text_cfg": {"context_length": MAX_TOKENS, "vocab_size": vocabulary, "hf_tokenizer_name": "tokenizer", "width": 96, "heads": 4, "layers": 2, "tokenizer_kwargs": {"clean": "whitespace"}},
-    }  # fmt: skip
+        "text_cfg": {
+            "context_length": MAX_TOKENS,
+            "vocab_size": vocabulary,
+            "hf_tokenizer_name": "tokenizer",
+            "tokenizer_kwargs": {"clean": "whitespace"},
+            "width": 96,
+            "heads": 4,
+            "layers": 2,
+        },
+    }
 
 
 def save_clip(module: nn.Module, folder: Path, tokenizer: CLIPTokenizer) -> None:

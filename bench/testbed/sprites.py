@@ -18,72 +18,12 @@ ATTRIBUTION = "Emoji designed by OpenMoji, the open-source emoji and icon projec
 # Chosen by eye for distinct outlines and colours at 20 pixels.
 CODEPOINTS = tuple(
     int(code, 16)
-    for code in [
-        "1F34E",
-        "1F34C",
-        "1F353",
-        "1F349",
-        "1F34B",
-        "1F347",
-        "1F951",
-        "1F955",
-        "1F33D",
-        "1F344",
-        "1F355",
-        "1F354",
-        "1F369",
-        "1F382",
-        "1F366",
-        "1F36A",
-        "1F436",
-        "1F431",
-        "1F43C",
-        "1F98A",
-        "1F438",
-        "1F437",
-        "1F981",
-        "1F427",
-        "1F419",
-        "1F422",
-        "1F41D",
-        "1F98B",
-        "1F40C",
-        "1F420",
-        "1F433",
-        "1F989",
-        "1F980",
-        "1F41E",
-        "1F697",
-        "1F68C",
-        "1F69C",
-        "1F6B2",
-        "1F680",
-        "26F5",
-        "1F681",
-        "1F3E0",
-        "26FA",
-        "1F332",
-        "1F335",
-        "1F33B",
-        "1F339",
-        "1F334",
-        "26BD",
-        "1F3C0",
-        "1F3B8",
-        "1F3BA",
-        "1F941",
-        "1F388",
-        "1F381",
-        "1F451",
-        "1F511",
-        "23F0",
-        "1F4F7",
-        "1F4A1",
-        "1F308",
-        "1F525",
-        "1F383",
-        "1F47B",
-    ]
+    for code in """
+    1F34E 1F34C 1F353 1F349 1F34B 1F347 1F951 1F955 1F33D 1F344 1F355 1F354 1F369 1F382 1F366 1F36A
+    1F436 1F431 1F43C 1F98A 1F438 1F437 1F981 1F427 1F419 1F422 1F41D 1F98B 1F40C 1F420 1F433 1F989
+    1F980 1F41E 1F697 1F68C 1F69C 1F6B2 1F680 26F5 1F681 1F3E0 26FA 1F332 1F335 1F33B 1F339 1F334
+    26BD 1F3C0 1F3B8 1F3BA 1F941 1F388 1F381 1F451 1F511 23F0 1F4F7 1F4A1 1F308 1F525 1F383 1F47B
+    """.split()
 )
 
 # Each drawing is kept at several sizes, so that a small emoji is a filtered small drawing and not an aliased big one.
