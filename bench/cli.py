@@ -207,7 +207,8 @@ def leaderboard(
     """Make every table and page again from the records."""
     from bench.leaderboard import check_pages, make_pages, write_pages
 
-    pages = make_pages(records)
+    readme = out.parent / "README.md"
+    pages = make_pages(records, readme if out.name == COMMITTED.parent.name and readme.exists() else None)
     if check:
         differences = check_pages(pages, out)
         print(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -52,6 +53,7 @@ COLUMNS = (
     Column("fit_seconds", "fit s", 1, "seconds of offline fitting", True),
     Column("fit_nfe", "fit NFE", 0, "model evaluations of offline fitting", True),
 )
+README_COLUMNS = ("sscd", "memorized_ratio", "clip_score", "clip_score_clean", "fid", "time_ratio", "fit_nfe")
 
 
 @dataclass(frozen=True)
@@ -134,13 +136,17 @@ def _pareto(records: list[RunRecord]) -> set[str]:
     return {run for run, on_front in zip(points, stats.pareto_front(list(points.values())), strict=True) if on_front}
 
 
-def make_pages(records: Path) -> dict[str, bytes]:
-    """Every file of the leaderboards by name. Raises `UserError` for an unreadable record or when there are none."""
+def make_pages(records: Path, readme: Path | None = None) -> dict[str, bytes]:
+    """Every file of the leaderboards by name, and `../README.md` with its tables where one is given.
+
+    Raises `UserError` for an unreadable record or when there are none.
+    """
     loaded = load_records(records)
     if not loaded:
         raise UserError(f"no records below {records}; make one with `bench run --method none`")
-    pages = {}
-    for board in make_boards(loaded):
+    boards = make_boards(loaded)
+    pages = {"../README.md": with_tables(readme.read_text(encoding="utf-8"), boards).encode()} if readme else {}
+    for board in boards:
         pages[f"{board.suite}.md"] = markdown(board).encode()
         pages[f"{board.suite}.csv"] = table(board).to_csv(index=False, lineterminator="\n").encode()
         pages[f"{board.suite}.json"] = (json.dumps(table(board).to_dict("records"), indent=1, ensure_ascii=False, default=_plain) + "\n").encode()
@@ -244,25 +250,44 @@ def heading(board: Board, column: Column) -> str:
 
 
 def markdown(board: Board) -> str:
-    """The table for a README: numbers with 95 % intervals, and below each the difference to `none`."""
-    columns = [column for column in COLUMNS if any(row.score(column) for row in board.rows)]
+    """The page of a suite in Markdown: numbers with 95 % intervals, below each the difference to `none`, and what the columns mean."""
+    columns = _columns(board)
     lines = [f"# {board.suite}", ""]
     if board.rows:
-        lines.append("| " + " | ".join(["method", "acts on", *(heading(board, column) for column in columns), "Pareto"]) + " |")
-        lines.append("|" + "---|" * (len(columns) + 3))
-        for row in board.rows:
-            cells = []
-            for column in columns:
-                text, change = cell(row.score(column), column.decimals), difference_cell(row.difference(column), column.decimals)
-                cells.append(f"{text}<br>Δ {change}" if change else text)
-            lines.append("| " + " | ".join([_escape(row.label), row.record.where, *cells, "●" if row.pareto else ""]) + " |")
-        lines += ["", "Rows by SSCD. Brackets: 95 % intervals that resample prompts; Δ: paired difference to `none`.", ""]
+        lines += [*markdown_table(board, columns), "", "Rows by SSCD. Brackets: 95 % intervals that resample prompts; Δ: paired difference to `none`.", ""]
         lines += [f"- **{heading(board, column)}**: {column.meaning}" for column in columns]
         lines += ["- **Pareto**: no other row is as good in SSCD, CLIP and time together"]
     if board.apart:
         lines += ["", "Not ranked:", ""]
         lines += [f"- {_escape(Row(record, None).label)} (run {record.run}): {reason}" for record, reason in board.apart]
     return "\n".join(lines) + "\n"
+
+
+def markdown_table(board: Board, columns: Sequence[Column]) -> list[str]:
+    lines = ["| " + " | ".join(["method", "acts on", *(heading(board, column) for column in columns), "Pareto"]) + " |"]
+    lines.append("|" + "---|" * (len(columns) + 3))
+    for row in board.rows:
+        cells = []
+        for column in columns:
+            text, change = cell(row.score(column), column.decimals), difference_cell(row.difference(column), column.decimals)
+            cells.append(f"{text}<br>Δ {change}" if change else text)
+        lines.append("| " + " | ".join([_escape(row.label), row.record.where, *cells, "●" if row.pareto else ""]) + " |")
+    return lines
+
+
+def _columns(board: Board) -> list[Column]:
+    return [column for column in COLUMNS if any(row.score(column) for row in board.rows)]
+
+
+def with_tables(readme: str, boards: list[Board]) -> str:
+    """A README with the table of every suite that it marks: the lines between `<!-- board NAME -->` and `<!-- end -->`."""
+    for board in boards:
+        start, end = f"<!-- board {board.suite} -->\n", "<!-- end -->"
+        before, marked, rest = readme.partition(start)
+        if marked and end in rest:
+            columns = [column for column in _columns(board) if column.name in README_COLUMNS]
+            readme = before + start + "\n".join(markdown_table(board, columns)) + "\n" + end + rest.partition(end)[2]
+    return readme
 
 
 def _escape(text: str) -> str:
@@ -272,7 +297,7 @@ def _escape(text: str) -> str:
 
 def html(board: Board) -> str:
     """One self-contained page: the table, replication by group, sample pictures. Everything from records is escaped by the template."""
-    columns = [column for column in COLUMNS if any(row.score(column) for row in board.rows)]
+    columns = _columns(board)
     shown = [
         {
             "label": row.label, "where": row.record.where, "paper": row.record.paper, "pareto": row.pareto,
