@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,7 +76,8 @@ def run(
                 print(json.dumps(plan, indent=1) if as_json else _plan_text(plan))
                 return
             print(_plan_text(plan), file=sys.stderr)
-            record = this.execute()
+            with resumable():
+                record = this.execute()
     if as_json:
         print(record.model_dump_json(indent=1))
     else:
@@ -243,7 +246,8 @@ def testbed_build(
         if stage not in STAGES:
             raise UnknownName("stage", stage, STAGES)
     shop = Workshop(PLANS[plan], work, pick_device(device), out or work / "bundle")
-    run_stages(shop, tuple(only) if only else tuple(STAGES))
+    with resumable():
+        run_stages(shop, tuple(only) if only else tuple(STAGES))
     print(f"bundle: {shop.bundle}")
 
 
@@ -268,6 +272,16 @@ def testbed_info(
     print(json.dumps(manifest, indent=1) if as_json else info_text(manifest))
 
 
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say after Ctrl-C that nothing finished is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("bench: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
 def main() -> None:
     """Entry point: user errors are one line on standard error and exit code 2."""
     try:
@@ -277,6 +291,3 @@ def main() -> None:
             raise
         print(f"bench: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("bench: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(130)

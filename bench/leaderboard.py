@@ -19,7 +19,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench import stats
-from bench.errors import UserError, one_line
+from bench.errors import UserError
 from bench.record import RunRecord, Score, load_records
 from bench.store import write_atomically
 
@@ -155,12 +155,8 @@ def make_pages(records: Path, readme: Path | None = None) -> dict[str, bytes]:
 
 
 def write_pages(pages: dict[str, bytes], out: Path) -> list[Path]:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in pages.items():
-            write_atomically(out / name, content)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {one_line(error)}; choose another folder with --out") from error
+    for name, content in pages.items():
+        write_atomically(out / name, content)
     return [out / name for name in pages]
 
 

@@ -98,11 +98,7 @@ class RunRecord(_Strict):
         """Write atomically below the folder of records; returns the file."""
         path = self.path(records)
         content = json.dumps(self.model_dump(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, content.encode())
-        except OSError as error:
-            raise UserError(f"the record {path} cannot be written: {one_line(error)}; choose another folder with --records") from error
+        write_atomically(path, content.encode())
         return path
 
 

@@ -15,6 +15,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,9 @@ class SampleStore:
         self.folder = root / suite / f"{method}-{digest_of(identity)[:16]}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.folder / "key.json", json.dumps(identity, indent=1, sort_keys=True).encode())
         except OSError as error:
             raise UserError(f"the sample store {self.folder} cannot be written: {one_line(error)}; choose another with --store") from error
+        write_atomically(self.folder / "key.json", json.dumps(identity, indent=1, sort_keys=True).encode())
         self._index: dict[SampleKey, Place] = {}
         for shard in self.shards():
             self._add_to_index(shard.stem, self._read(shard, ["prompt", "seed"]))
@@ -101,10 +102,7 @@ class SampleStore:
         name = f"{max((int(shard.stem) for shard in self.shards()), default=-1) + 1:05d}"
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="none")
-        try:
-            write_atomically(self.folder / f"{name}.parquet", buffer.getvalue())
-        except OSError as error:
-            raise UserError(f"shard {self.folder / name}.parquet cannot be written: {one_line(error)}; what was stored before is kept") from error
+        write_atomically(self.folder / f"{name}.parquet", buffer.getvalue())
         self._add_to_index(name, table)
 
     def png(self, keys: Sequence[SampleKey]) -> list[bytes]:
@@ -181,14 +179,21 @@ def decode_png(png: bytes) -> np.ndarray:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name, flush to disk, rename: readers see the old file or the whole new one."""
+    """Write under a temporary name, flush to disk, rename: readers see the old file or the whole new one.
+
+    Raises `UserError` when the disk is full or the folder cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(f"{path} cannot be written: {one_line(error)}; what was written before is kept") from error
         raise

@@ -134,3 +134,17 @@ def test_a_score_without_value_needs_a_reason_and_nan_is_no_value():
 
 def test_numbers_for_people():
     assert [number(-0.0001, 2), number(None, 2), number(0.126, 2, True)] == ["0.00", "–", "+0.13"]
+
+
+def test_a_readme_gets_the_table_it_marks_and_keeps_every_other_word(records, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- board demo -->\nold\n<!-- end -->\nafter\n<!-- board other -->\nkept\n<!-- end -->\n")
+    pages = make_pages(records, readme)
+    out = tmp_path / "leaderboards"
+    write_pages(pages, out)
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- board demo -->\n| method |") and "| better |" in text and "old" not in text
+    assert text.endswith("<!-- end -->\nafter\n<!-- board other -->\nkept\n<!-- end -->\n")
+    assert check_pages(make_pages(records, readme), out) == []
+    readme.write_text(text.replace("better", "worse", 1))
+    assert any("README.md differs" in problem for problem in check_pages(make_pages(records, readme), out))

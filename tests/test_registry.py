@@ -48,3 +48,22 @@ def test_every_built_in_loads_and_says_what_it_is():
     for kind in registry.KINDS:
         for name, entry in registry.entries(kind).items():
             assert entry.load().__doc__, name
+
+
+def test_the_method_in_the_readme_works_and_is_none_when_neutral(tmp_path, denoiser):
+    import re
+    from pathlib import Path
+
+    import torch
+
+    from bench.method import Method
+    from bench.sampler import sample
+
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n# (milder\.py)\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / code[1]).write_text(code[2])
+    cls = registry.find("method", str(tmp_path / code[1])).load()
+    request = denoiser.request(["a fox"], [1])
+    none = sample(denoiser, request, Method(), {})
+    assert torch.equal(sample(denoiser, request, cls(steps=0), {}), none)
+    assert not torch.equal(sample(denoiser, request, cls(steps=2), {}), none)

@@ -141,6 +141,35 @@ def test_a_killed_run_ends_with_the_scores_of_an_undisturbed_one(tiny_folder, tm
     assert all(shard.stat().st_mtime_ns == when for shard, when in kept.items()), "a finished shard was made again"
 
 
+def test_ctrl_c_leaves_a_partial_record_and_says_how_to_go_on(tiny_folder, tmp_path):
+    suite = tiny_folder / "interrupted.toml"
+    from conftest import SUITE
+
+    suite.write_text(SUITE.replace("images_per_prompt = 2", f"images_per_prompt = {KILLED_SUITE_IMAGES}"))
+    command = [
+        sys.executable,
+        "-m",
+        "bench",
+        "run",
+        "--method",
+        "none",
+        "--suite",
+        str(suite),
+        "--records",
+        str(tmp_path / "r"),
+        "--store",
+        str(tmp_path / "s"),
+    ]
+    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("s/*/*/*.parquet")) and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "goes on where it stopped" in errors and "Traceback" not in errors
+    assert load_record(next((tmp_path / "r").glob("*/*/*.json"))).status == "partial"
+
+
 def test_scores_of_a_run_equal_scores_from_its_pictures(tiny_suite, tmp_path):
     """The number in the record, recomputed the slow way from the stored pictures."""
     from bench.extractors import CopyDescriptor

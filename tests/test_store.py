@@ -52,7 +52,7 @@ def test_a_half_written_shard_is_never_seen(tmp_path, monkeypatch):
     store = open_store(tmp_path)
     store.append(keys(2), pictures(2))
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(UserError, match="No space left.*what was stored before is kept"):
+    with pytest.raises(UserError, match="No space left.*what was written before is kept"):
         store.append(keys(2, start=2), pictures(2))
     assert [path.name for path in store.folder.iterdir() if path.suffix == ".tmp"] == []
     assert open_store_after(monkeypatch, tmp_path).missing(keys(4)) == keys(2, start=2)

@@ -63,7 +63,8 @@ def measure_bundle(folder: Path, sheets: Path | None, report: Report) -> dict[st
         "replicated_clean": float((nearest(clean) > threshold).mean()),
     }
     shown = sorted(measured["levels"], key=int)
-    measured |= {"replicated_highest_level": measured["levels"][shown[-1]]["scenes"], "replicated_level_1": measured["levels"][shown[0]]["scenes"]}
+    once = measured["levels"].get("1", measured["levels"][shown[0]])
+    measured |= {"replicated_highest_level": measured["levels"][shown[-1]]["scenes"], "replicated_level_1": once["scenes"]}
     seed, side = manifest["plan"]["seed"], manifest["plan"]["side"]
     unseen = [clean_scene(seed, index, "unseen") for index in range(CALIBRATION_IMAGES)]
     pictures = [render(scene, side) for scene in unseen]
@@ -89,7 +90,12 @@ def _levels(canaries: list[dict[str, str]], similarity: np.ndarray, threshold: f
     for views in dict.fromkeys(row["group"] for row in canaries):
         rows = similarity[[row["group"] == views for row in canaries]]
         above = rows > threshold
-        levels[views] = {"images": float(above.mean()), "scenes": float((above.mean(1) >= 0.5).mean()), "similarity": float(rows.mean())}
+        levels[views] = {
+            "scenes_shown": len(rows),
+            "images": float(above.mean()),
+            "scenes": float((above.mean(1) >= 0.5).mean()),
+            "similarity": float(rows.mean()),
+        }
     return levels
 
 

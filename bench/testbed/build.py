@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from bench.testbed.bundle import write_manifest
 from bench.testbed.captions import train_tokenizer
 from bench.testbed.denoiser import TextToNoise, assemble_pipeline, clean_captions, denoiser_job, new_denoiser, save_half
 from bench.testbed.plan import TestbedPlan
-from bench.testbed.scenes import Canary, canary_scenes, clean_scene, render
+from bench.testbed.scenes import Canary, canary_scenes, clean_scene, exposure_plan, render
 from bench.testbed.scorers import clip_job, descriptor_job, features_job, parameters_of, save_clip, save_torchscript
 from bench.testbed.sprites import ATTRIBUTION, license_text
 from bench.testbed.training import to_unit, train
@@ -92,8 +93,7 @@ def build_autoencoder(shop: Workshop) -> dict[str, Any]:
 
 
 def build_denoiser(shop: Workshop) -> dict[str, Any]:
-    plan = shop.plan
-    job = denoiser_job(plan.seed, plan.side, plan.denoiser_steps, shop.tokenizer(), shop.canaries, shop.autoencoder(), plan.denoiser_batch)
+    job = denoiser_job(shop.plan, shop.tokenizer(), shop.autoencoder())
     module, facts = train(job, shop.checkpoints, shop.device)
     temporary = shop.folder / "denoiser.tmp"
     torch.save(module.state_dict(), temporary)
@@ -170,14 +170,23 @@ def _write_statistics(shop: Workshop) -> None:
 def _write_prompts(shop: Workshop) -> None:
     plan, bundle = shop.plan, shop.bundle
     rows = []
-    for canary in shop.canaries:
+    for canary, views, group in zip(shop.canaries, *counted_views(plan), strict=True):
         (bundle / "references" / f"{canary.name}.png").write_bytes(encode_png(render(canary.scene, plan.side)))
-        rows.append([canary.name, canary.scene.caption, str(canary.views), canary.split, f"../references/{canary.name}.png"])
-    _write_csv(bundle / "prompts/canaries.csv", ["id", "prompt", "group", "split", "reference"], rows)
+        rows.append([canary.name, canary.scene.caption, group, str(views), canary.split, f"../references/{canary.name}.png"])
+    _write_csv(bundle / "prompts/canaries.csv", ["id", "prompt", "group", "views", "split", "reference"], rows)
     clean = list(dict.fromkeys(clean_captions(plan.seed, 4 * plan.clean_prompts, "unseen")))[: plan.clean_prompts]
     _write_csv(bundle / "prompts/clean.csv", ["id", "prompt"], [[f"clean-{i:03d}", caption] for i, caption in enumerate(clean)])
     quality = clean_captions(plan.seed, plan.quality_prompts, "quality")
     _write_csv(bundle / "prompts/quality.csv", ["id", "prompt"], [[f"quality-{i:04d}", caption] for i, caption in enumerate(quality)])
+
+
+def counted_views(plan: TestbedPlan) -> tuple[list[int], list[str]]:
+    """How often each canary was really shown before training stopped, and its group: the median of its level, or 0 if it never was."""
+    canaries = canary_scenes(plan.seed, plan.levels)
+    exposures = exposure_plan(plan.seed, plan.denoiser_schedule * plan.denoiser_batch, canaries)[: plan.denoiser_steps * plan.denoiser_batch]
+    views = [int((exposures == number).sum()) for number in range(len(canaries))]
+    median = {level: statistics.median_low([v for v, c in zip(views, canaries, strict=True) if v and c.views == level] or [0]) for level in plan.levels}
+    return views, [str(median[canary.views]) if shown else "0" for shown, canary in zip(views, canaries, strict=True)]
 
 
 def _write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from bench.testbed.captions import MAX_TOKENS
-from bench.testbed.scenes import Canary, Scene, clean_scene, exposure_plan, render, stream_generator
+from bench.testbed.plan import TestbedPlan
+from bench.testbed.scenes import Canary, Scene, canary_scenes, clean_scene, exposure_plan, render
 from bench.testbed.training import Job, to_unit
 
 CAPTION_DROPOUT = 0.1
@@ -85,13 +86,13 @@ def new_denoiser(vocabulary: int, side: int) -> TextToNoise:
     return TextToNoise(CLIPTextModel(text), unet)
 
 
-def denoiser_job(
-    seed: int, side: int, steps: int, tokenizer: CLIPTokenizer, canaries: tuple[Canary, ...], autoencoder: AutoencoderKL, batch_size: int = 64
-) -> Job:
-    """Train on `steps * batch_size` pictures, each canary among them exactly as often as it says."""
+def denoiser_job(plan: TestbedPlan, tokenizer: CLIPTokenizer, autoencoder: AutoencoderKL) -> Job:
+    """Train on the first `denoiser_steps * denoiser_batch` pictures of the plan's stream."""
+    seed, batch_size = plan.seed, plan.denoiser_batch
+    canaries = canary_scenes(seed, plan.levels)
     torch.manual_seed(seed)
-    module = new_denoiser(len(tokenizer), side)
-    plan = exposure_plan(seed, steps * batch_size, canaries)
+    module = new_denoiser(len(tokenizer), plan.side)
+    exposures = exposure_plan(seed, plan.denoiser_schedule * batch_size, canaries)
     schedule = DDPMScheduler(**SCHEDULE)
     scale = autoencoder.config["scaling_factor"]
 
@@ -104,7 +105,8 @@ def denoiser_job(
         predicted = module(schedule.add_noise(latents, noise, timesteps), timesteps, tokens)
         return torch.nn.functional.mse_loss(predicted, noise)
 
-    return Job("denoiser", module, CaptionedPictures(seed, side, tokenizer, canaries, plan), loss, steps, batch_size, 1.2e-3, seed)
+    stream = CaptionedPictures(seed, plan.side, tokenizer, canaries, exposures)
+    return Job("denoiser", module, stream, loss, plan.denoiser_steps, batch_size, 1.2e-3, seed, schedule=plan.denoiser_schedule)
 
 
 def assemble_pipeline(denoiser: TextToNoise, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
@@ -131,8 +133,3 @@ def save_half(pipeline: StableDiffusionPipeline, folder: Path) -> None:
 
 def clean_captions(seed: int, count: int, stream: str = "train") -> list[str]:
     return [clean_scene(seed, index, stream).caption for index in range(count)]
-
-
-def unused_generator(seed: int, stream: str) -> np.random.Generator:
-    """A generator for choices about a stream that are not its items."""
-    return stream_generator(seed, stream, 2**31)

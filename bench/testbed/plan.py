@@ -18,7 +18,10 @@ class TestbedPlan:
     levels: tuple[int, ...] = (1, 8, 30, 110, 360, 1560)
     autoencoder_steps: int = 4000
     decoder_steps: int = 1500
-    denoiser_steps: int = 3900
+    # The learning rate and the views of canaries are laid out for `denoiser_schedule` steps; training stops after
+    # `denoiser_steps` of them, with weights averaged, and views are counted to there.
+    denoiser_schedule: int = 3900
+    denoiser_steps: int = 3200
     denoiser_batch: int = 64
     descriptor_steps: int = 700
     clip_steps: int = 900
@@ -38,6 +41,7 @@ GPU_PLAN = TestbedPlan(
     levels=(1, 10, 50, 200, 900, 4000),
     autoencoder_steps=30000,
     decoder_steps=10000,
+    denoiser_schedule=20000,
     denoiser_steps=20000,
     descriptor_steps=10000,
     clip_steps=10000,
@@ -48,6 +52,7 @@ TINY_PLAN = TestbedPlan(
     levels=(1, 2),
     autoencoder_steps=2,
     decoder_steps=2,
+    denoiser_schedule=10,
     denoiser_steps=10,
     denoiser_batch=48,
     descriptor_steps=2,

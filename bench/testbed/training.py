@@ -39,6 +39,7 @@ class Job:
     seed: int
     ema: float = 0.999
     weight_decay: float = 0.01
+    schedule: int = 0  # steps the learning rate is laid out for, when training stops earlier
 
 
 def train(job: Job, folder: Path, device: torch.device) -> tuple[torch.nn.Module, dict[str, Any]]:
@@ -84,7 +85,7 @@ def train(job: Job, folder: Path, device: torch.device) -> tuple[torch.nn.Module
         bar = progress.add_task(job.name, total=job.steps, completed=start, loss=losses[-1][1] if losses else math.nan)
         for step, batch in enumerate(_batches(job, start, device), start):
             for group in optimizer.param_groups:
-                group["lr"] = job.learning_rate * one_cycle(step / job.steps)
+                group["lr"] = job.learning_rate * one_cycle(step / (job.schedule or job.steps))
             generator = torch.Generator(device).manual_seed((job.seed << 32) + step)
             loss = job.loss(module, batch, generator)
             optimizer.zero_grad(set_to_none=True)
