@@ -2,36 +2,36 @@
 PYTHON ?= python3
 METHOD ?= none
 SUITE ?= testbed-quick
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 
 .PHONY: run test lint leaderboard clean
 
-run: .venv/installed
+run: $(VENV)/installed
 	$(BIN)/bench run --method $(METHOD) --suite $(SUITE)
-	@$(BIN)/bench leaderboard --records runs/records --out runs/leaderboard >/dev/null
-	@echo "page: runs/leaderboard/$(SUITE).html"
+	@$(BIN)/bench leaderboard --records runs/records --out runs/leaderboard | sed -n 's/\(.*[.]html\)$$/page: \1/p'
 
-test: .venv/installed-dev
+test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
-lint: .venv/installed-dev
+lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-leaderboard: .venv/installed
+leaderboard: $(VENV)/installed
 	$(BIN)/bench leaderboard
 
-.venv/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %d.%d" % sys.version_info[:2])'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
-.venv/installed-dev: .venv/installed
+$(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf $(VENV) runs

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -101,7 +101,12 @@ def _print_row(record: RunRecord, records: Path) -> None:
     from bench.record import load_records
 
     # `none` from the same protocol, wherever it was measured: here, or in the committed records.
-    others = [r for folder in (records, COMMITTED) if folder.is_dir() for r in load_records(folder)]
+    others = []
+    for folder in (records, COMMITTED):
+        try:
+            others += load_records(folder)
+        except UserError as error:  # the row is measured; somebody else's damaged record must not hide it
+            print(f"bench: {one_line(error)}", file=sys.stderr)
     Console().print(row_table(record, others))
     print(f"record: {record.path(records)}")
 
@@ -156,7 +161,7 @@ def show(name: Annotated[str, typer.Argument(help="A method, metric, attack or s
         print(json.dumps(facts, indent=1))
         return
     for kind in registry.KINDS:
-        if name in registry.entries(kind) or name.endswith(".py"):
+        if name in registry.entries(kind) or (name.endswith(".py") and not registry.find(kind, name).summary.startswith("broken")):
             facts = _class_facts(kind, registry.find(kind, name).load())
             print(json.dumps(facts, indent=1) if as_json else _facts_text(name, facts))
             return
@@ -239,12 +244,14 @@ def testbed_build(
     from bench.model import pick_device
     from bench.testbed.build import STAGES, Workshop, run_stages
     from bench.testbed.plan import PLANS
+    from bench.testbed.sprites import require_extra
 
     if plan not in PLANS:
         raise UnknownName("plan", plan, PLANS)
     for stage in only or ():
         if stage not in STAGES:
             raise UnknownName("stage", stage, STAGES)
+    require_extra()
     shop = Workshop(PLANS[plan], work, pick_device(device), out or work / "bundle")
     with resumable():
         run_stages(shop, tuple(only) if only else tuple(STAGES))
@@ -266,6 +273,9 @@ def testbed_info(
     if measure:
         from bench.progress import reporter
         from bench.testbed.acceptance import measure_bundle
+        from bench.testbed.sprites import require_extra
+
+        require_extra()
 
         with reporter() as report:
             manifest = measure_bundle(folder, sheets, report)
@@ -283,11 +293,27 @@ def resumable() -> Iterator[None]:
 
 
 def main() -> None:
-    """Entry point: user errors are one line on standard error and exit code 2."""
+    """Entry point: an error is one line on standard error, with exit code 2 for what the user can put right."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except UserError as error:
-        if os.environ.get("BENCH_DEBUG"):
-            raise
-        print(f"bench: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        _fail(error, one_line(error), 2)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # what typer raises for wrong options
+        if usage is None:
+            _fail(error, f"unexpected {type(error).__name__}: {one_line(error)[:300]} (bench --debug ... shows where)", 1)
+        text = usage()
+        if "\n" in text:  # a command group without a command: its help
+            print(text)
+            sys.exit(2)
+        _fail(error, f"{text} (see bench --help)", 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(error: Exception, line: str, code: int) -> NoReturn:
+    if os.environ.get("BENCH_DEBUG"):
+        raise error
+    print(f"bench: {line}", file=sys.stderr)
+    sys.exit(code)

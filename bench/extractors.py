@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from bench.errors import UserError, one_line
-from bench.suite import path_digest
+from bench.suite import digest_of, path_digest
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -44,7 +44,7 @@ PROFILES = {
     "jeon": _CROPPED,
     "dcr": _CROPPED,
     "concept_prune": Profile(None, 256, 224, HALF, "mean"),
-    "testbed": Profile(32, None, None, IMAGENET, "max"),
+    "testbed": Profile(None, None, None, IMAGENET, "max"),  # as generated: its descriptor was trained on that size
 }
 
 
@@ -80,7 +80,7 @@ class CopyDescriptor:
 
     @property
     def fingerprint(self) -> str:
-        return f"sscd-{self.profile}-{self.digest[:12]}"
+        return f"sscd-{self.profile}-{digest_of(asdict(PROFILES[self.profile]))[:6]}-{self.digest[:12]}"
 
     @cached_property
     def network(self) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -134,7 +134,7 @@ class OpenClip:
 
     @property
     def fingerprint(self) -> str:
-        return f"clip-{self.digest[:12]}"
+        return f"clip-{digest_of([self.name if self.weights else None, self.digest])[:12]}"
 
     @property
     def identifier(self) -> str:

@@ -79,7 +79,7 @@ class Row:
         if self.reference is None or self.record.method == REFERENCE or column.cost or score is None or score.value is None:
             return None
         mine, theirs = self.record.per_prompt.get(column.name), self.reference.per_prompt.get(column.name)
-        if mine and theirs and column.name != "sscd_p95":
+        if mine and theirs:
             return stats.paired_difference(mine, theirs)
         base = self.reference.scores.get(column.name)
         return (score.value - base.value, None, None) if base and base.value is not None else None
@@ -100,8 +100,20 @@ def make_boards(records: list[RunRecord]) -> list[Board]:
 
 
 def _board(suite: str, records: list[RunRecord]) -> Board:
-    whole = [record for record in records if record.status == "complete"]
-    apart = [(record, f"status {record.status}") for record in records if record.status != "complete"]
+    newest = {record.method: max(r.method_version for r in records if r.method == record.method) for record in records}
+    apart: list[tuple[RunRecord, str]] = []
+    whole: list[RunRecord] = []
+    for record in records:
+        reason = (
+            f"status {record.status}" if record.status != "complete"
+            else f"limited to {record.limit} prompts of every role" if record.limit
+            else f"version {record.method_version} of the method; {newest[record.method]} is the newest" if record.method_version < newest[record.method]
+            else ""
+        )  # fmt: skip
+        if reason:
+            apart.append((record, reason))
+        else:
+            whole.append(record)
     if not whole:
         return Board(suite, (), tuple(apart))
     # The protocol of the table is the newest version's; among equals the one with most rows.
@@ -132,7 +144,8 @@ def _pareto(records: list[RunRecord]) -> set[str]:
         parts = (record.scores.get("sscd"), record.scores.get("clip_score"), record.cost.get("time_ratio"))
         values = [part.value for part in parts if part and part.value is not None]
         if len(values) == 3:
-            points[record.run] = (-values[0], values[1], -values[2])
+            # The reference takes its own time by definition; what was measured of it against itself is noise.
+            points[record.run] = (-values[0], values[1], -1.0 if record.method == REFERENCE else -values[2])
     return {run for run, on_front in zip(points, stats.pareto_front(list(points.values())), strict=True) if on_front}
 
 
@@ -267,7 +280,7 @@ def markdown_table(board: Board, columns: Sequence[Column]) -> list[str]:
         for column in columns:
             text, change = cell(row.score(column), column.decimals), difference_cell(row.difference(column), column.decimals)
             cells.append(f"{text}<br>Δ {change}" if change else text)
-        lines.append("| " + " | ".join([_escape(row.label), row.record.where, *cells, "●" if row.pareto else ""]) + " |")
+        lines.append("| " + " | ".join([_escape(row.label), _escape(row.record.where), *cells, "●" if row.pareto else ""]) + " |")
     return lines
 
 
@@ -310,7 +323,8 @@ def html(board: Board) -> str:
             rows=shown,
             groups=_groups(board),
             gallery=_gallery(board),
-            environment=board.rows[0].record.environment if board.rows else {},
+            group_name=board.rows[0].record.group_name if board.rows else "group",
+            machines=sorted({str(row.record.environment.get("device_name", "unknown")) for row in board.rows}),
         )
     )
 

@@ -115,6 +115,7 @@ class Metric(BaseModel):
 
     names: ClassVar[tuple[str, ...]] = ()  # of the scores it gives
     roles: ClassVar[tuple[Role, ...]] = ()  # of the prompts it reads
+    files: ClassVar[tuple[str, ...]] = ()  # of its fields, those that name files of the suite
     cost: ClassVar[bool] = False
     version: ClassVar[int] = 1
 

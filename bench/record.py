@@ -22,6 +22,7 @@ from bench.parameters import validation_line
 from bench.store import write_atomically
 
 SCHEMA = 1
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"  # of suites and methods; both become parts of paths
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "clean-fid", "numpy", "pandas")
 
 
@@ -69,18 +70,20 @@ class Thumbnail(_Strict):
 
 class RunRecord(_Strict):
     schema_version: Literal[1] = 1
-    run: str = Field(description="hash of suite, method, parameters and metric versions; the file's name")
+    run: str = Field(pattern=r"^[0-9a-f]+$", description="hash of suite, method, parameters and metric versions; the file's name")
     status: Literal["running", "complete", "partial", "failed"]
-    suite: str
+    suite: str = Field(pattern=NAME)
     suite_version: int
     suite_fingerprint: str
     limit: int | None = None
-    method: str
+    group_name: str = "group"
+    method: str = Field(pattern=NAME)
     method_version: int
     where: str
     needs: list[str]
     paper: str
     parameters: dict[str, Any]
+    sources: dict[str, str] = Field(default_factory=dict, description="sha256 of methods and metrics that were files of the user's")
     images: dict[str, int] = Field(default_factory=dict, description="images by prompt role")
     scores: dict[str, Score] = Field(default_factory=dict)
     cost: dict[str, Score] = Field(default_factory=dict)
@@ -117,24 +120,36 @@ def load_record(path: Path) -> RunRecord:
 
 
 def load_records(folder: Path) -> list[RunRecord]:
-    """Every record below a folder, in the order of their paths."""
-    return [load_record(path) for path in sorted(folder.glob("*/*/*.json"))]
+    """Every record below a folder, in the order of their paths. A record in another's place is refused, so that none counts twice."""
+    records = []
+    for path in sorted(folder.glob("*/*/*.json")):
+        record = load_record(path)
+        if record.path(folder) != path:
+            raise UserError(f"record {path} says that it belongs at {record.path(folder)}")
+        records.append(record)
+    return records
 
 
 def environment(device: Any) -> dict[str, Any]:
     """Where a record was made: package versions, Python, processor or GPU, threads, commit and whether the tree was dirty."""
     import torch
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "bench": package_version("diffusion-memorization-bench"),
         "python": platform.python_version(),
         "packages": {package: package_version(package) for package in PACKAGES},
         "device": device.type,
-        "device_name": name,
+        "device_name": device_name(device),
         "threads": torch.get_num_threads(),
         **revision(),
     }
+
+
+def device_name(device: Any) -> str:
+    """The GPU's or the processor's name."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
 def package_version(name: str) -> str | None:
@@ -146,18 +161,19 @@ def package_version(name: str) -> str | None:
 
 @cache
 def revision() -> dict[str, Any]:
-    """The git commit this code is from and whether tracked files differ from it; nulls outside a checkout."""
+    """The git commit this code is from and whether its folders differ from it, new files included; nulls outside its checkout."""
+    root = Path(__file__).resolve().parent.parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
     try:
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", ":/bench", ":/methods", ":/metrics", ":/attacks")),
-        }
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == root:
+            changes = git("status", "--porcelain", "--", "bench", "methods", "metrics", "attacks")
+            return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
     except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
+        pass
+    return {"commit": None, "dirty": None}
 
 
 def _processor() -> str:

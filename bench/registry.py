@@ -8,6 +8,7 @@ needs no torch and a broken file disturbs nobody.
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -32,6 +33,11 @@ class Entry:
     name: str
     path: Path
     module: str | None
+
+    @property
+    def source(self) -> str | None:
+        """Hash of a stranger's file, which has no version to trust; None for what is installed."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest() if self.module is None else None
 
     @property
     def summary(self) -> str:

@@ -24,10 +24,10 @@ from bench.method import FitData, Method, State
 from bench.metric import Evaluation, Metric, PerImage, PerSet, SampleSet, Timing
 from bench.model import load_denoiser
 from bench.parameters import configure
-from bench.record import RunRecord, Score, Thumbnail, environment, load_record
+from bench.record import RunRecord, Score, Thumbnail, device_name, environment, load_record
 from bench.sampler import Denoiser, sample
-from bench.store import SampleKey, SampleStore, decode_png, encode_png, write_atomically
-from bench.suite import Prompt, Role, Suite, digest_of
+from bench.store import SampleKey, SampleStore, encode_png, read_picture, write_atomically
+from bench.suite import Prompt, Role, Suite, digest_of, path_digest
 
 IMAGES_PER_SHARD = 64
 THUMBNAILS = 12
@@ -45,6 +45,7 @@ class Run:
     suite: Suite
     method_name: str
     method: Method
+    sources: dict[str, str]  # of methods and metrics that are files of the user's: name to hash
     metrics: dict[str, Metric]
     records: Path
     store_root: Path
@@ -56,24 +57,37 @@ class Run:
         """Find and check everything that has a name; unknown names fail here, before any work."""
         entry = registry.find("method", method)
         configured = configure("method", entry.name, entry.load(), parameters)
-        metrics = {}
+        metrics, entries = {}, {entry.name: entry}
         for name, settings in suite.settings.metrics.items():
-            metrics[name] = configure("metric", name, registry.find("metric", name).load(), settings)
+            found = entries[name] = registry.find("metric", name)
+            metrics[name] = configure("metric", name, found.load(), settings)
+            for file in (getattr(metrics[name], key) for key in metrics[name].files):
+                if file:
+                    suite.path(file)
+        for role in suite.settings.prompts:
+            suite.prompts(role)
         for need in configured.needs:
             if need == "fit_prompts" and not suite.prompts("fit"):
                 raise UserError(f"method {entry.name} needs fit prompts and suite {suite.name} has none")
             if need == "clean_prompts" and not suite.prompts("clean"):
                 raise UserError(f"method {entry.name} needs clean prompts and suite {suite.name} has none")
-        return cls(suite, entry.name, configured, metrics, records, store, device, report)
+        sources = {name: entry.source for name, entry in entries.items() if entry.source}
+        return cls(suite, entry.name, configured, sources, metrics, records, store, device, report)
 
     @cached_property
     def id(self) -> str:
-        content = self._method_identity | {"suite": self.suite.fingerprint, "metrics": {name: metric.version for name, metric in self.metrics.items()}}
+        metrics = {name: [metric.version, self.sources.get(name)] for name, metric in self.metrics.items()}
+        content = self._method_identity | {"suite": self.suite.fingerprint, "metrics": metrics}
         return digest_of(content)[:12]
 
     @property
     def _method_identity(self) -> dict[str, Any]:
-        return {"method": self.method_name, "version": self.method.version, "parameters": self.method.model_dump(mode="json")}
+        return {
+            "method": self.method_name,
+            "version": self.method.version,
+            "parameters": self.method.model_dump(mode="json"),
+            "source": self.sources.get(self.method_name),
+        }
 
     @cached_property
     def fit_data(self) -> FitData:
@@ -88,7 +102,8 @@ class Run:
     @cached_property
     def store(self) -> SampleStore:
         # What was fitted is a function of the protocol, the method and the fit data, so these stand for it; the key is known before fitting.
-        fitted_on = [self.fit_data.fit_prompts, self.fit_data.clean_prompts, sorted(self.fit_data.training_images)]
+        pictures = {prompt: [path_digest(path) for path in paths] for prompt, paths in self.fit_data.training_images.items()}
+        fitted_on = [self.fit_data.fit_prompts, self.fit_data.clean_prompts, pictures]
         identity = self._method_identity | {"generation": self.suite.generation, "fit": digest_of(fitted_on)}
         return SampleStore(self.store_root, self.suite.name, self.method_name, identity)
 
@@ -136,10 +151,11 @@ class Run:
         }
 
     def finished(self) -> RunRecord | None:
-        """The complete record of exactly this run, when there is one already."""
+        """The complete record of exactly this run on this kind of device, when there is one already."""
         path = self.records / self.suite.name / self.method_name / f"{self.id}.json"
-        record = load_record(path) if path.exists() else None
-        return record if record and record.status == "complete" else None
+        record = load_record(path) if path.is_file() else None
+        same = record is not None and record.status == "complete" and record.environment.get("device") == self.device.type
+        return record if same else None
 
     def execute(self) -> RunRecord:
         """Fit, generate, measure; the record is on disk from the first moment and says how far it came."""
@@ -154,7 +170,6 @@ class Run:
             record.errors.append(f"{type(error).__name__}: {one_line(error)}")
             record.save(self.records)
             raise
-        record.status = "complete"
         record.save(self.records)
         return record
 
@@ -172,6 +187,9 @@ class Run:
         self.report(f"fit {self.method_name}", 0, 1)
         before, start = self.denoiser.rows, time.perf_counter()
         state = self.method.fit(self.denoiser, self.fit_data)
+        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+            raise UserError(f"method {self.method_name}: fit must return a dict of tensors by name, not {type(state).__name__}")
+        self._wait()
         seconds, rows = time.perf_counter() - start, self.denoiser.rows - before
         if state:
             write_atomically(tensors, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
@@ -190,11 +208,14 @@ class Run:
         with self.method.attach(self.denoiser.pipe, state):
             for start in range(0, len(missing), shard):
                 keys = missing[start : start + shard]
-                pictures = []
-                for first in range(0, len(keys), batch):
-                    pictures.append(self._pictures(keys[first : first + batch], self.method, state))
-                    self.report("generate", start + first + len(pictures[-1]), len(missing))
-                self.store.append(keys, np.concatenate(pictures))
+                pictures: list[np.ndarray] = []
+                try:
+                    for first in range(0, len(keys), batch):
+                        pictures += list(self._pictures(keys[first : first + batch], self.method, state))
+                        self.report("generate", start + len(pictures), len(missing))
+                finally:  # also what was finished before a batch failed or Ctrl-C
+                    if pictures:
+                        self.store.append(keys[: len(pictures)], np.stack(pictures))
 
     def _pictures(self, keys: list[SampleKey], method: Method, state: State) -> np.ndarray:
         request = self.denoiser.request([key.prompt for key in keys], [key.seed for key in keys])
@@ -210,7 +231,7 @@ class Run:
         taken: dict[bool, list[float]] = {True: [], False: []}
         rows = {True: 0, False: 0}
         for number, batch in enumerate([batches[0][:2], *batches]):
-            for mitigated in (False, True):
+            for mitigated in (False, True) if number % 2 else (True, False):
                 seconds, used = self._timed(batch, state, mitigated)
                 if number:
                     taken[mitigated].append(seconds)
@@ -222,14 +243,22 @@ class Run:
 
     def _timed(self, batch: list[SampleKey], state: State, mitigated: bool) -> tuple[float, int]:
         method = self.method if mitigated else Method()
-        before, start = self.denoiser.rows, time.perf_counter()
-        with method.attach(self.denoiser.pipe, state):
+        with method.attach(self.denoiser.pipe, state):  # a run attaches once, so attaching is no part of an image's time
+            self._wait()
+            before, start = self.denoiser.rows, time.perf_counter()
             self._pictures(batch, method, state)
-        return time.perf_counter() - start, self.denoiser.rows - before
+            self._wait()
+            return time.perf_counter() - start, self.denoiser.rows - before
+
+    def _wait(self) -> None:
+        """Let a GPU finish before a clock is read."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     @property
     def _timing_file(self) -> Path:
-        return self.store.folder / f"timing-{self.device.type}-{torch.get_num_threads()}.json"
+        machine = digest_of([device_name(self.device), torch.get_num_threads(), torch.__version__])[:12]
+        return self.store.folder / f"timing-{machine}.json"
 
     def _stored_timing(self) -> Timing | None:
         if not self._timing_file.exists():
@@ -238,25 +267,42 @@ class Run:
         return Timing(tuple(known["method_seconds"]), tuple(known["none_seconds"]), known["images"], known["method_rows"], known["none_rows"])
 
     def _measure(self, record: RunRecord, state: State, fit_seconds: float, fit_rows: int) -> None:
-        evaluation = Evaluation(self.suite, self.device, self.samples, lambda rounds, images: self.time(state, rounds, images), fit_seconds, fit_rows)
+        failure: Exception | None = None
         for number, (name, metric) in enumerate(self.metrics.items()):
             self.report(f"measure {name}", number, len(self.metrics))
             into = record.cost if metric.cost else record.scores
+            measured: dict[str, PerImage | PerSet] = {}
+            reason = "the suite's prompts do not allow it"
             try:
-                measured = metric.measure(evaluation)
-            except Unmeasurable as reason:
-                blank = Score(value=None, unit="", higher_is_better=None, metric=name, metric_version=metric.version, reason=one_line(reason))
-                into.update(dict.fromkeys(metric.names, blank))
-                record.warnings.append(f"{name}: {one_line(reason)}")
-                continue
+                measured = metric.measure(self._evaluation(metric, state, fit_seconds, fit_rows))
+            except Unmeasurable as why:
+                reason = one_line(why)
+                record.warnings.append(f"{name}: {reason}")
+            except Exception as error:  # one broken metric must not cost the others their numbers
+                reason = f"{type(error).__name__}: {one_line(error)}"
+                failure = failure or error
+            for score_name in metric.names:
+                if score_name not in measured:
+                    into[score_name] = Score(value=None, unit="", higher_is_better=None, metric=name, metric_version=metric.version, reason=reason)
             for score_name, score in measured.items():
                 into[score_name] = _as_score(name, metric, score)
-                if isinstance(score, PerImage):
+                if isinstance(score, PerImage) and score.percentile is None:
                     means = score.table.mean(1)
                     record.per_prompt[score_name] = {prompt.id: round(float(m), 6) for prompt, m in zip(score.prompts, means, strict=True)}
         self.report("measure", len(self.metrics), len(self.metrics))
         record.images = {role: len(self.samples(role)) for role in self.roles}
-        record.thumbnails = self._thumbnails()
+        record.thumbnails = self._thumbnails() if "memorized" in self.roles else []
+        if failure:
+            raise failure
+        record.status = "complete"
+
+    def _evaluation(self, metric: Metric, state: State, fit_seconds: float, fit_rows: int) -> Evaluation:
+        def samples(role: Role) -> SampleSet:
+            if role not in metric.roles:
+                raise UserError(f"metric {type(metric).__name__} reads prompts of the role {role} without declaring it in `roles`")
+            return self.samples(role)
+
+        return Evaluation(self.suite, self.device, samples, lambda rounds, images: self.time(state, rounds, images), fit_seconds, fit_rows)
 
     def _thumbnails(self) -> list[Thumbnail]:
         """The first image of some memorized prompts, evenly spread, so that a reader can look instead of believing."""
@@ -281,19 +327,21 @@ class Run:
             suite_version=self.suite.settings.version,
             suite_fingerprint=self.suite.fingerprint,
             limit=self.suite.limit,
+            group_name=self.suite.settings.group_name,
             method=self.method_name,
             method_version=self.method.version,
             where=self.method.where,
             needs=list(self.method.needs),
             paper=self.method.paper,
             parameters=self.method.model_dump(mode="json"),
+            sources=self.sources,
             environment=environment(self.device),
         )
 
 
 def _reference(prompt: Prompt) -> str | None:
 
-    return base64.b64encode(encode_png(decode_png(prompt.references[0].read_bytes()))).decode() if prompt.references else None
+    return base64.b64encode(encode_png(read_picture(prompt.references[0]))).decode() if prompt.references else None
 
 
 def _as_score(name: str, metric: Metric, score: PerImage | PerSet) -> Score:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,7 +62,6 @@ class Denoiser:
         self.batch_size = batch_size
         self.rows = 0
         self._hook = pipe.unet.register_forward_pre_hook(self._count, with_kwargs=True)
-        self._null: Tensor | None = None
         predicts = pipe.scheduler.config.prediction_type
         if predicts not in ("epsilon", "v_prediction"):
             raise UserError(f"the model predicts '{predicts}'; epsilon and v_prediction are supported")
@@ -101,10 +99,8 @@ class Denoiser:
         return embeddings[[unique.index(prompt) for prompt in prompts]]
 
     def null_embeddings(self, count: int) -> Tensor:
-        """The empty prompt's embedding, `[count, T, D]`."""
-        if self._null is None:
-            self._null = self.encode([""])
-        return self._null.expand(count, -1, -1)
+        """The empty prompt's embedding, `[count, T, D]`. Not kept: a method may have edited the text encoder meanwhile."""
+        return self.encode([""]).expand(count, -1, -1)
 
     def initial_latents(self, seeds: Sequence[int]) -> Tensor:
         """Noise `[B, C, h, w]`, each row from its own CPU generator in fp32, so a row does not depend on its batch or device."""
@@ -132,6 +128,8 @@ class Denoiser:
         """Final latents to pictures, uint8 `[B, H, W, 3]`, rounded as diffusers rounds."""
         with torch.no_grad():
             pixels = self.pipe.vae.decode(latents / self.pipe.vae.config.scaling_factor, return_dict=False)[0]
+        if not bool(torch.isfinite(pixels).all()):
+            raise UserError("decoding gave NaN or infinity for an image; an autoencoder in float16 may overflow, try dtype float32")
         unit = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
         return (unit * 255).round().astype(np.uint8)
 
@@ -143,6 +141,8 @@ def sample(denoiser: Denoiser, request: Request, method: Method, state: State) -
     """
     adjusted = method.adjust(denoiser, request, state)
     _check_request(method, request, adjusted)
+    if adjusted.prompts != request.prompts and adjusted.embeddings is request.embeddings:
+        adjusted = adjusted.replace(embeddings=denoiser.encode(adjusted.prompts))
     with torch.no_grad():
         latents = trajectory(denoiser, adjusted, lambda step: _guided(method, step, state))
     bad = (~torch.isfinite(latents)).flatten(1).any(1)
@@ -169,14 +169,6 @@ def trajectory(denoiser: Denoiser, request: Request, guide: Callable[[Step], Ten
 def classifier_free_guidance(step: Step) -> Tensor:
     """`e_u + g (e_c - e_u)` (Ho and Salimans 2022), what a step does when no method says otherwise."""
     return step.unconditional + step.guidance_scale * (step.conditional - step.unconditional)
-
-
-@contextmanager
-def rows_counted(denoiser: Denoiser) -> Iterator[list[int]]:
-    """`with rows_counted(d) as rows:` leaves the number of row evaluations inside the block in `rows[0]`."""
-    counted, before = [0], denoiser.rows
-    yield counted
-    counted[0] = denoiser.rows - before
 
 
 def _name(method: Method) -> str:

@@ -16,10 +16,6 @@ def mean(values: np.ndarray) -> np.ndarray:
     return values.mean(axis=-1)
 
 
-def percentile_95(values: np.ndarray) -> np.ndarray:
-    return np.percentile(values, 95, axis=-1)
-
-
 def cluster_bootstrap(table: np.ndarray, statistic: Statistic = mean, seed: int = 0) -> tuple[float, float]:
     """Percentile interval of a statistic over all images, by drawing whole prompts with replacement.
 

@@ -2,8 +2,8 @@
 
     <root>/<suite>/<method>-<key>/key.json          what the key was made of
                                   fit.safetensors   what the method learned (with fit.json: seconds and evaluations)
-                                  00000.parquet     a shard: prompt, seed, PNG bytes, one row an image
-                                  features/<extractor>/00000.npy
+                                  00000-<content>.parquet     a shard: prompt, seed, PNG bytes, one row an image
+                                  features/<extractor>/00000-<content>.npy
 
 A shard is written under a temporary name and renamed: it is there and whole, or it is not there. It is the unit of resume.
 """
@@ -61,11 +61,7 @@ class SampleStore:
     def __init__(self, root: Path, suite: str, method: str, identity: dict[str, Any]) -> None:
         self.method = method
         self.folder = root / suite / f"{method}-{digest_of(identity)[:16]}"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"the sample store {self.folder} cannot be written: {one_line(error)}; choose another with --store") from error
-        write_atomically(self.folder / "key.json", json.dumps(identity, indent=1, sort_keys=True).encode())
+        self._identity = identity
         self._index: dict[SampleKey, Place] = {}
         for shard in self.shards():
             self._add_to_index(shard.stem, self._read(shard, ["prompt", "seed"]))
@@ -99,7 +95,11 @@ class SampleStore:
             },
             schema=SCHEMA,
         )
-        name = f"{max((int(shard.stem) for shard in self.shards()), default=-1) + 1:05d}"
+        # The content is part of the name: two processes cannot overwrite each other, and features kept under it fit it.
+        number = max((int(shard.stem.partition("-")[0]) for shard in self.shards()), default=-1) + 1
+        name = f"{number:05d}-{digest_of(table.drop_columns('png').to_pydict())[:12]}"
+        if not (self.folder / "key.json").exists():
+            write_atomically(self.folder / "key.json", json.dumps(self._identity, indent=1, sort_keys=True).encode())
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="none")
         write_atomically(self.folder / f"{name}.parquet", buffer.getvalue())
@@ -116,7 +116,6 @@ class SampleStore:
     def features(self, keys: Sequence[SampleKey], extractor: str, extract: Callable[[list[np.ndarray]], np.ndarray]) -> np.ndarray:
         """Features `[n, d]` of stored images; extracted a whole shard at a time and kept beside it, row for row."""
         folder = self.folder / "features" / extractor
-        folder.mkdir(parents=True, exist_ok=True)
 
         def rows_of(shard: Path) -> np.ndarray:
             cached = folder / f"{shard.stem}.npy"
@@ -176,6 +175,14 @@ def encode_png(picture: np.ndarray) -> bytes:
 
 def decode_png(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A picture file as uint8 `[H, W, 3]`. Raises `UserError` when it is missing, truncated or no picture."""
+    try:
+        return decode_png(path.read_bytes())
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"picture {path} cannot be read: {one_line(error)[:120]}") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -24,6 +24,15 @@ from bench.registry import find_suite
 
 ROLES = ("fit", "memorized", "clean", "quality")
 Role = Literal["fit", "memorized", "clean", "quality"]
+Scheduler = Literal[
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+]
 
 
 class _Frozen(BaseModel):
@@ -35,7 +44,7 @@ class ModelSettings(_Frozen):
 
     path: str = Field(description="diffusers folder, relative to the suite file")
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    scheduler: str = Field("DDIMScheduler", description="class name in diffusers")
+    scheduler: Scheduler = Field("DDIMScheduler", description="class name in diffusers; those that draw no noise of their own")
     steps: int = Field(50, ge=1)
     guidance_scale: float = Field(7.5, ge=0)
     side: int = Field(512, ge=8, description="pixels; must be what the model gives")
@@ -112,16 +121,22 @@ class Suite:
 
     def _read_prompts(self, role: str, settings: PromptSettings) -> tuple[Prompt, ...]:
         file = self.path(settings.file)
-        with file.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            columns = set(reader.fieldnames or ())
-            for column in {"prompt", *settings.where, *(("group",) if settings.groups else ())}:
-                if column not in columns:
-                    raise UserError(f"suite {self.name}: {file} has no column '{column}' (it has: {', '.join(sorted(columns)) or 'none'})")
-            rows = [row for row in reader if all(row[key] == value for key, value in settings.where.items())]
+        try:
+            with file.open(newline="", encoding="utf-8") as stream:
+                reader = csv.DictReader(stream)
+                columns, table = set(reader.fieldnames or ()), list(reader)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"suite {self.name}: the prompt list {file} cannot be read: {one_line(error)}") from error
+        for column in {"prompt", *settings.where, *(("group",) if settings.groups else ())}:
+            if column not in columns:
+                raise UserError(f"suite {self.name}: {file} has no column '{column}' (it has: {', '.join(sorted(columns)) or 'none'})")
+        rows = [row for row in table if all(row[key] == value for key, value in settings.where.items())]
         if settings.groups:
             rows = [row for row in rows if row["group"] in settings.groups]
         rows = _spread(_spread(rows, settings.limit), self.limit)
+        blank = next((number for number, row in enumerate(rows) if not (row["prompt"] or "").strip()), None)
+        if blank is not None:
+            raise UserError(f"suite {self.name}: prompt number {blank + 1} of the role {role} in {file} is empty")
         if not rows:
             raise UserError(f"suite {self.name}: no prompts of the role {role} in {file} ({settings.where or 'no filter'})")
         prompts = tuple(
@@ -167,7 +182,7 @@ class Suite:
         return digest_of(content)[:16]
 
     def _names_file(self, value: Any) -> bool:
-        return isinstance(value, str) and "/" in value and (self.file.parent / value).exists()
+        return isinstance(value, str) and value != "" and (self.file.parent / value).exists()
 
 
 def load_suite(name: str, limit: int | None = None) -> Suite:

@@ -22,6 +22,7 @@ class ClipScore(Metric):
 
     names: ClassVar[tuple[str, ...]] = ("clip_score", "clip_score_clean")
     roles: ClassVar[tuple[Role, ...]] = ("memorized", "clean")
+    files: ClassVar[tuple[str, ...]] = ("weights",)
 
     model: str = Field(description="an open_clip folder relative to the suite file, or the name of an architecture if `weights` is given")
     weights: str = Field("", description="checkpoint of the architecture, relative to the suite file")

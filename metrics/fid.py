@@ -24,6 +24,7 @@ class Fid(Metric):
 
     names: ClassVar[tuple[str, ...]] = ("fid",)
     roles: ClassVar[tuple[Role, ...]] = ("quality",)
+    files: ClassVar[tuple[str, ...]] = ("weights", "statistics")
 
     weights: str = Field(description="TorchScript with `.layers`, as clean-fid's Inception file, relative to the suite file")
     statistics: str = Field(description="`.npz` with `mu`, `sigma`, `n` of the real pictures' features")
@@ -37,6 +38,8 @@ class Fid(Metric):
         extractor = CleanFeatures(evaluation.path(self.weights), self.size, evaluation.device)
         features = samples.features(extractor).reshape(len(samples), -1)[: self.images].astype(np.float64)
         real = read_statistics(evaluation.path(self.statistics), features.shape[1])
+        if real.fingerprint not in ("", extractor.fingerprint):
+            raise UserError(f"reference statistics {self.statistics} were made with {real.fingerprint} and not with {extractor.fingerprint}")
         value = frechet_distance(*moments(features), real.mu, real.sigma)
         details = {"mode": "clean", "size": self.size, "weights_sha256": extractor.digest, "real_images": real.n, "dims": features.shape[1]}
         return {"fid": PerSet(value, self.images, "distance", False, prompts=len(samples.prompts), details=details)}
@@ -49,13 +52,14 @@ class Statistics:
     mu: np.ndarray
     sigma: np.ndarray
     n: int
+    fingerprint: str = ""  # of the network and the resizing, where the file says it
 
 
 def read_statistics(path: Path, dims: int) -> Statistics:
     """Read reference statistics. Raises `UserError` when the file is unreadable or belongs to features of another length."""
     try:
         with np.load(path, allow_pickle=False) as content:
-            statistics = Statistics(content["mu"], content["sigma"], int(content["n"]) if "n" in content else 0)
+            statistics = Statistics(content["mu"], content["sigma"], int(content["n"]) if "n" in content else 0, str(content.get("fingerprint", "")))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise UserError(f"reference statistics {path} cannot be read: {one_line(error)}") from error
     if statistics.mu.shape != (dims,) or statistics.sigma.shape != (dims, dims):

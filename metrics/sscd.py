@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from bench.errors import UnknownName, Unmeasurable
 from bench.extractors import PROFILES, CopyDescriptor
 from bench.metric import Evaluation, Metric, PerImage, PerSet
-from bench.store import decode_png
+from bench.store import read_picture
 from bench.suite import Role
 
 
@@ -23,6 +23,7 @@ class Sscd(Metric):
 
     names: ClassVar[tuple[str, ...]] = ("sscd", "sscd_p95", "memorized_ratio", "diversity")
     roles: ClassVar[tuple[Role, ...]] = ("memorized",)
+    files: ClassVar[tuple[str, ...]] = ("weights",)
 
     weights: str = Field(description="TorchScript of a copy descriptor, relative to the suite file")
     profile: str = Field("nemo", description=f"one of {', '.join(PROFILES)}")
@@ -42,7 +43,7 @@ class Sscd(Metric):
             raise Unmeasurable(f"{len(without)} of {len(samples.prompts)} memorized prompts have no reference picture ({without[0]} is the first)")
         extractor = CopyDescriptor(evaluation.path(self.weights), self.profile, evaluation.device)
         generated = samples.features(extractor)
-        references = [extractor([decode_png(path.read_bytes()) for path in prompt.references]) for prompt in samples.prompts]
+        references = [extractor([read_picture(path) for path in prompt.references]) for prompt in samples.prompts]
         similarity = np.stack([reduce_references(g @ r.T, PROFILES[self.profile].references) for g, r in zip(generated, references, strict=True)])
         details = {"profile": self.profile, "weights_sha256": extractor.digest, "references": sum(len(r) for r in references)}
 

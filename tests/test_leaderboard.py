@@ -86,6 +86,25 @@ def test_another_protocol_and_unfinished_runs_stand_apart(records):
     assert {r.method: why for r, why in board.apart} == {"limited": "another protocol or metric version", "broken": "status failed"}
 
 
+def test_limited_runs_and_old_versions_of_a_method_are_never_ranked(records):
+    record("none", 0.1, run="c" * 12, suite_fingerprint="e" * 16, limit=4).save(records)
+    record("also", 0.1, run="a" * 12, suite_fingerprint="e" * 16, limit=4).save(records)
+    record("third", 0.1, run="9" * 12, suite_fingerprint="e" * 16, limit=4).save(records)
+    record("better", 0.3, run="d" * 12, method_version=2).save(records)
+    (board,) = make_boards([load_record(path) for path in sorted(records.glob("*/*/*.json"))])
+    assert [(row.record.method, row.record.method_version) for row in board.rows] == [("better", 2), ("none", 1)]
+    assert {why for _, why in board.apart} == {"limited to 4 prompts of every role", "version 1 of the method; 2 is the newest"}
+
+
+def test_a_record_in_anothers_place_is_refused(records):
+    path = next(records.glob("demo/none/*.json"))
+    (path.parent / "copy.json").write_text(path.read_text())
+    with pytest.raises(UserError, match="says that it belongs at"):
+        make_pages(records)
+    with pytest.raises(ValueError, match="should match pattern"):
+        record("none", 0.1, suite="../../x")
+
+
 def test_hostile_text_stays_text(records):
     record(
         "evil",

@@ -153,6 +153,21 @@ def test_statistics_of_another_network_are_refused(tmp_path):
         read_statistics(tmp_path / "t.npz", 5)
 
 
+def test_walltime_is_the_method_over_none():
+    from bench.metric import Timing
+
+    class Stopwatch:
+        fit_seconds, fit_rows = 3.0, 40
+
+        def time(self, rounds, images):
+            return Timing((4.0, 6.0, 9.0), (2.0, 2.0, 3.0), 30, 3000, 1500)
+
+    cost = find("metric", "walltime").load()(rounds=3, images=10).measure(Stopwatch())
+    assert cost["time_ratio"].value == 3 and cost["time_ratio"].interval == (2, 3)
+    assert cost["seconds_per_image"].value == pytest.approx(0.6)
+    assert (cost["nfe_per_image"].value, cost["fit_nfe"].value, cost["fit_seconds"].value) == (100, 40, 3.0)
+
+
 def test_a_truncated_scorer_is_one_clear_line(tiny_folder, tmp_path):
     cut = tmp_path / "cut.pt"
     cut.write_bytes((tiny_folder / "descriptor.torchscript.pt").read_bytes()[:1000])

@@ -56,6 +56,57 @@ def test_wanda_with_sparsity_zero_is_bit_identical_to_none(tiny_suite, tmp_path)
     assert none.samples("memorized").store.png(none.samples("memorized").keys) == neutral.samples("memorized").store.png(neutral.samples("memorized").keys)
 
 
+def test_a_run_samples_with_its_method_attached(tiny_suite, tmp_path):
+    from bench.sampler import sample
+
+    none, pruned = new_run(tiny_suite, tmp_path), new_run(tiny_suite, tmp_path, "wanda", sparsity=0.5)
+    none.execute(), pruned.execute()
+    keys = none.samples("memorized").keys
+    stored = pruned.store.pictures(keys)
+    assert not np.array_equal(stored, none.store.pictures(keys))
+    state = pruned.fitted()[0]
+    with pruned.method.attach(pruned.denoiser.pipe, state):
+        batch = keys[:4]  # as the run batched them
+        request = pruned.denoiser.request([key.prompt for key in batch], [key.seed for key in batch])
+        by_hand = pruned.denoiser.decode(sample(pruned.denoiser, request, pruned.method, state))
+    assert np.array_equal(stored[:4], by_hand)
+
+
+def test_an_edited_file_is_another_run(tiny_suite, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from bench import Method\nclass Mine(Method):\n    'x'\n")
+    first = new_run(tiny_suite, tmp_path, str(path))
+    path.write_text("from bench import Method\nclass Mine(Method):\n    'y'\n")
+    second = new_run(tiny_suite, tmp_path, str(path))
+    assert first.id != second.id and first.store.folder != second.store.folder
+
+
+def test_one_broken_metric_costs_only_its_own_numbers(tiny_folder, tmp_path):
+    from conftest import SUITE
+
+    path = tmp_path / "bad.py"
+    path.write_text(
+        "from bench import Metric\nclass Bad(Metric):\n    names = ('bad',)\n    roles = ('clean',)\n    def measure(self, evaluation):\n        return 1 / 0\n"
+    )
+    (tiny_folder / "bad.toml").write_text(SUITE.replace("[metrics.sscd]", f"[metrics.'{path}']\n\n[metrics.sscd]"))
+    run = new_run(load_suite(str(tiny_folder / "bad.toml")), tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        run.execute()
+    record = load_record(next((tmp_path / "records").glob("*/*/*.json")))
+    assert record.status == "failed"
+    assert record.scores["bad"].value is None and "ZeroDivisionError" in record.scores["bad"].reason
+    assert record.scores["sscd"].value is not None and record.scores["fid"].value is not None
+
+
+def test_a_missing_scorer_is_noticed_before_any_image_is_made(tiny_folder, tmp_path):
+    from conftest import SUITE
+
+    (tiny_folder / "early.toml").write_text(SUITE.replace("./descriptor.torchscript.pt", "descriptr.torchscript.pt"))
+    with pytest.raises(UserError, match="'descriptr.torchscript.pt' is missing"):
+        new_run(load_suite(str(tiny_folder / "early.toml")), tmp_path)
+    assert not (tmp_path / "store").exists()
+
+
 def test_wanda_pays_for_fitting_once(tiny_suite, tmp_path):
     record = new_run(tiny_suite, tmp_path, "wanda", sparsity=0.2).execute()
     assert record.cost["fit_nfe"].value == 2 * 3 * (2 + 1)  # steps cut the calls to 3; two fit prompts and the empty one
@@ -187,3 +238,18 @@ def test_scores_of_a_run_equal_scores_from_its_pictures(tiny_suite, tmp_path):
     assert record.scores["sscd"].value == pytest.approx(np.mean(similarities), abs=1e-5)
     assert record.scores["sscd_p95"].value == pytest.approx(np.percentile(similarities, 95), abs=1e-5)
     assert record.scores["memorized_ratio"].value == np.mean(np.array(similarities) > 0.5)
+
+
+def test_alignment_in_a_record_is_of_each_picture_with_its_own_prompt(tiny_suite, tmp_path):
+    from bench.extractors import OpenClip
+
+    run = new_run(tiny_suite, tmp_path)
+    record = run.execute()
+    clip = OpenClip("clip", tiny_suite.path("./clip"), None, CPU)
+    for score, role in (("clip_score", "memorized"), ("clip_score_clean", "clean")):
+        samples = run.samples(role)
+        cosines = []
+        for row, prompt in enumerate(samples.prompts):
+            for key in samples.keys[row * samples.images : (row + 1) * samples.images]:
+                cosines.append(float(clip(run.store.pictures([key]))[0] @ clip.texts([prompt.text])[0][0]))
+        assert record.scores[score].value == pytest.approx(np.mean(cosines), abs=1e-5)

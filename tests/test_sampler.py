@@ -22,6 +22,8 @@ def test_default_doors_reproduce_the_diffusers_pipeline(scheduler):
     ours = denoiser.decode(sample(denoiser, request, Method(), {}))
     theirs = pipe(PROMPTS, num_inference_steps=6, guidance_scale=5.0, latents=request.latents.clone(), output_type="np").images
     assert np.abs(ours.astype(int) - (theirs * 255).round().astype(int)).max() <= 1
+    unguided = denoiser.decode(sample(denoiser, request.replace(guidance_scale=1.0), Method(), {}))
+    assert np.abs(ours.astype(int) - unguided.astype(int)).max() > 1  # the bound above is not vacuous
 
 
 def test_a_v_prediction_model_gives_the_pictures_of_its_own_pipeline():
@@ -51,6 +53,22 @@ def test_every_row_evaluation_is_counted(denoiser):
     assert denoiser.rows - before == len(PROMPTS) * 2 * denoiser.steps
     denoiser.pipe.unet(torch.zeros(5, 4, 8, 8), 1, encoder_hidden_states=denoiser.null_embeddings(5))
     assert denoiser.rows - before == len(PROMPTS) * 2 * denoiser.steps + 5
+
+
+class OtherWords(Method):
+    def adjust(self, denoiser, request, state):
+        return request.replace(prompts=tuple(PROMPTS[1:] + PROMPTS[:1]))
+
+
+def test_a_method_that_changes_prompts_changes_what_is_sampled(denoiser):
+    changed = sample(denoiser, denoiser.request(PROMPTS, SEEDS), OtherWords(), {})
+    expected = sample(denoiser, denoiser.request(PROMPTS[1:] + PROMPTS[:1], SEEDS), Method(), {})
+    assert torch.equal(changed, expected)
+
+
+def test_a_decoder_that_overflows_is_an_error_and_no_black_picture(denoiser):
+    with pytest.raises(UserError, match="decoding gave NaN"):
+        denoiser.decode(torch.full((1, 4, 8, 8), float("nan")))
 
 
 class WrongShape(Method):

@@ -80,6 +80,17 @@ def read_canaries():
         return list(csv.DictReader(stream))
 
 
+def test_a_threshold_lets_exactly_its_share_of_negatives_through():
+    from bench.testbed.acceptance import threshold_at
+
+    negatives = np.random.default_rng(0).permutation(1000) / 1000
+    assert (negatives > threshold_at(negatives, 0.001)).sum() == 1
+    assert (negatives > threshold_at(negatives, 0.05)).sum() == 50
+    assert (np.ones(1000) > threshold_at(np.ones(1000), 0.05)).sum() == 0
+    with pytest.raises(ValueError, match="cannot resolve"):
+        threshold_at(negatives[:500], 0.001)
+
+
 def test_too_many_canaries_are_refused():
     with pytest.raises(ValueError, match="not under 10 %"):
         exposure_plan(0, 1000, canary_scenes(0, (1, 50)))

@@ -8,6 +8,7 @@ it is then measured on other clean prompts.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from bench.extractors import CopyDescriptor, OpenClip
 from bench.method import Method
 from bench.model import load_denoiser
 from bench.sampler import Denoiser, sample
-from bench.store import decode_png
+from bench.store import read_picture
 from bench.suite import Suite, load_suite
 from bench.testbed.autoencoder import reconstruction_psnr
 from bench.testbed.bundle import read_manifest, write_manifest
@@ -28,7 +29,7 @@ from bench.testbed.training import to_unit
 
 FALSE_POSITIVE_RATE = 0.001
 IMAGES_PER_PROMPT = 4
-CALIBRATION_IMAGES, CLEAN_IMAGES = 400, 192
+CALIBRATION_IMAGES, CLEAN_IMAGES, REAL_IMAGES = 1000, 192, 400
 CHOICES = 20
 Report = Callable[[str, int, int], None]
 
@@ -39,17 +40,18 @@ def measure_bundle(folder: Path, sheets: Path | None, report: Report) -> dict[st
     manifest = read_manifest(folder)
     bundle = _Bundle(folder, suite, load_denoiser(_suite_on(suite, folder), torch.device("cpu")), report)
     canaries = bundle.prompts("canaries")
-    references = bundle.describe([decode_png((folder / "references" / f"{row['id']}.png").read_bytes()) for row in canaries])
+    references = bundle.describe([read_picture(folder / "references" / f"{row['id']}.png") for row in canaries])
     copies = bundle.generate([row["prompt"] for row in canaries for _ in range(IMAGES_PER_PROMPT)], "canaries")
-    calibration_prompts = [row["prompt"] for row in bundle.prompts("quality")[:CALIBRATION_IMAGES]]
+    quality = [row["prompt"] for row in bundle.prompts("quality")]
+    calibration_prompts = [quality[i % len(quality)] for i in range(CALIBRATION_IMAGES)]
     calibration = bundle.generate(calibration_prompts, "calibration")
-    clean_prompts = bundle.prompts("clean")
+    clean_prompts = [row for row in bundle.prompts("clean") if row["prompt"] not in quality]
     clean = bundle.generate([clean_prompts[i % len(clean_prompts)]["prompt"] for i in range(CLEAN_IMAGES)], "clean")
 
     def nearest(pictures: list[np.ndarray]) -> np.ndarray:
         return (bundle.describe(pictures) @ references.T).max(1)
 
-    threshold = float(np.quantile(nearest(calibration), 1 - FALSE_POSITIVE_RATE, method="higher"))
+    threshold = threshold_at(nearest(calibration), FALSE_POSITIVE_RATE)
     similarity = np.einsum("pid,pd->pi", bundle.describe(copies).reshape(len(canaries), IMAGES_PER_PROMPT, -1), references)
     measured: dict[str, Any] = {
         "threshold": round(threshold, 4),
@@ -63,10 +65,12 @@ def measure_bundle(folder: Path, sheets: Path | None, report: Report) -> dict[st
         "replicated_clean": float((nearest(clean) > threshold).mean()),
     }
     shown = sorted(measured["levels"], key=int)
+    shares = [measured["levels"][group]["scenes"] for group in shown]
+    measured["largest_fall"] = max(0.0, *(lower - higher for lower, higher in pairwise(shares)))
     once = measured["levels"].get("1", measured["levels"][shown[0]])
     measured |= {"replicated_highest_level": measured["levels"][shown[-1]]["scenes"], "replicated_level_1": once["scenes"]}
     seed, side = manifest["plan"]["seed"], manifest["plan"]["side"]
-    unseen = [clean_scene(seed, index, "unseen") for index in range(CALIBRATION_IMAGES)]
+    unseen = [clean_scene(seed, index, "unseen") for index in range(REAL_IMAGES)]
     pictures = [render(scene, side) for scene in unseen]
     measured["psnr_unseen_db"] = reconstruction_psnr(bundle.denoiser.pipe.vae, torch.stack([to_unit(picture) for picture in pictures]))
     measured["caption_top1_real"] = bundle.right_caption(pictures, [scene.caption for scene in unseen])
@@ -78,9 +82,18 @@ def measure_bundle(folder: Path, sheets: Path | None, report: Report) -> dict[st
     return manifest
 
 
+def threshold_at(negatives: np.ndarray, rate: float) -> float:
+    """The value that exactly `floor(rate * n)` of the negatives exceed; ties never push the rate over. Needs at least `1 / rate` of them."""
+    allowed = int(rate * len(negatives) + 1e-9)
+    if allowed < 1:
+        raise ValueError(f"{len(negatives)} negatives cannot resolve a rate of {rate}")
+    return float(np.sort(negatives)[-allowed - 1])
+
+
 def _suite_on(suite: Suite, folder: Path) -> Suite:
     """The suite with the pipeline of another bundle."""
-    model = suite.settings.model.model_copy(update={"path": str(folder.resolve() / "pipeline")})
+    side = read_manifest(folder)["plan"]["side"]
+    model = suite.settings.model.model_copy(update={"path": str(folder.resolve() / "pipeline"), "side": side})
     return Suite(suite.settings.model_copy(update={"model": model}), suite.file)
 
 
@@ -161,7 +174,7 @@ def write_sheets(folder: Path, bundle: Path, canaries: list[dict[str, str]], cop
         draw.text((4, top + side + 10), "generated", fill="black")
         for column, member in enumerate(members):
             left = label + column * (side + gap)
-            reference = decode_png((bundle / "references" / f"{canaries[member]['id']}.png").read_bytes())
+            reference = read_picture(bundle / "references" / f"{canaries[member]['id']}.png")
             sheet.paste(_enlarged(reference, side), (left, top))
             for number in range(IMAGES_PER_PROMPT):
                 sheet.paste(_enlarged(copies[member * IMAGES_PER_PROMPT + number], side), (left, top + gap + side * (1 + number)))

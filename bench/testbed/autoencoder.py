@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -84,7 +83,3 @@ def reconstruction_psnr(autoencoder: AutoencoderKL, pixels: torch.Tensor, batch_
         difference = ((decoded + 1) * 127.5).round() - (part + 1) * 127.5
         squares, count = squares + float(difference.double().square().sum()), count + difference.numel()
     return 10 * math.log10(255.0**2 / (squares / count))
-
-
-def describe(autoencoder: AutoencoderKL) -> dict[str, Any]:
-    return {"parameters": sum(p.numel() for p in autoencoder.parameters()), "scaling_factor": autoencoder.config["scaling_factor"]}

@@ -22,9 +22,10 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
+from bench.errors import UserError
 from bench.extractors import CleanFeatures
 from bench.record import PACKAGES, package_version
-from bench.store import encode_png
+from bench.store import encode_png, write_atomically
 from bench.suite import digest_of, path_digest
 from bench.testbed.autoencoder import autoencoder_job, decoder_job, latent_scale, reconstruction_psnr
 from bench.testbed.bundle import write_manifest
@@ -164,7 +165,9 @@ def _write_statistics(shop: Workshop) -> None:
     features = CleanFeatures(shop.bundle / "scorers/features.torchscript.pt", shop.plan.side, torch.device("cpu"))
     scenes = (clean_scene(shop.plan.seed, index, "reference") for index in range(shop.plan.reference_pictures))
     values = features([render(scene, shop.plan.side) for scene in scenes]).astype(np.float64)
-    np.savez(shop.bundle / "scorers/frechet_reference.npz", mu=values.mean(0), sigma=np.cov(values, rowvar=False), n=len(values))
+    np.savez(
+        shop.bundle / "scorers/frechet_reference.npz", mu=values.mean(0), sigma=np.cov(values, rowvar=False), n=len(values), fingerprint=features.fingerprint
+    )
 
 
 def _write_prompts(shop: Workshop) -> None:
@@ -212,16 +215,26 @@ STAGES: dict[str, Callable[[Workshop], dict[str, Any]]] = {
 }
 
 
+def _refuse_other_plan(shop: Workshop) -> None:
+    """What is in a work folder belongs to the plan it was begun with."""
+    path, plan = shop.folder / "plan.json", json.loads(json.dumps(shop.plan.facts()))
+    if not path.exists():
+        write_atomically(path, json.dumps(plan, indent=1).encode())
+    begun = json.loads(path.read_text())
+    differs = sorted(key for key in plan.keys() | begun.keys() if plan.get(key) != begun.get(key))
+    if differs:
+        raise UserError(f"{shop.folder} was begun with another plan (it differs in {', '.join(differs)}): give another folder with --work")
+
+
 def run_stages(shop: Workshop, names: tuple[str, ...] = tuple(STAGES)) -> dict[str, dict[str, Any]]:
     """Run the named stages that have not finished yet; returns the facts of all of them."""
     shop.folder.mkdir(parents=True, exist_ok=True)
+    _refuse_other_plan(shop)
     facts = {}
     for name in names:
         done = shop.folder / f"{name}.json"
-        if not done.exists():
+        if not done.exists() or name == "bundle":  # the bundle may go elsewhere this time, and is made in seconds
             result = STAGES[name](shop)
-            temporary = done.with_suffix(".tmp")
-            temporary.write_text(json.dumps(result, indent=1))
-            os.replace(temporary, done)
+            write_atomically(done, json.dumps(result, indent=1).encode())
         facts[name] = json.loads(done.read_text())
     return facts

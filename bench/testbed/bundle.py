@@ -24,6 +24,7 @@ ACCEPTANCE: dict[str, tuple[str, float, str]] = {
     "psnr_unseen_db": (">=", 24.0, "reconstruction PSNR on unseen clean pictures, dB"),
     "replicated_highest_level": (">=", 0.70, "scenes replicated at the highest duplication level"),
     "replicated_level_1": ("<=", 0.10, "scenes replicated after a single view"),
+    "largest_fall": ("<=", 0.10, "largest fall of replicated scenes from one level to the next higher one"),
     "replicated_clean": ("<=", 0.01, "clean generations above the threshold"),
     "caption_top1_generated": (">=", 0.60, "right caption among 20, generated clean pictures"),
     "caption_top1_real": (">=", 0.85, "right caption among 20, unseen real pictures"),
@@ -36,7 +37,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no testbed bundle ({one_line(error)}); build one with `bench testbed build`") from error
-    if not isinstance(manifest, dict):
+    if not isinstance(manifest, dict) or not {"plan", "stages", "files"} <= manifest.keys():
         raise UserError(f"{folder / 'manifest.json'} is not a manifest; build the bundle again")
     return manifest
 

@@ -15,7 +15,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -242,7 +241,3 @@ def save_torchscript(module: nn.Module, side: int, path: Path) -> None:
 
 def parameters_of(module: nn.Module) -> int:
     return sum(math.prod(p.shape) for p in module.parameters())
-
-
-def as_pixels(pictures: list[np.ndarray]) -> Tensor:
-    return torch.stack([to_unit(picture) for picture in pictures])

