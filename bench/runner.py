@@ -162,6 +162,7 @@ class Run:
         record = self._new_record()
         record.save(self.records)
         try:
+            self.store.prepare()
             state, fit_seconds, fit_rows = self.fitted()
             self.generate(state)
             self._measure(record, state, fit_seconds, fit_rows)

@@ -66,6 +66,10 @@ class SampleStore:
         for shard in self.shards():
             self._add_to_index(shard.stem, self._read(shard, ["prompt", "seed"]))
 
+    def prepare(self) -> None:
+        """Make the folder, so that one that cannot be written is noticed before anything is sampled."""
+        write_atomically(self.folder / "key.json", json.dumps(self._identity, indent=1, sort_keys=True).encode())
+
     def shards(self) -> list[Path]:
         return sorted(self.folder.glob("*.parquet"))
 
@@ -98,8 +102,6 @@ class SampleStore:
         # The content is part of the name: two processes cannot overwrite each other, and features kept under it fit it.
         number = max((int(shard.stem.partition("-")[0]) for shard in self.shards()), default=-1) + 1
         name = f"{number:05d}-{digest_of(table.drop_columns('png').to_pydict())[:12]}"
-        if not (self.folder / "key.json").exists():
-            write_atomically(self.folder / "key.json", json.dumps(self._identity, indent=1, sort_keys=True).encode())
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="none")
         write_atomically(self.folder / f"{name}.parquet", buffer.getvalue())
