@@ -66,8 +66,8 @@ class Row:
 
     @cached_property
     def label(self) -> str:
-        """The method, with the parameters that tell this row from the method's others."""
-        given = ", ".join(f"{key}={value}" for key, value in sorted(self.record.parameters.items()))
+        """The method, with the parameters that are not its defaults."""
+        given = ", ".join(f"{key}={value}" for key, value in sorted(self.record.changed.items()))
         return f"{self.record.method} ({given})" if given else self.record.method
 
     def score(self, column: Column) -> Score | None:
@@ -330,18 +330,20 @@ def html(board: Board) -> str:
 
 
 def _groups(board: Board) -> dict[str, Any]:
-    """Share of memorized images by group of prompts, and where its points stand in the chart of the page (420 by 200)."""
+    """SSCD by group of prompts, and where its points stand in the chart of the page (420 by 200, from 0 to 1)."""
     names: list[str] = []
     for row in board.rows:
-        score = row.record.scores.get("memorized_ratio")
+        score = row.record.scores.get("sscd")
         names += [name for name in (score.groups if score else {}) if name not in names]
     names.sort(key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
     across = [60 + (340 * i / max(len(names) - 1, 1)) for i in range(len(names))]
     lines = []
     for row in board.rows:
-        score = row.record.scores.get("memorized_ratio")
+        score = row.record.scores.get("sscd")
         if score and score.groups:
-            points = [(round(x, 1), round(180 - 160 * score.groups[name], 1)) for name, x in zip(names, across, strict=True) if name in score.groups]
+            points = [
+                (round(x, 1), round(180 - 160 * min(max(score.groups[name], 0), 1), 1)) for name, x in zip(names, across, strict=True) if name in score.groups
+            ]
             lines.append({"label": row.label, "values": [number(score.groups.get(name), 2) for name in names], "points": points})
     return {"names": [(name, round(x, 1)) for name, x in zip(names, across, strict=True)], "lines": lines}
 
@@ -356,7 +358,8 @@ def _gallery(board: Board) -> list[dict[str, Any]]:
             )
             place["by_row"][row.record.run] = thumbnail.png
     order = sorted(pictures, key=lambda key: (int(pictures[key]["group"]) if pictures[key]["group"].isdigit() else 0, key), reverse=True)
-    return [pictures[key] | {"images": [(row.label, pictures[key]["by_row"].get(row.record.run)) for row in board.rows]} for key in order]
+    rows = sorted(board.rows, key=lambda row: row.record.method != REFERENCE)  # what the others are compared with stands first
+    return [pictures[key] | {"images": [(row.label, pictures[key]["by_row"].get(row.record.run)) for row in rows]} for key in order]
 
 
 @cache

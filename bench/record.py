@@ -83,6 +83,7 @@ class RunRecord(_Strict):
     needs: list[str]
     paper: str
     parameters: dict[str, Any]
+    changed: dict[str, Any] = Field(default_factory=dict, description="the parameters that are not the method's defaults")
     sources: dict[str, str] = Field(default_factory=dict, description="sha256 of methods and metrics that were files of the user's")
     images: dict[str, int] = Field(default_factory=dict, description="images by prompt role")
     scores: dict[str, Score] = Field(default_factory=dict)

@@ -335,6 +335,7 @@ class Run:
             needs=list(self.method.needs),
             paper=self.method.paper,
             parameters=self.method.model_dump(mode="json"),
+            changed=self.method.model_dump(mode="json", exclude_defaults=True),
             sources=self.sources,
             environment=environment(self.device),
         )

@@ -111,6 +111,7 @@ def test_hostile_text_stays_text(records):
         0.5,
         run="e" * 12,
         parameters={"x": HOSTILE},
+        changed={"x": HOSTILE},
         paper=HOSTILE,
         thumbnails=[Thumbnail(prompt_id="q", prompt=HOSTILE, group="1", seed=2, png="AAAA")],
     ).save(records)

@@ -23,7 +23,8 @@ def test_sscd_preprocessing_equals_torchvision_on_pil_images(name):
     from torchvision import transforms as T
 
     profile = PROFILES[name]
-    steps = [T.Resize((profile.square, profile.square))] if profile.square else [T.Resize(profile.short), T.CenterCrop(profile.crop)]
+    steps = [T.Resize((profile.square, profile.square))] if profile.square else [T.Resize(profile.short)] if profile.short else []
+    steps += [T.CenterCrop(profile.crop)] if profile.crop else []
     reference = T.Compose([*steps, T.ToTensor(), T.Normalize(*profile.normalisation)])
     for seed, size in enumerate([(48, 64), (300, 200), (512, 512)]):
         picture = random_picture(seed, *size)

@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import signal
@@ -211,7 +212,10 @@ def test_ctrl_c_leaves_a_partial_record_and_says_how_to_go_on(tiny_folder, tmp_p
         "--store",
         str(tmp_path / "s"),
     ]
-    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    # A shell that starts the tests in the background makes their children ignore Ctrl-C; this one must not.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("s/*/*/*.parquet")) and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.01)

@@ -158,31 +158,26 @@ def _same_things(first: str, second: str) -> bool:
 
 
 def write_sheets(folder: Path, bundle: Path, canaries: list[dict[str, str]], copies: list[np.ndarray], originals: list[np.ndarray]) -> None:
-    """`canaries.png`: by level, each training picture over its generations; `clean.png`: clean generations."""
+    """`canaries.png`: by level, training pictures beside three of their generations; `clean.png`: clean generations."""
     folder.mkdir(parents=True, exist_ok=True)
-    columns, scale = 6, 3
+    scenes, shown, side, gap, title, across = 4, 3, 64, 12, 22, 4
     levels = sorted({row["group"] for row in canaries}, key=int)
-    side = copies[0].shape[0] * scale
-    label, gap = 70, 6
-    block = side * (1 + IMAGES_PER_PROMPT) + gap
-    sheet = Image.new("RGB", (label + columns * (side + gap), len(levels) * (block + gap)), "white")
+    width, height = (1 + shown) * side + gap, scenes * side + title + gap
+    sheet = Image.new("RGB", (across * width - gap, -(-len(levels) // across) * height - gap), "white")
     draw = ImageDraw.Draw(sheet)
-    for band, level in enumerate(levels):
-        members = [i for i, row in enumerate(canaries) if row["group"] == level][-columns:]
-        top = band * (block + gap)
-        draw.text((4, top + 4), f"{level} views\n\ntraining\npicture", fill="black")
-        draw.text((4, top + side + 10), "generated", fill="black")
-        for column, member in enumerate(members):
-            left = label + column * (side + gap)
-            reference = read_picture(bundle / "references" / f"{canaries[member]['id']}.png")
-            sheet.paste(_enlarged(reference, side), (left, top))
-            for number in range(IMAGES_PER_PROMPT):
-                sheet.paste(_enlarged(copies[member * IMAGES_PER_PROMPT + number], side), (left, top + gap + side * (1 + number)))
+    for block, level in enumerate(levels):
+        left, top = block % across * width, block // across * height
+        draw.text((left, top + 5), f"shown {level} times: training picture | {shown} generations", fill="black")
+        for line, member in enumerate([i for i, row in enumerate(canaries) if row["group"] == level][-scenes:]):
+            pictures = [read_picture(bundle / "references" / f"{canaries[member]['id']}.png")]
+            pictures += [copies[member * IMAGES_PER_PROMPT + number] for number in range(shown)]
+            for column, picture in enumerate(pictures):
+                sheet.paste(_enlarged(picture, side), (left + column * side, top + title + line * side))
+            draw.line([(left + side, top + title + line * side), (left + side, top + title + (line + 1) * side)], fill="white", width=3)
     sheet.save(folder / "canaries.png", optimize=True)
-    across = 12
-    grid = Image.new("RGB", (across * side, 5 * side))
-    for index, picture in enumerate(originals[: across * 5]):
-        grid.paste(_enlarged(picture, side), (index % across * side, index // across * side))
+    grid = Image.new("RGB", (16 * side, 4 * side))
+    for index, picture in enumerate(originals[:64]):
+        grid.paste(_enlarged(picture, side), (index % 16 * side, index // 16 * side))
     grid.save(folder / "clean.png", optimize=True)
 
 

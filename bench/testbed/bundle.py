@@ -70,6 +70,6 @@ def info_text(manifest: dict[str, Any]) -> str:
         f"false-positive rate {measured['threshold_false_positive_rate']:g} on clean generations against all references"
     )
     lines.append("  views of a scene -> images replicated, scenes replicated, mean similarity:")
-    for level, facts in measured["levels"].items():
+    for level, facts in sorted(measured["levels"].items(), key=lambda item: int(item[0])):
         lines.append(f"    {level:>5}  {facts['images']:.2f}  {facts['scenes']:.2f}  {facts['similarity']:.3f}")
     return "\n".join(lines)

@@ -128,6 +128,7 @@ def save_half(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     """Save as a diffusers folder in fp16 safetensors; diffusers widens the same numbers to float32 when it loads them."""
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         torch.nn.Module.to(part, dtype=torch.float16)
+    pipeline.vae.register_to_config(_name_or_path="")  # or the folder it was built in would be published
     pipeline.save_pretrained(folder, safe_serialization=True)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,16 @@ def save_torchscript(module: nn.Module, side: int, path: Path) -> None:
         module.head = nn.Identity()  # type: ignore[assignment]
     with torch.no_grad():
         torch.jit.trace(module, torch.rand(2, 3, side, side)).save(str(path))
+    _drop_debug_entries(path)
+
+
+def _drop_debug_entries(path: Path) -> None:
+    """Take out the notes on where each line of source lay: they hold this machine's paths, and loading does not need them."""
+    with zipfile.ZipFile(path) as archive:
+        kept = {name: archive.read(name) for name in archive.namelist() if not name.endswith(".debug_pkl")}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in kept.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
 
 
 def parameters_of(module: nn.Module) -> int:
