@@ -32,12 +32,16 @@ class FitData:
 class Method(BaseModel):
     """Derive one class per file. Every door has a working default: a class without doors is `none`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     where: ClassVar[Where] = "nothing"
     needs: ClassVar[tuple[Need, ...]] = ()
     paper: ClassVar[str] = ""
     version: ClassVar[int] = 1
+
+    def needed(self) -> tuple[Need, ...]:
+        """What these parameters need of `needs`."""
+        return self.needs
 
     def fit(self, denoiser: Denoiser, data: FitData) -> State:
         """Offline work, once per suite; timed, counted and cached. Returns tensors by name."""
@@ -54,4 +58,4 @@ class Method(BaseModel):
 
     def guide(self, step: Step, state: State) -> Tensor:
         """Combine both predictions of a step, epsilon `[B, C, h, w]`; the default is classifier-free guidance."""
-        return step.unconditional + step.guidance_scale * (step.conditional - step.unconditional)
+        return step.guided(step.guidance_scale)

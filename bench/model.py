@@ -34,6 +34,7 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
     settings = suite.settings.model
     folder = suite.path(settings.path)
     diffusers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.set_verbosity_error()  # a warning for every batch with a long prompt tells nobody anything
     transformers.utils.logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():

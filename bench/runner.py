@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 
 from bench import registry, stats
 from bench.errors import Unmeasurable, UserError, one_line
-from bench.method import FitData, Method, State
+from bench.method import FitData, Method, Need, State
 from bench.metric import Evaluation, Metric, PerImage, PerSet, SampleSet, Timing
 from bench.model import load_denoiser
 from bench.parameters import configure
@@ -31,6 +31,7 @@ from bench.suite import Prompt, Role, Suite, digest_of, path_digest
 
 IMAGES_PER_SHARD = 64
 THUMBNAILS = 12
+NEEDED_ROLE: dict[Need, Role] = {"fit_prompts": "fit", "training_images": "fit", "clean_prompts": "calibration"}
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 
 
@@ -45,38 +46,41 @@ class Run:
     suite: Suite
     method_name: str
     method: Method
-    sources: dict[str, str]  # of methods and metrics that are files of the user's: name to hash
+    sources: dict[str, str]  # of the method and the metrics that are not built-ins ("method mine"): their hash, a plug-in's distribution and version
     metrics: dict[str, Metric]
     records: Path
     store_root: Path
     device: torch.device
     report: Progress = field(default=silent)
+    plugins: dict[str, str] = field(default_factory=dict)  # the distributions that gave the method and metrics, with their versions
 
     @classmethod
     def resolve(cls, suite: Suite, method: str, parameters: dict[str, Any], records: Path, store: Path, device: torch.device, report: Progress = silent) -> Run:
         """Find and check everything that has a name; unknown names fail here, before any work."""
         entry = registry.find("method", method)
         configured = configure("method", entry.name, entry.load(), parameters)
-        metrics, entries = {}, {entry.name: entry}
+        metrics, entries = {}, {f"method {entry.name}": entry}
         for name, settings in suite.settings.metrics.items():
-            found = entries[name] = registry.find("metric", name)
+            found = entries[f"metric {name}"] = registry.find("metric", name)
             metrics[name] = configure("metric", name, found.load(), settings)
             for file in (getattr(metrics[name], key) for key in metrics[name].files):
                 if file:
                     suite.path(file)
         for role in suite.settings.prompts:
             suite.prompts(role)
-        for need in configured.needs:
-            if need == "fit_prompts" and not suite.prompts("fit"):
-                raise UserError(f"method {entry.name} needs fit prompts and suite {suite.name} has none")
-            if need == "clean_prompts" and not suite.prompts("clean"):
-                raise UserError(f"method {entry.name} needs clean prompts and suite {suite.name} has none")
+        for need in configured.needed():
+            role = NEEDED_ROLE[need]
+            if not suite.prompts(role):
+                raise UserError(f"method {entry.name} needs {need.replace('_', ' ')} and suite {suite.name} has no [prompts.{role}]")
+            if need == "training_images" and not all(prompt.references for prompt in suite.prompts(role)):
+                raise UserError(f"method {entry.name} needs training images and suite {suite.name} has fit prompts without a reference")
         sources = {name: entry.source for name, entry in entries.items() if entry.source}
-        return cls(suite, entry.name, configured, sources, metrics, records, store, device, report)
+        distributions = {found.plugin.distribution: found.plugin.version for found in entries.values() if found.plugin}
+        return cls(suite, entry.name, configured, sources, metrics, records, store, device, report, distributions)
 
     @cached_property
     def id(self) -> str:
-        metrics = {name: [metric.version, self.sources.get(name)] for name, metric in self.metrics.items()}
+        metrics = {name: [metric.version, self.sources.get(f"metric {name}")] for name, metric in self.metrics.items()}
         content = self._method_identity | {"suite": self.suite.fingerprint, "metrics": metrics}
         return digest_of(content)[:12]
 
@@ -86,16 +90,16 @@ class Run:
             "method": self.method_name,
             "version": self.method.version,
             "parameters": self.method.model_dump(mode="json"),
-            "source": self.sources.get(self.method_name),
+            "source": self.sources.get(f"method {self.method_name}"),
         }
 
     @cached_property
     def fit_data(self) -> FitData:
-        needs = self.method.needs
+        needs = self.method.needed()
         fit = self.suite.prompts("fit") if "fit_prompts" in needs or "training_images" in needs else ()
         return FitData(
             fit_prompts=tuple(prompt.text for prompt in fit),
-            clean_prompts=tuple(prompt.text for prompt in self.suite.prompts("clean")) if "clean_prompts" in needs else (),
+            clean_prompts=tuple(prompt.text for prompt in self.suite.prompts("calibration")) if "clean_prompts" in needs else (),
             training_images={prompt.text: prompt.references for prompt in fit} if "training_images" in needs else {},
         )
 
@@ -186,12 +190,12 @@ class Run:
         if type(self.method).fit is Method.fit:
             return {}, 0.0, 0
         self.report(f"fit {self.method_name}", 0, 1)
-        before, start = self.denoiser.rows, time.perf_counter()
+        before, start = self.denoiser.evaluations, time.perf_counter()
         state = self.method.fit(self.denoiser, self.fit_data)
         if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise UserError(f"method {self.method_name}: fit must return a dict of tensors by name, not {type(state).__name__}")
         self._wait()
-        seconds, rows = time.perf_counter() - start, self.denoiser.rows - before
+        seconds, rows = time.perf_counter() - start, self.denoiser.evaluations - before
         if state:
             write_atomically(tensors, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
         write_atomically(facts, json.dumps({"seconds": seconds, "rows": rows, "tensors": len(state)}).encode())
@@ -210,17 +214,20 @@ class Run:
             for start in range(0, len(missing), shard):
                 keys = missing[start : start + shard]
                 pictures: list[np.ndarray] = []
+                facts: list[dict[str, float]] = []
                 try:
                     for first in range(0, len(keys), batch):
-                        pictures += list(self._pictures(keys[first : first + batch], self.method, state))
+                        made, reported = self._pictures(keys[first : first + batch], self.method, state)
+                        pictures, facts = pictures + list(made), facts + reported
                         self.report("generate", start + len(pictures), len(missing))
                 finally:  # also what was finished before a batch failed or Ctrl-C
                     if pictures:
-                        self.store.append(keys[: len(pictures)], np.stack(pictures))
+                        self.store.append(keys[: len(pictures)], np.stack(pictures), facts)
 
-    def _pictures(self, keys: list[SampleKey], method: Method, state: State) -> np.ndarray:
+    def _pictures(self, keys: list[SampleKey], method: Method, state: State) -> tuple[np.ndarray, list[dict[str, float]]]:
         request = self.denoiser.request([key.prompt for key in keys], [key.seed for key in keys])
-        return self.denoiser.decode(sample(self.denoiser, request, method, state))
+        pictures = self.denoiser.decode(sample(self.denoiser, request, method, state))
+        return pictures, [{name: values[row] for name, values in request.facts.items()} for row in range(len(keys))]
 
     def time(self, state: State, rounds: int, images: int) -> Timing:
         """Sample batches with the method and without any, in turn, after one round that does not count; kept in the store."""
@@ -246,10 +253,10 @@ class Run:
         method = self.method if mitigated else Method()
         with method.attach(self.denoiser.pipe, state):  # a run attaches once, so attaching is no part of an image's time
             self._wait()
-            before, start = self.denoiser.rows, time.perf_counter()
+            before, start = self.denoiser.evaluations, time.perf_counter()
             self._pictures(batch, method, state)
             self._wait()
-            return time.perf_counter() - start, self.denoiser.rows - before
+            return time.perf_counter() - start, self.denoiser.evaluations - before
 
     def _wait(self) -> None:
         """Let a GPU finish before a clock is read."""
@@ -292,6 +299,7 @@ class Run:
                     record.per_prompt[score_name] = {prompt.id: round(float(m), 6) for prompt, m in zip(score.prompts, means, strict=True)}
         self.report("measure", len(self.metrics), len(self.metrics))
         record.images = {role: len(self.samples(role)) for role in self.roles}
+        record.facts = {role: facts for role in self.roles if (facts := self._facts(role))}
         record.thumbnails = self._thumbnails() if "memorized" in self.roles else []
         if failure:
             raise failure
@@ -304,6 +312,12 @@ class Run:
             return self.samples(role)
 
         return Evaluation(self.suite, self.device, samples, lambda rounds, images: self.time(state, rounds, images), fit_seconds, fit_rows)
+
+    def _facts(self, role: Role) -> dict[str, float]:
+        """Means over a role's images of what the method reported of each: of truth values, the share."""
+        reported = self.store.facts(self.samples(role).keys)
+        names = dict.fromkeys(name for facts in reported for name in facts)
+        return {name: round(statistics.fmean(facts[name] for facts in reported if name in facts), 6) for name in names}
 
     def _thumbnails(self) -> list[Thumbnail]:
         """The first image of some memorized prompts, evenly spread, so that a reader can look instead of believing."""
@@ -337,7 +351,7 @@ class Run:
             parameters=self.method.model_dump(mode="json"),
             changed=self.method.model_dump(mode="json", exclude_defaults=True),
             sources=self.sources,
-            environment=environment(self.device),
+            environment=environment(self.device) | {"plugins": self.plugins},
         )
 
 

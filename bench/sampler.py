@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,10 @@ class Request:
     """One batch of B images to sample.
 
     `latents` `[B, C, h, w]`: unit-variance initial noise; `embeddings` and `null_embeddings` `[B, T, D]`: of the prompts
-    and of the empty prompt; `seeds`: of each image's own generator.
+    and of the empty prompt; `seeds`: of each image's own generator; `attention_mask` `[B, T]`, bool: the tokens that
+    cross-attention sees, in both branches (None: all); `first`: both predictions of the first step, epsilon
+    `[B, C, h, w]`, where a method has made them already for these latents and embeddings; `facts`: a dict that a method
+    may fill with lists of B numbers or truth values, which are kept beside the images.
     """
 
     prompts: tuple[str, ...]
@@ -29,6 +33,9 @@ class Request:
     embeddings: Tensor
     null_embeddings: Tensor
     guidance_scale: float
+    attention_mask: Tensor | None = None
+    first: tuple[Tensor, Tensor] | None = None
+    facts: dict[str, Sequence[float]] = field(default_factory=dict)
 
     def replace(self, **changes: Any) -> Request:
         return replace(self, **changes)
@@ -36,23 +43,47 @@ class Request:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of sampling as `Method.guide` sees it. Predictions are epsilon, `[B, C, h, w]`, whatever the model predicts."""
+    """One step of sampling as `Method.guide` sees it. Predictions are epsilon, `[B, C, h, w]`, whatever the model predicts.
+
+    The model is evaluated when a prediction is first asked for: both branches in one batch, or with `unconditional_only`
+    half of it. `memory` is a dict of this batch's own, empty at the first step and handed from step to step.
+    """
 
     index: int
     count: int
     timestep: int
     latents: Tensor
-    unconditional: Tensor
-    conditional: Tensor
     guidance_scale: float
     request: Request
+    memory: dict[str, Any]
+    predict: Callable[[bool], tuple[Tensor, Tensor]]  # whether both branches or the unconditional alone
+
+    @cached_property
+    def _both(self) -> tuple[Tensor, Tensor]:
+        return self.predict(True)
+
+    @property
+    def unconditional(self) -> Tensor:
+        return self._both[0]
+
+    @property
+    def conditional(self) -> Tensor:
+        return self._both[1]
+
+    def unconditional_only(self) -> Tensor:
+        """The unconditional prediction without evaluating the conditional one, unless that is known already."""
+        return self._both[0] if "_both" in vars(self) else self.predict(False)[0]
+
+    def guided(self, scale: float | Tensor) -> Tensor:
+        """`e_u + scale (e_c - e_u)`, classifier-free guidance (Ho and Salimans 2022); `scale` may be `[B, 1, 1, 1]`."""
+        return self.unconditional + scale * (self.conditional - self.unconditional)
 
 
 class Denoiser:
     """A diffusers text-to-image pipeline as a function of (latents, timestep, embeddings), with every evaluation counted.
 
-    `rows` counts single-row UNet evaluations from a hook on the UNet itself, so a method that calls the UNet directly is
-    counted too.
+    `rows` counts single-row UNet evaluations and `backward_rows` the rows that a gradient went back through, from hooks on
+    the UNet itself, so a method that calls the UNet directly is counted too.
     """
 
     def __init__(self, pipe: Any, steps: int, guidance_scale: float, batch_size: int = 8) -> None:
@@ -61,7 +92,11 @@ class Denoiser:
         self.guidance_scale = guidance_scale
         self.batch_size = batch_size
         self.rows = 0
-        self._hook = pipe.unet.register_forward_pre_hook(self._count, with_kwargs=True)
+        self.backward_rows = 0
+        self._hooks = [
+            pipe.unet.register_forward_pre_hook(self._count, with_kwargs=True),
+            pipe.unet.register_forward_hook(self._count_backward),
+        ]
         predicts = pipe.scheduler.config.prediction_type
         if predicts not in ("epsilon", "v_prediction"):
             raise UserError(f"the model predicts '{predicts}'; epsilon and v_prediction are supported")
@@ -69,12 +104,27 @@ class Denoiser:
         self._alphas = pipe.scheduler.alphas_cumprod.to(self.device)
 
     def close(self) -> None:
-        """Take the counting hook off the UNet again."""
-        self._hook.remove()
+        """Take the counting hooks off the UNet again."""
+        for hook in self._hooks:
+            hook.remove()
 
     def _count(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         sample = args[0] if args else kwargs["sample"]
         self.rows += int(sample.shape[0])
+
+    def _count_backward(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        predicted = output[0]
+        if predicted.requires_grad:
+
+            def passed(gradient: Tensor) -> None:
+                self.backward_rows += int(gradient.shape[0])
+
+            predicted.register_hook(passed)
+
+    @property
+    def evaluations(self) -> int:
+        """Cost so far in row evaluations; a backward pass through a row, without gradients of weights, counts as one more."""
+        return self.rows + self.backward_rows
 
     @property
     def device(self) -> torch.device:
@@ -116,13 +166,26 @@ class Denoiser:
         null = self.null_embeddings(len(prompts))
         return Request(tuple(prompts), tuple(seeds), self.initial_latents(seeds), self.encode(prompts), null, self.guidance_scale)
 
-    def epsilon(self, latents: Tensor, timestep: Tensor | int, embeddings: Tensor) -> Tensor:
+    def epsilon(self, latents: Tensor, timestep: Tensor | int, embeddings: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Predicted noise `[B, C, h, w]` for scaled latents; v-predictions are converted (epsilon = sqrt(a) v + sqrt(1-a) x)."""
-        predicted = self.pipe.unet(latents, timestep, encoder_hidden_states=embeddings, return_dict=False)[0]
+        predicted = self.pipe.unet(latents, timestep, encoder_hidden_states=embeddings, encoder_attention_mask=attention_mask, return_dict=False)[0]
         if self._predicts_v:
             alpha = self._alphas[int(timestep)]
             predicted = alpha.sqrt() * predicted + (1 - alpha).sqrt() * latents
         return predicted
+
+    def branches(self, scaled: Tensor, timestep: Tensor | int, request: Request) -> tuple[Tensor, Tensor]:
+        """The unconditional and the conditional prediction at scaled latents `[B, C, h, w]`, from one batch of 2B rows in this order."""
+        embeddings = torch.cat([request.null_embeddings, request.embeddings])
+        mask = None if request.attention_mask is None else torch.cat([request.attention_mask] * 2)
+        unconditional, conditional = self.epsilon(torch.cat([scaled, scaled]), timestep, embeddings, mask).chunk(2)
+        return unconditional, conditional
+
+    def start(self, latents: Tensor, index: int = 0) -> tuple[Tensor, Tensor]:
+        """Initial noise `[B, C, h, w]` as the model wants it at the first step (or at step `index`, undenoised), and that timestep."""
+        scheduler = self.new_scheduler()
+        timestep = scheduler.timesteps[index]
+        return scheduler.scale_model_input(latents * scheduler.init_noise_sigma, timestep), timestep
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Final latents to pictures, uint8 `[B, H, W, 3]`, rounded as diffusers rounds."""
@@ -135,7 +198,7 @@ class Denoiser:
 
 
 def sample(denoiser: Denoiser, request: Request, method: Method, state: State) -> Tensor:
-    """Draw one batch with a method that is attached already: final latents `[B, C, h, w]`.
+    """Draw one batch with a method that is attached already: final latents `[B, C, h, w]`; `request.facts` holds what it reported.
 
     Raises `UserError` when a door returns something of the wrong shape or dtype, or a latent that is not finite.
     """
@@ -145,6 +208,7 @@ def sample(denoiser: Denoiser, request: Request, method: Method, state: State) -
         adjusted = adjusted.replace(embeddings=denoiser.encode(adjusted.prompts))
     with torch.no_grad():
         latents = trajectory(denoiser, adjusted, lambda step: _guided(method, step, state))
+    _check_facts(method, request)
     bad = (~torch.isfinite(latents)).flatten(1).any(1)
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
@@ -156,19 +220,26 @@ def trajectory(denoiser: Denoiser, request: Request, guide: Callable[[Step], Ten
     """The denoising loop over the first `calls` timesteps (all by default), as `StableDiffusionPipeline` runs it."""
     scheduler = denoiser.new_scheduler()
     latents = request.latents * scheduler.init_noise_sigma
-    embeddings = torch.cat([request.null_embeddings, request.embeddings])
-    timesteps = scheduler.timesteps[:calls]
+    timesteps, memory = scheduler.timesteps[:calls], dict[str, Any]()
     for index, timestep in enumerate(timesteps):
-        scaled = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
-        unconditional, conditional = denoiser.epsilon(scaled, timestep, embeddings).chunk(2)
-        step = Step(index, len(timesteps), int(timestep), latents, unconditional, conditional, request.guidance_scale, request)
+        scaled = scheduler.scale_model_input(latents, timestep)
+
+        def predict(both: bool, index: int = index, timestep: Tensor = timestep, scaled: Tensor = scaled) -> tuple[Tensor, Tensor]:
+            if index == 0 and request.first is not None:
+                return request.first
+            if both:
+                return denoiser.branches(scaled, timestep, request)
+            alone = denoiser.epsilon(scaled, timestep, request.null_embeddings, request.attention_mask)
+            return alone, alone
+
+        step = Step(index, len(timesteps), int(timestep), latents, request.guidance_scale, request, memory, predict)
         latents = scheduler.step(guide(step), timestep, latents, return_dict=False)[0]
     return latents
 
 
 def classifier_free_guidance(step: Step) -> Tensor:
-    """`e_u + g (e_c - e_u)` (Ho and Salimans 2022), what a step does when no method says otherwise."""
-    return step.unconditional + step.guidance_scale * (step.conditional - step.unconditional)
+    """What a step does when no method says otherwise."""
+    return step.guided(step.guidance_scale)
 
 
 def _name(method: Method) -> str:
@@ -189,6 +260,18 @@ def _check_request(method: Method, asked: Request, given: Any) -> None:
         before, after = getattr(asked, part), getattr(given, part)
         if not isinstance(after, Tensor) or after.shape[0] != before.shape[0] or after.shape[2:] != before.shape[2:] or after.dtype != before.dtype:
             raise UserError(f"method {_name(method)}: adjust changed {part} from {_shape(before)} to {_shape(after)}")
+        if not bool(torch.isfinite(after).all()):
+            raise UserError(f"method {_name(method)}: adjust put NaN or infinity into {part}")
+    mask = given.attention_mask
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != given.embeddings.shape[:2] or not bool(mask.any(1).all())):
+        wanted = f"bool of shape {tuple(given.embeddings.shape[:2])} with a token in every row"
+        raise UserError(f"method {_name(method)}: attention_mask must be {wanted}, not {_shape(mask)}")
+
+
+def _check_facts(method: Method, request: Request) -> None:
+    for name, values in request.facts.items():
+        if len(values) != len(request.prompts) or not all(isinstance(value, (bool, int, float)) for value in values):
+            raise UserError(f"method {_name(method)}: facts['{name}'] must hold a number or truth value for each of {len(request.prompts)} images")
 
 
 def _shape(value: Any) -> str:

@@ -35,8 +35,10 @@ SCHEMA = pa.schema(
         ("png", pa.binary()),
         ("sha256", pa.string()),
         ("method", pa.string()),
+        ("facts", pa.string()),  # JSON: what the method reported of this image
     ]
 )
+FORMAT = 2  # of the shards; part of every store's key
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class SampleStore:
 
     def __init__(self, root: Path, suite: str, method: str, identity: dict[str, Any]) -> None:
         self.method = method
-        self.folder = root / suite / f"{method}-{digest_of(identity)[:16]}"
+        self.folder = root / suite / f"{method}-{digest_of(identity | {'format': FORMAT})[:16]}"
         self._identity = identity
         self._index: dict[SampleKey, Place] = {}
         for shard in self.shards():
@@ -86,8 +88,8 @@ class SampleStore:
         """The keys that are not stored yet, each once, in the order given."""
         return [key for key in dict.fromkeys(keys) if key not in self._index]
 
-    def append(self, keys: Sequence[SampleKey], pictures: np.ndarray) -> None:
-        """Store pictures, uint8 `[n, H, W, 3]`, as one new shard."""
+    def append(self, keys: Sequence[SampleKey], pictures: np.ndarray, facts: Sequence[dict[str, float]] | None = None) -> None:
+        """Store pictures, uint8 `[n, H, W, 3]`, as one new shard, and beside each what its method reported."""
         encoded = [encode_png(picture) for picture in pictures]
         table = pa.table(
             {
@@ -96,6 +98,7 @@ class SampleStore:
                 "png": encoded,
                 "sha256": [hashlib.sha256(png).hexdigest() for png in encoded],
                 "method": [self.method] * len(keys),
+                "facts": [json.dumps(fact, sort_keys=True) for fact in facts or [{}] * len(keys)],
             },
             schema=SCHEMA,
         )
@@ -114,6 +117,10 @@ class SampleStore:
     def pictures(self, keys: Sequence[SampleKey]) -> list[np.ndarray]:
         """Stored images as uint8 `[H, W, 3]`."""
         return [decode_png(png) for png in self.png(keys)]
+
+    def facts(self, keys: Sequence[SampleKey]) -> list[dict[str, float]]:
+        """What the method reported of stored images, by name."""
+        return self._gather(keys, lambda shard: self._read(shard, ["facts"]), lambda table, row, _: json.loads(table["facts"][row].as_py()))
 
     def features(self, keys: Sequence[SampleKey], extractor: str, extract: Callable[[list[np.ndarray]], np.ndarray]) -> np.ndarray:
         """Features `[n, d]` of stored images; extracted a whole shard at a time and kept beside it, row for row."""

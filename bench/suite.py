@@ -22,8 +22,8 @@ from bench.errors import UnknownName, UserError, one_line
 from bench.parameters import validation_line
 from bench.registry import find_suite
 
-ROLES = ("fit", "memorized", "clean", "quality")
-Role = Literal["fit", "memorized", "clean", "quality"]
+ROLES = ("fit", "calibration", "memorized", "clean", "quality")
+Role = Literal["fit", "calibration", "memorized", "clean", "quality"]
 Scheduler = Literal[
     "DDIMScheduler",
     "PNDMScheduler",

@@ -34,6 +34,9 @@ batch_size = 4
 file = "prompts.csv"
 where = { split = "fit" }
 
+[prompts.calibration]
+file = "calibration.csv"
+
 [prompts.memorized]
 file = "prompts.csv"
 where = { split = "memorized" }
@@ -140,6 +143,7 @@ def tiny_folder(tmp_path_factory) -> Path:
         rows.append([f"p{i}", caption, ["1", "10"][i % 2], "fit" if i < 2 else "memorized", f"reference-{i}.png"])
     write_csv(folder / "prompts.csv", rows)
     write_csv(folder / "clean.csv", [["id", "prompt"], *([f"c{i}", caption] for i, caption in enumerate(CAPTIONS))])
+    write_csv(folder / "calibration.csv", [["id", "prompt"], *([f"k{i}", f"{caption} too"] for i, caption in enumerate(CAPTIONS))])
     (folder / "tiny.toml").write_text(SUITE)
     return folder
 

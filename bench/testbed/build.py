@@ -180,6 +180,9 @@ def _write_prompts(shop: Workshop) -> None:
     clean = list(dict.fromkeys(clean_captions(plan.seed, 4 * plan.clean_prompts, "unseen")))[: plan.clean_prompts]
     _write_csv(bundle / "prompts/clean.csv", ["id", "prompt"], [[f"clean-{i:03d}", caption] for i, caption in enumerate(clean)])
     quality = clean_captions(plan.seed, plan.quality_prompts, "quality")
+    measured_on = {*clean, *quality}  # what a method is calibrated on is no prompt that it is measured on
+    calibration = [caption for caption in dict.fromkeys(clean_captions(plan.seed, 2 * plan.quality_prompts, "calibration")) if caption not in measured_on]
+    _write_csv(bundle / "prompts/calibration.csv", ["id", "prompt"], [[f"calibration-{i:03d}", caption] for i, caption in enumerate(calibration)])
     _write_csv(bundle / "prompts/quality.csv", ["id", "prompt"], [[f"quality-{i:04d}", caption] for i, caption in enumerate(quality)])
 
 

@@ -3,7 +3,7 @@
 manifest.json            plan, seconds, losses, versions, hashes of files, acceptance figures
 pipeline/                an ordinary diffusers folder, fp16
 scorers/                 descriptor.torchscript.pt, clip/ (open_clip), features.torchscript.pt, frechet_reference.npz
-prompts/                 canaries.csv (with views and split), clean.csv, quality.csv
+prompts/                 canaries.csv (with views and split), clean.csv, quality.csv, calibration.csv
 references/              the canary pictures, PNG
 LICENSE-OpenMoji.txt, ATTRIBUTION.md
 """

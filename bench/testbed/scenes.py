@@ -23,7 +23,7 @@ CANARIES_PER_LEVEL = 12
 FIT_PER_LEVEL = 4
 
 # Streams of random numbers that must not touch each other; the index counts inside a stream.
-STREAMS = {"train": 0, "autoencoder": 1, "scorers": 2, "unseen": 3, "quality": 4, "reference": 5, "canary": 6}
+STREAMS = {"train": 0, "autoencoder": 1, "scorers": 2, "unseen": 3, "quality": 4, "reference": 5, "canary": 6, "calibration": 7}
 
 
 @dataclass(frozen=True)
