@@ -8,7 +8,10 @@ from typing import Any
 _PUBLIC = {
     "Method": "bench.method",
     "FitData": "bench.method",
+    "State": "bench.method",
     "Metric": "bench.metric",
+    "Attack": "bench.attack",
+    "Target": "bench.attack",
     "Evaluation": "bench.metric",
     "PerImage": "bench.metric",
     "PerSet": "bench.metric",

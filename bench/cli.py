@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from bench.analyze_cli import analyze
 from bench.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 testbed = typer.Typer(help="The embedded default: how it is made and what was measured on it.", no_args_is_help=True)
 app.add_typer(testbed, name="testbed")
+app.add_typer(analyze, name="analyze")
 
 Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
 Records = Annotated[Path, typer.Option("--records", help="Folder of run records.")]
@@ -50,6 +52,7 @@ def run(
     records: Records = RECORDS,
     store: Annotated[Path, typer.Option(help="Folder where images and features are kept.")] = STORE,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU by default where there is one.")] = None,
+    tuned: Annotated[Path | None, typer.Option(help="Take the parameters that `bench tune` chose from this file of its.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only this many prompts of every role; gives another fingerprint.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Json = False,
@@ -63,12 +66,20 @@ def run(
 
     values = parse_assignments(parameter or [])
     registry.find("method", method)
+    tuning = None
+    if tuned is not None:
+        from bench.tuning import tuned_parameters
+
+        if values:
+            raise UserError("--tuned and -p exclude each other: parameters are either chosen by `bench tune` or given")
+        values, tuning = tuned_parameters(tuned, chosen, method)
     from bench.model import pick_device
     from bench.progress import reporter
     from bench.runner import Run
 
     with reporter() as report:
         this = Run.resolve(chosen, method, values, records, store, pick_device(device), report)
+        this.tuning = tuning
         record = None if dry_run else this.finished()
         if record is None:
             plan = this.plan()
@@ -111,98 +122,72 @@ def _print_row(record: RunRecord, records: Path) -> None:
     print(f"record: {record.path(records)}")
 
 
+@app.command(epilog="Example:  bench tune wen --grid quantile=0.05,0.5,0.95 --suite testbed")
+def tune(
+    method: Annotated[str, typer.Argument(help="A name from `bench list methods`, or a Python file.")],
+    grid: Annotated[list[str], typer.Option("--grid", help="name=value,value,... May be repeated: every combination is tried.")],
+    suite: Annotated[str, typer.Option("--suite", help="A name from `bench list suites`, or a TOML file.")] = "testbed",
+    out: Annotated[Path | None, typer.Option(help="Where the result goes; leaderboards/tuning/<suite>/<method>.json by default.")] = None,
+    work: Annotated[Path, typer.Option(help="Where images and records of the settings are kept, to go on after an interruption.")] = Path("runs/tuning"),
+    tolerance: Annotated[float, typer.Option(min=0, help="How far CLIP scores may fall below those of `none`.")] = 0.02,
+    clean: Annotated[int, typer.Option(min=1, help="Clean prompts that alignment is measured on.")] = 48,
+    images: Annotated[int, typer.Option(min=1, help="Images a fit prompt.")] = 4,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU by default where there is one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Choose parameters on fit prompts only: the lowest SSCD that keeps alignment. Held-out prompts are never sampled."""
+    from bench.suite import load_suite
+
+    chosen = load_suite(suite)
+    from bench import registry, tuning
+    from bench.model import pick_device
+    from bench.progress import reporter
+
+    settings = tuning.parse_grid(grid)
+    entry = registry.find("method", method)
+    with reporter() as report, resumable():
+        result = tuning.tune(chosen, method, settings, work, pick_device(device), tolerance, clean, images, report)
+    path = out or COMMITTED.parent / "tuning" / chosen.name / f"{entry.name}.json"
+    result.save(path)
+    print(result.model_dump_json(indent=1) if as_json else tuning.text(result))
+    print(f"tuning: {path}", file=sys.stderr if as_json else sys.stdout)
+
+
+@app.command(epilog="Examples:  bench check wanda   |   bench check ./mine.py -p strength=0.3")
+def check(
+    name: Annotated[str, typer.Argument(help="A method, metric or attack, or a Python file that holds one.")],
+    parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value. May be repeated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Try the contracts of a method, metric or attack on a tiny model; say which is broken, how, and what to change."""
+    from bench.listing import kind_of
+    from bench.parameters import parse_assignments
+
+    values, kind = parse_assignments(parameter or []), kind_of(name)
+    from bench import checks, registry
+
+    entry = registry.find(kind, name)
+    results = checks.check(entry, values)
+    print(json.dumps([vars(result) for result in results], indent=1) if as_json else checks.text(results, f"{kind} {entry.name}"))
+    if any(result.verdict == "broken" for result in results):
+        raise typer.Exit(1)
+
+
 @app.command("list")
 def list_(kind: Annotated[str | None, typer.Argument(help="methods, metrics, attacks or suites; all by default.")] = None, as_json: Json = False) -> None:
-    """List what can be named: methods, metrics, attacks, suites."""
-    from bench import registry
-    from bench.errors import UnknownName
+    """List what can be named: methods, metrics, attacks, suites, with those of installed plug-ins and which of these are broken."""
+    from bench.listing import list_names, listing_text
 
-    kinds = {f"{kind}s": kind for kind in (*registry.KINDS, "suite")}
-    if kind is not None and kind not in kinds:
-        raise UnknownName("kind", kind, kinds)
-    found = {}
-    for plural in [kind] if kind else list(kinds):
-        if plural == "suites":
-            found[plural] = {name: _suite_summary(path) for name, path in registry.suites().items()}
-        else:
-            found[plural] = {name: entry.summary for name, entry in registry.entries(kinds[plural]).items()}
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
-    for plural, names in found.items():
-        print(f"{plural}:")
-        for name, summary in names.items():
-            print(f"  {name:<16} {summary}")
-        if not names:
-            print("  (none yet)")
-
-
-def _suite_summary(path: Path) -> str:
-    import tomllib
-
-    try:
-        return str(tomllib.loads(path.read_text(encoding="utf-8")).get("description", ""))
-    except (OSError, ValueError) as error:
-        return f"broken: {one_line(error)}"
+    found = list_names(kind)
+    print(json.dumps(found, indent=1) if as_json else listing_text(found))
 
 
 @app.command(epilog="Example:  bench show wanda")
 def show(name: Annotated[str, typer.Argument(help="A method, metric, attack or suite.")], as_json: Json = False) -> None:
     """Show what a name stands for: its parameters with defaults, its paper, what it needs; or a suite's protocol."""
-    from bench import registry
-    from bench.errors import UnknownName
+    from bench.listing import show_text
 
-    if name in registry.suites() or name.endswith(".toml"):
-        from bench.suite import load_suite
-
-        suite = load_suite(name)
-        facts = suite.settings.model_dump(mode="json", exclude_none=True) | {"fingerprint": suite.fingerprint}
-        facts["prompts"] = {role: facts["prompts"][role] | {"count": len(suite.prompts(role))} for role in suite.settings.prompts}
-        print(json.dumps(facts, indent=1))
-        return
-    for kind in registry.KINDS:
-        if name in registry.entries(kind) or (name.endswith(".py") and not registry.find(kind, name).summary.startswith("broken")):
-            facts = _class_facts(kind, registry.find(kind, name).load())
-            print(json.dumps(facts, indent=1) if as_json else _facts_text(name, facts))
-            return
-    known = [*registry.suites(), *(n for kind in registry.KINDS for n in registry.entries(kind))]
-    raise UnknownName("name", name, known)
-
-
-def _class_facts(kind: str, cls: Any) -> dict[str, Any]:
-    import inspect
-
-    properties = cls.model_json_schema().get("properties", {})
-    required = set(cls.model_json_schema().get("required", ()))
-    attributes = ("where", "needs", "paper", "version", "names", "roles")
-    return {
-        "kind": kind,
-        "description": inspect.cleandoc(cls.__doc__ or ""),
-        **{name: getattr(cls, name) for name in attributes if getattr(cls, name, None)},
-        "parameters": {field: _field_facts(schema, field in required) for field, schema in properties.items()},
-    }
-
-
-def _field_facts(schema: dict[str, Any], required: bool) -> dict[str, Any]:
-    return {
-        "default": None if required else schema.get("default"),
-        "required": required,
-        "allowed": schema.get("enum") or schema.get("type"),
-        "description": schema.get("description", ""),
-    }
-
-
-def _facts_text(name: str, facts: dict[str, Any]) -> str:
-    lines = [f"{facts['kind']} {name}: {facts['description']}"]
-    for key in ("where", "needs", "paper", "version", "names", "roles"):
-        if key in facts:
-            value = facts[key]
-            lines.append(f"  {key}: {', '.join(value) if isinstance(value, tuple) else value}")
-    for field, about in facts["parameters"].items():
-        allowed = "|".join(about["allowed"]) if isinstance(about["allowed"], list) else about["allowed"]
-        default = "required" if about["required"] else f"default {about['default']}"
-        lines.append(f"  -p {field}={allowed}  ({default})  {about['description']}")
-    return "\n".join(lines)
+    print(show_text(name, as_json))
 
 
 @app.command(epilog="Examples:  bench leaderboard   |   bench leaderboard --check   |   bench leaderboard --records runs/records --out runs/leaderboard")

@@ -38,6 +38,8 @@ class Method(BaseModel):
     needs: ClassVar[tuple[Need, ...]] = ()
     paper: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    neutral: ClassVar[dict[str, Any] | None] = None  # parameters under which it does nothing; `bench check` holds it to that
+    batch_dependent: ClassVar[bool] = False  # whether images of one batch influence each other
 
     def needed(self) -> tuple[Need, ...]:
         """What these parameters need of `needs`."""

@@ -26,16 +26,23 @@ def pick_device(name: str | None) -> torch.device:
     return device
 
 
-def load_pipeline(suite: Suite, device: torch.device) -> Any:
-    """The suite's `StableDiffusionPipeline` on a device, in eval mode, parameters without gradients, its scheduler the suite's."""
+def quiet_libraries() -> None:
+    """No progress bars and no warnings of diffusers and transformers: one for every batch with a long prompt tells nobody anything."""
     import diffusers
     import transformers
 
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+
+
+def load_pipeline(suite: Suite, device: torch.device) -> Any:
+    """The suite's `StableDiffusionPipeline` on a device, in eval mode, parameters without gradients, its scheduler the suite's."""
+    import diffusers
+
     settings = suite.settings.model
     folder = suite.path(settings.path)
-    diffusers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.set_verbosity_error()  # a warning for every batch with a long prompt tells nobody anything
-    transformers.utils.logging.disable_progress_bar()
+    quiet_libraries()
     try:
         with warnings.catch_warnings():
             # The keyword's newer name is unknown to older releases of diffusers.

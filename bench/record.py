@@ -84,12 +84,13 @@ class RunRecord(_Strict):
     paper: str
     parameters: dict[str, Any]
     changed: dict[str, Any] = Field(default_factory=dict, description="the parameters that are not the method's defaults")
+    tuning: dict[str, Any] | None = Field(default=None, description="how the parameters were chosen, when `bench tune` chose them")
     sources: dict[str, str] = Field(default_factory=dict, description="sha256 of what is no built-in; a plug-in's after its distribution and version")
     images: dict[str, int] = Field(default_factory=dict, description="images by prompt role")
     scores: dict[str, Score] = Field(default_factory=dict)
     facts: dict[str, dict[str, float]] = Field(default_factory=dict, description="what the method reported of its images, means by prompt role")
     cost: dict[str, Score] = Field(default_factory=dict)
-    attacks: dict[str, Any] = Field(default_factory=dict)
+    attacks: dict[str, Score] = Field(default_factory=dict)
     per_prompt: dict[str, dict[str, float]] = Field(default_factory=dict, description="score name to prompt id to mean over its images")
     thumbnails: list[Thumbnail] = Field(default_factory=list)
     environment: dict[str, Any] = Field(default_factory=dict)

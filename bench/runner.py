@@ -7,7 +7,7 @@ import json
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +18,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from bench import registry, stats
-from bench.errors import Unmeasurable, UserError, one_line
+from bench import registry
+from bench.attack import Attack
+from bench.errors import UserError, one_line
+from bench.measuring import measure
 from bench.method import FitData, Method, Need, State
-from bench.metric import Evaluation, Metric, PerImage, PerSet, SampleSet, Timing
+from bench.metric import Metric, SampleSet, Timing
 from bench.model import load_denoiser
 from bench.parameters import configure
-from bench.record import RunRecord, Score, Thumbnail, device_name, environment, load_record
+from bench.record import RunRecord, Thumbnail, device_name, environment, load_record
 from bench.sampler import Denoiser, sample
 from bench.store import SampleKey, SampleStore, encode_png, read_picture, write_atomically
 from bench.suite import Prompt, Role, Suite, digest_of, path_digest
@@ -48,10 +50,12 @@ class Run:
     method: Method
     sources: dict[str, str]  # of the method and the metrics that are not built-ins ("method mine"): their hash, a plug-in's distribution and version
     metrics: dict[str, Metric]
+    attacks: dict[str, Attack]
     records: Path
     store_root: Path
     device: torch.device
     report: Progress = field(default=silent)
+    tuning: dict[str, Any] | None = None  # how the parameters were chosen; decides nothing
     plugins: dict[str, str] = field(default_factory=dict)  # the distributions that gave the method and metrics, with their versions
 
     @classmethod
@@ -59,11 +63,12 @@ class Run:
         """Find and check everything that has a name; unknown names fail here, before any work."""
         entry = registry.find("method", method)
         configured = configure("method", entry.name, entry.load(), parameters)
-        metrics, entries = {}, {f"method {entry.name}": entry}
-        for name, settings in suite.settings.metrics.items():
-            found = entries[f"metric {name}"] = registry.find("metric", name)
-            metrics[name] = configure("metric", name, found.load(), settings)
-            for file in (getattr(metrics[name], key) for key in metrics[name].files):
+        entries = {f"method {entry.name}": entry}
+        judges: dict[str, dict[str, Any]] = {"metric": {}, "attack": {}}
+        for kind, name, settings in suite.settings.judges():
+            found = entries[f"{kind} {name}"] = registry.find(kind, name)
+            judge = judges[kind][name] = configure(kind, name, found.load(), settings)
+            for file in (getattr(judge, key) for key in judge.files):
                 if file:
                     suite.path(file)
         for role in suite.settings.prompts:
@@ -76,12 +81,13 @@ class Run:
                 raise UserError(f"method {entry.name} needs training images and suite {suite.name} has fit prompts without a reference")
         sources = {name: entry.source for name, entry in entries.items() if entry.source}
         distributions = {found.plugin.distribution: found.plugin.version for found in entries.values() if found.plugin}
-        return cls(suite, entry.name, configured, sources, metrics, records, store, device, report, distributions)
+        return cls(suite, entry.name, configured, sources, judges["metric"], judges["attack"], records, store, device, report, plugins=distributions)
 
     @cached_property
     def id(self) -> str:
         metrics = {name: [metric.version, self.sources.get(f"metric {name}")] for name, metric in self.metrics.items()}
-        content = self._method_identity | {"suite": self.suite.fingerprint, "metrics": metrics}
+        attacks = {name: [attack.version, self.sources.get(f"attack {name}")] for name, attack in self.attacks.items()}
+        content = self._method_identity | {"suite": self.suite.fingerprint, "metrics": metrics, "attacks": attacks}
         return digest_of(content)[:12]
 
     @property
@@ -122,15 +128,17 @@ class Run:
         return cast(tuple[Role, ...], tuple(role for role in ("memorized", "clean", "quality") if role in read and self.suite.prompts(cast(Role, role))))
 
     def samples(self, role: Role) -> SampleSet:
-        images = self.suite.settings.prompts[role].images_per_prompt
-        prompts = self.suite.prompts(role)
+        return self.sample_set(self.suite.prompts(role), self.suite.settings.prompts[role].images_per_prompt)
+
+    def sample_set(self, prompts: Sequence[Prompt], images: int) -> SampleSet:
+        """The first `images` images of each prompt: the same ones for whoever asks, made or not."""
         # A text that stands in the list twice gets further seeds the second time, or it would be the same image again.
         seen: Counter[str] = Counter()
         keys = []
         for prompt in prompts:
             keys += [SampleKey(prompt.text, self.suite.image_seed(prompt.text, seen[prompt.text] + index)) for index in range(images)]
             seen[prompt.text] += images
-        return SampleSet(prompts, images, tuple(keys), self.store)
+        return SampleSet(tuple(prompts), images, tuple(keys), self.store)
 
     def missing(self) -> list[SampleKey]:
         return self.store.missing(key for role in self.roles for key in self.samples(role).keys)
@@ -168,8 +176,14 @@ class Run:
         try:
             self.store.prepare()
             state, fit_seconds, fit_rows = self.fitted()
-            self.generate(state)
-            self._measure(record, state, fit_seconds, fit_rows)
+            self.generate(state, self.missing())
+            failure = measure(self, record, state, fit_seconds, fit_rows)
+            record.images = {role: len(self.samples(role)) for role in self.roles}
+            record.facts = {role: facts for role in self.roles if (facts := self._facts(role))}
+            record.thumbnails = self._thumbnails() if "memorized" in self.roles else []
+            if failure:
+                raise failure
+            record.status = "complete"
         except BaseException as error:
             record.status = "failed" if isinstance(error, Exception) else "partial"
             record.errors.append(f"{type(error).__name__}: {one_line(error)}")
@@ -202,9 +216,9 @@ class Run:
         self.report(f"fit {self.method_name}", 1, 1)
         return state, seconds, rows
 
-    def generate(self, state: State) -> None:
-        """Make the images that the store does not hold, shard by shard."""
-        missing = self.missing()
+    def generate(self, state: State, keys: Sequence[SampleKey]) -> None:
+        """Make those images that the store does not hold, shard by shard."""
+        missing = self.store.missing(keys)
         if not missing:
             return
         batch = self.suite.settings.model.batch_size
@@ -274,45 +288,6 @@ class Run:
         known = json.loads(self._timing_file.read_text())
         return Timing(tuple(known["method_seconds"]), tuple(known["none_seconds"]), known["images"], known["method_rows"], known["none_rows"])
 
-    def _measure(self, record: RunRecord, state: State, fit_seconds: float, fit_rows: int) -> None:
-        failure: Exception | None = None
-        for number, (name, metric) in enumerate(self.metrics.items()):
-            self.report(f"measure {name}", number, len(self.metrics))
-            into = record.cost if metric.cost else record.scores
-            measured: dict[str, PerImage | PerSet] = {}
-            reason = "the suite's prompts do not allow it"
-            try:
-                measured = metric.measure(self._evaluation(metric, state, fit_seconds, fit_rows))
-            except Unmeasurable as why:
-                reason = one_line(why)
-                record.warnings.append(f"{name}: {reason}")
-            except Exception as error:  # one broken metric must not cost the others their numbers
-                reason = f"{type(error).__name__}: {one_line(error)}"
-                failure = failure or error
-            for score_name in metric.names:
-                if score_name not in measured:
-                    into[score_name] = Score(value=None, unit="", higher_is_better=None, metric=name, metric_version=metric.version, reason=reason)
-            for score_name, score in measured.items():
-                into[score_name] = _as_score(name, metric, score)
-                if isinstance(score, PerImage) and score.percentile is None:
-                    means = score.table.mean(1)
-                    record.per_prompt[score_name] = {prompt.id: round(float(m), 6) for prompt, m in zip(score.prompts, means, strict=True)}
-        self.report("measure", len(self.metrics), len(self.metrics))
-        record.images = {role: len(self.samples(role)) for role in self.roles}
-        record.facts = {role: facts for role in self.roles if (facts := self._facts(role))}
-        record.thumbnails = self._thumbnails() if "memorized" in self.roles else []
-        if failure:
-            raise failure
-        record.status = "complete"
-
-    def _evaluation(self, metric: Metric, state: State, fit_seconds: float, fit_rows: int) -> Evaluation:
-        def samples(role: Role) -> SampleSet:
-            if role not in metric.roles:
-                raise UserError(f"metric {type(metric).__name__} reads prompts of the role {role} without declaring it in `roles`")
-            return self.samples(role)
-
-        return Evaluation(self.suite, self.device, samples, lambda rounds, images: self.time(state, rounds, images), fit_seconds, fit_rows)
-
     def _facts(self, role: Role) -> dict[str, float]:
         """Means over a role's images of what the method reported of each: of truth values, the share."""
         reported = self.store.facts(self.samples(role).keys)
@@ -350,6 +325,7 @@ class Run:
             paper=self.method.paper,
             parameters=self.method.model_dump(mode="json"),
             changed=self.method.model_dump(mode="json", exclude_defaults=True),
+            tuning=self.tuning,
             sources=self.sources,
             environment=environment(self.device) | {"plugins": self.plugins},
         )
@@ -358,30 +334,3 @@ class Run:
 def _reference(prompt: Prompt) -> str | None:
 
     return base64.b64encode(encode_png(read_picture(prompt.references[0]))).decode() if prompt.references else None
-
-
-def _as_score(name: str, metric: Metric, score: PerImage | PerSet) -> Score:
-    """Add to a metric's numbers what every score carries: interval, counts, groups, versions."""
-    common: dict[str, Any] = {
-        "unit": score.unit,
-        "higher_is_better": score.higher_is_better,
-        "metric": name,
-        "metric_version": metric.version,
-        "details": score.details,
-    }
-    if isinstance(score, PerSet):
-        low, high = score.interval or (None, None)
-        return Score(value=score.value, low=low, high=high, n=score.n, prompts=score.prompts, **common)
-    statistic = stats.mean if score.percentile is None else lambda v: np.percentile(v, score.percentile, axis=-1)
-    if len(score.table) < 2:
-        low, high = None, None
-    else:
-        low, high = stats.proportion_interval(score.table) if score.proportion else stats.cluster_bootstrap(score.table, statistic)
-    groups: dict[str, list[np.ndarray]] = {}
-    for prompt, row in zip(score.prompts, score.table, strict=True):
-        if prompt.group:
-            groups.setdefault(prompt.group, []).append(row)
-    return Score(
-        value=float(statistic(score.table.reshape(-1))), low=low, high=high, n=score.table.size, prompts=len(score.table),
-        groups={group: round(float(statistic(np.concatenate(rows))), 6) for group, rows in groups.items()}, **common,
-    )  # fmt: skip

@@ -57,8 +57,16 @@ class PromptSettings(_Frozen):
     file: str
     where: dict[str, str] = Field(default_factory=dict, description="keep rows whose columns have these values")
     groups: tuple[str, ...] = Field((), description="keep rows of these groups; all by default")
+    part: tuple[int, int] | None = Field(None, description="[i, n]: keep every n-th row, beginning with row i")
     limit: int | None = Field(None, ge=1, description="keep this many, evenly spread over the list")
     images_per_prompt: int = Field(1, ge=1)
+
+    @field_validator("part")
+    @classmethod
+    def _part_of_a_whole(cls, part: tuple[int, int] | None) -> tuple[int, int] | None:
+        if part and not 0 <= part[0] < part[1]:
+            raise ValueError("part must be [i, n] with 0 <= i < n")
+        return part
 
 
 class SuiteSettings(_Frozen):
@@ -73,6 +81,11 @@ class SuiteSettings(_Frozen):
     model: ModelSettings
     prompts: dict[Role, PromptSettings]
     metrics: dict[str, dict[str, Any]] = Field(min_length=1, description="metric names to their parameters")
+    attacks: dict[str, dict[str, Any]] = Field(default_factory=dict, description="attack names to their parameters")
+
+    def judges(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Metrics, then attacks: kind, name and parameters of each."""
+        return [("metric", *item) for item in self.metrics.items()] + [("attack", *item) for item in self.attacks.items()]
 
     @field_validator("prompts")
     @classmethod
@@ -133,6 +146,8 @@ class Suite:
         rows = [row for row in table if all(row[key] == value for key, value in settings.where.items())]
         if settings.groups:
             rows = [row for row in rows if row["group"] in settings.groups]
+        if settings.part:
+            rows = rows[settings.part[0] :: settings.part[1]]
         rows = _spread(_spread(rows, settings.limit), self.limit)
         blank = next((number for number, row in enumerate(rows) if not (row["prompt"] or "").strip()), None)
         if blank is not None:
@@ -171,7 +186,7 @@ class Suite:
         """sha256 over the protocol and the contents of every file it names, 16 hex digits."""
         settings = self.settings.model_dump(mode="json", exclude={"description"})
         files = {settings["model"]["path"], *(p["file"] for p in settings["prompts"].values())}
-        files |= {value for parameters in self.settings.metrics.values() for value in parameters.values() if self._names_file(value)}
+        files |= {value for _, _, parameters in self.settings.judges() for value in parameters.values() if self._names_file(value)}
         references = sorted({r for role in self.settings.prompts for p in self.prompts(role) for r in p.references})
         content = {
             "settings": settings,

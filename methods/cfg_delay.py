@@ -1,6 +1,6 @@
 """Guidance that begins late: the static transition point and opposite guidance (Jain et al., CVPR 2025, arXiv 2411.16738)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -14,6 +14,7 @@ class CfgDelay(Method):
 
     where: ClassVar[Where] = "guidance"
     paper: ClassVar[str] = "Jain et al. 2025, arXiv:2411.16738"
+    neutral: ClassVar[dict[str, Any] | None] = {"transition": 1000}
 
     transition: float = Field(500, ge=0, le=1000, description="timestep from which guidance is on; 500 and 600 to 700 are published, 1000 is always")
     before: float = Field(0, description="guidance scale until then: 0 ignores the prompt, -2 is the published opposite guidance")

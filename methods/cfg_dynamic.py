@@ -1,6 +1,6 @@
 """Guidance that begins at each image's own transition point (Jain et al., CVPR 2025, arXiv 2411.16738)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ class CfgDynamic(Method):
 
     where: ClassVar[Where] = "guidance"
     paper: ClassVar[str] = "Jain et al. 2025, arXiv:2411.16738"
+    neutral: ClassVar[dict[str, Any] | None] = {"fallback": 1000}
 
     before: float = Field(0, description="guidance scale until the switch: 0 in the paper, 1 in its code")
     fallback: float = Field(500, ge=0, le=1000, description="timestep at which an image without a minimum switches; 1000 is always guided, 0 never falls back")

@@ -21,6 +21,7 @@ class CrossAttention(Method):
 
     where: ClassVar[Where] = "attention"
     paper: ClassVar[str] = "Ren et al. 2024, arXiv:2403.11052"
+    neutral: ClassVar[dict[str, Any] | None] = {"c1": 1, "mask": "none"}
 
     c1: float = Field(1.25, gt=0, description="factor on the first token's attention logit in conditional rows; 1 leaves it")
     mask: Literal["padding", "summary", "none"] = Field("padding", description="hide padding (code), padding and end token (paper), or nothing")

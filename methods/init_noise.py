@@ -1,6 +1,6 @@
 """Initial noise moved out of the attraction of a memorized image (Han et al., NeurIPS 2025, arXiv 2510.08625, batch-wise)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ class InitNoise(Method):
 
     where: ClassVar[Where] = "noise"
     paper: ClassVar[str] = "Han et al. 2025, arXiv:2510.08625"
+    neutral: ClassVar[dict[str, Any] | None] = {"rounds": 0, "transition": 1000}
 
     rounds: int = Field(2, ge=0, description="moves; 2 for Stable Diffusion 1.4, 4 for 2.0")
     gamma: float = Field(0.7, ge=0, description="length of a move")

@@ -1,7 +1,11 @@
 """The reference row."""
 
+from typing import Any, ClassVar
+
 from bench.method import Method
 
 
 class NoMitigation(Method):
     """No mitigation: plain classifier-free guidance, with the same initial noise as every other row."""
+
+    neutral: ClassVar[dict[str, Any] | None] = {}

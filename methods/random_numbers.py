@@ -1,6 +1,6 @@
 """Random number addition (RNA): numbers in the prompt's text (Somepalli et al., NeurIPS 2023, arXiv 2305.20086)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ class RandomNumbers(Method):
 
     where: ClassVar[Where] = "prompt"
     paper: ClassVar[str] = "Somepalli et al. 2023, arXiv:2305.20086"
+    neutral: ClassVar[dict[str, Any] | None] = {"count": 0}
 
     count: int = Field(4, ge=0, description="numbers inserted; the published scripts use 1, 2 or 4")
     seed: int = Field(0, ge=0, description="of the perturbation, together with the prompt")

@@ -6,7 +6,7 @@ and reference code disagree, the code is the default (both rows of the guided ba
 and `branch=cond`, `token_norm=none` are the paper.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from bench.analysis import MaskFunction, Report
 from bench.errors import UserError
 from bench.method import FitData, Method, Need, State, Where
 from bench.sampler import Denoiser, classifier_free_guidance, trajectory
@@ -25,6 +26,7 @@ class Wanda(Method):
     where: ClassVar[Where] = "weights"
     needs: ClassVar[tuple[Need, ...]] = ("fit_prompts",)
     paper: ClassVar[str] = "Chavhan et al. 2024, arXiv:2406.18566"
+    neutral: ClassVar[dict[str, Any] | None] = {"sparsity": 0}
 
     sparsity: float = Field(0.01, ge=0, le=1, description="share of every row that is a candidate at one call")
     prompts: int = Field(10, ge=1, description="fit prompts used, evenly spread over the suite's list")
@@ -35,30 +37,64 @@ class Wanda(Method):
 
     def fit(self, denoiser: Denoiser, data: FitData) -> State:
         """Masks of the weights to remove, bool `[d, m]` by layer. Costs `2 * calls * (prompts + 1)` row evaluations."""
-        count = min(self.prompts, len(data.fit_prompts))
-        chosen = [data.fit_prompts[i * len(data.fit_prompts) // count] for i in range(count)]
+        chosen = [data.fit_prompts[i] for i in self.fitted_on(len(data.fit_prompts))]
         calls = min(self.calls, denoiser.steps)
         active = self.column_energies(denoiser, chosen, calls)
-        # Same seed, same prompt: the empty prompt repeated `count` times has `count` times the energy of one run.
+        # Same seed, same prompt: the empty prompt repeated n times has n times the energy of one run.
         empty = self.column_energies(denoiser, [""], calls)
         layers = feed_forward_outputs(denoiser.pipe.unet)
-        return {name: self.mask(layer.weight.detach(), active[name], count * empty[name]) for name, layer in layers.items()}
+        return {name: self.mask(layer.weight.detach(), active[name], len(chosen) * empty[name]) for name, layer in layers.items()}
 
-    def column_energies(self, denoiser: Denoiser, prompts: list[str], calls: int) -> dict[str, Tensor]:
-        """Sum over prompts and tokens of the squared input of every layer, fp32 `[calls, m]` by layer; activations are not kept."""
+    def fitted_on(self, available: int) -> list[int]:
+        """Positions of the prompts that `fit` uses, evenly spread over the `available` ones."""
+        count = min(self.prompts, available)
+        return [i * available // count for i in range(count)]
+
+    def mask_functions(self, denoiser: Denoiser, prompts: Sequence[str], report: Report) -> dict[str, MaskFunction]:
+        """What `bench analyze masks` asks for: energies add up, so one run of every prompt gives the masks of all subsets."""
+        calls, batch = min(self.calls, denoiser.steps), denoiser.batch_size
+        parts = []
+        for start in range(0, len(prompts), batch):
+            parts.append(self.column_energies(denoiser, list(prompts[start : start + batch]), calls, per_prompt=True))
+            report("observe prompts", min(start + batch, len(prompts)), len(prompts))
+        empty = self.column_energies(denoiser, [""], calls)
+
+        def function(name: str, weight: Tensor) -> MaskFunction:
+            energies = torch.cat([part[name] for part in parts])
+
+            def masks(chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
+                by_call = self.call_masks(weight, energies[list(chosen)].sum(0), len(chosen) * empty[name])
+                candidates, masked = zip(*by_call, strict=True)
+                return torch.stack(candidates), torch.stack(masked)
+
+            return masks
+
+        return {name: function(name, layer.weight.detach()) for name, layer in feed_forward_outputs(denoiser.pipe.unet).items()}
+
+    def column_energies(self, denoiser: Denoiser, prompts: list[str], calls: int, per_prompt: bool = False) -> dict[str, Tensor]:
+        """Sum over prompts and tokens of the squared input of every layer, fp32 `[calls, m]` by layer; activations are not kept.
+
+        `per_prompt` keeps prompts apart, `[prompts, calls, m]`.
+        """
         layers = feed_forward_outputs(denoiser.pipe.unet)
-        energies = {name: torch.zeros(calls, layer.in_features, device=layer.weight.device) for name, layer in layers.items()}
+        shape = (len(prompts), calls) if per_prompt else (calls,)
+        energies = {name: torch.zeros(*shape, layer.in_features, device=layer.weight.device) for name, layer in layers.items()}
         fired = dict.fromkeys(layers, 0)
 
         def observe(name: str) -> Any:
             def hook(module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
-                rows = args[0].detach()
+                rows, count = args[0].detach(), len(args[0]) // 2
                 if self.branch == "cond":
-                    rows = rows[len(rows) // 2 :]
+                    rows = rows[count:]
                 rows = rows.flatten(0, -2).float()
                 if self.token_norm == "l2":
                     rows = torch.nn.functional.normalize(rows, dim=1)
-                energies[name][fired[name] % calls] += rows.square().sum(0)
+                call = fired[name] % calls
+                if per_prompt:
+                    by_prompt = rows.square().unflatten(0, (-1, count, args[0].shape[1]))  # [branches, prompts, tokens, m]
+                    energies[name][start : start + count, call] += by_prompt.sum((0, 2))  # `start` of the batch that runs
+                else:
+                    energies[name][call] += rows.square().sum(0)
                 fired[name] += 1
 
             return hook
@@ -79,17 +115,21 @@ class Wanda(Method):
         return energies
 
     def mask(self, weight: Tensor, active: Tensor, empty: Tensor) -> Tensor:
-        """Union over calls of: among the `floor(sparsity * m)` largest |W| A of its row, and A > A of the empty prompt. Bool `[d, m]`."""
-        largest = int(self.sparsity * weight.shape[1])
+        """Union over calls of the masks of every call, bool `[d, m]`, from energies `[calls, m]`."""
         united = torch.zeros_like(weight, dtype=torch.bool)
-        if largest == 0:
-            return united
+        for _, masked in self.call_masks(weight, active, empty):
+            united |= masked
+        return united
+
+    def call_masks(self, weight: Tensor, active: Tensor, empty: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """By call, bool `[d, m]` both: the `floor(sparsity * m)` largest |W| A of every row, and those with A > A of the empty prompt."""
+        largest = int(self.sparsity * weight.shape[1])
         magnitude = weight.float().abs()
         # Both scores share |W|, so comparing them is comparing columns, without the rounding of two products.
         for energy, baseline in zip(active, empty, strict=True):
             chosen = (magnitude * energy.sqrt()).topk(largest, dim=1).indices
-            united |= torch.zeros_like(united).scatter_(1, chosen, True) & (energy > baseline)
-        return united
+            candidates = torch.zeros_like(weight, dtype=torch.bool).scatter_(1, chosen, True)
+            yield candidates, candidates & (energy > baseline)
 
     @contextmanager
     def attach(self, pipe: Any, state: State) -> Iterator[None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +25,7 @@ class Wen(Method):
     where: ClassVar[Where] = "embedding"
     needs: ClassVar[tuple[Need, ...]] = ("clean_prompts",)
     paper: ClassVar[str] = "Wen et al. 2024, arXiv:2407.21720"
+    neutral: ClassVar[dict[str, Any] | None] = {"target": 1e9}
 
     target: float | None = Field(
         None,

@@ -1,0 +1,80 @@
+"""What an attack is: one class that drives the model through a `Target` and gives numbers, under a declared threat model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from bench.errors import UserError
+from bench.metric import PerImage, PerSet, SampleSet
+
+if TYPE_CHECKING:
+    from bench.method import Method, State
+    from bench.sampler import Denoiser
+    from bench.suite import Prompt, Suite
+
+Threat = Literal["api", "weights"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an attacker meets. It never sees the method: under `api` it may only generate, under `weights` it holds the edited weights.
+
+    `suite` gives candidate prompts and, for verification after the attack, reference images.
+    """
+
+    suite: Suite
+    device: Any
+    threat: Threat
+    generate_: Callable[[Sequence[Prompt], int], SampleSet]
+    weights_: Callable[[], AbstractContextManager[Denoiser]]
+
+    def generate(self, prompts: Sequence[Prompt], images: int) -> SampleSet:
+        """`images` generations of every prompt by the mitigated model, from the store where it has them already."""
+        return self.generate_(prompts, images)
+
+    def weights(self) -> AbstractContextManager[Denoiser]:
+        """The mitigated model's weights alone: what a method does by hooks, prompts, noise or guidance is not in them."""
+        if self.threat != "weights":
+            raise UserError("an attack of the threat model 'api' asked for the weights; declare threat = 'weights'")
+        return self.weights_()
+
+
+class Attack(BaseModel):
+    """Derive one class per file; typed fields are settings that a suite gives under `[attacks.NAME]`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    threat: ClassVar[Threat] = "api"
+    names: ClassVar[tuple[str, ...]] = ()  # of the scores it gives
+    files: ClassVar[tuple[str, ...]] = ()  # of its fields, those that name files of the suite
+    version: ClassVar[int] = 1
+
+    def run(self, target: Target) -> dict[str, PerImage | PerSet]:
+        """All scores by name. Raises `Unmeasurable` with the reason when the suite gives nothing to attack."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it attacks: define run(self, target)")
+
+
+@contextmanager
+def edited_weights(denoiser: Denoiser, method: Method, state: State) -> Iterator[Denoiser]:
+    """The denoiser with those parameters that the method changes, and nothing else of the method; as before on exit, bit for bit."""
+    import torch
+
+    parts = [part for part in (denoiser.pipe.unet, denoiser.pipe.text_encoder, denoiser.pipe.vae) if part is not None]
+    before = [{name: value.detach().clone() for name, value in part.state_dict().items()} for part in parts]
+    with method.attach(denoiser.pipe, state):
+        edited = [
+            {name: value.detach().clone() for name, value in part.state_dict().items() if name in old and not torch.equal(value, old[name])}
+            for part, old in zip(parts, before, strict=True)
+        ]
+    try:
+        for part, changes in zip(parts, edited, strict=True):
+            part.load_state_dict(changes, strict=False)
+        yield denoiser
+    finally:
+        for part, old, changes in zip(parts, before, edited, strict=True):
+            part.load_state_dict({name: old[name] for name in changes}, strict=False)

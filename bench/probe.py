@@ -1,0 +1,73 @@
+"""Which plug-ins can be imported: tried in a process of its own, for `bench list`.
+
+Only an import tells whether a stranger's module imports, and `bench list` must show a broken one as broken. Importing it
+here would cost the seconds that torch takes, and let it print into `--json`, set seeds, exit or hang. A child process
+pays and suffers instead; it reports entry by entry, so one that takes the child down is known, and the rest is tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import registry
+from bench.errors import UserError, one_line
+from bench.registry import Entry
+
+SECONDS = 120.0
+
+
+def probe(entries: Sequence[Entry], seconds: float = SECONDS) -> dict[Entry, str]:
+    """The first line of every class's docstring, or `broken: <reason>`. A child that is not through in `seconds` is stopped."""
+    found: dict[Entry, str] = {}
+    waiting = list(entries)
+    while waiting:
+        told, end = _ask_child(waiting, seconds)
+        found |= dict(zip(waiting, told))
+        if len(told) < len(waiting):
+            found[waiting[len(told)]] = f"broken: importing it {end}"
+        waiting = waiting[len(told) + 1 :]
+    return found
+
+
+def _ask_child(entries: Sequence[Entry], seconds: float) -> tuple[list[str], str]:
+    """The summaries that a child told before it ended, in order, and how it ended."""
+    names = [f"{entry.kind}:{entry.plugin.full_name}" for entry in entries if entry.plugin]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}  # the child finds what this process finds
+    command = [sys.executable, "-P", "-m", "bench.probe", *names]
+    try:
+        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=seconds)
+        output, end = done.stdout, f"ended Python (exit code {done.returncode})"
+    except subprocess.TimeoutExpired as stopped:
+        output, end = stopped.stdout or b"", f"takes longer than {seconds:g} seconds"
+    return [json.loads(line) for line in output.splitlines()], end
+
+
+def _child(names: Sequence[str]) -> None:
+    """Import entry after entry. Summaries go where standard output was; what the plug-ins print goes to standard error."""
+    with os.fdopen(os.dup(1), "w") as told:
+        os.dup2(2, 1)
+        for name in names:
+            told.write(json.dumps(_summary(name)) + "\n")
+            told.flush()
+    os._exit(0)  # without waiting for threads that a plug-in may have started
+
+
+def _summary(name: str) -> str:
+    kind, _, full_name = name.partition(":")
+    try:
+        return (registry.find(kind, full_name).load().__doc__ or "").strip().partition("\n")[0]
+    except UserError as error:
+        cause = error.__cause__
+        reason = f"{type(cause).__name__}: {one_line(cause)}" if cause else one_line(error)
+    except BaseException as error:  # a class whose look-up alone fails
+        reason = f"{type(error).__name__}: {one_line(error)}"
+    return f"broken: {reason[:300]}"
+
+
+if __name__ == "__main__":
+    _child(sys.argv[1:])

@@ -1,0 +1,182 @@
+"""Choosing a method's parameters on `fit` prompts only, by one stated rule, with everything that was tried on record.
+
+Every setting of a grid runs through the ordinary runner on a suite derived from the given one, in which fit prompts play
+the memorized ones and other clean prompts the clean ones; held-out prompts never appear. A method that learns from fit
+prompts is scored on those it did not learn from, in two folds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench import registry
+from bench.errors import UserError, one_line
+from bench.parameters import configure, parse_assignments, validation_line
+from bench.record import environment
+from bench.runner import NEEDED_ROLE, Progress, Run, silent
+from bench.store import write_atomically
+from bench.suite import PromptSettings, Suite, digest_of
+
+REPLICATION, ALIGNMENT = "sscd", ("clip_score", "clip_score_clean")
+RULE = "lowest SSCD on fit prompts among settings whose CLIP scores, on fit and on clean prompts, fall at most `tolerance` below none's"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Setting(_Strict):
+    """One setting of the grid and its means over fit prompts (SSCD, CLIP) and clean prompts (CLIP)."""
+
+    parameters: dict[str, Any]
+    scores: dict[str, float]
+
+
+class Tuning(_Strict):
+    """A file of `leaderboards/tuning/<suite>/<method>.json`: what was tried, what it gave, what was chosen and why."""
+
+    schema_version: Literal[1] = 1
+    suite: str
+    generation: str = Field(description="hash of the model and how it is sampled")
+    method: str
+    method_version: int
+    source: str | None
+    rule: str
+    tolerance: float
+    folds: int
+    prompts: dict[str, int]
+    none: dict[str, float]
+    settings: list[Setting]
+    chosen: dict[str, Any]
+    environment: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        write_atomically(path, (json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def load_tuning(path: Path) -> tuple[Tuning, str]:
+    """A tuning file and its sha256. Raises `UserError` when it is missing, damaged or of another form."""
+    try:
+        content = path.read_bytes()
+        return Tuning.model_validate_json(content), hashlib.sha256(content).hexdigest()
+    except OSError as error:
+        raise UserError(f"tuning file {path} cannot be read ({one_line(error)}); make one with `bench tune`") from error
+    except ValidationError as error:
+        raise UserError(f"tuning file {path}: {validation_line(error)}") from error
+
+
+def parse_grid(assignments: Iterable[str]) -> list[dict[str, Any]]:
+    """`["rounds=1,2", "gamma=0.7"]` to every combination, in the order given. Raises `UserError` for an empty list."""
+    axes: list[list[dict[str, Any]]] = []
+    for assignment in assignments:
+        name, _, values = assignment.partition("=")
+        axes.append([parse_assignments([f"{name}={value.strip()}"]) for value in values.split(",")])
+    if not axes:
+        raise UserError("nothing to choose from: give at least one --grid name=value,value")
+    return [{key: value for part in combination for key, value in part.items()} for combination in product(*axes)]
+
+
+def tuning_suites(suite: Suite, folds: int, clean: int, images: int) -> list[Suite]:
+    """The derived suites, one a fold. In fold i of two, every second fit prompt is learned from and the others are scored.
+
+    Calibration prompts are halved for good: methods are calibrated on one half, and `clean` of the other are scored.
+    """
+    settings = suite.settings
+    if "fit" not in settings.prompts or "calibration" not in settings.prompts:
+        raise UserError(f"suite {suite.name} has no [prompts.fit] and [prompts.calibration] to choose parameters on")
+    fit, calibration = settings.prompts["fit"], settings.prompts["calibration"]
+    metrics = {name: settings.metrics[name] for name in ("sscd", "clip_score") if name in settings.metrics}
+
+    def part(of: PromptSettings, which: int, count: int, **changes: Any) -> PromptSettings:
+        return of.model_copy(update={"part": (which, count), **changes})
+
+    derived = []
+    for fold in range(folds):
+        prompts = {
+            "fit": part(fit, fold, folds),
+            "memorized": part(fit, 1 - fold, folds, images_per_prompt=images) if folds > 1 else fit.model_copy(update={"images_per_prompt": images}),
+            "calibration": part(calibration, 0, 2),
+            "clean": part(calibration, 1, 2, limit=clean, images_per_prompt=1),
+        }
+        name = f"{suite.name}.tuning" if folds == 1 else f"{suite.name}.tuning-{fold}"
+        derived.append(Suite(settings.model_copy(update={"name": name, "prompts": prompts, "metrics": metrics, "attacks": {}}), suite.file, suite.limit))
+    return derived
+
+
+def tune(
+    suite: Suite, name: str, grid: list[dict[str, Any]], work: Path, device: torch.device, tolerance: float, clean: int, images: int, report: Progress = silent
+) -> Tuning:
+    """Run the grid and `none`, and choose by the rule. Finished settings are found again in `work` when the command is repeated."""
+    entry = registry.find("method", name)
+    methods = [configure("method", entry.name, entry.load(), values) for values in grid]
+    learns = any(NEEDED_ROLE[need] == "fit" for method in methods for need in method.needed())
+    suites = tuning_suites(suite, 2 if learns else 1, clean, images)
+    if learns and any(not derived.prompts("memorized") or not derived.prompts("fit") for derived in suites):
+        raise UserError(f"suite {suite.name} has too few fit prompts for two folds")
+
+    def measured(method: str, values: dict[str, Any], label: str) -> dict[str, float]:
+        per_prompt: dict[str, list[float]] = {}
+        for derived in suites:
+            run = Run.resolve(derived, method, values, work / "records", work / "store", device, lambda what, done, of: report(f"{label}: {what}", done, of))
+            record = run.finished() or run.execute()
+            for score in (REPLICATION, *ALIGNMENT):
+                per_prompt.setdefault(score, []).extend(record.per_prompt.get(score, {}).values())
+        missing = [score for score, values in per_prompt.items() if not values]
+        if missing:
+            raise UserError(f"suite {suite.name} does not measure {missing[0]}, which parameters are chosen by")
+        return {score: round(sum(values) / len(values), 6) for score, values in per_prompt.items()}
+
+    none = measured("none", {}, "none")
+    settings = [Setting(parameters=values, scores=measured(name, values, f"setting {number + 1} of {len(grid)}")) for number, values in enumerate(grid)]
+    return Tuning(
+        suite=suite.name, generation=_generation(suite), method=entry.name, method_version=methods[0].version, source=entry.source,
+        rule=RULE, tolerance=tolerance, folds=len(suites), none=none, settings=settings, chosen=choose(none, settings, tolerance),
+        prompts={role: sum(len(derived.prompts(role)) for derived in suites) for role in ("memorized", "clean")}, environment=environment(device),
+    )  # fmt: skip
+
+
+def choose(none: dict[str, float], settings: list[Setting], tolerance: float) -> dict[str, Any]:
+    """The rule; where no setting keeps alignment, the one that loses least of it."""
+
+    def loss(setting: Setting) -> float:
+        return max(none[score] - setting.scores[score] for score in ALIGNMENT)
+
+    kept = [setting for setting in settings if loss(setting) <= tolerance]
+    best = min(kept, key=lambda setting: setting.scores[REPLICATION]) if kept else min(settings, key=loss)
+    return best.parameters
+
+
+def tuned_parameters(path: Path, suite: Suite, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The chosen parameters of a tuning file, and what a record says about them. Raises `UserError` when the file is about something else."""
+    tuning, digest = load_tuning(path)
+    entry = registry.find("method", method)
+    found = (tuning.method, tuning.method_version, tuning.source, tuning.generation)
+    if found != (entry.name, entry.load().version, entry.source, _generation(suite)):
+        raise UserError(f"tuning file {path} was made for another method, version or model than {method} on {suite.name}; make it again with `bench tune`")
+    about = {"sha256": digest, "rule": tuning.rule, "tolerance": tuning.tolerance, "settings": len(tuning.settings), "chosen_on": "fit prompts"}
+    return tuning.chosen, about
+
+
+def _generation(suite: Suite) -> str:
+    return digest_of(suite.generation)[:16]
+
+
+def text(tuning: Tuning) -> str:
+    """The settings as a table for people, the chosen one marked."""
+    lines = [
+        f"{tuning.method} on fit prompts of {tuning.suite} ({tuning.prompts['memorized']} prompts, {tuning.folds} fold(s)); {tuning.rule} ({tuning.tolerance})"
+    ]
+    lines.append("    " + "".join(f"{score:>18}" for score in (REPLICATION, *ALIGNMENT)))
+    for parameters, scores in [({"none": ""}, tuning.none), *((setting.parameters, setting.scores) for setting in tuning.settings)]:
+        mark = "->" if parameters == tuning.chosen else "  "
+        name = ", ".join(f"{key}={value}" if value != "" else key for key, value in parameters.items())
+        lines.append(f" {mark} " + "".join(f"{scores[score]:>18.3f}" for score in (REPLICATION, *ALIGNMENT)) + f"  {name}")
+    return "\n".join(lines)
