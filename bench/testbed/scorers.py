@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -236,7 +237,8 @@ def save_torchscript(module: nn.Module, side: int, path: Path) -> None:
     module = module.cpu().eval().to(memory_format=torch.contiguous_format)
     if isinstance(module, FeatureNetwork):
         module.head = nn.Identity()  # type: ignore[assignment]
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is what the official scorers come in
         torch.jit.trace(module, torch.rand(2, 3, side, side)).save(str(path))
     _drop_debug_entries(path)
 
