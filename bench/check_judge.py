@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ Scores = dict[str, PerImage | PerSet]
 
 
 def _run(subject: Subject) -> Run:
-    """A run of `none` on the tiny suite with its images made."""
+    """A run of `none` on the tiny suite with its images made, in a store of its own."""
     suite = load_suite(str(subject.folder / "tiny.toml"))
     settings = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
-    run = Run.resolve(Suite(settings, suite.file), "none", {}, subject.folder / "records", subject.folder / "store", torch.device("cpu"))
+    run = Run.resolve(Suite(settings, suite.file), "none", {}, subject.folder / "records", Path(tempfile.mkdtemp(dir=subject.folder)), torch.device("cpu"))
     roles = getattr(subject.configured, "roles", ())
     run.generate({}, [key for role in roles for key in run.samples(role).keys])
     return run
@@ -72,8 +73,8 @@ def repeats(subject: Subject) -> None:
 
 
 def follows_its_images(subject: Subject) -> None:
-    if subject.entry.kind == "attack" or subject.cls.cost:
-        raise NotApplicable("only for scores that are computed from stored images")
+    if subject.cls.cost:
+        raise NotApplicable("a cost is measured and not computed")
     run = _run(subject)
     evaluation = evaluation_of(run, subject.configured, {}, 0.0, 0)
     straight, reversed_ = subject.configured.measure(evaluation), subject.configured.measure(_reversed(evaluation))
@@ -122,8 +123,6 @@ def _shards(run: Run) -> dict[str, str]:
 
 
 def keeps_to_its_threat(subject: Subject) -> None:
-    if subject.entry.kind != "attack":
-        raise NotApplicable("only attacks have a threat model")
     if subject.cls.threat not in ("api", "weights"):
         raise Broken(f"threat is {subject.cls.threat!r}", "choose api (may only generate) or weights (holds the edited weights)")
     asked = False
@@ -145,8 +144,8 @@ JUDGE_CONTRACTS: dict[str, Contract] = {
     "declares its scores": declares_scores,
     "gives the scores that it declares, finite": gives_its_scores,
     "gives the same numbers again": repeats,
-    "scores follow their images": follows_its_images,
     "leaves global random state alone": random_state,
     "leaves the model and stored images as they were": keeps_model_and_images,
-    "keeps to its threat model": keeps_to_its_threat,
 }
+METRIC_CONTRACTS = JUDGE_CONTRACTS | {"scores follow their images": follows_its_images}
+ATTACK_CONTRACTS = JUDGE_CONTRACTS | {"keeps to its threat model": keeps_to_its_threat}

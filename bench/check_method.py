@@ -153,9 +153,7 @@ def neutral_equals_none(subject: Subject) -> None:
         state = method.fit(denoiser, fit_data(subject))
         one, other = draw(denoiser, method, state), draw(denoiser, Method(), {})
     if not torch.equal(one, other):
-        raise Broken(
-            f"with {neutral} latents differ from those of `none` by {furthest(one, other)}", "do nothing then, not even arithmetic"
-        )
+        raise Broken(f"with {neutral} latents differ from those of `none` by {furthest(one, other)}", "do nothing then, not even arithmetic")
 
 
 def evaluations_are_counted(subject: Subject) -> None:

@@ -6,7 +6,6 @@ Each runs on a pipeline of its own, so that what one leaves behind cannot hide o
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 import socket
@@ -65,7 +64,7 @@ Contract = Callable[[Subject], None]
 
 def check(entry: Entry, values: dict[str, Any]) -> list[Result]:
     """Try every contract of the entry's kind. Raises `UserError` when it cannot be imported or configured at all."""
-    from bench.check_judge import JUDGE_CONTRACTS
+    from bench.check_judge import ATTACK_CONTRACTS, METRIC_CONTRACTS
     from bench.check_method import METHOD_CONTRACTS
     from bench.model import quiet_libraries
     from bench.parameters import configure
@@ -78,7 +77,7 @@ def check(entry: Entry, values: dict[str, Any]) -> list[Result]:
         section = suite.settings.attacks if entry.kind == "attack" else suite.settings.metrics if entry.kind == "metric" else {}
         values = section.get(entry.name, {}) | values
         subject = Subject(entry, cls, configure(entry.kind, entry.name, cls, values), values, Path(place))
-        contracts = COMMON_CONTRACTS | (METHOD_CONTRACTS if entry.kind == "method" else JUDGE_CONTRACTS)
+        contracts = COMMON_CONTRACTS | {"method": METHOD_CONTRACTS, "metric": METRIC_CONTRACTS, "attack": ATTACK_CONTRACTS}[entry.kind]
         results = [_result(name, contract, subject) for name, contract in contracts.items()]
     reached = "; ".join(dict.fromkeys(attempts))
     network = Result(NETWORK, "broken", f"it tried to reach {reached}; take what it needs as a file of the suite") if reached else Result(NETWORK, "kept")
@@ -149,7 +148,8 @@ def random_state_untouched(doing: str) -> Iterator[None]:
     """Break the contract when the global generators of torch, NumPy or Python are elsewhere afterwards."""
 
     def states() -> dict[str, Any]:
-        return {"torch": torch.get_rng_state().tolist(), "NumPy": copy.deepcopy(np.random.get_state()[1]).tolist(), "Python": random.getstate()}  # type: ignore[index,union-attr]
+        kind, keys, *rest = np.random.get_state(legacy=True)
+        return {"torch": torch.get_rng_state().tolist(), "NumPy": (kind, np.asarray(keys).tolist(), rest), "Python": random.getstate()}
 
     before = states()
     yield

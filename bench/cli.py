@@ -129,7 +129,8 @@ def tune(
     suite: Annotated[str, typer.Option("--suite", help="A name from `bench list suites`, or a TOML file.")] = "testbed",
     out: Annotated[Path | None, typer.Option(help="Where the result goes; leaderboards/tuning/<suite>/<method>.json by default.")] = None,
     work: Annotated[Path, typer.Option(help="Where images and records of the settings are kept, to go on after an interruption.")] = Path("runs/tuning"),
-    tolerance: Annotated[float, typer.Option(min=0, help="How far CLIP scores may fall below those of `none`.")] = 0.02,
+    tolerance: Annotated[float, typer.Option(min=0, help="How far the CLIP score of clean prompts may fall below that of `none`.")] = 0.02,
+    tolerance_fit: Annotated[float, typer.Option(min=0, help="The same on fit prompts, whose copies show all that was asked for.")] = 0.10,
     clean: Annotated[int, typer.Option(min=1, help="Clean prompts that alignment is measured on.")] = 48,
     images: Annotated[int, typer.Option(min=1, help="Images a fit prompt.")] = 4,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU by default where there is one.")] = None,
@@ -143,10 +144,10 @@ def tune(
     from bench.model import pick_device
     from bench.progress import reporter
 
-    settings = tuning.parse_grid(grid)
+    settings, allowed = tuning.parse_grid(grid), {tuning.ALIGNMENT: tolerance_fit, tuning.CLEAN_ALIGNMENT: tolerance}
     entry = registry.find("method", method)
     with reporter() as report, resumable():
-        result = tuning.tune(chosen, method, settings, work, pick_device(device), tolerance, clean, images, report)
+        result = tuning.tune(chosen, method, settings, work, pick_device(device), allowed, clean, images, report)
     path = out or COMMITTED.parent / "tuning" / chosen.name / f"{entry.name}.json"
     result.save(path)
     print(result.model_dump_json(indent=1) if as_json else tuning.text(result))

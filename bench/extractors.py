@@ -146,7 +146,8 @@ class OpenClip:
 
         try:
             pretrained = str(self.weights) if self.weights else None
-            model, _, preprocess = open_clip.create_model_and_transforms(self.identifier, pretrained=pretrained, device=self.device, weights_only=True)
+            with torch.random.fork_rng(devices=[]):  # weights are drawn at random before the checkpoint replaces them
+                model, _, preprocess = open_clip.create_model_and_transforms(self.identifier, pretrained=pretrained, device=self.device, weights_only=True)
         except Exception as error:  # open_clip and safetensors each raise their own
             raise UserError(f"open_clip cannot load {self.identifier} ({one_line(error)[:100]}); fetch or build it again") from error
         return model.eval(), preprocess

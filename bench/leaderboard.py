@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REFERENCE = "none"
+TUNED = " †"
+TUNED_MEANS = "† parameters chosen on the suite's `fit` prompts by `bench tune`; the record says by which rule"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Row:
     def label(self) -> str:
         """The method, with the parameters that are not its defaults."""
         given = ", ".join(f"{key}={value}" for key, value in sorted(self.record.changed.items()))
-        return f"{self.record.method} ({given})" if given else self.record.method
+        return self.record.method + (f" ({given})" if given else "") + (TUNED if self.record.tuning else "")
 
     def score(self, column: Column) -> Score | None:
         return (self.record.cost if column.cost else self.record.scores).get(column.name)
@@ -266,6 +268,7 @@ def markdown(board: Board) -> str:
         lines += [*markdown_table(board, columns), "", "Rows by SSCD. Brackets: 95 % intervals that resample prompts; Δ: paired difference to `none`.", ""]
         lines += [f"- **{heading(board, column)}**: {column.meaning}" for column in columns]
         lines += ["- **Pareto**: no other row is as good in SSCD, CLIP and time together"]
+        lines += [f"- {TUNED_MEANS}"] if any(row.record.tuning for row in board.rows) else []
     if board.apart:
         lines += ["", "Not ranked:", ""]
         lines += [f"- {_escape(Row(record, None).label)} (run {record.run}): {reason}" for record, reason in board.apart]
@@ -324,6 +327,7 @@ def html(board: Board) -> str:
             groups=_groups(board),
             gallery=_gallery(board),
             group_name=board.rows[0].record.group_name if board.rows else "group",
+            tuned=TUNED_MEANS if any(row.record.tuning for row in board.rows) else "",
             machines=sorted({str(row.record.environment.get("device_name", "unknown")) for row in board.rows}),
         )
     )
@@ -389,6 +393,8 @@ def row_table(record: RunRecord, others: list[RunRecord]) -> Table:
             else []
         )
         shown.add_row(name, text, *cells)
+    for name, mean in record.facts.get("memorized", {}).items():
+        shown.add_row(f"{name} (reported)", number(mean, 3))
     if not beside and record.method != REFERENCE:
         shown.caption = f"no record of `none` under this protocol yet: bench run --method none --suite {record.suite}"
     return shown
