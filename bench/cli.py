@@ -130,7 +130,7 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="Where the result goes; leaderboards/tuning/<suite>/<method>.json by default.")] = None,
     work: Annotated[Path, typer.Option(help="Where images and records of the settings are kept, to go on after an interruption.")] = Path("runs/tuning"),
     tolerance: Annotated[float, typer.Option(min=0, help="How far the CLIP score of clean prompts may fall below that of `none`.")] = 0.02,
-    tolerance_fit: Annotated[float, typer.Option(min=0, help="The same on fit prompts, whose copies show all that was asked for.")] = 0.10,
+    tolerance_fit: Annotated[float, typer.Option(min=0, help="The same on fit prompts, whose copies show all that was asked for.")] = 0.15,
     clean: Annotated[int, typer.Option(min=1, help="Clean prompts that alignment is measured on.")] = 48,
     images: Annotated[int, typer.Option(min=1, help="Images a fit prompt.")] = 4,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU by default where there is one.")] = None,

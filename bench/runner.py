@@ -66,7 +66,7 @@ class Run:
         entries = {f"method {entry.name}": entry}
         judges: dict[str, dict[str, Any]] = {"metric": {}, "attack": {}}
         for kind, name, settings in suite.settings.judges():
-            found = entries[f"{kind} {name}"] = registry.find(kind, name)
+            found = entries[f"{kind} {name}"] = registry.find(kind, str(suite.file.parent / name) if name.endswith(".py") else name)
             judge = judges[kind][name] = configure(kind, name, found.load(), settings)
             for file in (getattr(judge, key) for key in judge.files):
                 if file:
