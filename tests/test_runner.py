@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from bench.errors import UserError
+from bench.method import Method
+from bench.parameters import parse_assignments
 from bench.record import load_record
 from bench.runner import Run
-from bench.suite import load_suite
+from bench.sampler import sample
+from bench.suite import Suite, load_suite
 
 CPU = torch.device("cpu")
 
@@ -257,3 +260,43 @@ def test_alignment_in_a_record_is_of_each_picture_with_its_own_prompt(tiny_suite
             for key in samples.keys[row * samples.images : (row + 1) * samples.images]:
                 cosines.append(float(clip(run.store.pictures([key]))[0] @ clip.texts([prompt.text])[0][0]))
         assert record.scores[score].value == pytest.approx(np.mean(cosines), abs=1e-5)
+
+
+@pytest.mark.parametrize(("method", "role"), [("wanda", "fit"), ("wen", "calibration")])
+def test_a_method_whose_prompts_the_suite_lacks_fails_before_any_work(tiny_suite, tmp_path, method, role):
+    prompts = {name: part for name, part in tiny_suite.settings.prompts.items() if name != role}
+    suite = Suite(tiny_suite.settings.model_copy(update={"prompts": prompts}), tiny_suite.file)
+    with pytest.raises(UserError, match=rf"{method} needs .* has no \[prompts.{role}\]"):
+        Run.resolve(suite, method, {}, tmp_path / "records", tmp_path / "store", CPU)
+    if method == "wen":  # with a target of its own it needs no clean prompts
+        Run.resolve(suite, method, {"target": 1.5}, tmp_path / "records", tmp_path / "store", CPU)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "says"), [("target=inf", "finite"), ("iterations=many", "integer"), ("preset=wild", "'image' or 'reference'"), ("lr=0", "greater")]
+)
+def test_parameters_of_the_wrong_type_are_one_line(tiny_suite, tmp_path, parameter, says):
+    with pytest.raises(UserError, match=says) as error:
+        Run.resolve(tiny_suite, "wen", parse_assignments([parameter]), tmp_path / "records", tmp_path / "store", CPU)
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_method_reports_of_its_images_is_stored_and_averaged(tiny_suite, tmp_path):
+    run = Run.resolve(tiny_suite, "wen", {"target": 0.7, "iterations": 1}, tmp_path / "records", tmp_path / "store", CPU)
+    record = run.execute()
+    keys = run.samples("memorized").keys
+    stored = run.store.facts(keys)
+    assert len(stored) == 8 and all(set(facts) == {"converged", "updates", "magnitude_before", "magnitude_after"} for facts in stored)
+    assert record.facts["memorized"]["updates"] == pytest.approx(sum(facts["updates"] for facts in stored) / 8, abs=1e-6)
+    again = Run.resolve(tiny_suite, "wen", {"target": 0.7, "iterations": 1}, tmp_path / "records", tmp_path / "store", CPU)
+    assert again.store.facts(keys) == stored
+
+
+def test_facts_of_the_wrong_length_or_kind_are_named(denoiser):
+    class Talkative(Method):
+        def adjust(self, denoiser, request, state):
+            request.facts["converged"] = [True]
+            return request
+
+    with pytest.raises(UserError, match=r"facts\['converged'\] must hold a number"):
+        sample(denoiser, denoiser.request(["a", "b"], [1, 2]), Talkative(), {})
