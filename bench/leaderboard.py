@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REFERENCE = "none"
-TUNED = " †"
-TUNED_MEANS = "† parameters chosen on the suite's `fit` prompts by `bench tune`; the record says by which rule"
+TUNED_MEANS = (
+    "† parameters chosen on the suite's `fit` prompts by `bench tune`; the record has the rule and how many settings met it (‡ none did: the nearest was taken)"
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,12 @@ class Row:
     def label(self) -> str:
         """The method, with the parameters that are not its defaults."""
         given = ", ".join(f"{key}={value}" for key, value in sorted(self.record.changed.items()))
-        return self.record.method + (f" ({given})" if given else "") + (TUNED if self.record.tuning else "")
+        return self.record.method + (f" ({given})" if given else "") + self.tuned
+
+    @property
+    def tuned(self) -> str:
+        tuning = self.record.tuning
+        return "" if tuning is None else " †" if tuning.get("kept") else " ‡"
 
     def score(self, column: Column) -> Score | None:
         return (self.record.cost if column.cost else self.record.scores).get(column.name)

@@ -146,7 +146,8 @@ class Run:
     def plan(self) -> dict[str, Any]:
         """What the run would do: images, row evaluations, disk, and time where an earlier measurement on this store allows an estimate."""
         missing, settings = len(self.missing()), self.suite.settings.model
-        timing = self._stored_timing()
+        timings = sorted(self.store.folder.glob(self._timing_file().name))
+        timing = _read_timing(timings[0]) if timings else None
         return {
             "suite": self.suite.name,
             "fingerprint": self.suite.fingerprint,
@@ -166,8 +167,12 @@ class Run:
         """The complete record of exactly this run on this kind of device, when there is one already."""
         path = self.records / self.suite.name / self.method_name / f"{self.id}.json"
         record = load_record(path) if path.is_file() else None
-        same = record is not None and record.status == "complete" and record.environment.get("device") == self.device.type
-        return record if same else None
+        if record is None or record.status != "complete" or record.environment.get("device") != self.device.type:
+            return None
+        if record.tuning != self.tuning:  # the same numbers, asked for in another way
+            record.tuning = self.tuning
+            record.save(self.records)
+        return record
 
     def execute(self) -> RunRecord:
         """Fit, generate, measure; the record is on disk from the first moment and says how far it came."""
@@ -244,23 +249,28 @@ class Run:
         return pictures, [{name: values[row] for name, values in request.facts.items()} for row in range(len(keys))]
 
     def time(self, state: State, rounds: int, images: int) -> Timing:
-        """Sample batches with the method and without any, in turn, after one round that does not count; kept in the store."""
-        known = self._stored_timing()
-        if known and len(known.method_seconds) == rounds and known.images == rounds * images:
-            return known
-        keys = list(self.samples("memorized").keys)
-        batches = [[keys[(r * images + i) % len(keys)] for i in range(images)] for r in range(rounds)]
+        """Sample batches with the method and without any, in turn, after one round that does not count; kept in the store.
+
+        What a method costs may depend on the prompt, so batches hold all images of prompts that are evenly spread over the list.
+        """
+        samples = self.samples("memorized")
+        count = max(1, images // samples.images)
+        rows = [i * len(samples.prompts) // (rounds * count) for i in range(rounds * count)]
+        batches = [[key for row in rows[r::rounds] for key in samples.keys[row * samples.images :][: samples.images]] for r in range(rounds)]
+        file = self._timing_file(batches)
+        if file.exists():
+            return _read_timing(file)
         taken: dict[bool, list[float]] = {True: [], False: []}
-        rows = {True: 0, False: 0}
+        spent = {True: 0, False: 0}
         for number, batch in enumerate([batches[0][:2], *batches]):
             for mitigated in (False, True) if number % 2 else (True, False):
                 seconds, used = self._timed(batch, state, mitigated)
                 if number:
                     taken[mitigated].append(seconds)
-                    rows[mitigated] += used
+                    spent[mitigated] += used
             self.report("time against none", number, rounds)
-        timing = Timing(tuple(taken[True]), tuple(taken[False]), rounds * images, rows[True], rows[False])
-        write_atomically(self._timing_file, json.dumps(asdict(timing)).encode())
+        timing = Timing(tuple(taken[True]), tuple(taken[False]), sum(map(len, batches)), spent[True], spent[False])
+        write_atomically(file, json.dumps(asdict(timing)).encode())
         return timing
 
     def _timed(self, batch: list[SampleKey], state: State, mitigated: bool) -> tuple[float, int]:
@@ -277,16 +287,11 @@ class Run:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    @property
-    def _timing_file(self) -> Path:
+    def _timing_file(self, batches: list[list[SampleKey]] | None = None) -> Path:
+        """Where the timing of these batches on this machine is kept; without batches, a pattern for all that were timed here."""
         machine = digest_of([device_name(self.device), torch.get_num_threads(), torch.__version__])[:12]
-        return self.store.folder / f"timing-{machine}.json"
-
-    def _stored_timing(self) -> Timing | None:
-        if not self._timing_file.exists():
-            return None
-        known = json.loads(self._timing_file.read_text())
-        return Timing(tuple(known["method_seconds"]), tuple(known["none_seconds"]), known["images"], known["method_rows"], known["none_rows"])
+        timed = "*" if batches is None else digest_of([[[key.prompt, key.seed] for key in batch] for batch in batches])[:12]
+        return self.store.folder / f"timing-{machine}-{timed}.json"
 
     def _facts(self, role: Role) -> dict[str, float]:
         """Means over a role's images of what the method reported of each: of truth values, the share."""
@@ -321,7 +326,7 @@ class Run:
             method=self.method_name,
             method_version=self.method.version,
             where=self.method.where,
-            needs=list(self.method.needs),
+            needs=list(self.method.needed()),
             paper=self.method.paper,
             parameters=self.method.model_dump(mode="json"),
             changed=self.method.model_dump(mode="json", exclude_defaults=True),
@@ -329,6 +334,11 @@ class Run:
             sources=self.sources,
             environment=environment(self.device) | {"plugins": self.plugins},
         )
+
+
+def _read_timing(file: Path) -> Timing:
+    known = json.loads(file.read_text())
+    return Timing(tuple(known["method_seconds"]), tuple(known["none_seconds"]), known["images"], known["method_rows"], known["none_rows"])
 
 
 def _reference(prompt: Prompt) -> str | None:

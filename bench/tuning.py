@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,7 +23,7 @@ from bench.parameters import configure, parse_assignments, validation_line
 from bench.record import environment
 from bench.runner import NEEDED_ROLE, Progress, Run, silent
 from bench.store import write_atomically
-from bench.suite import PromptSettings, Suite, digest_of
+from bench.suite import PromptSettings, Role, Suite, digest_of
 
 REPLICATION, ALIGNMENT, CLEAN_ALIGNMENT = SCORES = ("sscd", "clip_score", "clip_score_clean")
 # A copy of the training picture shows all that its caption names, so giving copies up must cost alignment there.
@@ -47,6 +47,7 @@ class Tuning(_Strict):
     schema_version: Literal[1] = 1
     suite: str
     generation: str = Field(description="hash of the model and how it is sampled")
+    chosen_on: str = Field(description="hash of the fit and calibration prompts")
     method: str
     method_version: int
     source: str | None
@@ -56,6 +57,7 @@ class Tuning(_Strict):
     prompts: dict[str, int]
     none: dict[str, float]
     settings: list[Setting]
+    kept: int = Field(description="settings within the tolerance; where there is none, the one that exceeds it least was chosen")
     chosen: dict[str, Any]
     environment: dict[str, Any]
 
@@ -81,6 +83,8 @@ def parse_grid(assignments: Iterable[str]) -> list[dict[str, Any]]:
         name, equals, values = assignment.partition("=")
         if not equals:
             raise UserError(f"grid '{assignment}' is not of the form name=value,value")
+        if name in (key for axis in axes for key in axis[0]):
+            raise UserError(f"grid parameter '{name}' is given twice; list its values after one --grid {name}=")
         axes.append([parse_assignments([f"{name}={value.strip()}"]) for value in values.split(",")])
     if not axes:
         raise UserError("nothing to choose from: give at least one --grid name=value,value")
@@ -99,7 +103,8 @@ def tuning_suites(suite: Suite, folds: int, clean: int, images: int) -> list[Sui
     metrics = {name: settings.metrics[name] for name in ("sscd", "clip_score") if name in settings.metrics}
 
     def part(of: PromptSettings, which: int, count: int, **changes: Any) -> PromptSettings:
-        return of.model_copy(update={"part": (which, count), **changes})
+        start, step = of.part or (0, 1)  # what the suite itself took a part of stays within that part
+        return of.model_copy(update={"part": (start + which * step, count * step), **changes})
 
     derived = []
     for fold in range(folds):
@@ -111,6 +116,12 @@ def tuning_suites(suite: Suite, folds: int, clean: int, images: int) -> list[Sui
         }
         name = f"{suite.name}.tuning" if folds == 1 else f"{suite.name}.tuning-{fold}"
         derived.append(Suite(settings.model_copy(update={"name": name, "prompts": prompts, "metrics": metrics, "attacks": {}}), suite.file, suite.limit))
+    leaked = []
+    for roles, out in ((("fit", "memorized"), ("memorized",)), (("calibration", "clean"), ("clean", "quality"))):
+        held_out = {prompt.text for role in out for prompt in suite.prompts(cast(Role, role))}
+        leaked += [prompt.text for one in derived for role in roles for prompt in one.prompts(cast(Role, role)) if prompt.text in held_out]
+    if leaked:
+        raise UserError(f"suite {suite.name}: '{leaked[0]}' is to be learned from and is held out too; keep fit and calibration prompts apart from the others")
     return derived
 
 
@@ -150,15 +161,17 @@ def tune(
     return Tuning(
         suite=suite.name,
         generation=_generation(suite),
+        chosen_on=_prompts(suite),
         method=entry.name,
         method_version=methods[0].version,
         source=entry.source,
         rule=RULE.format(clean=tolerance[CLEAN_ALIGNMENT], fit=tolerance[ALIGNMENT]),
         tolerance=tolerance,
         folds=len(suites),
-        prompts={role: sum(len(derived.prompts(role)) for derived in suites) for role in ("memorized", "clean")},
+        prompts={role: len({prompt.text for derived in suites for prompt in derived.prompts(role)}) for role in ("memorized", "clean")},
         none=none,
         settings=settings,
+        kept=len(within(none, settings, tolerance)),
         chosen=choose(none, settings, tolerance),
         environment=environment(device),
     )
@@ -167,27 +180,39 @@ def tune(
 def choose(none: dict[str, float], settings: list[Setting], tolerance: dict[str, float]) -> dict[str, Any]:
     """The rule; where no setting keeps alignment, the one that exceeds its tolerance least. Of equals, the first of the grid."""
 
-    def loss(setting: Setting) -> float:
-        return max(none[score] - setting.scores[score] - allowed for score, allowed in tolerance.items())
-
-    kept = [setting for setting in settings if loss(setting) <= 0]
-    best = min(kept, key=lambda setting: setting.scores[REPLICATION]) if kept else min(settings, key=loss)
+    kept = within(none, settings, tolerance)
+    best = min(kept, key=lambda setting: setting.scores[REPLICATION]) if kept else min(settings, key=lambda setting: _excess(none, setting, tolerance))
     return best.parameters
+
+
+def within(none: dict[str, float], settings: list[Setting], tolerance: dict[str, float]) -> list[Setting]:
+    """The settings that keep alignment."""
+    return [setting for setting in settings if _excess(none, setting, tolerance) <= 0]
+
+
+def _excess(none: dict[str, float], setting: Setting, tolerance: dict[str, float]) -> float:
+    return max(none[score] - setting.scores[score] - allowed for score, allowed in tolerance.items())
 
 
 def tuned_parameters(path: Path, suite: Suite, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The chosen parameters of a tuning file, and what a record says about them. Raises `UserError` when the file is about something else."""
     tuning, digest = load_tuning(path)
     entry = registry.find("method", method)
-    found = (tuning.method, tuning.method_version, tuning.source, tuning.generation)
-    if found != (entry.name, entry.load().version, entry.source, _generation(suite)):
-        raise UserError(f"tuning file {path} was made for another method, version or model than {method} on {suite.name}; make it again with `bench tune`")
-    about = {"sha256": digest, "rule": tuning.rule, "settings": len(tuning.settings), "prompts": tuning.prompts, "folds": tuning.folds}
+    found = (tuning.method, tuning.method_version, tuning.source, tuning.generation, tuning.chosen_on)
+    if found != (entry.name, entry.load().version, entry.source, _generation(suite), _prompts(suite)):
+        raise UserError(
+            f"tuning file {path} was made for another method, version, model or fit prompts than {method} on {suite.name}; make it again with `bench tune`"
+        )
+    about = {"sha256": digest, "rule": tuning.rule, "settings": len(tuning.settings), "kept": tuning.kept, "prompts": tuning.prompts, "folds": tuning.folds}
     return tuning.chosen, about
 
 
 def _generation(suite: Suite) -> str:
     return digest_of(suite.generation)[:16]
+
+
+def _prompts(suite: Suite) -> str:
+    return digest_of([[prompt.text for prompt in suite.prompts(role)] for role in ("fit", "calibration")])[:16]
 
 
 def text(tuning: Tuning) -> str:
@@ -198,4 +223,6 @@ def text(tuning: Tuning) -> str:
         mark = "->" if parameters == tuning.chosen else "  "
         name = ", ".join(f"{key}={value}" if value != "" else key for key, value in parameters.items())
         lines.append(f" {mark} " + "".join(f"{scores[score]:>8.3f}" for score in SCORES) + f"   {name}")
+    if not tuning.kept:
+        lines.append("no setting keeps alignment that far; the one that exceeds the tolerance least was chosen")
     return "\n".join(lines)

@@ -17,16 +17,18 @@ class Walltime(Metric):
     names: ClassVar[tuple[str, ...]] = ("fit_seconds", "fit_nfe", "seconds_per_image", "nfe_per_image", "time_ratio")
     roles: ClassVar[tuple[Role, ...]] = ("memorized",)
     cost: ClassVar[bool] = True
+    version: ClassVar[int] = 2  # 2: timed on prompts spread over the whole list
 
     rounds: int = Field(3, ge=1, description="batches sampled with the method and without it, in turn")
-    images: int = Field(8, ge=1, description="images a batch")
+    images: int = Field(8, ge=1, description="images a batch, as far as whole prompts fill it")
 
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
         timing = evaluation.time(self.rounds, self.images)
         method, none = np.array(timing.method_seconds), np.array(timing.none_seconds)
         ratios = method / none
-        details = {"rounds": self.rounds, "images_per_round": self.images}
-        per_image = method / self.images
+        images = timing.images / self.rounds
+        details = {"rounds": self.rounds, "images_per_round": images}
+        per_image = method / images
         return {
             "fit_seconds": PerSet(evaluation.fit_seconds, 1, "s", False),
             "fit_nfe": PerSet(evaluation.fit_rows, 1, "row evaluations", False),

@@ -59,7 +59,7 @@ def test_the_rule_takes_the_lowest_replication_that_keeps_alignment():
 
 def test_tuning_is_recorded_and_a_run_with_it_says_so(tiny_suite, tmp_path, tiny_folder):
     result = tune(tiny_suite, "wanda", parse_grid(["sparsity=0,0.5"]), tmp_path / "work", CPU, TOLERANCE, clean=2, images=2)
-    assert result.folds == 2 and result.prompts == {"memorized": 2, "clean": 4} and len(result.settings) == 2
+    assert result.folds == 2 and result.prompts == {"memorized": 2, "clean": 2} and len(result.settings) == 2
     assert result.settings[0].scores == result.none, "without pruning a setting is `none`"
     file = tmp_path / "wanda.json"
     result.save(file)
