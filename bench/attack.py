@@ -76,5 +76,5 @@ def edited_weights(denoiser: Denoiser, method: Method, state: State) -> Iterator
             part.load_state_dict(changes, strict=False)
         yield denoiser
     finally:
-        for part, old, changes in zip(parts, before, edited, strict=True):
-            part.load_state_dict({name: old[name] for name in changes}, strict=False)
+        for part, old in zip(parts, before, strict=True):  # all of it: an attacker may have changed more than the method did
+            part.load_state_dict(old)

@@ -136,6 +136,8 @@ def keeps_to_its_threat(subject: Subject) -> None:
         return weights()
 
     subject.configured.run(Target(target.suite, target.device, target.threat, target.generate_, noticed))
+    if subject.cls.threat == "api" and asked:
+        raise Broken("it declares the threat model 'api' and took the weights", "declare threat = 'weights'")
     if subject.cls.threat == "weights" and not asked:
         raise Broken("it declares the threat model 'weights' and never asked for them", "declare threat = 'api', the weaker assumption")
 

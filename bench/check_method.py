@@ -19,7 +19,7 @@ from bench.method import FitData, Method, Need, State, Where
 from bench.sampler import Denoiser, sample
 from bench.tiny import CAPTIONS, build_tiny_pipeline
 
-PROMPTS, SEEDS = (CAPTIONS[2], CAPTIONS[0], CAPTIONS[3]), (11, 12, 13)
+PROMPTS, SEEDS = (CAPTIONS[2], CAPTIONS[0], CAPTIONS[2]), (11, 12, 13)  # one prompt twice: its images must not share either
 ROUNDING = 1e-2  # of latents of unit size: batches of other sizes add up in another order
 
 
@@ -121,18 +121,21 @@ def same_seeds_same_pixels(subject: Subject) -> None:
 
 
 def batch_of_its_images(subject: Subject) -> None:
-    if subject.cls.batch_dependent:
-        raise NotApplicable("declared as batch_dependent")
+    method = subject.configured
+    if method.mixes_images():
+        raise NotApplicable("it says in mixes_images that images of a batch influence each other")
     with tiny_denoiser() as denoiser:
         state = fitted(subject, denoiser)
-        together = draw(denoiser, subject.configured, state)
-        alone = torch.cat([draw(denoiser, subject.configured, state, [prompt], [seed]) for prompt, seed in zip(PROMPTS, SEEDS, strict=True)])
+        together = draw(denoiser, method, state)
+        with method.attach(denoiser.pipe, state):  # as a run does: once for all batches, which come in any order
+            singles = [sample(denoiser, denoiser.request([PROMPTS[row]], [SEEDS[row]]), method, state) for row in (2, 0, 1)]
+        alone = torch.cat([singles[1], singles[2], singles[0]])
     difference = (together - alone).abs().flatten(1).max(1).values
     if bool((difference > ROUNDING).any()):
         row = int(difference.argmax())
         raise Broken(
-            f"image {row} differs by {difference[row].item():.3g} when it is sampled alone",
-            "treat the rows of a batch one by one (norms and random numbers too), or declare batch_dependent = True",
+            f"image {row} differs by {difference[row].item():.3g} when it is sampled alone, after others",
+            "treat the rows of a batch one by one (norms and random numbers too), or say so in mixes_images",
         )
 
 
@@ -161,10 +164,10 @@ def evaluations_are_counted(subject: Subject) -> None:
         unet, true_rows = type(denoiser.pipe.unet), 0
         forward = unet.forward
 
-        def counting(self: Any, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def counting(self: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal true_rows
-            true_rows += len(value)
-            return forward(self, value, *args, **kwargs)
+            true_rows += len(args[0] if args else kwargs["sample"])
+            return forward(self, *args, **kwargs)
 
         with mock.patch.object(unet, "forward", counting):
             draw(denoiser, subject.configured, fitted(subject, denoiser))
@@ -183,6 +186,28 @@ def request_is_kept(subject: Subject) -> None:
         difference = first_difference(before, {name: getattr(request, name) for name in parts})
     if difference:
         raise Broken(f"adjust changed the request that it was given: {difference}", "return request.replace(...) with new tensors")
+
+
+def first_predictions(subject: Subject) -> None:
+    with tiny_denoiser() as denoiser:
+        state = fitted(subject, denoiser)
+        with subject.configured.attach(denoiser.pipe, state):
+            adjusted = subject.configured.adjust(denoiser, denoiser.request(PROMPTS, SEEDS), state)
+            if adjusted.first is None:
+                raise NotApplicable("it hands no predictions on")
+            with torch.no_grad():
+                evaluated = denoiser.branches(*denoiser.start(adjusted.latents), adjusted)
+    for handed, true in zip(adjusted.first, evaluated, strict=True):
+        if not torch.allclose(handed, true, atol=ROUNDING):
+            raise Broken(f"the predictions in `first` differ by {furthest(handed, true)} from the model's", "make them for the latents and embeddings returned")
+
+
+def acts(subject: Subject) -> None:
+    with tiny_denoiser() as denoiser:
+        state = fitted(subject, denoiser)
+        one, other = draw(denoiser, subject.configured, state), draw(denoiser, Method(), {})
+    if torch.equal(one, other):
+        raise NotApplicable("on the tiny model its pictures are those of `none`, so the contracts saw little of it; try parameters that act, with -p")
 
 
 def any_prompts(subject: Subject) -> None:
@@ -209,6 +234,8 @@ METHOD_CONTRACTS: dict[str, Contract] = {
     "neutral parameters equal `none`, bit for bit": neutral_equals_none,
     "every evaluation of the model is counted": evaluations_are_counted,
     "keeps the request that it is given": request_is_kept,
+    "predictions handed on are the model's": first_predictions,
+    "does something": acts,
     "takes any prompt": any_prompts,
     "takes a v-prediction model": v_prediction,
 }

@@ -22,7 +22,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from bench.errors import UserError, one_line
+from bench.errors import Unmeasurable, UserError, one_line
 from bench.registry import Entry
 
 Verdict = Literal["kept", "broken", "skipped"]
@@ -90,7 +90,7 @@ NETWORK = "needs no network"
 def _result(name: str, contract: Contract, subject: Subject) -> Result:
     try:
         contract(subject)
-    except NotApplicable as reason:
+    except (NotApplicable, Unmeasurable) as reason:
         return Result(name, "skipped", one_line(reason))
     except Broken as difference:
         return Result(name, "broken", one_line(difference))
@@ -184,6 +184,7 @@ def first_difference(before: dict[str, Any], after: dict[str, Any]) -> str | Non
 def snapshot(pipe: Any) -> dict[str, Any]:
     """Everything of a pipeline that a method could leave changed: weights, hooks, processors, modules and their attributes, scheduler."""
     found: dict[str, Any] = {"the scheduler's configuration": dict(pipe.scheduler.config), "the pipeline's attributes": sorted(vars(pipe))}
+    found |= _attributes(pipe.scheduler, "the scheduler")
     for part_name in ("unet", "text_encoder", "vae"):
         part = getattr(pipe, part_name)
         found |= {f"weight {part_name}.{name}": value.detach().clone() for name, value in part.state_dict().items()}
@@ -194,10 +195,18 @@ def snapshot(pipe: Any) -> dict[str, Any]:
                 found[f"{hooks.strip('_').replace('_', ' ')} of {label}"] = [id(hook) for hook in getattr(module, hooks).values()]
             found[f"the class of {label}"] = type(module)
             found[f"the mode of {label}"] = module.training
-            found[f"the attributes of {label}"] = sorted(vars(module))
+            found |= _attributes(module, label)
             if hasattr(module, "processor"):
                 found[f"the attention processor of {label}"] = id(module.processor)
+                found |= _attributes(module.processor, f"the processor of {label}")
     return found
+
+
+def _attributes(thing: Any, label: str) -> dict[str, Any]:
+    """The names of an object's attributes, and the values of those that are plain or tensors."""
+    values = {name: value for name, value in vars(thing).items() if isinstance(value, (bool, int, float, str, Tensor))}
+    plain = {f"{name} of {label}": value.detach().clone() if isinstance(value, Tensor) else value for name, value in values.items()}
+    return plain | {f"the attributes of {label}": sorted(vars(thing))}
 
 
 def text(results: Sequence[Result], title: str) -> str:

@@ -101,7 +101,7 @@ def _plan_text(plan: dict[str, Any]) -> str:
     about = f", about {seconds:.0f} s" if seconds is not None else ""
     return (
         f"{plan['method']} on {plan['suite']} ({plan['fingerprint']}): {images} images, {plan['images_missing']} to make "
-        f"({plan['row_evaluations']:,} row evaluations, {plan['disk_mib']} MiB{about})"
+        f"(at least {plan['row_evaluations']:,} row evaluations, {plan['disk_mib']} MiB{about})"
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from bench.suite import Prompt, Role
 
 if TYPE_CHECKING:
     from bench.runner import Run
+    from bench.sampler import Denoiser
 
 
 def measure(run: Run, record: RunRecord, state: State, fit_seconds: float, fit_rows: int) -> Exception | None:
@@ -38,10 +40,14 @@ def measure(run: Run, record: RunRecord, state: State, fit_seconds: float, fit_r
 
 
 def _ask(record: RunRecord, into: dict[str, Score], name: str, judge: Metric | Attack, scores: Callable[[], dict[str, PerImage | PerSet]]) -> Exception | None:
-    measured: dict[str, PerImage | PerSet] = {}
+    measured: dict[str, Score] = {}
     reason, failure = "the suite's prompts do not allow it", None
     try:
-        measured = scores()
+        for score_name, score in scores().items():
+            measured[score_name] = as_score(name, judge.version, score)
+            if isinstance(score, PerImage) and score.percentile is None:
+                means = score.table.mean(1)
+                record.per_prompt[score_name] = {prompt.id: round(float(m), 6) for prompt, m in zip(score.prompts, means, strict=True)}
     except Unmeasurable as why:
         reason = one_line(why)
         record.warnings.append(f"{name}: {reason}")
@@ -50,11 +56,7 @@ def _ask(record: RunRecord, into: dict[str, Score], name: str, judge: Metric | A
     for score_name in judge.names:
         if score_name not in measured:
             into[score_name] = Score(value=None, unit="", higher_is_better=None, metric=name, metric_version=judge.version, reason=reason)
-    for score_name, score in measured.items():
-        into[score_name] = as_score(name, judge.version, score)
-        if isinstance(score, PerImage) and score.percentile is None:
-            means = score.table.mean(1)
-            record.per_prompt[score_name] = {prompt.id: round(float(m), 6) for prompt, m in zip(score.prompts, means, strict=True)}
+    into |= measured
     return failure
 
 
@@ -68,12 +70,26 @@ def evaluation_of(run: Run, metric: Metric, state: State, fit_seconds: float, fi
 
 
 def target_of(run: Run, attack: Attack, state: State) -> Target:
+    lent = False
+
+    @contextmanager
+    def weights() -> Iterator[Denoiser]:
+        nonlocal lent
+        with edited_weights(run.denoiser, run.method, state) as denoiser:
+            lent = True
+            try:
+                yield denoiser
+            finally:
+                lent = False
+
     def generate(prompts: Sequence[Prompt], images: int) -> SampleSet:
+        if lent:  # the store must not get images of weights that an attacker may have changed
+            raise UserError("an attack asked for generations while it held the weights; generate before or after, or sample with the denoiser")
         samples = run.sample_set(prompts, images)
         run.generate(state, samples.keys)
         return samples
 
-    return Target(run.suite, run.device, attack.threat, generate, lambda: edited_weights(run.denoiser, run.method, state))
+    return Target(run.suite, run.device, attack.threat, generate, weights)
 
 
 def as_score(name: str, version: int, score: PerImage | PerSet) -> Score:

@@ -39,11 +39,14 @@ class Method(BaseModel):
     paper: ClassVar[str] = ""
     version: ClassVar[int] = 1
     neutral: ClassVar[dict[str, Any] | None] = None  # parameters under which it does nothing; `bench check` holds it to that
-    batch_dependent: ClassVar[bool] = False  # whether images of one batch influence each other
 
     def needed(self) -> tuple[Need, ...]:
         """What these parameters need of `needs`."""
         return self.needs
+
+    def mixes_images(self) -> bool:
+        """Whether, under these parameters, images of one batch influence each other; then the batch size is part of what they are."""
+        return False
 
     def fit(self, denoiser: Denoiser, data: FitData) -> State:
         """Offline work, once per suite; timed, counted and cached. Returns tensors by name."""

@@ -71,6 +71,9 @@ class Run:
             for file in (getattr(judge, key) for key in judge.files):
                 if file:
                     suite.path(file)
+        names = Counter(name for judge in (*judges["metric"].values(), *judges["attack"].values()) for name in judge.names)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise UserError(f"suite {suite.name}: two of its metrics and attacks give the score '{twice[0]}'; leave one out or rename its score")
         for role in suite.settings.prompts:
             suite.prompts(role)
         for need in configured.needed():
@@ -115,6 +118,8 @@ class Run:
         pictures = {prompt: [path_digest(path) for path in paths] for prompt, paths in self.fit_data.training_images.items()}
         fitted_on = [self.fit_data.fit_prompts, self.fit_data.clean_prompts, pictures]
         identity = self._method_identity | {"generation": self.suite.generation, "fit": digest_of(fitted_on)}
+        if self.method.mixes_images():
+            identity["batch_size"] = self.suite.settings.model.batch_size
         return SampleStore(self.store_root, self.suite.name, self.method_name, identity)
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -258,20 +259,30 @@ def _check_request(method: Method, asked: Request, given: Any) -> None:
         raise UserError(f"method {_name(method)}: adjust must return a Request, not {type(given).__name__}")
     for part in ("latents", "embeddings", "null_embeddings"):
         before, after = getattr(asked, part), getattr(given, part)
-        if not isinstance(after, Tensor) or after.shape[0] != before.shape[0] or after.shape[2:] != before.shape[2:] or after.dtype != before.dtype:
+        alike = isinstance(after, Tensor) and after.dtype == before.dtype and after.ndim == before.ndim
+        free = 1 if part != "latents" else None  # the number of tokens may change, if it does so for both embeddings
+        if not alike or any(after.shape[axis] != before.shape[axis] for axis in range(before.ndim) if axis != free):
             raise UserError(f"method {_name(method)}: adjust changed {part} from {_shape(before)} to {_shape(after)}")
         if not bool(torch.isfinite(after).all()):
             raise UserError(f"method {_name(method)}: adjust put NaN or infinity into {part}")
-    mask = given.attention_mask
-    if mask is not None and (mask.dtype != torch.bool or mask.shape != given.embeddings.shape[:2] or not bool(mask.any(1).all())):
-        wanted = f"bool of shape {tuple(given.embeddings.shape[:2])} with a token in every row"
-        raise UserError(f"method {_name(method)}: attention_mask must be {wanted}, not {_shape(mask)}")
+    if given.embeddings.shape != given.null_embeddings.shape:
+        raise UserError(f"method {_name(method)}: embeddings are {_shape(given.embeddings)} and null_embeddings {_shape(given.null_embeddings)}")
+    mask, wanted = given.attention_mask, tuple(given.embeddings.shape[:2])
+    if mask is not None and not (isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == wanted and bool(mask.any(1).all())):
+        raise UserError(f"method {_name(method)}: attention_mask must be bool of shape {wanted} with a token in every row, not {_shape(mask)}")
+    if given.first is not None:
+        parts = given.first if isinstance(given.first, tuple) else ()
+        if len(parts) != 2 or not all(_shape(part) == _shape(given.latents) and bool(torch.isfinite(part).all()) for part in parts):
+            raise UserError(f"method {_name(method)}: first must be two finite predictions, each a {_shape(given.latents)}")
 
 
 def _check_facts(method: Method, request: Request) -> None:
     for name, values in request.facts.items():
-        if len(values) != len(request.prompts) or not all(isinstance(value, (bool, int, float)) for value in values):
-            raise UserError(f"method {_name(method)}: facts['{name}'] must hold a number or truth value for each of {len(request.prompts)} images")
+        sized = isinstance(values, (list, tuple)) and len(values) == len(request.prompts)
+        if not sized or not all(isinstance(value, (bool, int, float)) and math.isfinite(value) for value in values):
+            raise UserError(
+                f"method {_name(method)}: facts['{name}'] must be a list of a finite number or truth value for each of {len(request.prompts)} images"
+            )
 
 
 def _shape(value: Any) -> str:

@@ -38,7 +38,8 @@ class Setting(_Strict):
     """One setting of the grid and its means over fit prompts (SSCD, CLIP) and clean prompts (CLIP)."""
 
     parameters: dict[str, Any]
-    scores: dict[str, float]
+    scores: dict[str, float] = Field(default_factory=dict)
+    error: str = Field(default="", description="why there are no scores")
 
 
 class Tuning(_Strict):
@@ -157,7 +158,14 @@ def tune(
         return {score: round(sum(values) / len(values), 6) for score, values in per_prompt.items()}
 
     none = measured("none", {}, "none")
-    settings = [Setting(parameters=values, scores=measured(name, values, f"setting {number + 1} of {len(grid)}")) for number, values in enumerate(grid)]
+    settings = []
+    for number, values in enumerate(grid):
+        try:
+            settings.append(Setting(parameters=values, scores=measured(name, values, f"setting {number + 1} of {len(grid)}")))
+        except Exception as error:  # one setting that breaks must not cost the others their numbers
+            settings.append(Setting(parameters=values, error=f"{type(error).__name__}: {one_line(error)}"))
+    if not any(setting.scores for setting in settings):
+        raise UserError(f"no setting of the grid could be measured; the first: {settings[0].error}")
     return Tuning(
         suite=suite.name,
         generation=_generation(suite),
@@ -181,13 +189,14 @@ def choose(none: dict[str, float], settings: list[Setting], tolerance: dict[str,
     """The rule; where no setting keeps alignment, the one that exceeds its tolerance least. Of equals, the first of the grid."""
 
     kept = within(none, settings, tolerance)
-    best = min(kept, key=lambda setting: setting.scores[REPLICATION]) if kept else min(settings, key=lambda setting: _excess(none, setting, tolerance))
+    measured = [setting for setting in settings if setting.scores]
+    best = min(kept, key=lambda setting: setting.scores[REPLICATION]) if kept else min(measured, key=lambda setting: _excess(none, setting, tolerance))
     return best.parameters
 
 
 def within(none: dict[str, float], settings: list[Setting], tolerance: dict[str, float]) -> list[Setting]:
     """The settings that keep alignment."""
-    return [setting for setting in settings if _excess(none, setting, tolerance) <= 0]
+    return [setting for setting in settings if setting.scores and _excess(none, setting, tolerance) <= 0]
 
 
 def _excess(none: dict[str, float], setting: Setting, tolerance: dict[str, float]) -> float:
@@ -222,7 +231,8 @@ def text(tuning: Tuning) -> str:
     for parameters, scores in [({"none": ""}, tuning.none), *((setting.parameters, setting.scores) for setting in tuning.settings)]:
         mark = "->" if parameters == tuning.chosen else "  "
         name = ", ".join(f"{key}={value}" if value != "" else key for key, value in parameters.items())
-        lines.append(f" {mark} " + "".join(f"{scores[score]:>8.3f}" for score in SCORES) + f"   {name}")
+        numbers = "".join(f"{scores[score]:>8.3f}" for score in SCORES) if scores else f"{'failed':>24}"
+        lines.append(f" {mark} {numbers}   {name}")
     if not tuning.kept:
         lines.append("no setting keeps alignment that far; the one that exceeds the tolerance least was chosen")
     return "\n".join(lines)

@@ -29,8 +29,9 @@ class CrossAttention(Method):
     @contextmanager
     def attach(self, pipe: Any, state: State) -> Iterator[None]:
         """Scale the first token's key: logits are linear in keys, so attention stays the fused kernel."""
-        keys = [module for name, module in pipe.unet.named_modules() if name.endswith("attn2.to_k")]
-        if not keys:
+        layers = [module for name, module in pipe.unet.named_modules() if name.endswith("attn2")]
+        keys = [layer.to_k for layer in layers if not getattr(layer, "fused_projections", False)]
+        if not keys or len(keys) < len(layers):
             raise UserError("method cross_attention: the model has no attn2.to_k layers (are its projections fused?)")
 
         def scale(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:

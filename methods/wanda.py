@@ -78,7 +78,7 @@ class Wanda(Method):
         """
         layers = feed_forward_outputs(denoiser.pipe.unet)
         shape = (len(prompts), calls) if per_prompt else (calls,)
-        energies = {name: torch.zeros(*shape, layer.in_features, device=layer.weight.device) for name, layer in layers.items()}
+        energies = {name: torch.zeros(*shape, layer.in_features, device=layer.weight.device, dtype=_wide(layer.weight)) for name, layer in layers.items()}
         fired = dict.fromkeys(layers, 0)
 
         def observe(name: str) -> Any:
@@ -86,7 +86,7 @@ class Wanda(Method):
                 rows, count = args[0].detach(), len(args[0]) // 2
                 if self.branch == "cond":
                     rows = rows[count:]
-                rows = rows.flatten(0, -2).float()
+                rows = rows.flatten(0, -2).to(_wide(rows))
                 if self.token_norm == "l2":
                     rows = torch.nn.functional.normalize(rows, dim=1)
                 call = fired[name] % calls
@@ -124,7 +124,7 @@ class Wanda(Method):
     def call_masks(self, weight: Tensor, active: Tensor, empty: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """By call, bool `[d, m]` both: the `floor(sparsity * m)` largest |W| A of every row, and those with A > A of the empty prompt."""
         largest = int(self.sparsity * weight.shape[1])
-        magnitude = weight.float().abs()
+        magnitude = weight.to(_wide(weight)).abs()
         # Both scores share |W|, so comparing them is comparing columns, without the rounding of two products.
         for energy, baseline in zip(active, empty, strict=True):
             chosen = (magnitude * energy.sqrt()).topk(largest, dim=1).indices
@@ -145,6 +145,11 @@ class Wanda(Method):
             with torch.no_grad():
                 for name, original in originals.items():
                     layers[name].weight.copy_(original)
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """fp32 for half precision: the reference sums in fp16, which loses small increments."""
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def feed_forward_outputs(unet: torch.nn.Module) -> dict[str, torch.nn.Linear]:

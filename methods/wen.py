@@ -47,6 +47,9 @@ class Wen(Method):
     def needed(self) -> tuple[Need, ...]:
         return () if self.target is not None else self.needs
 
+    def mixes_images(self) -> bool:
+        return self.preset == "reference"
+
     def fit(self, denoiser: Denoiser, data: FitData) -> State:
         """The target from clean prompts, a scalar. Costs two row evaluations for each of them."""
         if self.target is not None:
@@ -63,8 +66,8 @@ class Wen(Method):
     def adjust(self, denoiser: Denoiser, request: Request, state: State) -> Request:
         """Optimised embeddings `[B, T, D]`; the first step's predictions go along, since the last evaluations have made them.
 
-        An untouched image costs nothing beyond sampling, one with k updates 2k + 1 row evaluations: a backward pass counts
-        as one, and the unconditional prediction is made once.
+        An untouched image costs nothing beyond sampling, one with k updates 2k + 1 row evaluations (one more when others of
+        its batch go on): a backward pass counts as one, and the unconditional prediction is made once.
         """
         target = self.target if self.target is not None else float(state["target"])
         scaled, timestep = denoiser.start(request.latents)

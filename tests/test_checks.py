@@ -28,11 +28,17 @@ def broken(results):
     return {name: result.note for name, result in results.items() if result.verdict == "broken"}
 
 
+# Parameters under which a method acts on a model with random weights.
+ACTING = {"wen": {"target": 0.5, "iterations": 2}, "nemo": {"threshold": 0.2, "seeds": 4}, "wanda": {"sparsity": 0.1}}
+
+
 @pytest.mark.parametrize("kind, name", [(kind, name) for kind in ("method", "metric") for name in registry.entries(kind)])
 def test_everything_that_is_shipped_keeps_its_contracts(kind, name):
-    results = check(registry.find(kind, name), {})
-    assert not broken({result.contract: result for result in results})
-    assert kind != "method" or all(result.verdict == "kept" for result in results), "a built-in method declares its neutral parameters"
+    results = {result.contract: result for result in check(registry.find(kind, name), ACTING.get(name, {}))}
+    assert not broken(results)
+    if kind == "method":
+        assert results["neutral parameters equal `none`, bit for bit"].verdict == "kept"
+        assert (results["does something"].verdict == "kept") == (name != "none")
 
 
 @pytest.mark.parametrize("kind", ["method", "metric", "attack"])
@@ -174,6 +180,18 @@ BREAKERS = {
         ''',
         "latents differs by",
     ),
+    "predictions handed on": (
+        '''
+        class Mine(Method):
+            """Hands on the predictions of other embeddings."""
+
+            def adjust(self, denoiser, request, state):
+                with torch.no_grad():
+                    first = denoiser.branches(*denoiser.start(request.latents), request)
+                return request.replace(embeddings=request.embeddings * 3, first=first)
+        ''',
+        "differ by",
+    ),
     "takes any prompt": (
         '''
         class Mine(Method):
@@ -231,8 +249,42 @@ def test_a_method_that_replaces_attention_processors_for_good_is_caught(tmp_path
     assert any("attention processor" in note for note in notes.values())
 
 
+def test_state_that_leaks_from_batch_to_batch_is_caught(tmp_path):
+    code = '''
+    class Mine(Method):
+        """Learns a direction from its first batch."""
+
+        memory: ClassVar = {}
+
+        @contextmanager
+        def attach(self, pipe, state):
+            self.memory.clear()
+            yield
+
+        def adjust(self, denoiser, request, state):
+            direction = self.memory.setdefault("direction", request.latents[:1])
+            return request.replace(latents=request.latents + direction)
+    '''
+    assert any(name.startswith("a batch equals") for name in broken(outcome(tmp_path, code)))
+
+
+def test_a_scalar_left_behind_is_caught(tmp_path):
+    code = '''
+    class Mine(Method):
+        """Leaves attention colder."""
+
+        @contextmanager
+        def attach(self, pipe, state):
+            for name, module in pipe.unet.named_modules():
+                if name.endswith("attn2"):
+                    module.scale = 0.1
+            yield
+    '''
+    assert any("scale of unet." in note for note in broken(outcome(tmp_path, code)).values())
+
+
 def test_a_declared_batch_dependence_is_skipped_and_said(tmp_path):
-    code = BREAKERS["a batch equals its images"][0].replace('batch."""', 'batch."""\n\n            batch_dependent: ClassVar = True')
+    code = BREAKERS["a batch equals its images"][0].replace('batch."""', 'batch."""\n\n            def mixes_images(self):\n                return True')
     results = outcome(tmp_path, code)
     assert not broken(results) and results["a batch equals its images one by one"].verdict == "skipped"
 

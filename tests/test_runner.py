@@ -292,6 +292,48 @@ def test_what_a_method_reports_of_its_images_is_stored_and_averaged(tiny_suite, 
     assert again.store.facts(keys) == stored
 
 
+def test_what_a_method_costs_is_timed_on_prompts_from_the_whole_list(tiny_suite, tmp_path):
+    class Metrics:
+        rounds, images = 2, 4
+
+    run = new_run(tiny_suite, tmp_path)
+    seen = []
+    run._timed = lambda batch, state, mitigated: (seen.append([key.prompt for key in batch]), (1.0, 1))[1]
+    timing = run.time({}, Metrics.rounds, Metrics.images)
+    prompts = [prompt.text for prompt in tiny_suite.prompts("memorized")]
+    assert timing.images == 8 and seen[-1] == seen[-2], "with the method and without on the same batch"
+    assert seen[2] == [prompts[0]] * 2 + [prompts[2]] * 2 and seen[4] == [prompts[1]] * 2 + [prompts[3]] * 2
+    assert run.time({}, 2, 4) == timing and len(seen) == 6, "kept"
+    run.time({}, 1, 4)
+    assert len(seen) > 6, "another choice of images is another timing"
+
+
+def test_two_judges_that_name_the_same_score_are_refused(tiny_suite, tmp_path):
+    file = tmp_path / "again.py"
+    file.write_text("from bench import Metric\n\nclass Again(Metric):\n    names = ('sscd',)\n    roles = ('memorized',)\n")
+    settings = tiny_suite.settings.model_copy(update={"metrics": tiny_suite.settings.metrics | {str(file): {}}})
+    with pytest.raises(UserError, match="'sscd'"):
+        new_run(Suite(settings, tiny_suite.file), tmp_path)
+
+
+def test_a_metric_that_returns_nonsense_does_not_cost_the_others_their_numbers(tiny_suite, tmp_path):
+    file = tmp_path / "odd.py"
+    body = "    names = ('odd',)\n    roles = ('memorized',)\n\n    def measure(self, evaluation):\n        return None\n"
+    file.write_text(f"from bench import Metric\n\nclass Odd(Metric):\n{body}")
+    metrics = {str(file): {}, "clip_score": tiny_suite.settings.metrics["clip_score"]}
+    run = new_run(Suite(tiny_suite.settings.model_copy(update={"metrics": metrics}), tiny_suite.file), tmp_path)
+    with pytest.raises(AttributeError):
+        run.execute()
+    record = load_record(next((tmp_path / "records").glob("*/*/*.json")))
+    assert record.status == "failed" and record.scores["clip_score"].value is not None and record.scores["odd"].reason
+
+
+def test_the_batch_size_is_part_of_images_that_influence_each_other(tiny_suite, tmp_path):
+    larger = Suite(tiny_suite.settings.model_copy(update={"model": tiny_suite.settings.model.model_copy(update={"batch_size": 8})}), tiny_suite.file)
+    folders = {preset: {new_run(suite, tmp_path, "wen", preset=preset).store.folder for suite in (tiny_suite, larger)} for preset in ("image", "reference")}
+    assert len(folders["image"]) == 1 and len(folders["reference"]) == 2
+
+
 def test_facts_of_the_wrong_length_or_kind_are_named(denoiser):
     class Talkative(Method):
         def adjust(self, denoiser, request, state):

@@ -101,3 +101,45 @@ def test_a_door_that_returns_nonsense_is_named_in_one_line(denoiser, method, say
     with pytest.raises(UserError, match=says) as error:
         sample(denoiser, denoiser.request(PROMPTS, SEEDS), method, {})
     assert "\n" not in str(error.value)
+
+
+class Widened(Method):
+    """Gives embeddings another number of tokens than the empty prompt's, or parts that are not what they should be."""
+
+    what: str = "tokens"
+
+    def adjust(self, denoiser, request, state):
+        changes = {
+            "tokens": {"embeddings": request.embeddings[:, :5]},
+            "channels": {"latents": request.latents[:, :3]},
+            "nan": {"embeddings": request.embeddings * float("nan")},
+            "mask": {"attention_mask": [True]},
+            "blind": {"attention_mask": torch.zeros(request.embeddings.shape[:2], dtype=torch.bool)},
+            "first": {"first": (request.latents, request.latents[:1])},
+        }
+        return request.replace(**changes[self.what])
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("tokens", "null_embeddings"),
+        ("channels", "changed latents"),
+        ("nan", "NaN or infinity into embeddings"),
+        ("mask", "attention_mask must be"),
+        ("blind", "a token in every row"),
+        ("first", "first must be"),
+    ],
+)
+def test_every_part_of_a_request_is_checked(denoiser, what, says):
+    with pytest.raises(UserError, match=says) as error:
+        sample(denoiser, denoiser.request(PROMPTS, SEEDS), Widened(what=what), {})
+    assert "\n" not in str(error.value)
+
+
+def test_both_embeddings_may_change_their_number_of_tokens(denoiser):
+    class Shorter(Method):
+        def adjust(self, denoiser, request, state):
+            return request.replace(embeddings=request.embeddings[:, :9], null_embeddings=request.null_embeddings[:, :9])
+
+    assert torch.isfinite(sample(denoiser, denoiser.request(PROMPTS, SEEDS), Shorter(), {})).all()

@@ -1,14 +1,16 @@
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from bench.attack import edited_weights
+from bench.attack import Attack, edited_weights
 from bench.checks import first_difference, snapshot
 from bench.cli import app
 from bench.errors import UserError
+from bench.measuring import target_of
 from bench.method import FitData
 from bench.runner import Run
 from bench.sampler import Denoiser
@@ -96,6 +98,44 @@ def test_the_command_prints_what_was_tried_and_refuses_both_ways_at_once(tiny_fo
     assert done.exit_code == 0 and "transition=500" in done.output and "->" in done.output
     both = runner.invoke(app, ["run", "--method", "cfg_delay", "--suite", suite, "--tuned", str(tmp_path / "t.json"), "-p", "before=1"])
     assert isinstance(both.exception, UserError) and "exclude each other" in str(both.exception)
+
+
+def test_a_setting_that_breaks_is_recorded_and_does_not_end_the_others(tiny_suite, tmp_path):
+    grid = [{"lr": 1e30, "target": 1e-6, "iterations": 2}, {"lr": 0.05, "target": 1e9, "iterations": 2}]
+    result = tune(tiny_suite, "wen", grid, tmp_path, CPU, TOLERANCE, clean=1, images=1)
+    assert result.settings[0].error and not result.settings[0].scores and result.chosen == grid[1]
+    with pytest.raises(UserError, match="no setting"):
+        tune(tiny_suite, "wen", grid[:1], tmp_path, CPU, TOLERANCE, clean=1, images=1)
+
+
+def test_parts_of_a_suite_stay_parts_and_an_overlap_with_held_out_prompts_is_refused(tiny_suite):
+    def with_fit(**changes):
+        prompts = tiny_suite.settings.prompts
+        fit = prompts["memorized"].model_copy(update=changes)
+        memorized = prompts["memorized"].model_copy(update={"part": (1, 2)})
+        return Suite(tiny_suite.settings.model_copy(update={"prompts": prompts | {"fit": fit, "memorized": memorized}}), tiny_suite.file)
+
+    halves = with_fit(part=(0, 2))
+    scored = [prompt.text for one in tuning_suites(halves, 2, 1, 1) for prompt in one.prompts("memorized")]
+    assert sorted(scored) == sorted(prompt.text for prompt in halves.prompts("fit"))
+    with pytest.raises(UserError, match="held out too"):
+        tuning_suites(with_fit(), 1, 1, 1)
+
+
+def test_an_attacker_cannot_generate_while_it_holds_the_weights(tiny_suite, tmp_path):
+    run = Run.resolve(tiny_suite, "none", {}, tmp_path / "records", tmp_path / "store", CPU)
+
+    class Greedy(Attack):
+        threat: ClassVar = "weights"
+
+    target = target_of(run, Greedy(), {})
+    with pytest.raises(UserError, match="while it held the weights"), target.weights():
+        target.generate(tiny_suite.prompts("memorized"), 1)
+    before = snapshot(run.denoiser.pipe)
+    with target.weights() as denoiser:
+        denoiser.pipe.unet.conv_in.weight.data.mul_(2)
+    assert first_difference(before, snapshot(run.denoiser.pipe)) is None
+    assert len(target.generate(tiny_suite.prompts("memorized"), 1)) == 4
 
 
 def test_a_weights_attacker_meets_edited_weights_and_no_hooks():
