@@ -56,7 +56,7 @@ COLUMNS = (
     Column("fit_seconds", "fit s", 1, "seconds of offline fitting", True),
     Column("fit_nfe", "fit NFE", 0, "model evaluations of offline fitting", True),
 )
-README_COLUMNS = ("sscd", "memorized_ratio", "clip_score", "clip_score_clean", "fid", "time_ratio", "fit_nfe")
+README_COLUMNS = ("sscd", "memorized_ratio", "clip_score", "clip_score_clean", "fid", "time_ratio", "nfe_per_image", "fit_nfe")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def broken(results):
 
 
 # Parameters under which a method acts on a model with random weights.
-ACTING = {"wen": {"target": 0.5, "iterations": 2}, "nemo": {"threshold": 0.2, "seeds": 4}, "wanda": {"sparsity": 0.1}}
+ACTING = {"wen": {"target": 0.5, "iterations": 2}, "nemo": {"threshold": 0.05, "seeds": 3}, "wanda": {"sparsity": 0.1}}
 
 
 @pytest.mark.parametrize("kind, name", [(kind, name) for kind in ("method", "metric") for name in registry.entries(kind)])
