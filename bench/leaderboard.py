@@ -70,7 +70,8 @@ class Row:
     @cached_property
     def label(self) -> str:
         """The method, with the parameters that are not its defaults."""
-        given = ", ".join(f"{key}={value}" for key, value in sorted(self.record.changed.items()))
+        shown = {key: f"{value:g}" if isinstance(value, float) else value for key, value in self.record.changed.items()}
+        given = ", ".join(f"{key}={value}" for key, value in sorted(shown.items()))
         return self.record.method + (f" ({given})" if given else "") + self.tuned
 
     @property
