@@ -62,21 +62,25 @@ class Subject:
 Contract = Callable[[Subject], None]
 
 
-def check(entry: Entry, values: dict[str, Any]) -> list[Result]:
-    """Try every contract of the entry's kind. Raises `UserError` when it cannot be imported or configured at all."""
+def check(entry: Entry, values: dict[str, Any], folder: Path | None = None) -> list[Result]:
+    """Try every contract of the entry's kind; `folder` may hold the tiny suite already, from `build_tiny_suite`.
+
+    Raises `UserError` when the class cannot be imported or configured at all.
+    """
     from bench.check_judge import ATTACK_CONTRACTS, METRIC_CONTRACTS
     from bench.check_method import METHOD_CONTRACTS
     from bench.model import quiet_libraries
     from bench.parameters import configure
+    from bench.suite import load_suite
     from bench.tiny import build_tiny_suite
 
     quiet_libraries()
     with tempfile.TemporaryDirectory() as place, network_refused() as attempts:
         cls = entry.load()
-        suite = build_tiny_suite(Path(place))
+        suite = load_suite(str(folder / "tiny.toml")) if folder else build_tiny_suite(Path(place))
         section = suite.settings.attacks if entry.kind == "attack" else suite.settings.metrics if entry.kind == "metric" else {}
         values = section.get(entry.name, {}) | values
-        subject = Subject(entry, cls, configure(entry.kind, entry.name, cls, values), values, Path(place))
+        subject = Subject(entry, cls, configure(entry.kind, entry.name, cls, values), values, suite.file.parent)
         contracts = COMMON_CONTRACTS | {"method": METHOD_CONTRACTS, "metric": METRIC_CONTRACTS, "attack": ATTACK_CONTRACTS}[entry.kind]
         results = [_result(name, contract, subject) for name, contract in contracts.items()]
     reached = "; ".join(dict.fromkeys(attempts))

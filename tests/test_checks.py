@@ -18,10 +18,14 @@ from bench import Attack, Method, Metric, PerImage, PerSet
 """
 
 
-def outcome(tmp_path, code, kind="method"):
-    file = tmp_path / "mine.py"
-    file.write_text(HEAD + textwrap.dedent(code))
-    return {result.contract: result for result in check(registry.find(kind, str(file)), {})}
+@pytest.fixture
+def outcome(tmp_path, tiny_folder):
+    def checked(code, kind="method"):
+        file = tmp_path / "mine.py"
+        file.write_text(HEAD + textwrap.dedent(code))
+        return {result.contract: result for result in check(registry.find(kind, str(file)), {}, tiny_folder)}
+
+    return checked
 
 
 def broken(results):
@@ -33,8 +37,8 @@ ACTING = {"wen": {"target": 0.5, "iterations": 2}, "nemo": {"threshold": 0.05, "
 
 
 @pytest.mark.parametrize("kind, name", [(kind, name) for kind in ("method", "metric") for name in registry.entries(kind)])
-def test_everything_that_is_shipped_keeps_its_contracts(kind, name):
-    results = {result.contract: result for result in check(registry.find(kind, name), ACTING.get(name, {}))}
+def test_everything_that_is_shipped_keeps_its_contracts(kind, name, tiny_folder):
+    results = {result.contract: result for result in check(registry.find(kind, name), ACTING.get(name, {}), tiny_folder)}
     assert not broken(results)
     if kind == "method":
         assert results["neutral parameters equal `none`, bit for bit"].verdict == "kept"
@@ -42,10 +46,10 @@ def test_everything_that_is_shipped_keeps_its_contracts(kind, name):
 
 
 @pytest.mark.parametrize("kind", ["method", "metric", "attack"])
-def test_the_templates_keep_them_too(tmp_path, kind):
+def test_the_templates_keep_them_too(kind, tiny_folder):
     template = registry.find(kind, f"{registry.KINDS[kind]}/_template.py")
     assert len(template.path.read_text().splitlines()) < 60
-    assert not broken({result.contract: result for result in check(template, {})})
+    assert not broken({result.contract: result for result in check(template, {}, tiny_folder)})
 
 
 ALWAYS_HALF = '''
@@ -221,19 +225,18 @@ BREAKERS = {
 
 
 @pytest.mark.parametrize("contract", BREAKERS)
-def test_each_contract_of_a_method_catches_its_breaker(tmp_path, contract):
+def test_each_contract_of_a_method_catches_its_breaker(outcome, contract):
     code, says = BREAKERS[contract]
-    notes = broken(outcome(tmp_path, code))
+    notes = broken(outcome(code))
     name = next((name for name in notes if name.startswith(contract)), None)
     assert name, f"{contract} is not among {notes}"
     assert says in notes[name] and "\n" not in notes[name]
     assert contract in ("takes any prompt",) or ";" in notes[name], "the note says what to change"
 
 
-def test_a_method_that_replaces_attention_processors_for_good_is_caught(tmp_path):
+def test_a_method_that_replaces_attention_processors_for_good_is_caught(outcome):
     notes = broken(
         outcome(
-            tmp_path,
             '''
             class Mine(Method):
                 """Leaves its attention."""
@@ -249,7 +252,7 @@ def test_a_method_that_replaces_attention_processors_for_good_is_caught(tmp_path
     assert any("attention processor" in note for note in notes.values())
 
 
-def test_state_that_leaks_from_batch_to_batch_is_caught(tmp_path):
+def test_state_that_leaks_from_batch_to_batch_is_caught(outcome):
     code = '''
     class Mine(Method):
         """Learns a direction from its first batch."""
@@ -265,10 +268,10 @@ def test_state_that_leaks_from_batch_to_batch_is_caught(tmp_path):
             direction = self.memory.setdefault("direction", request.latents[:1])
             return request.replace(latents=request.latents + direction)
     '''
-    assert any(name.startswith("a batch equals") for name in broken(outcome(tmp_path, code)))
+    assert any(name.startswith("a batch equals") for name in broken(outcome(code)))
 
 
-def test_a_scalar_left_behind_is_caught(tmp_path):
+def test_a_scalar_left_behind_is_caught(outcome):
     code = '''
     class Mine(Method):
         """Leaves attention colder."""
@@ -280,12 +283,12 @@ def test_a_scalar_left_behind_is_caught(tmp_path):
                     module.scale = 0.1
             yield
     '''
-    assert any("scale of unet." in note for note in broken(outcome(tmp_path, code)).values())
+    assert any("scale of unet." in note for note in broken(outcome(code)).values())
 
 
-def test_a_declared_batch_dependence_is_skipped_and_said(tmp_path):
+def test_a_declared_batch_dependence_is_skipped_and_said(outcome):
     code = BREAKERS["a batch equals its images"][0].replace('batch."""', 'batch."""\n\n            def mixes_images(self):\n                return True')
-    results = outcome(tmp_path, code)
+    results = outcome(code)
     assert not broken(results) and results["a batch equals its images one by one"].verdict == "skipped"
 
 
@@ -298,7 +301,7 @@ METRIC_BREAKERS = {
 
 
 @pytest.mark.parametrize("contract", METRIC_BREAKERS)
-def test_each_contract_of_a_metric_catches_its_breaker(tmp_path, contract):
+def test_each_contract_of_a_metric_catches_its_breaker(outcome, contract):
     body, says = METRIC_BREAKERS[contract]
     code = f'''
 class Mine(Metric):
@@ -310,11 +313,11 @@ class Mine(Metric):
         s = e.samples("memorized")
         {body}
 '''
-    notes = broken(outcome(tmp_path, code, "metric"))
+    notes = broken(outcome(code, "metric"))
     assert any(name.startswith(contract) and says in note for name, note in notes.items()), notes
 
 
-def test_an_api_attack_cannot_have_the_weights_and_a_weights_attack_must_use_them(tmp_path):
+def test_an_api_attack_cannot_have_the_weights_and_a_weights_attack_must_use_them(outcome):
     code = '''
 class Mine(Attack):
     """Wants it all."""
@@ -325,9 +328,9 @@ class Mine(Attack):
         {body}
         return {{"mine": PerSet(1.0, 1, "u", False)}}
 '''
-    greedy = broken(outcome(tmp_path, code.format(threat="api", body="target.weights()"), "attack"))
+    greedy = broken(outcome(code.format(threat="api", body="target.weights()"), "attack"))
     assert any("asked for the weights" in note for note in greedy.values())
-    idle = broken(outcome(tmp_path, code.format(threat="weights", body="pass"), "attack"))
+    idle = broken(outcome(code.format(threat="weights", body="pass"), "attack"))
     assert any("never asked for them" in note for note in idle.values())
-    fair = outcome(tmp_path, code.format(threat="weights", body="with target.weights() as d: d.rows"), "attack")
+    fair = outcome(code.format(threat="weights", body="with target.weights() as d: d.rows"), "attack")
     assert not broken(fair)
