@@ -340,5 +340,5 @@ def test_facts_of_the_wrong_length_or_kind_are_named(denoiser):
             request.facts["converged"] = [True]
             return request
 
-    with pytest.raises(UserError, match=r"facts\['converged'\] must hold a number"):
+    with pytest.raises(UserError, match=r"facts\['converged'\] must be a list of"):
         sample(denoiser, denoiser.request(["a", "b"], [1, 2]), Talkative(), {})
