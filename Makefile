@@ -34,7 +34,7 @@ tuning: $(VENV)/installed
 	$(TUNE) wanda --grid sparsity=0.01,0.02,0.05,0.1 --grid branch=both,cond --grid token_norm=l2,none
 	$(TUNE) wen --grid quantile=0.05,0.25,0.5,0.95 --grid lr=0.05,0.2
 
-# The records of the board, made again (an hour on two cores; goes on where it stopped).
+# The records of the board (an hour on two cores). Those that are there stay: remove leaderboards/records to measure all again.
 MEASURE := $(BIN)/bench run --records leaderboards/records
 records: $(VENV)/installed
 	$(MEASURE) --suite testbed-quick --method none

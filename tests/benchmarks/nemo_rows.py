@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python tests/benchmarks/nemo_rows.py --prompts 4        # fit prompts of the testbed, evenly spread over the levels
 
-The published procedure is the transcription that tests/test_nemo.py holds the search against: two UNet calls of ten rows
+The published procedure is the transcription in tests/published_nemo.py: two UNet calls of ten rows
 for every score, a call for the activations of every try, and one row for every clean prompt of the statistics. The bound
 is what an exact search must evaluate at least: one seed of a set that fails, every kept seed of a set that passes.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from test_nemo import Published, neurons_of
+from published_nemo import Published, neurons_of
 
 from bench.method import FitData
 from bench.model import load_denoiser
