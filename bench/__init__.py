@@ -12,6 +12,7 @@ _PUBLIC = {
     "Metric": "bench.metric",
     "Attack": "bench.attack",
     "Target": "bench.attack",
+    "Exhibit": "bench.attack",
     "Evaluation": "bench.metric",
     "PerImage": "bench.metric",
     "PerSet": "bench.metric",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from bench.errors import UserError
+from bench.errors import Unmeasurable, UserError
 from bench.metric import PerImage, PerSet, SampleSet
+from bench.progress import Report, silent
 
 if TYPE_CHECKING:
     from bench.method import Method, State
@@ -18,13 +20,24 @@ if TYPE_CHECKING:
     from bench.suite import Prompt, Suite
 
 Threat = Literal["api", "weights"]
+Scores = Mapping[str, PerImage | PerSet | Unmeasurable]
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """What an attack lets a reader see: some generations of a prompt, and the training picture that they betray."""
+
+    prompt: Prompt
+    caption: str
+    pictures: Sequence[np.ndarray]  # uint8 [H, W, 3]
+    reference: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Target:
     """What an attacker meets. It never sees the method: under `api` it may only generate, under `weights` it holds the edited weights.
 
-    `suite` gives candidate prompts and, for verification after the attack, reference images.
+    `suite` gives candidate prompts and, for verification after the attack, reference images. `exhibits` goes into the record.
     """
 
     suite: Suite
@@ -32,6 +45,8 @@ class Target:
     threat: Threat
     generate_: Callable[[Sequence[Prompt], int], SampleSet]
     weights_: Callable[[], AbstractContextManager[Denoiser]]
+    report: Report = silent
+    exhibits: list[Exhibit] = field(default_factory=list)
 
     def generate(self, prompts: Sequence[Prompt], images: int) -> SampleSet:
         """`images` generations of every prompt by the mitigated model, from the store where it has them already."""
@@ -54,9 +69,16 @@ class Attack(BaseModel):
     files: ClassVar[tuple[str, ...]] = ()  # of its fields, those that name files of the suite
     version: ClassVar[int] = 1
 
-    def run(self, target: Target) -> dict[str, PerImage | PerSet]:
-        """All scores by name. Raises `Unmeasurable` with the reason when the suite gives nothing to attack."""
+    def fits(self, suite: Suite) -> None:
+        """Asked before any work. Raises `UserError` when these settings cannot work on the suite."""
+
+    def run(self, target: Target) -> Scores:
+        """All scores by name, `Unmeasurable` for those that this run has no number for. Raises it when there is nothing to attack."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it attacks: define run(self, target)")
+
+    def calibrate(self, target: Target) -> dict[str, Any]:
+        """What must be measured once on the model without mitigation before the attack can run: the content of a JSON file (`bench calibrate`)."""
+        raise UserError(f"attack {type(self).__name__} has nothing to calibrate")
 
 
 @contextmanager

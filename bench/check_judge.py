@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.attack import Target
+from bench.attack import Scores, Target
 from bench.checks import Broken, Contract, NotApplicable, Subject, first_difference, random_state_untouched, snapshot
+from bench.errors import Unmeasurable
 from bench.measuring import as_score, evaluation_of, target_of
 from bench.metric import Evaluation, PerImage, PerSet, SampleSet
 from bench.runner import Run
 from bench.suite import Suite, load_suite, path_digest
-
-Scores = dict[str, PerImage | PerSet]
 
 
 def _run(subject: Subject) -> Run:
@@ -54,6 +53,8 @@ def gives_its_scores(subject: Subject) -> None:
             f"it gave {', '.join(sorted(scores)) or 'nothing'} and names {', '.join(subject.cls.names)}", "give every score that it names and no other"
         )
     for name, score in scores.items():
+        if isinstance(score, Unmeasurable):
+            continue
         if isinstance(score, PerImage) and (score.table.ndim != 2 or len(score.table) != len(score.prompts)):
             raise Broken(f"the table of {name} has shape {score.table.shape} for {len(score.prompts)} prompts", "make it [prompts, images]")
         values = score.table.ravel().tolist() if isinstance(score, PerImage) else [score.value]
@@ -97,7 +98,10 @@ def _reversed(evaluation: Evaluation) -> Evaluation:
 
 
 def _values(scores: Scores) -> dict[str, Any]:
-    return {name: score.table if isinstance(score, PerImage) else np.array([score.value]) for name, score in scores.items()}
+    def value(score: PerImage | PerSet | Unmeasurable) -> Any:
+        return score.table if isinstance(score, PerImage) else np.array([score.value if isinstance(score, PerSet) else str(score)])
+
+    return {name: value(score) for name, score in scores.items()}
 
 
 def random_state(subject: Subject) -> None:

@@ -154,6 +154,36 @@ def tune(
     print(f"tuning: {path}", file=sys.stderr if as_json else sys.stdout)
 
 
+@app.command(epilog="Example:  bench calibrate clique_extraction --suite testbed")
+def calibrate(
+    attack: Annotated[str, typer.Argument(help="An attack that needs a calibration, or a Python file.")],
+    suite: Annotated[str, typer.Option("--suite", help="A name from `bench list suites`, or a TOML file.")] = "testbed",
+    parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value, over the suite's. May be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the result goes; by default beside the suite file, as its `calibration` names it.")] = None,
+    store: Annotated[Path, typer.Option(help="Folder where images and features are kept.")] = STORE,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU by default where there is one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure on the model without mitigation what an attack needs before it can run, such as its threshold, and write it to a file."""
+    from bench.suite import load_suite
+
+    chosen = load_suite(suite)
+    from bench.calibrating import calibrate as measure
+    from bench.model import pick_device
+    from bench.parameters import parse_assignments
+    from bench.progress import reporter
+
+    with reporter() as report, resumable():
+        path, content = measure(chosen, attack, parse_assignments(parameter or []), store, pick_device(device), out, report)
+    print(json.dumps(content, indent=1) if as_json else "\n".join(f"{key}: {_short(value)}" for key, value in content.items()))
+    print(f"calibration: {path}", file=sys.stderr if as_json else sys.stdout)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 160 else f"{text[:150]} ... ({len(value)} values)"
+
+
 @app.command(epilog="Examples:  bench check wanda   |   bench check ./mine.py -p strength=0.3")
 def check(
     name: Annotated[str, typer.Argument(help="A method, metric or attack, or a Python file that holds one.")],

@@ -1,161 +1,27 @@
-"""From records to tables and pages: a pure function of the records, without clock or network, so that a check is an exact diff.
-
-Rows of one table share a protocol (the suite's fingerprint) and metric versions. Rows that do not are listed apart and
-never ranked. Rows stand in the order of replication, named so; there is no composite score.
-"""
+"""From records to tables and pages: a pure function of the records, without clock or network, so that a check is an exact diff."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bench import stats
+from bench.board import COLUMNS, REFERENCE, TUNED_MEANS, Board, Column, Row, make_boards, protocol
 from bench.errors import UserError
+from bench.extraction import HEADINGS, Extraction, extraction
 from bench.record import RunRecord, Score, load_records
 from bench.store import write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-REFERENCE = "none"
-TUNED_MEANS = (
-    "† parameters chosen on the suite's `fit` prompts by `bench tune`; the record has the rule and how many settings met it (‡ none did: the nearest was taken)"
-)
-
-
-@dataclass(frozen=True)
-class Column:
-    """One number of the table: where it is in a record, its heading, decimals, and what it means."""
-
-    name: str
-    heading: str
-    decimals: int
-    meaning: str
-    cost: bool = False
-
-
-COLUMNS = (
-    Column("sscd", "SSCD ↓", 3, "mean similarity of a generation to its training picture under a copy descriptor, held-out memorized prompts"),
-    Column("sscd_p95", "SSCD p95 ↓", 3, "95th percentile of the same similarity over images"),
-    Column("memorized_ratio", "memorized ↓", 3, "share of images whose similarity exceeds the suite's threshold"),
-    Column("diversity", "diversity ↑", 3, "one minus the mean similarity between images of one memorized prompt"),
-    Column("clip_score", "CLIP ↑", 3, "cosine of picture and original prompt, memorized prompts"),
-    Column("clip_score_clean", "CLIP clean ↑", 3, "cosine of picture and prompt, clean prompts"),
-    Column("fid", "FID ↓", 2, "Frechet distance to real pictures at the stated number of images; not comparable across numbers"),
-    Column("time_ratio", "time ×", 2, "seconds per image against no mitigation, measured in turn on one machine; from the fastest to the slowest round", True),
-    Column("nfe_per_image", "NFE", 1, "model evaluations per image, counted (one row through the UNet is one)", True),
-    Column("fit_seconds", "fit s", 1, "seconds of offline fitting", True),
-    Column("fit_nfe", "fit NFE", 0, "model evaluations of offline fitting", True),
-)
-README_COLUMNS = ("sscd", "memorized_ratio", "clip_score", "clip_score_clean", "fid", "time_ratio", "nfe_per_image", "fit_nfe")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A record beside the reference row of its protocol."""
-
-    record: RunRecord
-    reference: RunRecord | None
-    pareto: bool = False
-
-    @cached_property
-    def label(self) -> str:
-        """The method, with the parameters that are not its defaults."""
-        shown = {key: f"{value:g}" if isinstance(value, float) else value for key, value in self.record.changed.items()}
-        given = ", ".join(f"{key}={value}" for key, value in sorted(shown.items()))
-        return self.record.method + (f" ({given})" if given else "") + self.tuned
-
-    @property
-    def tuned(self) -> str:
-        tuning = self.record.tuning
-        return "" if tuning is None else " †" if tuning.get("kept") else " ‡"
-
-    def score(self, column: Column) -> Score | None:
-        return (self.record.cost if column.cost else self.record.scores).get(column.name)
-
-    def difference(self, column: Column) -> tuple[float, float | None, float | None] | None:
-        """Difference to the reference row: paired by prompt with an interval where prompts have values, else the plain difference."""
-        score = self.score(column)
-        if self.reference is None or self.record.method == REFERENCE or column.cost or score is None or score.value is None:
-            return None
-        mine, theirs = self.record.per_prompt.get(column.name), self.reference.per_prompt.get(column.name)
-        if mine and theirs:
-            return stats.paired_difference(mine, theirs)
-        base = self.reference.scores.get(column.name)
-        return (score.value - base.value, None, None) if base and base.value is not None else None
-
-
-@dataclass(frozen=True)
-class Board:
-    """One suite's table, and the records that cannot stand in it with the reason."""
-
-    suite: str
-    rows: tuple[Row, ...]
-    apart: tuple[tuple[RunRecord, str], ...]
-
-
-def make_boards(records: list[RunRecord]) -> list[Board]:
-    """One board for every suite that has records, rows by replication."""
-    return [_board(suite, [record for record in records if record.suite == suite]) for suite in sorted({record.suite for record in records})]
-
-
-def _board(suite: str, records: list[RunRecord]) -> Board:
-    newest = {record.method: max(r.method_version for r in records if r.method == record.method) for record in records}
-    apart: list[tuple[RunRecord, str]] = []
-    whole: list[RunRecord] = []
-    for record in records:
-        reason = (
-            f"status {record.status}" if record.status != "complete"
-            else f"limited to {record.limit} prompts of every role" if record.limit
-            else f"version {record.method_version} of the method; {newest[record.method]} is the newest" if record.method_version < newest[record.method]
-            else ""
-        )  # fmt: skip
-        if reason:
-            apart.append((record, reason))
-        else:
-            whole.append(record)
-    if not whole:
-        return Board(suite, (), tuple(apart))
-    # The protocol of the table is the newest version's; among equals the one with most rows.
-    sizes = Counter(_protocol(record) for record in whole)
-    current = max(sizes, key=lambda protocol: (protocol[0], protocol[1], sizes[protocol], protocol[2]))
-    apart += [(record, "another protocol or metric version") for record in whole if _protocol(record) != current]
-    rows = [record for record in whole if _protocol(record) == current]
-    reference = next((record for record in rows if record.method == REFERENCE), None)
-    front = _pareto(rows)
-    ordered = sorted(rows, key=lambda record: (_sort_value(record), record.method, record.run))
-    return Board(suite, tuple(Row(record, reference, record.run in front) for record in ordered), tuple(apart))
-
-
-def _protocol(record: RunRecord) -> tuple[int, tuple[tuple[str, int], ...], str]:
-    versions = {score.metric: score.metric_version for score in (*record.scores.values(), *record.cost.values())}
-    return record.suite_version, tuple(sorted(versions.items())), record.suite_fingerprint
-
-
-def _sort_value(record: RunRecord) -> float:
-    score = record.scores.get("sscd")
-    return score.value if score and score.value is not None else float("inf")
-
-
-def _pareto(records: list[RunRecord]) -> set[str]:
-    """Runs that no other beats in replication, alignment and time together."""
-    points = {}
-    for record in records:
-        parts = (record.scores.get("sscd"), record.scores.get("clip_score"), record.cost.get("time_ratio"))
-        values = [part.value for part in parts if part and part.value is not None]
-        if len(values) == 3:
-            # The reference takes its own time by definition; what was measured of it against itself is noise.
-            points[record.run] = (-values[0], values[1], -1.0 if record.method == REFERENCE else -values[2])
-    return {run for run, on_front in zip(points, stats.pareto_front(list(points.values())), strict=True) if on_front}
+README_COLUMNS = ("sscd", "memorized_ratio", "clip_score", "clip_score_clean", "fid", "clique_extracted", "time_ratio", "nfe_per_image", "fit_nfe")
 
 
 def make_pages(records: Path, readme: Path | None = None) -> dict[str, bytes]:
@@ -220,7 +86,7 @@ def table(board: Board) -> pd.DataFrame:
             cells[f"{column.name}_low"] = _round(score.low if score else None)
             cells[f"{column.name}_high"] = _round(score.high if score else None)
             cells[f"{column.name}_n"] = score.n if score else 0
-            if not column.cost:
+            if column.part != "cost":
                 for suffix, value in zip(("difference", "difference_low", "difference_high"), difference or (None, None, None), strict=True):
                     cells[f"{column.name}_{suffix}"] = _round(value)
         rows.append(cells)
@@ -276,6 +142,14 @@ def markdown(board: Board) -> str:
         lines += [f"- **{heading(board, column)}**: {column.meaning}" for column in columns]
         lines += ["- **Pareto**: no other row is as good in SSCD, CLIP and time together"]
         lines += [f"- {TUNED_MEANS}"] if any(row.record.tuning for row in board.rows) else []
+        attacked = extraction(board)
+        if attacked:
+            group_name = board.rows[0].record.group_name
+            lines += ["", "## Extraction attack, before and after", "", *extraction_table(attacked), "", attacked.operating_point, ""]
+            lines += [f"- **{name}**: {meaning}" for name, meaning in HEADINGS]
+            if attacked.groups:
+                lines += ["", f"Actually memorized, by {_escape(group_name)}:", "", *_pipes(["method", *attacked.groups])]
+                lines += ["| " + " | ".join([_escape(row.label), *cells]) + " |" for row, cells in attacked.by_group]
     if board.apart:
         lines += ["", "Not ranked:", ""]
         lines += [f"- {_escape(Row(record, None).label)} (run {record.run}): {reason}" for record, reason in board.apart]
@@ -294,19 +168,33 @@ def markdown_table(board: Board, columns: Sequence[Column]) -> list[str]:
     return lines
 
 
+def extraction_table(attacked: Extraction) -> list[str]:
+    rows = ["| " + " | ".join([_escape(row.label), *cells]) + " |" for row, cells in attacked.rows]
+    return [*_pipes(["method", *(name for name, _ in HEADINGS)]), *rows]
+
+
+def _pipes(headings: Sequence[str]) -> list[str]:
+    return ["| " + " | ".join(_escape(name) for name in headings) + " |", "|" + "---|" * len(headings)]
+
+
 def _columns(board: Board) -> list[Column]:
     return [column for column in COLUMNS if any(row.score(column) for row in board.rows)]
 
 
 def with_tables(readme: str, boards: list[Board]) -> str:
-    """A README with the table of every suite that it marks: the lines between `<!-- board NAME -->` and `<!-- end -->`."""
+    """A README with the tables that it marks: the lines between `<!-- board NAME -->`, or `<!-- extraction NAME -->`, and `<!-- end -->`."""
     for board in boards:
-        start, end = f"<!-- board {board.suite} -->\n", "<!-- end -->"
-        before, marked, rest = readme.partition(start)
-        if marked and end in rest:
-            columns = [column for column in _columns(board) if column.name in README_COLUMNS]
-            readme = before + start + "\n".join(markdown_table(board, columns)) + "\n" + end + rest.partition(end)[2]
+        attacked = extraction(board)
+        columns = [column for column in _columns(board) if column.name in README_COLUMNS]
+        readme = _between(readme, f"<!-- board {board.suite} -->", markdown_table(board, columns))
+        readme = _between(readme, f"<!-- extraction {board.suite} -->", [*extraction_table(attacked), "", attacked.operating_point] if attacked else [])
     return readme
+
+
+def _between(text: str, mark: str, lines: list[str]) -> str:
+    before, marked, rest = text.partition(mark + "\n")
+    end = "<!-- end -->"
+    return before + marked + "\n".join([*lines, end]) + rest.partition(end)[2] if marked and end in rest else text
 
 
 def _escape(text: str) -> str:
@@ -333,6 +221,9 @@ def html(board: Board) -> str:
             rows=shown,
             groups=_groups(board),
             gallery=_gallery(board),
+            attacked=extraction(board),
+            attack_headings=HEADINGS,
+            exhibits=[(row.label, row.record.exhibits) for row in _reference_first(board) if row.record.exhibits],
             group_name=board.rows[0].record.group_name if board.rows else "group",
             tuned=TUNED_MEANS if any(row.record.tuning for row in board.rows) else "",
             machines=sorted({str(row.record.environment.get("device_name", "unknown")) for row in board.rows}),
@@ -369,8 +260,12 @@ def _gallery(board: Board) -> list[dict[str, Any]]:
             )
             place["by_row"][row.record.run] = thumbnail.png
     order = sorted(pictures, key=lambda key: (int(pictures[key]["group"]) if pictures[key]["group"].isdigit() else 0, key), reverse=True)
-    rows = sorted(board.rows, key=lambda row: row.record.method != REFERENCE)  # what the others are compared with stands first
-    return [pictures[key] | {"images": [(row.label, pictures[key]["by_row"].get(row.record.run)) for row in rows]} for key in order]
+    return [pictures[key] | {"images": [(row.label, pictures[key]["by_row"].get(row.record.run)) for row in _reference_first(board)]} for key in order]
+
+
+def _reference_first(board: Board) -> list[Row]:
+    """What the others are compared with stands first."""
+    return sorted(board.rows, key=lambda row: row.record.method != REFERENCE)
 
 
 @cache
@@ -382,7 +277,7 @@ def row_table(record: RunRecord, others: list[RunRecord]) -> Table:
     """A finished run beside `none` of the same protocol, for the terminal."""
     from rich.table import Table
 
-    same = [r for r in others if r.suite == record.suite and r.status == "complete" and _protocol(r) == _protocol(record) and r.method == REFERENCE]
+    same = [r for r in others if r.suite == record.suite and r.status == "complete" and protocol(r) == protocol(record) and r.method == REFERENCE]
     row = Row(record, same[0] if same else None)
     beside = row.reference is not None and record.method != REFERENCE
     shown = Table(title=f"{row.label} on {record.suite}", title_justify="left")

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from bench import stats
-from bench.attack import Attack, Target, edited_weights
+from bench.attack import Attack, Exhibit, Scores, Target, edited_weights
 from bench.errors import Unmeasurable, UserError, one_line
 from bench.method import State
 from bench.metric import Evaluation, Metric, PerImage, PerSet, SampleSet
-from bench.record import RunRecord, Score
+from bench.record import RecordedExhibit, RunRecord, Score
+from bench.store import encode_png
 from bench.suite import Prompt, Role
 
 if TYPE_CHECKING:
     from bench.runner import Run
     from bench.sampler import Denoiser
+
+EXHIBITS, PICTURES, EXHIBIT_SIDE = 10, 3, 128  # of one attack; of one exhibit; pixels
 
 
 def measure(run: Run, record: RunRecord, state: State, fit_seconds: float, fit_rows: int) -> Exception | None:
@@ -35,15 +40,20 @@ def measure(run: Run, record: RunRecord, state: State, fit_seconds: float, fit_r
         run.report(f"attack {name}", number, total)
         target = target_of(run, attack, state)
         failure = _ask(record, record.attacks, name, attack, partial(attack.run, target)) or failure
+        record.exhibits += [kept(name, exhibit, run.suite.settings.share_references) for exhibit in target.exhibits[:EXHIBITS]]
     run.report("measure", total, total)
     return failure
 
 
-def _ask(record: RunRecord, into: dict[str, Score], name: str, judge: Metric | Attack, scores: Callable[[], dict[str, PerImage | PerSet]]) -> Exception | None:
+def _ask(record: RunRecord, into: dict[str, Score], name: str, judge: Metric | Attack, scores: Callable[[], Scores]) -> Exception | None:
     measured: dict[str, Score] = {}
+    reasons: dict[str, str] = {}
     reason, failure = "the suite's prompts do not allow it", None
     try:
         for score_name, score in scores().items():
+            if isinstance(score, Unmeasurable):
+                reasons[score_name] = one_line(score)
+                continue
             measured[score_name] = as_score(name, judge.version, score)
             if isinstance(score, PerImage) and score.percentile is None:
                 means = score.table.mean(1)
@@ -55,7 +65,8 @@ def _ask(record: RunRecord, into: dict[str, Score], name: str, judge: Metric | A
         reason, failure = f"{type(error).__name__}: {one_line(error)}", error
     for score_name in judge.names:
         if score_name not in measured:
-            into[score_name] = Score(value=None, unit="", higher_is_better=None, metric=name, metric_version=judge.version, reason=reason)
+            why_not = reasons.get(score_name, reason)
+            into[score_name] = Score(value=None, unit="", higher_is_better=None, metric=name, metric_version=judge.version, reason=why_not)
     into |= measured
     return failure
 
@@ -89,7 +100,23 @@ def target_of(run: Run, attack: Attack, state: State) -> Target:
         run.generate(state, samples.keys)
         return samples
 
-    return Target(run.suite, run.device, attack.threat, generate, weights)
+    return Target(run.suite, run.device, attack.threat, generate, weights, run.report)
+
+
+def kept(attack: str, exhibit: Exhibit, with_reference: bool) -> RecordedExhibit:
+    """An exhibit as a record keeps it: small pictures, and training pictures only where the suite may share them."""
+    return RecordedExhibit(
+        attack=attack, prompt_id=exhibit.prompt.id, prompt=exhibit.prompt.text, group=exhibit.prompt.group, caption=exhibit.caption,
+        pictures=[small_png(picture) for picture in exhibit.pictures[:PICTURES]],
+        reference=small_png(exhibit.reference) if with_reference and exhibit.reference is not None else None,
+    )  # fmt: skip
+
+
+def small_png(picture: np.ndarray) -> str:
+    """A picture of at most `EXHIBIT_SIDE` pixels a side, as base64 of a PNG."""
+    image = Image.fromarray(picture)
+    image.thumbnail((EXHIBIT_SIDE, EXHIBIT_SIDE))
+    return base64.b64encode(encode_png(np.asarray(image))).decode()
 
 
 def as_score(name: str, version: int, score: PerImage | PerSet) -> Score:

@@ -48,6 +48,10 @@ class SampleSet:
     def pictures(self) -> list[np.ndarray]:
         return self.store.pictures(self.keys)
 
+    def pictures_of(self, row: int) -> list[np.ndarray]:
+        """The pictures of one prompt, for sets that are too large to hold at once."""
+        return self.store.pictures(self.keys[row * self.images : (row + 1) * self.images])
+
 
 @dataclass(frozen=True)
 class Timing:

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+Report = Callable[[str, int, int], None]  # (what, done, of)
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A progress report that goes nowhere."""
+
 
 @contextmanager
-def reporter() -> Iterator[Callable[[str, int, int], None]]:
+def reporter() -> Iterator[Report]:
     """A report function that draws one bar for each kind of work, with rate and time left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn

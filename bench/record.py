@@ -68,6 +68,18 @@ class Thumbnail(_Strict):
     reference: str | None = Field(default=None, description="base64 of the training picture's PNG")
 
 
+class RecordedExhibit(_Strict):
+    """What an attack found, to look at: generations of one prompt and the training picture that they betray."""
+
+    attack: str
+    prompt_id: str
+    prompt: str
+    group: str
+    caption: str
+    pictures: list[str] = Field(description="base64 of PNGs, shrunk where they are large")
+    reference: str | None = Field(default=None, description="base64 of the training picture's PNG")
+
+
 class RunRecord(_Strict):
     schema_version: Literal[1] = 1
     run: str = Field(pattern=r"^[0-9a-f]+$", description="hash of suite, method, parameters and metric versions; the file's name")
@@ -93,6 +105,7 @@ class RunRecord(_Strict):
     attacks: dict[str, Score] = Field(default_factory=dict)
     per_prompt: dict[str, dict[str, float]] = Field(default_factory=dict, description="score name to prompt id to mean over its images")
     thumbnails: list[Thumbnail] = Field(default_factory=list)
+    exhibits: list[RecordedExhibit] = Field(default_factory=list)
     environment: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
     errors: list[str] = Field(default_factory=list)

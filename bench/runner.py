@@ -7,7 +7,7 @@ import json
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from bench.method import FitData, Method, Need, State
 from bench.metric import Metric, SampleSet, Timing
 from bench.model import load_denoiser
 from bench.parameters import configure
+from bench.progress import Report, silent
 from bench.record import RunRecord, Thumbnail, device_name, environment, load_record
 from bench.sampler import Denoiser, sample
 from bench.store import SampleKey, SampleStore, encode_png, read_picture, write_atomically
@@ -34,11 +35,6 @@ from bench.suite import Prompt, Role, Suite, digest_of, path_digest
 IMAGES_PER_SHARD = 64
 THUMBNAILS = 12
 NEEDED_ROLE: dict[Need, Role] = {"fit_prompts": "fit", "training_images": "fit", "clean_prompts": "calibration"}
-Progress = Callable[[str, int, int], None]  # (what, done, of)
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """A progress report that goes nowhere."""
 
 
 @dataclass
@@ -54,12 +50,12 @@ class Run:
     records: Path
     store_root: Path
     device: torch.device
-    report: Progress = field(default=silent)
+    report: Report = field(default=silent)
     tuning: dict[str, Any] | None = None  # how the parameters were chosen; decides nothing
     plugins: dict[str, str] = field(default_factory=dict)  # the distributions that gave the method and metrics, with their versions
 
     @classmethod
-    def resolve(cls, suite: Suite, method: str, parameters: dict[str, Any], records: Path, store: Path, device: torch.device, report: Progress = silent) -> Run:
+    def resolve(cls, suite: Suite, method: str, parameters: dict[str, Any], records: Path, store: Path, device: torch.device, report: Report = silent) -> Run:
         """Find and check everything that has a name; unknown names fail here, before any work."""
         entry = registry.find("method", method)
         configured = configure("method", entry.name, entry.load(), parameters)
@@ -71,6 +67,8 @@ class Run:
             for file in (getattr(judge, key) for key in judge.files):
                 if file:
                     suite.path(file)
+        for attack in judges["attack"].values():
+            attack.fits(suite)
         names = Counter(name for judge in (*judges["metric"].values(), *judges["attack"].values()) for name in judge.names)
         if twice := [name for name, count in names.items() if count > 1]:
             raise UserError(f"suite {suite.name}: two of its metrics and attacks give the score '{twice[0]}'; leave one out or rename its score")

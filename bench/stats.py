@@ -39,13 +39,13 @@ def cluster_bootstrap(table: np.ndarray, statistic: Statistic = mean, seed: int 
 def proportion_interval(table: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """Interval of a proportion from a 0/1 table `[prompts, images]`.
 
-    The bootstrap has nothing to resample when all entries agree; then Clopper-Pearson over prompts, which claims no more
-    independent trials than there are prompts.
+    With one value a prompt the trials are independent: Clopper-Pearson, exact. The bootstrap has nothing to resample when
+    all entries agree; then Clopper-Pearson over prompts, which claims no more independent trials than there are prompts.
     """
     table = np.asarray(table, dtype=np.float64)
-    if table.min() != table.max():
-        return cluster_bootstrap(table, seed=seed)
-    return clopper_pearson(len(table) if table.max() else 0, len(table))
+    if table.shape[1] == 1 or table.min() == table.max():
+        return clopper_pearson(int(table[:, 0].sum()), len(table))
+    return cluster_bootstrap(table, seed=seed)
 
 
 def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:

@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bench import registry
 from bench.errors import UserError, one_line
 from bench.parameters import configure, parse_assignments, validation_line
+from bench.progress import Report, silent
 from bench.record import environment
-from bench.runner import NEEDED_ROLE, Progress, Run, silent
+from bench.runner import NEEDED_ROLE, Run
 from bench.store import write_atomically
 from bench.suite import PromptSettings, Role, Suite, digest_of
 
@@ -135,7 +136,7 @@ def tune(
     tolerance: dict[str, float],
     clean: int = 48,
     images: int = 4,
-    report: Progress = silent,
+    report: Report = silent,
 ) -> Tuning:
     """Run the grid and `none`, and choose by the rule. Finished settings are found again in `work` when the command is repeated."""
     entry = registry.find("method", name)

@@ -1,0 +1,152 @@
+"""Which records stand in one table: rows that share a protocol, beside their reference, in the order of replication.
+
+Rows of one table share the suite's fingerprint and the versions of metrics and attacks. Rows that do not are listed apart
+and never ranked. There is no composite score.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from bench import stats
+from bench.record import RunRecord, Score
+
+REFERENCE = "none"
+TUNED_MEANS = (
+    "† parameters chosen on the suite's `fit` prompts by `bench tune`; the record has the rule and how many settings met it (‡ none did: the nearest was taken)"
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of the table: where it is in a record, its heading, decimals, and what it means."""
+
+    name: str
+    heading: str
+    decimals: int
+    meaning: str
+    part: Literal["scores", "cost", "attacks"] = "scores"  # of a record
+
+
+COLUMNS = (
+    Column("sscd", "SSCD ↓", 3, "mean similarity of a generation to its training picture under a copy descriptor, held-out memorized prompts"),
+    Column("sscd_p95", "SSCD p95 ↓", 3, "95th percentile of the same similarity over images"),
+    Column("memorized_ratio", "memorized ↓", 3, "share of images whose similarity exceeds the suite's threshold"),
+    Column("diversity", "diversity ↑", 3, "one minus the mean similarity between images of one memorized prompt"),
+    Column("clip_score", "CLIP ↑", 3, "cosine of picture and original prompt, memorized prompts"),
+    Column("clip_score_clean", "CLIP clean ↑", 3, "cosine of picture and prompt, clean prompts"),
+    Column("fid", "FID ↓", 2, "Frechet distance to real pictures at the stated number of images; not comparable across numbers"),
+    Column("clique_identified", "identified ↓", 3, "share of memorized prompts that the clique extraction attack flags", "attacks"),
+    Column("clique_extracted", "extracted ↓", 3, "share of memorized prompts that it flags and whose pictures are a copy of a training picture", "attacks"),
+    Column("time_ratio", "time ×", 2, "seconds per image against no mitigation, measured in turn on one machine; fastest to slowest round", "cost"),
+    Column("nfe_per_image", "NFE", 1, "model evaluations per image, counted (one row through the UNet is one)", "cost"),
+    Column("fit_seconds", "fit s", 1, "seconds of offline fitting", "cost"),
+    Column("fit_nfe", "fit NFE", 0, "model evaluations of offline fitting", "cost"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record beside the reference row of its protocol."""
+
+    record: RunRecord
+    reference: RunRecord | None
+    pareto: bool = False
+
+    @cached_property
+    def label(self) -> str:
+        """The method, with the parameters that are not its defaults."""
+        shown = {key: f"{value:g}" if isinstance(value, float) else value for key, value in self.record.changed.items()}
+        given = ", ".join(f"{key}={value}" for key, value in sorted(shown.items()))
+        return self.record.method + (f" ({given})" if given else "") + self.tuned
+
+    @property
+    def tuned(self) -> str:
+        tuning = self.record.tuning
+        return "" if tuning is None else " †" if tuning.get("kept") else " ‡"
+
+    def score(self, column: Column) -> Score | None:
+        return _part(self.record, column).get(column.name)
+
+    def difference(self, column: Column) -> tuple[float, float | None, float | None] | None:
+        """Difference to the reference row: paired by prompt with an interval where prompts have values, else the plain difference."""
+        score = self.score(column)
+        if self.reference is None or self.record.method == REFERENCE or column.part == "cost" or score is None or score.value is None:
+            return None
+        mine, theirs = self.record.per_prompt.get(column.name), self.reference.per_prompt.get(column.name)
+        if mine and theirs:
+            return stats.paired_difference(mine, theirs)
+        base = _part(self.reference, column).get(column.name)
+        return (score.value - base.value, None, None) if base and base.value is not None else None
+
+
+def _part(record: RunRecord, column: Column) -> dict[str, Score]:
+    return {"scores": record.scores, "cost": record.cost, "attacks": record.attacks}[column.part]
+
+
+@dataclass(frozen=True)
+class Board:
+    """One suite's table, and the records that cannot stand in it with the reason."""
+
+    suite: str
+    rows: tuple[Row, ...]
+    apart: tuple[tuple[RunRecord, str], ...]
+
+
+def make_boards(records: list[RunRecord]) -> list[Board]:
+    """One board for every suite that has records, rows by replication."""
+    return [_board(suite, [record for record in records if record.suite == suite]) for suite in sorted({record.suite for record in records})]
+
+
+def _board(suite: str, records: list[RunRecord]) -> Board:
+    newest = {record.method: max(r.method_version for r in records if r.method == record.method) for record in records}
+    apart: list[tuple[RunRecord, str]] = []
+    whole: list[RunRecord] = []
+    for record in records:
+        reason = (
+            f"status {record.status}" if record.status != "complete"
+            else f"limited to {record.limit} prompts of every role" if record.limit
+            else f"version {record.method_version} of the method; {newest[record.method]} is the newest" if record.method_version < newest[record.method]
+            else ""
+        )  # fmt: skip
+        if reason:
+            apart.append((record, reason))
+        else:
+            whole.append(record)
+    if not whole:
+        return Board(suite, (), tuple(apart))
+    # The protocol of the table is the newest version's; among equals the one with most rows.
+    sizes = Counter(protocol(record) for record in whole)
+    current = max(sizes, key=lambda key: (key[0], key[1], sizes[key], key[2]))
+    apart += [(record, "another protocol or metric version") for record in whole if protocol(record) != current]
+    rows = [record for record in whole if protocol(record) == current]
+    reference = next((record for record in rows if record.method == REFERENCE), None)
+    front = _pareto(rows)
+    ordered = sorted(rows, key=lambda record: (_sort_value(record), record.method, record.run))
+    return Board(suite, tuple(Row(record, reference, record.run in front) for record in ordered), tuple(apart))
+
+
+def protocol(record: RunRecord) -> tuple[int, tuple[tuple[str, int], ...], str]:
+    """What two records must share to stand in one table; a higher version is the newer one."""
+    versions = {score.metric: score.metric_version for score in (*record.scores.values(), *record.cost.values(), *record.attacks.values())}
+    return record.suite_version, tuple(sorted(versions.items())), record.suite_fingerprint
+
+
+def _sort_value(record: RunRecord) -> float:
+    score = record.scores.get("sscd")
+    return score.value if score and score.value is not None else float("inf")
+
+
+def _pareto(records: list[RunRecord]) -> set[str]:
+    """Runs that no other beats in replication, alignment and time together."""
+    points = {}
+    for record in records:
+        parts = (record.scores.get("sscd"), record.scores.get("clip_score"), record.cost.get("time_ratio"))
+        values = [part.value for part in parts if part and part.value is not None]
+        if len(values) == 3:
+            # The reference takes its own time by definition; what was measured of it against itself is noise.
+            points[record.run] = (-values[0], values[1], -1.0 if record.method == REFERENCE else -values[2])
+    return {run for run, on_front in zip(points, stats.pareto_front(list(points.values())), strict=True) if on_front}

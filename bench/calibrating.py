@@ -1,0 +1,37 @@
+"""`bench calibrate`: what an attack must know of the model without mitigation, measured once and written beside the suite."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import registry
+from bench.measuring import target_of
+from bench.parameters import configure
+from bench.progress import Report
+from bench.runner import Run
+from bench.store import write_atomically
+from bench.suite import Suite
+
+
+def calibrate(
+    suite: Suite, name: str, values: dict[str, Any], store: Path, device: torch.device, out: Path | None, report: Report
+) -> tuple[Path, dict[str, Any]]:
+    """Calibrate an attack with the suite's settings and `values` over them; returns the file written and its content.
+
+    Generations are those of `none` and go through the store. Raises `UserError` for an attack that has nothing to calibrate.
+    """
+    entry = registry.find("attack", str(suite.file.parent / name) if name.endswith(".py") and not Path(name).exists() else name)
+    given = suite.settings.attacks.get(name, {}) | values
+    named = given.pop("calibration", None)  # the file to be made; whoever calibrates does not read it
+    attack = configure("attack", entry.name, entry.load(), given)
+    path = out or suite.file.parent / (named or f"{suite.name}.{entry.name}.json")
+    settings = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
+    run = Run.resolve(Suite(settings, suite.file, suite.limit), "none", {}, path.parent, store, device, report)
+    run.store.prepare()
+    content = attack.calibrate(target_of(run, attack, {}))
+    write_atomically(path, (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+    return path, content
