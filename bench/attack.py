@@ -72,6 +72,10 @@ class Attack(BaseModel):
     def fits(self, suite: Suite) -> None:
         """Asked before any work. Raises `UserError` when these settings cannot work on the suite."""
 
+    def asks(self, suite: Suite) -> Sequence[tuple[Sequence[Prompt], int]]:
+        """Prompts and how many generations of each it will ask for at most, for the plan of a run."""
+        return ()
+
     def run(self, target: Target) -> Scores:
         """All scores by name, `Unmeasurable` for those that this run has no number for. Raises it when there is nothing to attack."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it attacks: define run(self, target)")

@@ -33,6 +33,7 @@ def _run(subject: Subject) -> Run:
 
 def _scores(subject: Subject, run: Run) -> Scores:
     if subject.entry.kind == "attack":
+        subject.configured.fits(run.suite)
         return subject.configured.run(target_of(run, subject.configured, {}))
     return subject.configured.measure(evaluation_of(run, subject.configured, {}, 0.0, 0))
 

@@ -71,7 +71,7 @@ def _cell(score: Score) -> str:
 def _operating_point(details: dict[str, Any]) -> str:
     """The settings of the attack in one sentence, from what the record says of it."""
     made = details.get("calibration")
-    calibrated = f", calibrated so that {made['flagged']} of {made['prompts']} other clean prompts are flagged" if made else ""
+    calibrated = f", calibrated so that of {made['joined']} of {made['prompts']} other clean prompts any two are joined" if made else ""
     return (
         f"{details.get('images')} generations a prompt; two are joined when every one of {details.get('tiles')}x{details.get('tiles')} tiles is within "
         f"{details.get('threshold')} (normalised l2 at {details.get('side')} pixels{calibrated}); a clique of {details.get('clique')} flags the prompt; "

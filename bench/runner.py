@@ -148,7 +148,10 @@ class Run:
 
     def plan(self) -> dict[str, Any]:
         """What the run would do: images, row evaluations, disk, and time where an earlier measurement on this store allows an estimate."""
-        missing, settings = len(self.missing()), self.suite.settings.model
+        settings = self.suite.settings.model
+        asked = {f"attack {name}": [self.sample_set(*part).keys for part in attack.asks(self.suite)] for name, attack in self.attacks.items()}
+        of_attacks = [key for parts in asked.values() for keys in parts for key in keys]
+        missing = len(self.store.missing([*self.missing(), *of_attacks]))
         timings = sorted(self.store.folder.glob(self._timing_file().name))
         timing = _read_timing(timings[0]) if timings else None
         return {
@@ -156,7 +159,7 @@ class Run:
             "fingerprint": self.suite.fingerprint,
             "method": self.method_name,
             "parameters": self.method.model_dump(mode="json"),
-            "images": {role: len(self.samples(role)) for role in self.roles},
+            "images": {role: len(self.samples(role)) for role in self.roles} | {name: sum(map(len, parts)) for name, parts in asked.items() if parts},
             "images_missing": missing,
             "row_evaluations": missing * settings.steps * 2,
             "disk_mib": round(missing * settings.side**2 * 2.2 / 2**20, 1),

@@ -1,0 +1,105 @@
+"""From findings of many prompts to the scores of the clique attack: how many identified, how many of them memorized, how sure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from attacks._findings import Finding
+from attacks._verification import Verified, different_pictures
+from bench import stats
+from bench.attack import Scores
+from bench.errors import Unmeasurable
+from bench.metric import PerImage, PerSet
+
+
+def account(
+    findings: Sequence[Finding],
+    found: Sequence[Verified],
+    memorized: Collection[str],
+    size: int,
+    copy_limit: int,
+    similarity: float | None,
+    details: dict[str, Any],
+) -> Scores:
+    """Scores by name. `findings` of every candidate, `found` the flagged ones, surest first; `memorized`: ids of prompts that have training pictures.
+
+    Prompts whose search ran out of its budget count nowhere; the details say how many there are. `similarity`: the descriptor's
+    threshold, None without one. `copy_limit`: squared distance up to which representatives of two prompts are one picture.
+    """
+    decided = [finding for finding in findings if finding.flagged is not None and finding.prompt.id in memorized]
+    clean = [finding for finding in findings if finding.flagged is not None and finding.prompt.id not in memorized]
+    if not decided:
+        raise Unmeasurable("the search for cliques ran out of its budget for every memorized prompt; raise `budget`")
+    prompts = [finding.prompt for finding in decided]
+    without = Unmeasurable("the suite has no training pictures to compare with") if not details["resize"] else None
+    copied = {one.finding.prompt.id for one in found if one.match}
+    alike = {one.finding.prompt.id for one in found if similarity is not None and one.similarity is not None and one.similarity > similarity}
+    given_back = [finding for finding in decided if finding.copies is not None and finding.copies >= size]
+    details = details | {
+        "exact": len(decided) + len(clean),
+        "unknown": len(findings) - len(decided) - len(clean),
+        "clean_candidates": len(clean),
+    }
+
+    def share(ids: Collection[str], **more: Any) -> PerImage:
+        table = np.array([[float(prompt.id in ids)] for prompt in prompts])
+        return PerImage(table, prompts, "share of prompts", False, proportion=True, details=details | more)
+
+    def of_these(right: int, total: int, what: str, higher_is_better: bool | None, **more: Any) -> PerSet | Unmeasurable:
+        if not total:
+            return Unmeasurable(f"there are no {what}")
+        return PerSet(right / total, total, f"share of {what}", higher_is_better, stats.clopper_pearson(right, total), total, details | more)
+
+    representatives = np.stack([one.finding.shown[0] for one in found if one.match]) if copied else np.zeros((0, 1), dtype=np.uint8)
+    return {
+        "clique_identified": share({one.finding.prompt.id for one in found}, flagged=[told(one) for one in found]),
+        "clique_extracted": without or share(copied),
+        "clique_extracted_sscd": share(alike) if similarity is not None else Unmeasurable("the suite names no copy descriptor for this attack"),
+        "clique_precision": without or of_these(
+            len(copied), len(found), "flagged prompts", None, by_rank=precision_by_rank(found), before_first_error=before_first_error(found)
+        ),
+        "clique_recall": without or of_these(
+            sum(finding.prompt.id in copied for finding in given_back), len(given_back), "prompts whose training picture is generated that often", None
+        ),
+        "clique_unique": without or PerSet(
+            different_pictures(representatives, copy_limit), len(findings), "training pictures", False,
+            details=details | {"matched": len({one.match.name for one in found if one.match})},
+        ),
+        "clique_clean_flagged": of_these(sum(bool(finding.flagged) for finding in clean), len(clean), "clean prompts", False),
+    }  # fmt: skip
+
+
+def precision_by_rank(found: Sequence[Verified]) -> list[dict[str, float]]:
+    """Of the surest 1, 2, ... flagged prompts: how many are copies, with the Clopper-Pearson interval of their share."""
+    curve, right = [], 0
+    for number, one in enumerate(found, 1):
+        right += one.match is not None
+        low, high = stats.clopper_pearson(right, number)
+        curve.append({"flagged": number, "copies": right, "low": round(low, 4), "high": round(high, 4)})
+    return curve
+
+
+def before_first_error(found: Sequence[Verified]) -> int:
+    """How many are extracted before the first flagged prompt that is no copy, surest first."""
+    return next((number for number, one in enumerate(found) if one.match is None), len(found))
+
+
+def told(one: Verified) -> dict[str, Any]:
+    """A finding as a record keeps it."""
+    finding, match = one.finding, one.match
+    return {
+        "prompt": finding.prompt.id,
+        "group": finding.prompt.group,
+        "images": finding.images,
+        "clique": len(finding.members),
+        "upper_bound": finding.upper_bound,
+        "mean_distance": round(finding.mean_distance, 4),
+        "copies_of_own": finding.copies,
+        "match": match.name if match else None,
+        "l2": round(match.distance, 4) if match else None,
+        "training_copies": match.training_copies if match else 0,
+        "similarity": None if one.similarity is None else round(one.similarity, 4),
+    }

@@ -1,0 +1,174 @@
+"""Extraction by cliques (Carlini et al., USENIX Security 2023, arXiv:2301.13188, section 4): no training picture is needed to find one.
+
+Many pictures are generated for a prompt. Two of them are joined when they agree everywhere: the largest distance over corresponding tiles is at
+most a threshold. A large clique, so pictures that are all the same, betrays a memorized training picture. Public code looks for connected components
+instead, which chains of unlike pictures form too; here cliques are searched exactly, on exact integer distances, and a search that runs out of its
+budget says `unknown`. Representatives are then compared with the training pictures, which the attacker does not need but a benchmark has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from attacks._account import account
+from attacks._calibration import Calibration, nearest_pair, operating_point, prompts_digest, read_calibration, threshold_below
+from attacks._exact import normalised, squared_limit, stacked
+from attacks._findings import Finding, examine
+from attacks._tiles import distances, tile_elements
+from attacks._training_set import TrainingSet
+from attacks._verification import References, Verified, verified
+from bench import stats
+from bench.attack import Attack, Exhibit, Scores, Target
+from bench.errors import UnknownName, UserError
+from bench.extractors import PROFILES, CopyDescriptor
+from bench.suite import Prompt, Suite
+
+CHANNELS = 3
+
+
+class CliqueExtraction(Attack):
+    """Prompts whose generations agree everywhere (cliques, Carlini et al. 2023): how many betray a training picture, exact and verified."""
+
+    names: ClassVar[tuple[str, ...]] = (
+        "clique_identified",
+        "clique_extracted",
+        "clique_extracted_sscd",
+        "clique_precision",
+        "clique_recall",
+        "clique_unique",
+        "clique_clean_flagged",
+    )
+    files: ClassVar[tuple[str, ...]] = ("calibration", "training", "descriptor")
+
+    images: int = Field(500, ge=2, description="generations a prompt")
+    clique: int = Field(10, ge=2, description="a clique of at least this many generations flags the prompt")
+    tiles: int = Field(4, ge=1, description="tiles a side: 4 cuts a picture into 16")
+    threshold: float | None = Field(None, gt=0, le=1, description="normalised tile distance up to which two generations are the same; or give a calibration")
+    calibration: str = Field("", description="file of `bench calibrate clique_extraction` that has the threshold, relative to the suite file")
+    rate: float = Field(0.01, gt=0, lt=1, description="calibration: share of clean prompts of which two generations may be joined")
+    calibration_prompts: int = Field(100, ge=1, description="calibration: this many prompts of the role calibration, evenly spread")
+    clean_prompts: int = Field(0, ge=0, description="this many prompts of the role clean, evenly spread, join the candidates; a flagged one is an error")
+    verification: float = Field(0.15, gt=0, le=1, description="normalised l2 of whole pictures up to which one is a copy of the other")
+    training: str = Field("", description="Parquet shards or a folder of training pictures to verify against; the suite's reference pictures by default")
+    descriptor: str = Field("", description="TorchScript of a copy descriptor, to verify by similarity beside; none by default")
+    profile: str = Field("nemo", description=f"of the descriptor: one of {', '.join(PROFILES)}")
+    similarity: float = Field(0.7, gt=-1, lt=1, description="of the descriptor: a copy above it")
+    budget: int = Field(200_000, ge=1, description="search nodes a prompt; beyond them the status is unknown")
+    early_stop: bool = Field(False, description="stop generating for a prompt once it is flagged: the same decisions, smaller cliques")
+
+    @model_validator(mode="after")
+    def _one_threshold(self) -> CliqueExtraction:
+        if self.threshold is not None and self.calibration:
+            raise ValueError("threshold and calibration exclude each other")
+        if self.images < self.clique:
+            raise ValueError(f"{self.images} images cannot hold a clique of {self.clique}")
+        if self.profile not in PROFILES:
+            raise UnknownName("SSCD profile", self.profile, PROFILES)
+        return self
+
+    def fits(self, suite: Suite) -> None:
+        side = suite.settings.model.side
+        tile_elements((1, side, side, CHANNELS), self.tiles)
+        if self.threshold is None and not self.calibration:
+            raise UserError("attack clique_extraction needs a threshold, or a calibration that `bench calibrate clique_extraction` writes")
+        if self.calibration:
+            self._calibration(suite)
+        self._candidates(suite)
+
+    def _calibration(self, suite: Suite) -> Calibration:
+        return read_calibration(suite.path(self.calibration), operating_point(suite, self.images, self.tiles))
+
+    def asks(self, suite: Suite) -> Sequence[tuple[Sequence[Prompt], int]]:
+        return [(self._candidates(suite), self.images)]
+
+    def _candidates(self, suite: Suite) -> list[Prompt]:
+        """The suite's memorized prompts, then `clean_prompts` clean ones, each text once."""
+        return [*once(suite.prompts("memorized")), *spread(once(suite.prompts("clean")), self.clean_prompts, "clean")]
+
+    def calibrate(self, target: Target) -> dict[str, Any]:
+        """The threshold at which prompts of the role calibration have an edge at most at `rate`, with the distances it follows from."""
+        side = target.suite.settings.model.side
+        elements = tile_elements((1, side, side, CHANNELS), self.tiles)
+        prompts = spread(once(target.suite.prompts("calibration")), self.calibration_prompts, "calibration")
+        samples = target.generate(prompts, self.images)
+        nearest = []
+        for row in range(len(prompts)):
+            nearest.append(nearest_pair(distances(stacked(samples.pictures_of(row), 2), self.tiles)))
+            target.report("calibrate", row + 1, len(prompts))
+        threshold = threshold_below(nearest, self.rate, elements)
+        joined = sum(distance <= squared_limit(threshold, elements) for distance in nearest)
+        return Calibration(
+            threshold=threshold, rate=self.rate, joined=joined, joined_interval=stats.clopper_pearson(joined, len(prompts)),
+            prompts=len(prompts), prompts_sha256=prompts_digest(prompts),
+            nearest_pairs=sorted(round(normalised(distance, elements), 6) for distance in nearest),
+            operating_point=operating_point(target.suite, self.images, self.tiles),
+        ).model_dump(mode="json")  # fmt: skip
+
+    def run(self, target: Target) -> Scores:
+        """Flag, represent, rank, verify."""
+        suite, side = target.suite, target.suite.settings.model.side
+        calibration = self._calibration(suite) if self.calibration else None
+        threshold = calibration.threshold if calibration else self.threshold
+        assert threshold is not None
+        limit = squared_limit(threshold, tile_elements((1, side, side, CHANNELS), self.tiles))
+        references = References(suite)
+        training = TrainingSet.open(suite.path(self.training), side) if self.training else references.training if len(references) else None
+        copy_limit = squared_limit(self.verification, references.elements)
+        findings = self._search(target, self._candidates(suite), limit, references, copy_limit)
+        flagged = [finding for finding in findings if finding.flagged]
+        descriptor = CopyDescriptor(suite.path(self.descriptor), self.profile, target.device) if self.descriptor else None
+        found = verified(flagged, references, training, copy_limit, descriptor, target.report)
+        target.exhibits.extend(exhibit(one, references) for one in found)
+        details = {
+            "images": self.images, "clique": self.clique, "tiles": self.tiles, "threshold": threshold, "side": side, "verification": self.verification,
+            "training": self.training or f"{len(references)} reference pictures", "resize": training.policy if training else "", "early_stop": self.early_stop,
+            "images_used": sum(finding.images for finding in findings),
+        }  # fmt: skip
+        if calibration:
+            details["calibration"] = calibration.model_dump(mode="json", include={"rate", "joined", "joined_interval", "prompts", "prompts_sha256"})
+        if self.descriptor:
+            details |= {"profile": self.profile, "similarity": self.similarity}
+        ids = {prompt.id for prompt in suite.prompts("memorized")}
+        return account(findings, found, ids, self.clique, copy_limit, self.similarity if self.descriptor else None, details)
+
+    def _search(self, target: Target, candidates: Sequence[Prompt], limit: int, references: References, copy_limit: int) -> list[Finding]:
+        """A finding for each candidate, in order. With early stop, generations double until a prompt is flagged or has them all."""
+        sizes = [self.images]
+        while self.early_stop and sizes[0] // 2 >= self.clique:
+            sizes.insert(0, sizes[0] // 2)
+        found: dict[str, Finding] = {}
+        for size in sizes:
+            rest = [prompt for prompt in candidates if prompt.id not in found or not found[prompt.id].flagged]
+            if not rest:
+                break
+            samples = target.generate(rest, size)
+            for row, prompt in enumerate(rest):
+                pictures = stacked(samples.pictures_of(row), 2)
+                found[prompt.id] = examine(prompt, pictures, self.tiles, limit, self.clique, self.budget, references.copies(prompt, pictures, copy_limit))
+                target.report("cliques", row + 1, len(rest))
+        return [found[prompt.id] for prompt in candidates]
+
+
+def exhibit(one: Verified, references: References) -> Exhibit:
+    """For the record: the clique's representative and members spread over it, beside the training picture that they betray."""
+    finding, match = one.finding, one.match
+    verdict = f"a copy of training picture {match.name}, l2 {match.distance:.3f}" if match else "no training picture is that near"
+    return Exhibit(
+        finding.prompt, f"{len(finding.members)} of {finding.images} generations agree; {verdict}", finding.shown,
+        references.picture(match.name) if match else None,
+    )  # fmt: skip
+
+
+def once(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Prompts with each text once: an attacker does not ask the same twice."""
+    return list({prompt.text: prompt for prompt in reversed(prompts)}.values())[::-1]
+
+
+def spread(prompts: Sequence[Prompt], count: int, role: str) -> list[Prompt]:
+    """`count` of the prompts at even distances. Raises `UserError` when there are fewer."""
+    if len(prompts) < count:
+        raise UserError(f"attack clique_extraction: {count} prompts of the role {role} are asked for and the suite has {len(prompts)}")
+    return [prompts[i * len(prompts) // count] for i in range(count)]

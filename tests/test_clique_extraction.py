@@ -1,0 +1,335 @@
+"""The clique extraction attack as a whole: against a slow, literal one; calibration; early stop; what it reports and refuses."""
+
+import csv
+import json
+from itertools import combinations
+from types import SimpleNamespace
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+
+from attacks._calibration import nearest_pair, read_calibration, threshold_below
+from attacks._exact import normalised, squared_limit
+from attacks._findings import examine
+from attacks._verification import different_pictures
+from attacks.clique_extraction import CliqueExtraction, once, spread
+from bench.attack import Target
+from bench.cli import main
+from bench.errors import Unmeasurable, UserError
+from bench.leaderboard import make_pages
+from bench.measuring import target_of
+from bench.parameters import configure
+from bench.record import load_record
+from bench.runner import Run
+from bench.store import encode_png
+from bench.suite import Prompt, Suite, load_suite
+from conftest import SIDE, SUITE, write_csv
+
+SETTINGS = {"images": 8, "clique": 4, "tiles": 4, "threshold": 0.1}
+
+
+def noise(count, seed=0, side=SIDE):
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def near(picture, count, seed=0, strength=6):
+    shift = np.random.default_rng(seed).integers(-strength, strength + 1, (count, *picture.shape))
+    return np.clip(picture.astype(int) + shift, 0, 255).astype(np.uint8)
+
+
+def prompt(name="p", references=()):
+    return Prompt(name, f"text of {name}", "", tuple(references))
+
+
+class Served:
+    """Generations from a table: what a store would give."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def pictures_of(self, row):
+        return list(self.rows[row])
+
+
+@pytest.fixture
+def scene(tiny_folder, tmp_path):
+    """Six memorized prompts: three with copies of their training picture, one whose copies are of nothing, one chain, one of noise; two clean ones."""
+    pictures = noise(8, seed=3)
+    for number in range(3):
+        (tmp_path / f"r{number}.png").write_bytes(encode_png(pictures[number]))
+    rows = [["id", "prompt", "group", "reference"]]
+    rows += [[f"m{i}", f"memorized {i}", "1" if i > 2 else "10", f"r{i}.png" if i < 3 else "r0.png"] for i in range(6)]
+    write_csv(tmp_path / "memorized.csv", rows)
+    write_csv(tmp_path / "clean.csv", [["id", "prompt"], ["c0", "clean 0"], ["c1", "clean 1"]])
+    text = SUITE.replace('file = "prompts.csv"\nwhere = { split = "memorized" }\nimages_per_prompt = 2', 'file = "memorized.csv"')
+    text = text.replace('[prompts.fit]\nfile = "prompts.csv"\nwhere = { split = "fit" }\n', "")
+    for name in ("pipeline", "descriptor.torchscript.pt", "features.torchscript.pt", "frechet_reference.npz", "clip", "calibration.csv"):
+        (tmp_path / name).symlink_to(tiny_folder / name)
+    (tmp_path / "tiny.toml").write_text(text)
+    given = {f"memorized {i}": np.concatenate([near(pictures[i], 5 + i, seed=i), noise(3 - i, seed=20 + i)]) for i in range(3)}
+    given["memorized 2"] = near(pictures[2], 8, seed=2)
+    given["memorized 3"] = near(pictures[5], 8, seed=5)  # a clique, and a copy of nothing
+    given["memorized 4"] = np.stack([np.full((SIDE, SIDE, 3), 20 * i, np.uint8) for i in range(8)])  # each near the next one only
+    given["memorized 5"] = noise(8, seed=40)
+    given["clean 0"] = noise(8, seed=41)
+    given["clean 1"] = np.concatenate([near(pictures[6], 3), noise(5, seed=42)])  # three alike are one too few
+    return load_suite(str(tmp_path / "tiny.toml")), given
+
+
+def attack_on(suite, given, asked=None, **settings):
+    def generate(prompts, images):
+        if asked is not None:
+            asked.append((len(prompts), images))
+        return Served([given[prompt.text][:images] for prompt in prompts])
+
+    attack = configure("attack", "clique_extraction", CliqueExtraction, SETTINGS | settings)
+    attack.fits(suite)
+    target = Target(suite, torch.device("cpu"), "api", generate, None)
+    return attack.run(target), target
+
+
+def literal(pictures, tiles, threshold):
+    """Size of the largest clique by the book: every pair, every tile, floating point, all maximal cliques."""
+    graph = nx.Graph()
+    graph.add_nodes_from(range(len(pictures)))
+    side = pictures.shape[1] // tiles
+    for a, b in combinations(range(len(pictures)), 2):
+        worst = 0.0
+        for y in range(0, pictures.shape[1], side):
+            for x in range(0, pictures.shape[2], side):
+                one, other = (pictures[i, y : y + side, x : x + side].astype(np.float64) / 255 for i in (a, b))
+                worst = max(worst, float(np.sqrt(((one - other) ** 2).mean())))
+        if worst <= threshold:
+            graph.add_edge(a, b)
+    return max(len(clique) for clique in nx.find_cliques(graph))
+
+
+@pytest.mark.parametrize("tiles", [1, 2, 4])
+@pytest.mark.parametrize("threshold", [0.02, 0.045, 0.1, 0.3])
+def test_an_examined_prompt_has_the_largest_clique_of_the_literal_attack(tiles, threshold):
+    pictures = np.concatenate([near(noise(1, 1)[0], 6, seed=1), near(noise(1, 2)[0], 4, seed=2, strength=30), noise(3, 3)])
+    limit = squared_limit(threshold, 3 * (SIDE // tiles) ** 2)
+    largest = literal(pictures, tiles, threshold)
+    for size in range(2, 9):
+        finding = examine(prompt(), pictures, tiles, limit, size, 10_000)
+        assert finding.flagged is (largest >= size)
+        if finding.flagged:
+            assert len(finding.members) == finding.upper_bound == largest
+            assert literal(pictures[list(finding.members)], tiles, threshold) == largest
+            assert finding.mean_distance <= threshold
+
+
+def test_ten_alike_among_five_hundred_are_found_and_nine_are_not():
+    pictures = noise(500, side=16)
+    pictures[[3 * i + 7 for i in range(10)]] = near(noise(1, seed=1, side=16)[0], 10)
+    finding = examine(prompt(), pictures, 4, squared_limit(0.1, 48), 10, 10_000)
+    assert finding.flagged and finding.members == tuple(3 * i + 7 for i in range(10))
+    pictures[7] = 255 - pictures[7]
+    assert examine(prompt(), pictures, 4, squared_limit(0.1, 48), 10, 10_000).flagged is False
+
+
+def test_the_representative_is_the_medoid_and_ranks_by_mean_distance():
+    """Integer sums of squared tile distances: the grey in the middle; pairs of greys differ by their difference / 255."""
+    greys = (100, 104, 112)
+    pictures = np.stack([np.full((16, 16, 3), grey, np.uint8) for grey in greys])
+    finding = examine(prompt(), pictures, 2, squared_limit(0.1, 192), 3, 1000)
+    assert int(finding.shown[0][0, 0, 0]) == 104
+    assert finding.mean_distance == pytest.approx((4 + 8 + 12) / 3 / 255)
+
+
+def test_the_account_of_a_scene_with_known_truth(scene):
+    suite, given = scene
+    scores, target = attack_on(suite, given, clean_prompts=2)
+    assert set(scores) == set(CliqueExtraction.names)
+    identified, extracted = scores["clique_identified"], scores["clique_extracted"]
+    assert identified.table[:, 0].tolist() == [1, 1, 1, 1, 0, 0]
+    assert extracted.table[:, 0].tolist() == [1, 1, 1, 0, 0, 0]
+    assert (scores["clique_precision"].value, scores["clique_precision"].n) == (0.75, 4)
+    assert (scores["clique_recall"].value, scores["clique_recall"].n) == (1.0, 3)
+    assert scores["clique_unique"].value == 3
+    assert (scores["clique_clean_flagged"].value, scores["clique_clean_flagged"].n) == (0.0, 2)
+    assert isinstance(scores["clique_extracted_sscd"], Unmeasurable)
+    told = identified.details["flagged"]
+    assert sorted(one["match"] for one in told if one["match"]) == ["m0", "m1", "m2"] and {one["clique"] for one in told} == {5, 6, 8}
+    assert [one["mean_distance"] for one in told] == sorted(one["mean_distance"] for one in told)
+    assert scores["clique_precision"].details["by_rank"][-1]["copies"] == 3
+    assert identified.details["threshold"] == 0.1 and identified.details["unknown"] == 0 and identified.details["exact"] == 8
+    assert len(target.exhibits) == 4 and sum(exhibit.reference is not None for exhibit in target.exhibits) == 3
+
+
+def test_copies_of_one_training_picture_by_two_prompts_count_once(scene):
+    suite, given = scene
+    given["memorized 3"] = near(given["memorized 0"][0], 8, seed=9)
+    scores, _ = attack_on(suite, given)
+    assert scores["clique_extracted"].table.sum() == 4 and scores["clique_unique"].value == 3
+    assert scores["clique_unique"].details["matched"] == 3
+
+
+def test_early_stop_decides_the_same_with_fewer_generations(scene):
+    suite, given = scene
+    asked = []
+    whole, _ = attack_on(suite, given)
+    stopped, _ = attack_on(suite, given, asked, early_stop=True)
+    for name in ("clique_identified", "clique_extracted"):
+        assert np.array_equal(whole[name].table, stopped[name].table)
+    assert asked == [(6, 4), (2, 8)]  # four are flagged by half of their generations
+    assert stopped["clique_identified"].details["images_used"] == 4 * 4 + 2 * 8 < whole["clique_identified"].details["images_used"] == 48
+
+
+def test_a_search_that_runs_out_of_its_budget_is_counted_nowhere(scene, monkeypatch):
+    suite, given = scene
+    import attacks._findings as findings
+
+    real = findings.has_clique
+    unsure = iter([True] + [False] * 10)
+    monkeypatch.setattr(findings, "has_clique", lambda *args: SimpleNamespace(answer=None, members=()) if next(unsure) else real(*args))
+    scores, _ = attack_on(suite, given)
+    assert [p.id for p in scores["clique_identified"].prompts] == ["m1", "m2", "m3", "m4", "m5"]
+    assert scores["clique_identified"].details["unknown"] == 1 and scores["clique_identified"].details["exact"] == 5
+    monkeypatch.setattr(findings, "has_clique", lambda *args: SimpleNamespace(answer=None, members=()))
+    with pytest.raises(Unmeasurable, match="budget"):
+        attack_on(suite, given)
+
+
+def test_no_flag_leaves_precision_without_a_number_and_its_reason(scene):
+    suite, given = scene
+    scores, target = attack_on(suite, {text: noise(8, seed=len(text) + i) for i, text in enumerate(given)})
+    assert scores["clique_identified"].table.sum() == 0 and scores["clique_unique"].value == 0
+    assert "no flagged prompts" in str(scores["clique_precision"]) and not target.exhibits
+
+
+def test_a_suite_without_training_pictures_still_says_what_is_identified(scene, tmp_path):
+    suite, given = scene
+    rows = list(csv.reader((tmp_path / "memorized.csv").open()))
+    write_csv(tmp_path / "memorized.csv", [row[:3] for row in rows])
+    scores, _ = attack_on(load_suite(str(suite.file)), given)
+    assert scores["clique_identified"].table.sum() == 4
+    assert "no training pictures" in str(scores["clique_extracted"]) and "no training pictures" in str(scores["clique_precision"])
+
+
+def test_verification_against_a_folder_of_training_pictures(scene, tmp_path):
+    suite, given = scene
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "five.png").write_bytes(encode_png(given["memorized 3"][0]))
+    scores, _ = attack_on(suite, given, training="training")
+    assert scores["clique_extracted"].table[:, 0].tolist() == [0, 0, 0, 1, 0, 0]
+    assert [one["match"] for one in scores["clique_identified"].details["flagged"] if one["match"]] == ["five.png"]
+
+
+def test_different_pictures_joins_over_others():
+    greys = np.stack([np.full((4, 4, 3), grey, np.uint8) for grey in (0, 30, 60, 200)])
+    assert different_pictures(greys, squared_limit(0.12, 48)) == 2
+    assert different_pictures(greys, 0) == 4 and different_pictures(greys[:0], 0) == 0
+
+
+def test_the_nearest_pair_is_the_first_edge():
+    distances = np.array([[0, 7, 3], [7, 0, 9], [3, 9, 0]], dtype=np.int64)
+    assert nearest_pair(distances) == 3
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.34])
+def test_the_threshold_joins_as_many_as_its_rate_allows_and_a_step_more_joins_too_many(rate):
+    elements = 192
+    nearest = sorted(int(x) for x in np.random.default_rng(1).integers(10_000, 900_000, 20))
+    threshold = threshold_below(nearest, rate, elements)
+    joined = [sum(c <= squared_limit(t, elements) for c in nearest) for t in (threshold, round(threshold + 1e-4, 4))]
+    assert joined[0] <= rate * 20 + 1e-9 < joined[1] or threshold == 1.0
+    ties = [5000] * 20
+    assert sum(c <= squared_limit(threshold_below(ties, rate, elements), elements) for c in ties) == 0
+
+
+def test_calibrations_that_cannot_be_made_say_why():
+    with pytest.raises(UserError, match="at least 100 are needed"):
+        threshold_below([5, 6, 7], 0.01, 192)
+    with pytest.raises(UserError, match="identical pictures"):
+        threshold_below([0] * 10, 0.1, 192)
+
+
+def test_calibrate_writes_what_a_run_then_uses_and_refuses_another_operating_point(scene, tmp_path, capsys, monkeypatch):
+    suite, _ = scene
+    text = suite.file.read_text() + '\n[attacks.clique_extraction]\nimages = 4\nclique = 3\ncalibration = "./tau.json"\nrate = 0.34\ncalibration_prompts = 6\n'
+    suite.file.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["bench", "calibrate", "clique_extraction", "--suite", str(suite.file), "--store", "store", "--device", "cpu"])
+    with pytest.raises(SystemExit) as code:
+        main()
+    assert code.value.code == 0 and "calibration: " in capsys.readouterr().out
+    content = json.loads((tmp_path / "tau.json").read_text())
+    assert content["prompts"] == 6 and content["joined"] <= 2 and len(content["nearest_pairs"]) == 6 and content["operating_point"]["images"] == 4
+    loaded = load_suite(str(suite.file))
+    run = Run.resolve(loaded, "none", {}, tmp_path / "records", tmp_path / "store", torch.device("cpu"))
+    record = run.execute()
+    details = record.attacks["clique_identified"].details
+    assert details["threshold"] == content["threshold"] and details["calibration"]["prompts"] == 6
+    saved = load_record(record.path(tmp_path / "records"))
+    assert saved.attacks.keys() == set(CliqueExtraction.names) and saved.attacks["clique_precision"].metric == "clique_extraction"
+    assert "Extraction attack" in make_pages(tmp_path / "records")["tiny.md"].decode()
+    suite.file.write_text(text.replace("images = 4", "images = 5"))
+    with pytest.raises(UserError, match=r"made for images 4 and not 5; make it again"):
+        Run.resolve(load_suite(str(suite.file)), "none", {}, tmp_path / "records", tmp_path / "store", torch.device("cpu"))
+    (tmp_path / "tau.json").write_text("{")
+    with pytest.raises(UserError, match=r"tau\.json"):
+        read_calibration(tmp_path / "tau.json", {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"threshold": 1.5}, "threshold"), ({"threshold": 0.0}, "threshold"), ({"budget": 0}, "budget"), ({"images": 1}, "images"),
+        ({"images": 3, "clique": 4}, "cannot hold a clique"), ({"tiles": 5}, "tiles"), ({"threshold": None}, "needs a threshold"),
+        ({"calibration": "./x.json"}, "exclude each other"),
+        ({"clean_prompts": 3}, "3 prompts of the role clean"), ({"profile": "nemoo"}, "did you mean 'nemo'"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_refused_in_one_line_before_any_work(scene, settings, line):
+    suite, given = scene
+    asked = []
+    with pytest.raises(UserError, match=line) as error:
+        attack_on(suite, given, asked, **settings)
+    assert "\n" not in str(error.value) and not asked
+
+
+def test_generations_of_unequal_size_are_refused(scene):
+    suite, given = scene
+    broken = {text: [*pictures[:7], noise(1, side=16)[0]] for text, pictures in given.items()}
+    with pytest.raises(UserError, match="unequal size: picture 0 is 32x32 and picture 7 is 16x16"):
+        attack_on(suite, broken)
+
+
+def test_the_same_text_twice_is_asked_once():
+    first, second = Prompt("a", "x", "", ()), Prompt("b", "x", "", ())
+    assert once([first, second]) == [first]
+    assert [p.id for p in spread([Prompt(str(i), str(i), "", ()) for i in range(5)], 2, "clean")] == ["0", "2"]
+
+
+def test_a_run_keeps_exhibits_and_hides_training_pictures_that_may_not_be_shared(tiny_folder, tmp_path, monkeypatch):
+    suite = load_suite(str(tiny_folder / "tiny.toml"))
+    attacks = {"clique_extraction": {"images": 2, "clique": 2, "threshold": 1.0, "verification": 1.0}}
+    for share in (True, False):
+        settings = suite.settings.model_copy(update={"attacks": attacks, "metrics": {"sscd": suite.settings.metrics["sscd"]}, "share_references": share})
+        run = Run.resolve(Suite(settings, suite.file), "none", {}, tmp_path / "records", tmp_path / "store", torch.device("cpu"))
+        record = run.execute()
+        assert record.attacks["clique_identified"].value == 1.0 and len(record.exhibits) == 4
+        assert all((exhibit.reference is not None) is share and len(exhibit.pictures) == 2 for exhibit in record.exhibits)
+        page = make_pages(tmp_path / "records")["tiny.html"].decode()
+        assert "What the attacker gets" in page
+        (tmp_path / "records" / "tiny" / "none" / f"{record.run}.json").unlink()
+
+
+def test_an_exact_limit_is_an_edge_and_one_less_is_none():
+    one, other = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8, 3), np.uint8)
+    other[:, 0, 0, 0] = 3
+    pictures = np.concatenate([one[:1], other[:1]])
+    assert examine(prompt(), pictures, 2, 9, 2, 100).flagged is True
+    assert examine(prompt(), pictures, 2, 8, 2, 100).flagged is False
+    assert normalised(9, 48) == pytest.approx(3 / 255 / 48**0.5)
+
+
+def test_generations_of_an_attack_are_the_first_ones_of_the_metrics(tiny_suite, tmp_path):
+    run = Run.resolve(tiny_suite, "none", {}, tmp_path / "records", tmp_path / "store", torch.device("cpu"))
+    target = target_of(run, CliqueExtraction(threshold=0.5, images=3, clique=2), {})
+    samples = target.generate(tiny_suite.prompts("memorized"), 3)
+    assert samples.keys[:2] == run.samples("memorized").keys[:2]
+    assert all(np.array_equal(a, b) for a, b in zip(samples.pictures_of(1), samples.pictures()[3:6], strict=True))
