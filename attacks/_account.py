@@ -23,20 +23,24 @@ def account(
     copy_limit: int,
     similarity: float | None,
     details: dict[str, Any],
+    verifiable: bool,
 ) -> Scores:
-    """Scores by name. `findings` of every candidate, `found` the flagged ones, surest first; `memorized`: ids of prompts that have training pictures.
+    """Scores by name. `findings` of every candidate, `found` the flagged ones, surest first; `memorized`: texts of the memorized prompts.
 
     Prompts whose search ran out of its budget count nowhere; the details say how many there are. `similarity`: the descriptor's
     threshold, None without one. `copy_limit`: squared distance up to which representatives of two prompts are one picture.
+    `verifiable`: there were training pictures to compare with. With early stop the generations of flagged prompts are fewer,
+    so how often a picture is given back, and with it recall, is not known.
     """
-    decided = [finding for finding in findings if finding.flagged is not None and finding.prompt.id in memorized]
-    clean = [finding for finding in findings if finding.flagged is not None and finding.prompt.id not in memorized]
+    decided = [finding for finding in findings if finding.flagged is not None and finding.prompt.text in memorized]
+    clean = [finding for finding in findings if finding.flagged is not None and finding.prompt.text not in memorized]
     if not decided:
         raise Unmeasurable("the search for cliques ran out of its budget for every memorized prompt; raise `budget`")
     prompts = [finding.prompt for finding in decided]
-    without = Unmeasurable("the suite has no training pictures to compare with") if not details["resize"] else None
-    copied = {one.finding.prompt.id for one in found if one.match}
-    alike = {one.finding.prompt.id for one in found if similarity is not None and one.similarity is not None and one.similarity > similarity}
+    without = Unmeasurable("the suite has no training pictures to compare with") if not verifiable else None
+    early = Unmeasurable("with early stop, how often a training picture is given back is not counted") if details["early_stop"] else None
+    copied = {one.finding.prompt.text for one in found if one.match}
+    alike = {one.finding.prompt.text for one in found if similarity is not None and one.similarity is not None and one.similarity > similarity}
     given_back = [finding for finding in decided if finding.copies is not None and finding.copies >= size]
     details = details | {
         "exact": len(decided) + len(clean),
@@ -44,8 +48,8 @@ def account(
         "clean_candidates": len(clean),
     }
 
-    def share(ids: Collection[str], **more: Any) -> PerImage:
-        table = np.array([[float(prompt.id in ids)] for prompt in prompts])
+    def share(texts: Collection[str], **more: Any) -> PerImage:
+        table = np.array([[float(prompt.text in texts)] for prompt in prompts])
         return PerImage(table, prompts, "share of prompts", False, proportion=True, details=details | more)
 
     def of_these(right: int, total: int, what: str, higher_is_better: bool | None, **more: Any) -> PerSet | Unmeasurable:
@@ -53,16 +57,16 @@ def account(
             return Unmeasurable(f"there are no {what}")
         return PerSet(right / total, total, f"share of {what}", higher_is_better, stats.clopper_pearson(right, total), total, details | more)
 
-    representatives = np.stack([one.finding.shown[0] for one in found if one.match]) if copied else np.zeros((0, 1), dtype=np.uint8)
+    representatives = np.stack([one.finding.representative for one in found if one.match]) if copied else np.zeros((0, 1), dtype=np.uint8)
     return {
-        "clique_identified": share({one.finding.prompt.id for one in found}, flagged=[told(one) for one in found]),
+        "clique_identified": share({one.finding.prompt.text for one in found}, flagged=[told(one) for one in found]),
         "clique_extracted": without or share(copied),
-        "clique_extracted_sscd": share(alike) if similarity is not None else Unmeasurable("the suite names no copy descriptor for this attack"),
+        "clique_extracted_sscd": share(alike) if similarity is not None else Unmeasurable("no copy descriptor, or no reference pictures for it"),
         "clique_precision": without or of_these(
             len(copied), len(found), "flagged prompts", None, by_rank=precision_by_rank(found), before_first_error=before_first_error(found)
         ),
-        "clique_recall": without or of_these(
-            sum(finding.prompt.id in copied for finding in given_back), len(given_back), "prompts whose training picture is generated that often", None
+        "clique_recall": without or early or of_these(
+            sum(finding.prompt.text in copied for finding in given_back), len(given_back), "prompts whose training picture is generated that often", None
         ),
         "clique_unique": without or PerSet(
             different_pictures(representatives, copy_limit), len(findings), "training pictures", False,

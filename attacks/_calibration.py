@@ -51,7 +51,7 @@ def read_calibration(path: Path, wanted: dict[str, Any]) -> Calibration:
         raise UserError(f"calibration {path}: {validation_line(error)}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"calibration {path} cannot be read: {one_line(error)}") from error
-    made_for = calibration.operating_point
+    made_for = calibration.operating_point | {"rate": calibration.rate, "prompts": calibration.prompts}
     if different := [f"{key} {made_for.get(key)} and not {value}" for key, value in wanted.items() if made_for.get(key) != value]:
         raise UserError(f"calibration {path} was made for {', '.join(different)}; make it again: bench calibrate clique_extraction")
     return calibration
@@ -62,15 +62,20 @@ def nearest_pair(distances: np.ndarray) -> int:
     return int(distances[np.triu_indices(len(distances), 1)].min())
 
 
+def allowed(rate: float, prompts: int) -> int:
+    """How many of the prompts may have an edge. Raises `UserError` when there are fewer than `1 / rate`."""
+    count = math.floor(rate * prompts + 1e-9)
+    if count < 1:
+        raise UserError(f"{prompts} calibration prompts cannot show a rate of {rate}; at least {math.ceil(1 / rate)} are needed")
+    return count
+
+
 def threshold_below(nearest: list[int], rate: float, elements: int) -> float:
     """The largest multiple of 1 / `STEP` at which at most `floor(rate * n)` of prompts have an edge; `nearest`: their squared nearest pairs.
 
     Raises `UserError` when there are fewer than `1 / rate` prompts, or when even the smallest threshold joins too many.
     """
-    allowed = math.floor(rate * len(nearest) + 1e-9)
-    if allowed < 1:
-        raise UserError(f"{len(nearest)} calibration prompts cannot show a rate of {rate}; at least {math.ceil(1 / rate)} are needed")
-    first_too_many = sorted(nearest)[allowed]
+    first_too_many = sorted(nearest)[allowed(rate, len(nearest))]
     steps = min(STEP, math.floor(normalised(first_too_many, elements) * STEP) + 1)
     while steps > 0 and squared_limit(steps / STEP, elements) >= first_too_many:
         steps -= 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,8 +12,6 @@ from attacks._exact import normalised
 from attacks._near_pairs import near_pairs
 from attacks._tiles import distances, tile_elements
 from bench.suite import Prompt
-
-SHOWN = 3  # members of a clique that are kept to be looked at
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,14 @@ class Finding:
     members: tuple[int, ...] = ()  # of the clique, as numbers of generations
     upper_bound: int = 0  # no clique is larger; equal to the number of members where that is proven
     mean_distance: float = 0.0  # of the clique's pairs, normalised tile distance
-    shown: tuple[np.ndarray, ...] = ()  # the representative (medoid), then members spread over the clique
+    medoid: int = -1  # the member nearest to all others, by number
+    representative: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), dtype=np.uint8))  # its picture, uint8 [H, W, 3]
 
 
 def examine(prompt: Prompt, pictures: np.ndarray, tiles: int, limit: int, size: int, budget: int, copies: int | None = None) -> Finding:
     """Is there a clique of at least `size` among pictures, uint8 `[n, H, W, 3]`, with edges where every tile is within `limit` (squared)?
 
-    The representative is the medoid of the clique, by integer sums and so the same on every machine, the first of equals. Of several largest
+    The representative is the clique's medoid, by integer sums and so the same on every machine, the first of equals. Of several largest
     cliques the solver's order decides, and with it the mean distance that prompts are ranked by.
     """
     adjacency = near_pairs(pictures, tiles, limit).adjacency
@@ -46,9 +45,6 @@ def examine(prompt: Prompt, pictures: np.ndarray, tiles: int, limit: int, size: 
     elements = tile_elements(pictures.shape, tiles)
     pairs = [normalised(squared, elements) for squared in within[np.triu_indices(len(members), 1)]]
     medoid = members[int(np.argmin(within.sum(1)))]
-    others = [member for member in members if member != medoid]
-    spread = [others[i * len(others) // (SHOWN - 1)] for i in range(min(SHOWN - 1, len(others)))]
-    return Finding(
-        prompt, len(pictures), True, copies, members, max(largest.upper_bound, len(members)), math.fsum(pairs) / len(pairs),
-        tuple(pictures[member] for member in (medoid, *spread)),
-    )  # fmt: skip
+    mean = math.fsum(pairs) / len(pairs)
+    # A copy of the picture: a view would keep all of the prompt's pictures in memory.
+    return Finding(prompt, len(pictures), True, copies, members, max(largest.upper_bound, len(members)), mean, medoid, pictures[medoid].copy())

@@ -87,7 +87,7 @@ class TrainingSet:
         group: list[Item] = []
         encoded = 0
         for name, path in self.files:
-            for item in _rows(name, path) if path.suffix == ".parquet" else [(name, f"picture {name}", path)]:
+            for item in _rows(name, path) if path.suffix == ".parquet" else [(name, f"picture {path}", path)]:
                 group.append(item)
                 encoded += len(item[2]) if isinstance(item[2], bytes) else 0
                 if len(group) == self.batch or encoded >= MEMORY:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from attacks._nearest import within
 from attacks._training_set import TrainingSet
 from bench.metric import Extractor
 from bench.store import read_picture
-from bench.suite import ROLES, Prompt, Suite
+from bench.suite import Prompt, Role, Suite
+
+TRAINING_ROLES: tuple[Role, ...] = ("memorized", "fit")
 
 
 @dataclass(frozen=True)
@@ -36,61 +38,83 @@ class Verified:
 
 
 class References:
-    """The training pictures that a suite names, each file once, brought to the generator's side."""
+    """The training pictures that a suite names, each file once, read at the generator's side when they are needed.
+
+    These are the references of the roles memorized and fit; what stands beside other prompts (real pictures to compare quality with)
+    was not trained on.
+    """
 
     def __init__(self, suite: Suite) -> None:
-        side = suite.settings.model.side
-        prompts = {prompt.id: prompt for role in ROLES for prompt in suite.prompts(role) if prompt.references}  # type: ignore[arg-type]
+        self.side = suite.settings.model.side
+        self.elements = self.side * self.side * 3
         names: dict[Path, str] = {}
-        for prompt in prompts.values():
-            for number, path in enumerate(prompt.references):
-                names.setdefault(path, prompt.id if number == 0 else f"{prompt.id}/{number}")
-        self.paths = tuple(names)
-        self.training = TrainingSet([(name, path) for path, name in names.items()], side)
-        self.elements = side * side * 3
-        self.rows = {name: row for row, name in enumerate(names.values())}
-        self.of_path = {path: row for row, path in enumerate(names)}
-        self.pictures = np.concatenate([batch for _, batch in self.training]) if names else np.zeros((0, side, side, 3), dtype=np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.paths)
+        for role, prompt, number, path in training_references(suite):
+            plain = prompt.id if number == 0 else f"{prompt.id}/{number}"
+            names.setdefault(path, plain if plain not in names.values() else f"{role}:{prompt.id}/{number}")
+        self.paths = {name: path for path, name in names.items()}
+        self.training = TrainingSet(list(self.paths.items()), self.side)
 
     def copies(self, prompt: Prompt, pictures: np.ndarray, limit: int) -> int | None:
         """How many of a prompt's generations, uint8 `[n, H, W, 3]`, are copies of its own training pictures; None where it has none."""
         if not prompt.references:
             return None
-        own = self.pictures[[self.of_path[path] for path in prompt.references]]
+        own = self._read([(path.name, path) for path in prompt.references])
         squared = squared_distances(pictures.reshape(len(pictures), -1), own.reshape(len(own), -1))
         return int((squared.min(1) <= limit).sum())
 
-    def picture(self, name: str) -> np.ndarray | None:
-        """A training picture by the name that a match has; None when it is not one of the suite's."""
-        return self.pictures[self.rows[name]] if name in self.rows else None
+    def picture(self, name: str) -> np.ndarray:
+        """A training picture by the name that a match in `training` has."""
+        return self._read([(name, self.paths[name])])[0]
+
+    def _read(self, files: list[tuple[str, Path]]) -> np.ndarray:
+        return np.concatenate([batch for _, batch in TrainingSet(files, self.side)])
+
+    def described(self, descriptor: Extractor) -> Described:
+        """All of them by a copy descriptor, from the files as they are, some at a time."""
+        files = list(self.paths.values())
+        parts = [descriptor([read_picture(path) for path in files[start : start + 64]]) for start in range(0, len(files), 64)]
+        return Described(descriptor, np.concatenate(parts))
+
+
+@dataclass(frozen=True)
+class Described:
+    """Reference pictures by a copy descriptor, unit vectors `[m, d]`."""
+
+    descriptor: Extractor
+    references: np.ndarray
+
+    def nearest(self, pictures: np.ndarray) -> list[float]:
+        """Of each picture, the similarity to the most similar reference."""
+        return [float(value) for value in (self.descriptor(list(pictures)) @ self.references.T).max(1)]
+
+
+def training_references(suite: Suite) -> Iterator[tuple[Role, Prompt, int, Path]]:
+    """Role, prompt, number and file of every reference picture that is a training picture."""
+    for role in TRAINING_ROLES:
+        for prompt in suite.prompts(role):
+            for number, path in enumerate(prompt.references):
+                yield role, prompt, number, path
 
 
 def verified(
-    flagged: Sequence[Finding],
-    references: References,
-    training: TrainingSet | None,
-    limit: int,
-    descriptor: Extractor | None,
-    report: Callable[[str, int, int], None],
+    flagged: Sequence[Finding], training: TrainingSet | None, limit: int, described: Described | None, report: Callable[[str, int, int], None]
 ) -> list[Verified]:
-    """Each flagged prompt's representative against `training`, surest prompt first: by the mean distance inside the clique (Carlini et al. 2023)."""
+    """Each flagged prompt's representative against `training`, surest prompt first: by the mean distance inside the clique (Carlini et al. 2023).
+
+    A training picture within `limit` (whole picture, squared) is a match.
+    """
     if not flagged:
         return []
-    representatives = np.stack([finding.shown[0] for finding in flagged])
+    representatives = np.stack([finding.representative for finding in flagged])
+    elements = representatives[0].size
     matches: list[Match | None] = [None] * len(flagged)
     if training:
         found = within(representatives, training, limit, lambda scanned: report("verify", scanned, training.count or scanned))
         matches = [
-            None if name is None else Match(name, normalised(int(squared), references.elements), int(count))
+            None if name is None else Match(name, normalised(int(squared), elements), int(count))
             for name, squared, count in zip(found.nearest, found.squared, found.count, strict=True)
         ]
-    similarities: list[float | None] = [None] * len(flagged)
-    if descriptor and len(references):
-        known = descriptor([read_picture(path) for path in references.paths])
-        similarities = [float(value) for value in (descriptor(list(representatives)) @ known.T).max(1)]
+    similarities = described.nearest(representatives) if described else [None] * len(flagged)
     everyone = [Verified(*parts) for parts in zip(flagged, matches, similarities, strict=True)]
     return sorted(everyone, key=lambda one: (one.finding.mean_distance, one.finding.prompt.id))
 

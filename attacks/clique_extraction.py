@@ -14,19 +14,22 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from attacks._account import account
-from attacks._calibration import Calibration, nearest_pair, operating_point, prompts_digest, read_calibration, threshold_below
+from attacks._calibration import Calibration, allowed, nearest_pair, operating_point, prompts_digest, read_calibration, threshold_below
+from attacks._candidates import candidates, once, spread
 from attacks._exact import normalised, squared_limit, stacked
 from attacks._findings import Finding, examine
 from attacks._tiles import distances, tile_elements
 from attacks._training_set import TrainingSet
 from attacks._verification import References, Verified, verified
 from bench import stats
-from bench.attack import Attack, Exhibit, Scores, Target
+from bench.attack import EXHIBITS, Attack, Exhibit, Scores, Target
 from bench.errors import UnknownName, UserError
 from bench.extractors import PROFILES, CopyDescriptor
+from bench.metric import SampleSet
 from bench.suite import Prompt, Suite
 
 CHANNELS = 3
+SHOWN = 3  # members of a clique that an exhibit shows
 
 
 class CliqueExtraction(Attack):
@@ -56,8 +59,8 @@ class CliqueExtraction(Attack):
     descriptor: str = Field("", description="TorchScript of a copy descriptor, to verify by similarity beside; none by default")
     profile: str = Field("nemo", description=f"of the descriptor: one of {', '.join(PROFILES)}")
     similarity: float = Field(0.7, gt=-1, lt=1, description="of the descriptor: a copy above it")
-    budget: int = Field(200_000, ge=1, description="search nodes a prompt; beyond them the status is unknown")
-    early_stop: bool = Field(False, description="stop generating for a prompt once it is flagged: the same decisions, smaller cliques")
+    budget: int = Field(200_000, ge=1, description="nodes of each search for a clique; beyond them the status is unknown")
+    early_stop: bool = Field(False, description="stop generating for a prompt once it is flagged: the same flags, smaller cliques, no recall")
 
     @model_validator(mode="after")
     def _one_threshold(self) -> CliqueExtraction:
@@ -76,23 +79,22 @@ class CliqueExtraction(Attack):
             raise UserError("attack clique_extraction needs a threshold, or a calibration that `bench calibrate clique_extraction` writes")
         if self.calibration:
             self._calibration(suite)
-        self._candidates(suite)
+        candidates(suite, self.clean_prompts)
 
     def _calibration(self, suite: Suite) -> Calibration:
-        return read_calibration(suite.path(self.calibration), operating_point(suite, self.images, self.tiles))
+        wanted = operating_point(suite, self.images, self.tiles) | {"rate": self.rate, "prompts": self.calibration_prompts}
+        return read_calibration(suite.path(self.calibration), wanted)
 
     def asks(self, suite: Suite) -> Sequence[tuple[Sequence[Prompt], int]]:
-        return [(self._candidates(suite), self.images)]
-
-    def _candidates(self, suite: Suite) -> list[Prompt]:
-        """The suite's memorized prompts, then `clean_prompts` clean ones, each text once."""
-        return [*once(suite.prompts("memorized")), *spread(once(suite.prompts("clean")), self.clean_prompts, "clean")]
+        memorized, clean = candidates(suite, self.clean_prompts)
+        return [([*memorized, *clean], self.images)]
 
     def calibrate(self, target: Target) -> dict[str, Any]:
         """The threshold at which prompts of the role calibration have an edge at most at `rate`, with the distances it follows from."""
         side = target.suite.settings.model.side
         elements = tile_elements((1, side, side, CHANNELS), self.tiles)
         prompts = spread(once(target.suite.prompts("calibration")), self.calibration_prompts, "calibration")
+        allowed(self.rate, len(prompts))
         samples = target.generate(prompts, self.images)
         nearest = []
         for row in range(len(prompts)):
@@ -115,60 +117,57 @@ class CliqueExtraction(Attack):
         assert threshold is not None
         limit = squared_limit(threshold, tile_elements((1, side, side, CHANNELS), self.tiles))
         references = References(suite)
-        training = TrainingSet.open(suite.path(self.training), side) if self.training else references.training if len(references) else None
+        training = TrainingSet.open(suite.path(self.training), side) if self.training else references.training if references.paths else None
         copy_limit = squared_limit(self.verification, references.elements)
-        findings = self._search(target, self._candidates(suite), limit, references, copy_limit)
-        flagged = [finding for finding in findings if finding.flagged]
-        descriptor = CopyDescriptor(suite.path(self.descriptor), self.profile, target.device) if self.descriptor else None
-        found = verified(flagged, references, training, copy_limit, descriptor, target.report)
-        target.exhibits.extend(exhibit(one, references) for one in found)
+        known = references.described(CopyDescriptor(suite.path(self.descriptor), self.profile, target.device)) if self.descriptor and references.paths else None
+        memorized, clean = candidates(suite, self.clean_prompts)
+        findings = self._search(target, [*memorized, *clean], limit, references, copy_limit)
+        found = verified([finding for finding in findings if finding.flagged], training, copy_limit, known, target.report)
+        target.exhibits.extend(exhibit(target, one, references if training is references.training else None) for one in found[:EXHIBITS])
         details = {
             "images": self.images, "clique": self.clique, "tiles": self.tiles, "threshold": threshold, "side": side, "verification": self.verification,
-            "training": self.training or f"{len(references)} reference pictures", "resize": training.policy if training else "", "early_stop": self.early_stop,
+            "training": self.training or f"{len(references.paths)} reference pictures", "resize": training.policy if training else "",
+            "early_stop": self.early_stop, "tie": "first",
             "images_used": sum(finding.images for finding in findings),
         }  # fmt: skip
         if calibration:
             details["calibration"] = calibration.model_dump(mode="json", include={"rate", "joined", "joined_interval", "prompts", "prompts_sha256"})
         if self.descriptor:
             details |= {"profile": self.profile, "similarity": self.similarity}
-        ids = {prompt.id for prompt in suite.prompts("memorized")}
-        return account(findings, found, ids, self.clique, copy_limit, self.similarity if self.descriptor else None, details)
+        return account(
+            findings, found, {prompt.text for prompt in memorized}, self.clique, copy_limit, self.similarity if known is not None else None,
+            details, verifiable=training is not None,
+        )  # fmt: skip
 
-    def _search(self, target: Target, candidates: Sequence[Prompt], limit: int, references: References, copy_limit: int) -> list[Finding]:
+    def _search(self, target: Target, asked: Sequence[Prompt], limit: int, references: References, copy_limit: int) -> list[Finding]:
         """A finding for each candidate, in order. With early stop, generations double until a prompt is flagged or has them all."""
         sizes = [self.images]
         while self.early_stop and sizes[0] // 2 >= self.clique:
             sizes.insert(0, sizes[0] // 2)
         found: dict[str, Finding] = {}
         for size in sizes:
-            rest = [prompt for prompt in candidates if prompt.id not in found or not found[prompt.id].flagged]
+            rest = [prompt for prompt in asked if prompt.text not in found or not found[prompt.text].flagged]
             if not rest:
                 break
             samples = target.generate(rest, size)
             for row, prompt in enumerate(rest):
-                pictures = stacked(samples.pictures_of(row), 2)
-                found[prompt.id] = examine(prompt, pictures, self.tiles, limit, self.clique, self.budget, references.copies(prompt, pictures, copy_limit))
+                found[prompt.text] = self._examined(prompt, samples, row, limit, references, copy_limit)
                 target.report("cliques", row + 1, len(rest))
-        return [found[prompt.id] for prompt in candidates]
+        return [found[prompt.text] for prompt in asked]
+
+    def _examined(self, prompt: Prompt, samples: SampleSet, row: int, limit: int, references: References, copy_limit: int) -> Finding:
+        pictures = stacked(samples.pictures_of(row), 2)
+        return examine(prompt, pictures, self.tiles, limit, self.clique, self.budget, references.copies(prompt, pictures, copy_limit))
 
 
-def exhibit(one: Verified, references: References) -> Exhibit:
-    """For the record: the clique's representative and members spread over it, beside the training picture that they betray."""
+def exhibit(target: Target, one: Verified, references: References | None) -> Exhibit:
+    """For the record: the clique's representative and members spread over it, beside the reference picture that they betray."""
     finding, match = one.finding, one.match
+    others = [member for member in finding.members if member != finding.medoid]
+    shown = [finding.medoid, *(others[i * len(others) // (SHOWN - 1)] for i in range(min(SHOWN - 1, len(others))))]
+    pictures = target.generate([finding.prompt], finding.images).pictures_of(0)
     verdict = f"a copy of training picture {match.name}, l2 {match.distance:.3f}" if match else "no training picture is that near"
     return Exhibit(
-        finding.prompt, f"{len(finding.members)} of {finding.images} generations agree; {verdict}", finding.shown,
-        references.picture(match.name) if match else None,
+        finding.prompt, f"{len(finding.members)} of {finding.images} generations agree; {verdict}", [pictures[member] for member in shown],
+        references.picture(match.name) if references and match else None,
     )  # fmt: skip
-
-
-def once(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Prompts with each text once: an attacker does not ask the same twice."""
-    return list({prompt.text: prompt for prompt in reversed(prompts)}.values())[::-1]
-
-
-def spread(prompts: Sequence[Prompt], count: int, role: str) -> list[Prompt]:
-    """`count` of the prompts at even distances. Raises `UserError` when there are fewer."""
-    if len(prompts) < count:
-        raise UserError(f"attack clique_extraction: {count} prompts of the role {role} are asked for and the suite has {len(prompts)}")
-    return [prompts[i * len(prompts) // count] for i in range(count)]

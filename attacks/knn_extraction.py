@@ -25,12 +25,14 @@ from pydantic import Field, model_validator
 from attacks._exact import stacked
 from attacks._nearest import Report, nearest
 from attacks._training_set import TrainingSet
+from attacks._verification import training_references
 from bench.attack import Attack, Scores, Target, Threat
 from bench.errors import Unmeasurable
 from bench.metric import PerImage, PerSet
 from bench.suite import Prompt, Role, Suite, digest_of, path_digest
 
 Anchor = Literal["generated", "train"]
+MEMORY = 2**30  # bytes of generations that are compared at a time
 
 
 class KnnExtraction(Attack):
@@ -42,7 +44,7 @@ class KnnExtraction(Attack):
 
     images: int = Field(4, ge=1, description="generations a prompt")
     role: Role = Field("memorized", description="whose prompts: memorized, clean, quality, fit or calibration")
-    training: str = Field("", description="Parquet shards or pictures (folder or file), relative to the suite; empty: all its reference pictures")
+    training: str = Field("", description="Parquet shards or pictures (folder or file), relative to the suite; empty: its training references")
     neighbours: int = Field(50, ge=1, description="training pictures over which the distance is averaged (n; 50 in the paper)")
     alpha: float = Field(0.5, gt=0, description="factor of that mean (0.5 in the paper)")
     anchor: Anchor = Field("generated", description="whose nearest training pictures these are: the generation's, or the matched training picture's")
@@ -63,11 +65,17 @@ class KnnExtraction(Attack):
         if not prompts:
             raise Unmeasurable(f"the suite has no prompts of the role {self.role}")
         source, digest = self._source(target.suite)
-        pictures = stacked(target.generate(prompts, self.images).pictures())
-        training = TrainingSet.open(source, pictures.shape[1])
-        scores, matched = ratios(
-            pictures, training, self.neighbours, self.alpha, self.anchor, self.include_self, lambda read: target.report("compare", read, training.count or read)
-        )
+        samples = target.generate(prompts, self.images)
+        side = target.suite.settings.model.side
+        training = TrainingSet.open(source, side)
+        at_once = max(1, MEMORY // (self.images * side * side * 3))
+        parts = []
+        for start in range(0, len(prompts), at_once):
+            rows = range(start, min(start + at_once, len(prompts)))
+            pictures = stacked([picture for row in rows for picture in samples.pictures_of(row)])
+            parts.append(ratios(pictures, training, self.neighbours, self.alpha, self.anchor, self.include_self))
+            target.report("compare", rows.stop, len(prompts))
+        scores, matched = (np.concatenate(part) for part in zip(*parts, strict=True))
         table = scores.reshape(len(prompts), self.images)
         details: dict[str, Any] = {
             **self.model_dump(include={"neighbours", "alpha", "anchor", "include_self"}),
@@ -90,7 +98,7 @@ class KnnExtraction(Attack):
         if self.training:
             path = suite.path(self.training)
             return path, path_digest(path)
-        references = list(dict.fromkeys(path for role in suite.settings.prompts for prompt in suite.prompts(role) for path in prompt.references))
+        references = list(dict.fromkeys(path for *_, path in training_references(suite)))
         if not references:
             raise Unmeasurable("no training pictures: `training` is empty and the suite's prompts have no reference pictures")
         return references, digest_of([path_digest(path) for path in references])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.suite import Prompt, Suite
 
 Threat = Literal["api", "weights"]
+EXHIBITS = 10  # of one attack that a record keeps; more are dropped
 Scores = Mapping[str, PerImage | PerSet | Unmeasurable]
 
 

@@ -41,6 +41,7 @@ COLUMNS = (
     Column("fid", "FID ↓", 2, "Frechet distance to real pictures at the stated number of images; not comparable across numbers"),
     Column("clique_identified", "identified ↓", 3, "share of memorized prompts that the clique extraction attack flags", "attacks"),
     Column("clique_extracted", "extracted ↓", 3, "share of memorized prompts that it flags and whose pictures are a copy of a training picture", "attacks"),
+    Column("knn_extracted", "kNN extracted ↓", 3, "share of images much nearer to one training picture than to its neighbours (untargeted attack)", "attacks"),
     Column("time_ratio", "time ×", 2, "seconds per image against no mitigation, measured in turn on one machine; fastest to slowest round", "cost"),
     Column("nfe_per_image", "NFE", 1, "model evaluations per image, counted (one row through the UNet is one)", "cost"),
     Column("fit_seconds", "fit s", 1, "seconds of offline fitting", "cost"),
@@ -120,7 +121,8 @@ def _board(suite: str, records: list[RunRecord]) -> Board:
         return Board(suite, (), tuple(apart))
     # The protocol of the table is the newest version's; among equals the one with most rows.
     sizes = Counter(protocol(record) for record in whole)
-    current = max(sizes, key=lambda key: (key[0], key[1], sizes[key], key[2]))
+    # A protocol that measures more is the newer one, whatever the names of what came to it.
+    current = max(sizes, key=lambda key: (key[0], len(key[1]), key[1], sizes[key], key[2]))
     apart += [(record, "another protocol or metric version") for record in whole if protocol(record) != current]
     rows = [record for record in whole if protocol(record) == current]
     reference = next((record for record in rows if record.method == REFERENCE), None)
@@ -130,7 +132,7 @@ def _board(suite: str, records: list[RunRecord]) -> Board:
 
 
 def protocol(record: RunRecord) -> tuple[int, tuple[tuple[str, int], ...], str]:
-    """What two records must share to stand in one table; a higher version is the newer one."""
+    """What two records must share to stand in one table: version and fingerprint of the suite, and of every metric and attack the version."""
     versions = {score.metric: score.metric_version for score in (*record.scores.values(), *record.cost.values(), *record.attacks.values())}
     return record.suite_version, tuple(sorted(versions.items())), record.suite_fingerprint
 

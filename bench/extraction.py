@@ -41,7 +41,7 @@ def extraction(board: Board) -> Extraction | None:
         rows=tuple((row, tuple(_cell(_score(row, name)) for name in NAMES)) for row in ordered),
         groups=tuple(groups),
         by_group=tuple((row, tuple(_share(_score(row, NAMES[1]).groups.get(group)) for group in groups)) for row in ordered),
-        operating_point=_operating_point(_score(ordered[0], NAMES[0]).details),
+        operating_point=next((_operating_point(score.details) for row in ordered if (score := _score(row, NAMES[0])).details), ""),
     )
 
 
@@ -51,7 +51,7 @@ def _score(row: Row, name: str) -> Score:
 
 
 def _group_order(name: str) -> tuple[bool, int, str]:
-    return not name.isdigit(), int(name) if name.isdigit() else 0, name
+    return not name.isdecimal(), int(name) if name.isdecimal() else 0, name
 
 
 def _share(value: float | None) -> str:
@@ -65,16 +65,16 @@ def _cell(score: Score) -> str:
     if not score.unit.startswith("share"):
         return f"{score.value:.0f}"
     interval = f" [{100 * score.low:.0f}, {100 * score.high:.0f}]" if score.low is not None and score.high is not None else ""
-    return f"{score.value * score.n:.0f} of {score.n}: {_share(score.value)}{interval}"
+    undecided = f", {score.details['unknown']} undecided" if score.details.get("unknown") else ""
+    return f"{score.value * score.n:.0f} of {score.n}: {_share(score.value)}{interval}{undecided}"
 
 
 def _operating_point(details: dict[str, Any]) -> str:
     """The settings of the attack in one sentence, from what the record says of it."""
     made = details.get("calibration")
-    calibrated = f", calibrated so that of {made['joined']} of {made['prompts']} other clean prompts any two are joined" if made else ""
+    calibrated = f", calibrated: at least two are joined in {made['joined']} of {made['prompts']} other clean prompts" if made else ""
     return (
         f"{details.get('images')} generations a prompt; two are joined when every one of {details.get('tiles')}x{details.get('tiles')} tiles is within "
         f"{details.get('threshold')} (normalised l2 at {details.get('side')} pixels{calibrated}); a clique of {details.get('clique')} flags the prompt; "
-        f"a copy is within l2 {details.get('verification')} of one of {details.get('training')}. Searches decided exactly: {details.get('exact')}, "
-        f"unknown within the budget: {details.get('unknown')}."
+        f"a copy is within l2 {details.get('verification')} of one of {details.get('training')}."
     )

@@ -145,10 +145,11 @@ def markdown(board: Board) -> str:
         attacked = extraction(board)
         if attacked:
             group_name = board.rows[0].record.group_name
-            lines += ["", "## Extraction attack, before and after", "", *extraction_table(attacked), "", attacked.operating_point, ""]
+            lines += ["", "## Extraction attack, before and after", "", *extraction_table(attacked), "", _escape(attacked.operating_point), ""]
             lines += [f"- **{name}**: {meaning}" for name, meaning in HEADINGS]
             if attacked.groups:
-                lines += ["", f"Actually memorized, by {_escape(group_name)}:", "", *_pipes(["method", *attacked.groups])]
+                by = f"Actually memorized, by {_escape(group_name)} (a copy of any training picture counts):"
+                lines += ["", by, "", *_pipes(["method", *attacked.groups])]
                 lines += ["| " + " | ".join([_escape(row.label), *cells]) + " |" for row, cells in attacked.by_group]
     if board.apart:
         lines += ["", "Not ranked:", ""]
@@ -187,7 +188,9 @@ def with_tables(readme: str, boards: list[Board]) -> str:
         attacked = extraction(board)
         columns = [column for column in _columns(board) if column.name in README_COLUMNS]
         readme = _between(readme, f"<!-- board {board.suite} -->", markdown_table(board, columns))
-        readme = _between(readme, f"<!-- extraction {board.suite} -->", [*extraction_table(attacked), "", attacked.operating_point] if attacked else [])
+        readme = _between(
+            readme, f"<!-- extraction {board.suite} -->", [*extraction_table(attacked), "", _escape(attacked.operating_point)] if attacked else []
+        )
     return readme
 
 
@@ -237,7 +240,7 @@ def _groups(board: Board) -> dict[str, Any]:
     for row in board.rows:
         score = row.record.scores.get("sscd")
         names += [name for name in (score.groups if score else {}) if name not in names]
-    names.sort(key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+    names.sort(key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
     across = [60 + (340 * i / max(len(names) - 1, 1)) for i in range(len(names))]
     lines = []
     for row in board.rows:
@@ -259,7 +262,7 @@ def _gallery(board: Board) -> list[dict[str, Any]]:
                 (thumbnail.prompt_id, thumbnail.seed), {"prompt": thumbnail.prompt, "group": thumbnail.group, "reference": thumbnail.reference, "by_row": {}}
             )
             place["by_row"][row.record.run] = thumbnail.png
-    order = sorted(pictures, key=lambda key: (int(pictures[key]["group"]) if pictures[key]["group"].isdigit() else 0, key), reverse=True)
+    order = sorted(pictures, key=lambda key: (int(pictures[key]["group"]) if pictures[key]["group"].isdecimal() else 0, key), reverse=True)
     return [pictures[key] | {"images": [(row.label, pictures[key]["by_row"].get(row.record.run)) for row in _reference_first(board)]} for key in order]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from bench import stats
-from bench.attack import Attack, Exhibit, Scores, Target, edited_weights
+from bench.attack import EXHIBITS, Attack, Exhibit, Scores, Target, edited_weights
 from bench.errors import Unmeasurable, UserError, one_line
 from bench.method import State
 from bench.metric import Evaluation, Metric, PerImage, PerSet, SampleSet
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bench.runner import Run
     from bench.sampler import Denoiser
 
-EXHIBITS, PICTURES, EXHIBIT_SIDE = 10, 3, 128  # of one attack; of one exhibit; pixels
+PICTURES, EXHIBIT_SIDE = 4, 128  # of one exhibit; pixels
 
 
 def measure(run: Run, record: RunRecord, state: State, fit_seconds: float, fit_rows: int) -> Exception | None:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from attacks._calibration import nearest_pair, read_calibration, threshold_below
+from attacks._calibration import allowed, nearest_pair, read_calibration, threshold_below
+from attacks._candidates import candidates, once, spread
 from attacks._exact import normalised, squared_limit
 from attacks._findings import examine
+from attacks._tiles import distances
 from attacks._verification import different_pictures
-from attacks.clique_extraction import CliqueExtraction, once, spread
+from attacks.clique_extraction import CliqueExtraction
 from bench.attack import Target
 from bench.cli import main
 from bench.errors import Unmeasurable, UserError
@@ -23,7 +25,7 @@ from bench.measuring import target_of
 from bench.parameters import configure
 from bench.record import load_record
 from bench.runner import Run
-from bench.store import encode_png
+from bench.store import encode_png, read_picture
 from bench.suite import Prompt, Suite, load_suite
 from conftest import SIDE, SUITE, write_csv
 
@@ -135,28 +137,35 @@ def test_the_representative_is_the_medoid_and_ranks_by_mean_distance():
     greys = (100, 104, 112)
     pictures = np.stack([np.full((16, 16, 3), grey, np.uint8) for grey in greys])
     finding = examine(prompt(), pictures, 2, squared_limit(0.1, 192), 3, 1000)
-    assert int(finding.shown[0][0, 0, 0]) == 104
+    assert int(finding.representative[0, 0, 0]) == 104 and finding.medoid == 1
     assert finding.mean_distance == pytest.approx((4 + 8 + 12) / 3 / 255)
 
 
 def test_the_account_of_a_scene_with_known_truth(scene):
     suite, given = scene
+    given["clean 1"] = near(noise(1, seed=77)[0], 8, strength=1)  # a clean prompt that is flagged, surest of all: an error
+    given["memorized 4"] = np.concatenate([noise(4, seed=90), near(given["memorized 0"][0], 4, seed=4, strength=40)])  # copies that are not one clique
     scores, target = attack_on(suite, given, clean_prompts=2)
     assert set(scores) == set(CliqueExtraction.names)
     identified, extracted = scores["clique_identified"], scores["clique_extracted"]
     assert identified.table[:, 0].tolist() == [1, 1, 1, 1, 0, 0]
     assert extracted.table[:, 0].tolist() == [1, 1, 1, 0, 0, 0]
-    assert (scores["clique_precision"].value, scores["clique_precision"].n) == (0.75, 4)
-    assert (scores["clique_recall"].value, scores["clique_recall"].n) == (1.0, 3)
+    assert (scores["clique_precision"].value, scores["clique_precision"].n) == (0.6, 5)
+    assert (scores["clique_recall"].value, scores["clique_recall"].n) == (0.75, 4)
     assert scores["clique_unique"].value == 3
-    assert (scores["clique_clean_flagged"].value, scores["clique_clean_flagged"].n) == (0.0, 2)
+    assert (scores["clique_clean_flagged"].value, scores["clique_clean_flagged"].n) == (0.5, 2)
+    assert scores["clique_clean_flagged"].interval == pytest.approx((0.0126, 0.9874), abs=1e-4)
     assert isinstance(scores["clique_extracted_sscd"], Unmeasurable)
     told = identified.details["flagged"]
     assert sorted(one["match"] for one in told if one["match"]) == ["m0", "m1", "m2"] and {one["clique"] for one in told} == {5, 6, 8}
+    assert told[0]["prompt"] == "c1" and told[0]["match"] is None
     assert [one["mean_distance"] for one in told] == sorted(one["mean_distance"] for one in told)
-    assert scores["clique_precision"].details["by_rank"][-1]["copies"] == 3
+    curve = scores["clique_precision"].details["by_rank"]
+    assert [row["flagged"] for row in curve] == [1, 2, 3, 4, 5] and [curve[0]["copies"], curve[-1]["copies"]] == [0, 3]
+    assert (curve[0]["low"], curve[0]["high"]) == (0.0, 0.975) and curve[-1]["low"] == pytest.approx(0.1466, abs=1e-4)
+    assert scores["clique_precision"].details["before_first_error"] == 0
     assert identified.details["threshold"] == 0.1 and identified.details["unknown"] == 0 and identified.details["exact"] == 8
-    assert len(target.exhibits) == 4 and sum(exhibit.reference is not None for exhibit in target.exhibits) == 3
+    assert len(target.exhibits) == 5 and sum(exhibit.reference is not None for exhibit in target.exhibits) == 3
 
 
 def test_copies_of_one_training_picture_by_two_prompts_count_once(scene):
@@ -167,6 +176,22 @@ def test_copies_of_one_training_picture_by_two_prompts_count_once(scene):
     assert scores["clique_unique"].details["matched"] == 3
 
 
+def test_one_picture_under_two_names_in_the_training_set_counts_once(scene):
+    """m5 has a training file of its own that is m0's picture but for a pixel; each prompt replays its own file."""
+    suite, given = scene
+    picture = given["memorized 0"][0].copy()
+    (suite.file.parent / "r0.png").write_bytes(encode_png(picture))
+    picture[0, 0, 0] ^= 64
+    (suite.file.parent / "r5.png").write_bytes(encode_png(picture))
+    rows = list(csv.reader((suite.file.parent / "memorized.csv").open()))
+    rows[6][3] = "r5.png"
+    write_csv(suite.file.parent / "memorized.csv", rows)
+    given |= {"memorized 0": np.stack([read_picture(suite.file.parent / "r0.png")] * 8), "memorized 5": np.stack([picture] * 8)}
+    scores, _ = attack_on(load_suite(str(suite.file)), given)
+    assert scores["clique_unique"].details["matched"] == 4 and scores["clique_unique"].value == 3
+    assert scores["clique_precision"].details["before_first_error"] >= 2
+
+
 def test_early_stop_decides_the_same_with_fewer_generations(scene):
     suite, given = scene
     asked = []
@@ -174,7 +199,8 @@ def test_early_stop_decides_the_same_with_fewer_generations(scene):
     stopped, _ = attack_on(suite, given, asked, early_stop=True)
     for name in ("clique_identified", "clique_extracted"):
         assert np.array_equal(whole[name].table, stopped[name].table)
-    assert asked == [(6, 4), (2, 8)]  # four are flagged by half of their generations
+    assert isinstance(stopped["clique_recall"], Unmeasurable)
+    assert asked[:2] == [(6, 4), (2, 8)]  # four are flagged by half of their generations
     assert stopped["clique_identified"].details["images_used"] == 4 * 4 + 2 * 8 < whole["clique_identified"].details["images_used"] == 48
 
 
@@ -191,6 +217,62 @@ def test_a_search_that_runs_out_of_its_budget_is_counted_nowhere(scene, monkeypa
     monkeypatch.setattr(findings, "has_clique", lambda *args: SimpleNamespace(answer=None, members=()))
     with pytest.raises(Unmeasurable, match="budget"):
         attack_on(suite, given)
+
+
+def test_a_real_search_that_runs_out_says_so():
+    """At the median distance half of all pairs are edges, as if at random: neither bounds nor a greedy clique decide."""
+    pictures = noise(60, seed=8, side=8)
+    limit = int(np.median(distances(pictures, 1)[np.triu_indices(60, 1)]))
+    largest = examine(prompt(), pictures, 1, limit, 2, 10**6)
+    assert largest.upper_bound == len(largest.members)
+    size = len(largest.members) + 1
+    assert examine(prompt(), pictures, 1, limit, size, 1).flagged is None
+    assert examine(prompt(), pictures, 1, limit, size, 10**6).flagged is False
+
+
+def test_ids_and_texts_that_roles_share_are_kept_apart(scene):
+    suite, given = scene
+    folder = suite.file.parent
+    rows = list(csv.reader((folder / "memorized.csv").open()))
+    write_csv(folder / "clean.csv", [["id", "prompt", "reference"], ["m0", "clean 0", "r1.png"], ["m5", "clean 1", ""], ["m2", "memorized 2", ""]])
+    rows += [["m6", "memorized 0", "10", "r2.png"]]  # a text twice, with another training picture
+    write_csv(folder / "memorized.csv", rows)
+    suite = load_suite(str(folder / "tiny.toml"))
+    memorized, clean = candidates(suite, 2)
+    assert [p.text for p in clean] == ["clean 0", "clean 1"] and len(memorized) == 6
+    assert [path.name for path in memorized[0].references] == ["r0.png", "r2.png"]
+    given["memorized 0"] = near(given["memorized 2"][0], 8, seed=1)  # gives back the second of its two pictures
+    scores, _ = attack_on(suite, given, clean_prompts=2)
+    assert scores["clique_identified"].table[:, 0].tolist() == [1, 1, 1, 1, 0, 0] and scores["clique_clean_flagged"].value == 0
+    assert scores["clique_recall"].n == 3 and scores["clique_extracted"].table.sum() == 3
+
+
+def test_pictures_beside_clean_and_quality_prompts_are_no_training_pictures(scene):
+    suite, given = scene
+    folder = suite.file.parent
+    (folder / "real.png").write_bytes(encode_png(given["memorized 3"][0]))
+    write_csv(folder / "clean.csv", [["id", "prompt", "reference"], ["m3", "clean 0", "real.png"], ["c1", "clean 1", ""]])
+    scores, _ = attack_on(load_suite(str(suite.file)), given)
+    assert scores["clique_extracted"].table[:, 0].tolist() == [1, 1, 1, 0, 0, 0]
+
+
+def test_an_exhibit_shows_no_reference_for_a_match_in_another_training_set(scene, tmp_path):
+    suite, given = scene
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "m1").with_suffix(".png").write_bytes(encode_png(given["memorized 3"][0]))
+    _, target = attack_on(suite, given, training="training")
+    assert all(exhibit.reference is None for exhibit in target.exhibits) and any("m1.png" in exhibit.caption for exhibit in target.exhibits)
+
+
+def test_a_limited_run_takes_the_clean_prompts_that_are_left(scene):
+    suite, _ = scene
+    limited = load_suite(str(suite.file), 1)
+    assert [len(part) for part in candidates(limited, 2)] == [1, 1]
+
+
+def test_findings_do_not_keep_a_prompts_pictures_alive():
+    finding = examine(prompt(), near(noise(1)[0], 4), 4, squared_limit(0.1, 192), 3, 1000)
+    assert finding.representative.base is None and finding.representative.shape == (SIDE, SIDE, 3)
 
 
 def test_no_flag_leaves_precision_without_a_number_and_its_reason(scene):
@@ -243,6 +325,7 @@ def test_the_threshold_joins_as_many_as_its_rate_allows_and_a_step_more_joins_to
 def test_calibrations_that_cannot_be_made_say_why():
     with pytest.raises(UserError, match="at least 100 are needed"):
         threshold_below([5, 6, 7], 0.01, 192)
+    assert allowed(0.01, 100) == 1 and allowed(0.1, 19) == 1
     with pytest.raises(UserError, match="identical pictures"):
         threshold_below([0] * 10, 0.1, 192)
 

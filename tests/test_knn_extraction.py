@@ -134,7 +134,8 @@ def target(tmp_path, pictures, references, images):
     prompts = tuple(Prompt(f"p{i}", f"prompt {i}", "", (files[i], files[0])) for i in range(len(pictures) // images))
     rest = Prompt("rest", "the rest", "", tuple(files[len(prompts) :]))
     by_role = {"memorized": prompts, "fit": (rest,)}
-    suite = SimpleNamespace(settings=SimpleNamespace(prompts=by_role), prompts=lambda role: by_role.get(role, ()), path=lambda relative: tmp_path / relative)
+    settings = SimpleNamespace(prompts=by_role, model=SimpleNamespace(side=pictures.shape[1]))
+    suite = SimpleNamespace(settings=settings, prompts=lambda role: by_role.get(role, ()), path=lambda relative: tmp_path / relative)
     store = SampleStore(tmp_path / "store", "suite", "none", {})
     keys = tuple(SampleKey(prompt.text, image) for prompt in prompts for image in range(images))
     store.append(keys, pictures)
@@ -147,7 +148,9 @@ def target(tmp_path, pictures, references, images):
     return SimpleNamespace(suite=suite, generate=generate, report=lambda *line: reports.append(line), reports=reports)
 
 
-def test_scores_count_images_and_different_training_pictures(tmp_path):
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_scores_count_images_and_different_training_pictures(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr("attacks.knn_extraction.MEMORY", at_once * 2 * 8 * 8 * 3)
     references = pictures_of(9)
     between = (0.55 * references[5] + 0.45 * references[6]).astype(np.uint8)  # nearest to a picture that no other is, and no copy of it
     pictures = np.stack([references[0], references[0] ^ 1, references[1], references[0] ^ 2, between, references[8]])
@@ -164,7 +167,7 @@ def test_scores_count_images_and_different_training_pictures(tmp_path):
         assert (details["neighbours"], details["alpha"], details["anchor"], details["include_self"]) == (5, 0.5, "generated", True)
         assert details["distance"] == "l2" and details["side"] == 8 and details["training_pictures"] == 9 and len(details["training_sha256"]) == 64
         assert "bicubic" in details["resize"]
-    assert met.reports[-1] == ("compare", 9, 9)
+    assert met.reports[-1] == ("compare", 3, 3)
 
 
 def oracle_or_zero(pictures, references, n):

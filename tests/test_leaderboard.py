@@ -7,7 +7,7 @@ import pytest
 
 from bench.errors import UserError
 from bench.leaderboard import check_pages, make_boards, make_pages, number, write_pages
-from bench.record import RunRecord, Score, Thumbnail, load_record
+from bench.record import RecordedExhibit, RunRecord, Score, Thumbnail, load_record
 
 HOSTILE = "<script>alert(1)</script>|\"'\n\u202e"
 
@@ -168,3 +168,48 @@ def test_a_readme_gets_the_table_it_marks_and_keeps_every_other_word(records, tm
     assert check_pages(make_pages(records, readme), out) == []
     readme.write_text(text.replace("better", "worse", 1))
     assert any("README.md differs" in problem for problem in check_pages(make_pages(records, readme), out))
+
+
+CLIQUES = {"metric": "clique_extraction", "metric_version": 1}
+
+
+def attacked(method, sscd, run, unknown=0, **details):
+    share = Score(
+        value=0.25, low=0.1, high=0.4, n=12, prompts=12, unit="share of prompts", higher_is_better=False, metric="clique_extraction", metric_version=1
+    )
+    share = share.model_copy(update={"groups": {"1": 0.0, "10": 0.5}, "details": {"unknown": unknown, "training": "9 reference pictures"} | details})
+    unmeasured = Score(value=None, unit="", higher_is_better=None, **CLIQUES, reason="there are no clean prompts")
+    plain = record(method, sscd, run)
+    scores = {"clique_identified": share, "clique_extracted": share, "clique_clean_flagged": unmeasured}
+    shown = RecordedExhibit(attack="clique_extraction", prompt_id="p0", prompt=HOSTILE, group="10", caption=HOSTILE, pictures=["AAAA"], reference="BBBB")
+    return plain.model_copy(update={"attacks": scores, "suite_fingerprint": "e" * 16, "exhibits": [shown]})
+
+
+def test_the_extraction_table_stands_before_and_after_and_escapes_what_records_say(tmp_path):
+    folder = tmp_path / "records"
+    attacked("better", 0.4, "b" * 12, unknown=2).save(folder)
+    attacked("none", 0.6, "a" * 12, training="<b>x</b> <!-- end --> |").save(folder)
+    pages = make_pages(folder)
+    markdown = pages["demo.md"].decode()
+    table = markdown.partition("## Extraction attack")[2].splitlines()
+    assert table[4].startswith("| none | 3 of 12: 25 % [10, 40] |") and "| – |" in table[4]
+    assert table[5].startswith("| better | 3 of 12: 25 % [10, 40], 2 undecided |")
+    assert "| better | 0 % | 50 % |" in markdown
+    assert "<b>" not in markdown and "<!--" not in markdown
+    assert "<script>alert" not in pages["demo.html"].decode() and "What the attacker gets" in pages["demo.html"].decode()
+
+
+def test_a_protocol_that_measures_more_is_the_newer_one(records):
+    attacked("none", 0.6, "c" * 12).save(records)
+    (board,) = make_boards([load_record(path) for path in sorted(records.glob("*/*/*.json"))])
+    assert [row.record.run for row in board.rows] == ["c" * 12] and len(board.apart) == 2
+
+
+def test_readme_tables_of_extraction_are_filled_in_and_stay(tmp_path):
+    attacked("none", 0.6, "a" * 12).save(tmp_path / "records")
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- extraction demo -->\n<!-- end -->\nafter\n")
+    once = make_pages(tmp_path / "records", readme)["../README.md"]
+    assert b"| none | 3 of 12" in once and once.endswith(b"<!-- end -->\nafter\n")
+    readme.write_bytes(once)
+    assert make_pages(tmp_path / "records", readme)["../README.md"] == once

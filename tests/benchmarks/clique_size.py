@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from attacks._exact import squared_distances, squared_limit, stacked
@@ -36,7 +37,8 @@ def main() -> None:
     threshold = attack._calibration(suite).threshold
     bare = Suite(suite.settings.model_copy(update={"metrics": {}, "attacks": {}}), suite.file)
     prompts, references = suite.prompts("fit"), References(suite)
-    training = references.pictures.reshape(len(references), -1)
+    pictures = np.concatenate([batch for _, batch in references.training])
+    training = pictures.reshape(len(pictures), -1)
     with reporter() as report:
         run = Run.resolve(bare, "none", {}, arguments.store, arguments.store, torch.device("cpu"), report)
         run.store.prepare()
@@ -50,7 +52,7 @@ def main() -> None:
             limit = squared_limit(threshold, tile_elements(pictures.shape, attack.tiles))
             finding = examine(prompt, pictures, attack.tiles, limit, size, attack.budget)
             if finding.flagged:
-                nearest = int(squared_distances(finding.shown[0].reshape(1, -1), training).min())
+                nearest = int(squared_distances(finding.representative.reshape(1, -1), training).min())
                 flagged, copies = flagged + 1, copies + int(nearest <= squared_limit(attack.verification, references.elements))
         print(f"clique of {size:2d}: {flagged} flagged, {copies} of them copies of a training picture")
 
