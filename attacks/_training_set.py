@@ -156,6 +156,8 @@ def _decoded(content: bytes | Path, where: str, side: int) -> np.ndarray:
 def fitted(image: Image.Image, side: int) -> np.ndarray:
     """A picture as uint8 `[side, side, 3]`: its short side resized to `side`, the middle kept. Pixels of one that fits stay as they are."""
     image.load()
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"mode {image.mode}; 8 bits a channel are needed")
     if image.mode != "RGB":
         image = image.convert("RGB")
     short = min(image.size)

@@ -317,3 +317,9 @@ def test_an_equal_picture_is_found_through_its_file(tmp_path):
     (tmp_path / "q.png").write_bytes(encode_png(pictures[4]))
     found = within(pictures, TrainingSet.open(tmp_path, SIDE), 0)
     assert found.nearest == [None, None, None, "p.png", "q.png"] and found.squared.tolist() == [-1, -1, -1, 0, 0]
+
+
+def test_sixteen_bit_pictures_are_refused_instead_of_clipped_to_white(tmp_path):
+    Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(UserError, match=r"deep\.png is no readable picture: mode I;16"):
+        list(TrainingSet.open([tmp_path / "deep.png"], 8))
