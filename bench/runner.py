@@ -64,11 +64,11 @@ class Run:
         for kind, name, settings in suite.settings.judges():
             found = entries[f"{kind} {name}"] = registry.find(kind, str(suite.file.parent / name) if name.endswith(".py") else name)
             judge = judges[kind][name] = configure(kind, name, found.load(), settings)
+            if isinstance(judge, Attack):
+                judge.fits(suite)
             for file in (getattr(judge, key) for key in judge.files):
                 if file:
                     suite.path(file)
-        for attack in judges["attack"].values():
-            attack.fits(suite)
         names = Counter(name for judge in (*judges["metric"].values(), *judges["attack"].values()) for name in judge.names)
         if twice := [name for name, count in names.items() if count > 1]:
             raise UserError(f"suite {suite.name}: two of its metrics and attacks give the score '{twice[0]}'; leave one out or rename its score")

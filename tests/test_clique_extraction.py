@@ -310,6 +310,8 @@ def test_calibrate_writes_what_a_run_then_uses_and_refuses_another_operating_poi
     suite, _ = scene
     text = suite.file.read_text() + '\n[attacks.clique_extraction]\nimages = 4\nclique = 3\ncalibration = "./tau.json"\nrate = 0.34\ncalibration_prompts = 6\n'
     suite.file.write_text(text)
+    with pytest.raises(UserError, match=r"tau\.json is not there yet; make it: bench calibrate"):
+        Run.resolve(load_suite(str(suite.file)), "none", {}, tmp_path / "records", tmp_path / "store", torch.device("cpu"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["bench", "calibrate", "clique_extraction", "--suite", str(suite.file), "--store", "store", "--device", "cpu"])
     with pytest.raises(SystemExit) as code:
