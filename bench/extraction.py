@@ -38,7 +38,7 @@ def extraction(board: Board) -> Extraction | None:
     ordered = sorted(attacked, key=lambda row: row.record.method != REFERENCE)  # what it was before stands first
     groups = sorted({group for row in ordered for group in _score(row, NAMES[1]).groups}, key=_group_order)
     return Extraction(
-        rows=tuple((row, tuple(_cell(_score(row, name)) for name in NAMES)) for row in ordered),
+        rows=tuple((row, tuple(_cell(_score(row, name)) + _undecided(_score(row, name), name) for name in NAMES)) for row in ordered),
         groups=tuple(groups),
         by_group=tuple((row, tuple(_share(_score(row, NAMES[1]).groups.get(group)) for group in groups)) for row in ordered),
         operating_point=next((_operating_point(score.details) for row in ordered if (score := _score(row, NAMES[0])).details), ""),
@@ -65,8 +65,12 @@ def _cell(score: Score) -> str:
     if not score.unit.startswith("share"):
         return f"{score.value:.0f}"
     interval = f" [{100 * score.low:.0f}, {100 * score.high:.0f}]" if score.low is not None and score.high is not None else ""
-    undecided = f", {score.details['unknown']} undecided" if score.details.get("unknown") else ""
-    return f"{score.value * score.n:.0f} of {score.n}: {_share(score.value)}{interval}{undecided}"
+    return f"{score.value * score.n:.0f} of {score.n}: {_share(score.value)}{interval}"
+
+
+def _undecided(score: Score, name: str) -> str:
+    """How many searches ran out of their budget: said once, beside what is identified."""
+    return f", {score.details['unknown']} undecided" if name == NAMES[0] and score.details.get("unknown") else ""
 
 
 def _operating_point(details: dict[str, Any]) -> str:

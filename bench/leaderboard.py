@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from bench.board import COLUMNS, REFERENCE, TUNED_MEANS, Board, Column, Row, make_boards, protocol
 from bench.errors import UserError
 from bench.extraction import HEADINGS, Extraction, extraction
+from bench.latex import latex
 from bench.record import RunRecord, Score, load_records
 from bench.store import write_atomically
 
@@ -39,6 +40,8 @@ def make_pages(records: Path, readme: Path | None = None) -> dict[str, bytes]:
         pages[f"{board.suite}.csv"] = table(board).to_csv(index=False, lineterminator="\n").encode()
         pages[f"{board.suite}.json"] = (json.dumps(table(board).to_dict("records"), indent=1, ensure_ascii=False, default=_plain) + "\n").encode()
         pages[f"{board.suite}.html"] = html(board).encode()
+        columns = [column for column in _columns(board) if column.name in README_COLUMNS]
+        pages[f"{board.suite}.tex"] = latex(board, columns, [heading(board, column) for column in columns]).encode()
     return pages
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -61,7 +62,7 @@ def test_pages_are_the_same_bytes_in_another_environment(records, tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     pages = make_pages(records)
     assert {path.name: path.read_bytes() for path in (tmp_path / "other").iterdir()} == pages
-    assert set(pages) == {"demo.md", "demo.csv", "demo.json", "demo.html"}
+    assert set(pages) == {"demo.md", "demo.csv", "demo.json", "demo.html", "demo.tex"}
 
 
 def test_a_one_character_change_is_found_and_named(records, tmp_path):
@@ -213,3 +214,14 @@ def test_readme_tables_of_extraction_are_filled_in_and_stay(tmp_path):
     assert b"| none | 3 of 12" in once and once.endswith(b"<!-- end -->\nafter\n")
     readme.write_bytes(once)
     assert make_pages(tmp_path / "records", readme)["../README.md"] == once
+
+
+def test_latex_has_a_cell_for_every_column_and_prints_hostile_names_as_they_are(tmp_path):
+    record("none", 0.6, parameters={}, changed={"name": "\\input{/etc/passwd} 50% a_b & $x$ ^~#{}\n\u202e<>|"}).save(tmp_path / "records")
+    lines = make_pages(tmp_path / "records")["demo.tex"].decode().splitlines()
+    rows = [line for line in lines if line.endswith("\\\\")]
+    columns = lines[1].partition("{ll")[2].rstrip("}")
+    cells = [re.split(r"(?<!\\)&", row) for row in rows]
+    assert len(rows) == 3 and all(len(row) == len(columns) + 2 for row in cells)
+    assert r"\textbackslash{}input\{/etc/passwd\} 50\% a\_b \& \$x\$ \textasciicircum{}\textasciitilde{}\#\{\} ?\textless{}\textgreater{}\textbar{}" in rows[1]
+    assert cells[1][2].strip() == "0.600" and "[0.550, 0.650]" in cells[2][2]

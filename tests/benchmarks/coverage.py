@@ -1,0 +1,85 @@
+"""How often the 95 % intervals of bench/stats.py cover the truth, on simulated data whose truth is known.
+
+    PYTHONPATH=. python tests/benchmarks/coverage.py --simulations 1000     # some minutes
+
+Tables `[prompts, images]` with an effect of the prompt and one of the image, of three shapes: normal; skewed (exponential prompt effect);
+two groups (a sixth of the prompts near 0.95, the others near 0.35, as SSCD of a memorizing model). For proportions each prompt has a
+chance of its own. An interval is right when it covers the true mean in 95 of 100 simulations; 93 to 97 is what 1,000 simulations can tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+
+from bench.stats import clopper_pearson, cluster_bootstrap, paired_difference, proportion_interval
+
+Draw = Callable[[np.random.Generator, int, int], np.ndarray]
+
+
+def normal(rng: np.random.Generator, prompts: int, images: int) -> np.ndarray:
+    return 0.5 + 0.1 * rng.standard_normal((prompts, 1)) + 0.05 * rng.standard_normal((prompts, images))
+
+
+def skewed(rng: np.random.Generator, prompts: int, images: int) -> np.ndarray:
+    return 0.4 + rng.exponential(0.1, (prompts, 1)) + 0.05 * rng.standard_normal((prompts, images))
+
+
+def two_groups(rng: np.random.Generator, prompts: int, images: int) -> np.ndarray:
+    centre = np.where(rng.random((prompts, 1)) < 1 / 6, 0.95, 0.35)
+    return centre + 0.03 * rng.standard_normal((prompts, 1)) + 0.05 * rng.standard_normal((prompts, images))
+
+
+def chances(rng: np.random.Generator, prompts: int, images: int) -> np.ndarray:
+    return (rng.random((prompts, images)) < rng.beta(0.5, 2.0, (prompts, 1))).astype(float)
+
+
+MEANS: dict[str, tuple[Draw, float]] = {"normal": (normal, 0.5), "skewed": (skewed, 0.5), "two groups": (two_groups, 0.95 / 6 + 0.35 * 5 / 6)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--simulations", type=int, default=1000)
+    arguments = parser.parse_args()
+    runs = arguments.simulations
+
+    def share(covers: Callable[..., bool], *settings: object) -> float:
+        return float(np.mean([covers(np.random.default_rng([7, run]), *settings) for run in range(runs)]))
+
+    print(f"{runs} simulations; coverage of 95 % intervals")
+    for prompts in (18, 48, 200):
+        for name, (draw, truth) in MEANS.items():
+            print(f"mean, {name:10s} {prompts:4d} prompts x 4: {share(_mean, draw, truth, prompts):.3f}")
+        print(f"proportion of images {prompts:4d} prompts x 4: {share(_proportion, prompts):.3f}")
+        print(f"proportion of prompts, exact {prompts:4d}: {share(_exact, prompts):.3f} (conservative by construction)")
+        print(f"paired difference {prompts:4d} prompts: {share(_paired, prompts):.3f}")
+
+
+def _inside(interval: tuple[float, float], truth: float) -> bool:
+    return interval[0] <= truth <= interval[1]
+
+
+def _mean(rng: np.random.Generator, draw: Draw, truth: float, prompts: int) -> bool:
+    return _inside(cluster_bootstrap(draw(rng, prompts, 4)), truth)
+
+
+def _proportion(rng: np.random.Generator, prompts: int) -> bool:
+    return _inside(proportion_interval(chances(rng, prompts, 4)), 0.2)
+
+
+def _exact(rng: np.random.Generator, prompts: int) -> bool:
+    return _inside(clopper_pearson(int(rng.binomial(prompts, 0.2)), prompts), 0.2)
+
+
+def _paired(rng: np.random.Generator, prompts: int) -> bool:
+    base = two_groups(rng, prompts, 1)[:, 0]
+    values = {str(i): float(b - 0.05 + 0.04 * rng.standard_normal()) for i, b in enumerate(base)}
+    found = paired_difference(values, {str(i): float(b) for i, b in enumerate(base)})
+    assert found is not None
+    return found[1] <= -0.05 <= found[2]
+
+
+if __name__ == "__main__":
+    main()
