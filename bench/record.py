@@ -13,13 +13,14 @@ import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.errors import UserError, one_line
 from bench.parameters import validation_line
 from bench.store import write_atomically
+from bench.suite import digest_of
 
 SCHEMA = 1
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"  # of suites and methods; both become parts of paths
@@ -109,6 +110,7 @@ class RunRecord(_Strict):
     environment: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
     errors: list[str] = Field(default_factory=list)
+    content_sha256: str = Field(default="", description="of everything else in the file, in canonical form; empty in records from before there was one")
 
     def path(self, records: Path) -> Path:
         return records / self.suite / self.method / f"{self.run}.json"
@@ -116,23 +118,37 @@ class RunRecord(_Strict):
     def save(self, records: Path) -> Path:
         """Write atomically below the folder of records; returns the file."""
         path = self.path(records)
-        content = json.dumps(self.model_dump(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+        plain = json.loads(json.dumps(self.model_dump(), allow_nan=False))
+        self.content_sha256 = plain["content_sha256"] = content_digest(plain)
+        content = json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         write_atomically(path, content.encode())
         return path
 
 
+def content_digest(content: dict[str, Any]) -> str:
+    """sha256 over a record as JSON reads it, without the field that holds it. Fields that later versions add do not change it."""
+    return digest_of({key: value for key, value in content.items() if key != "content_sha256"})
+
+
 def load_record(path: Path) -> RunRecord:
-    """Read one record. Raises `UserError` naming the file when it is truncated, of the wrong form or of another schema."""
+    """Read one record. Raises `UserError` naming the file when it is truncated, of the wrong form, of another schema, or was changed after it was made."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except (OSError, ValueError) as error:
         raise UserError(f"record {path} cannot be read: {one_line(error)}") from error
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
         raise UserError(f"record {path} has schema {content.get('schema_version') if isinstance(content, dict) else None}; this version reads schema {SCHEMA}")
     try:
-        return RunRecord.model_validate(content)
+        record = RunRecord.model_validate(content)
     except ValidationError as error:
         raise UserError(f"record {path}: {validation_line(error)}") from error
+    if record.content_sha256 and record.content_sha256 != content_digest(content):
+        raise UserError(f"record {path} was changed after it was made: its content does not match its sha256; measure it again")
+    return record
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"it holds {constant}")
 
 
 def load_records(folder: Path) -> list[RunRecord]:

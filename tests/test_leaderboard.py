@@ -72,9 +72,6 @@ def test_a_one_character_change_is_found_and_named(records, tmp_path):
     (out / "demo.csv").write_text((out / "demo.csv").read_text().replace("0.4", "0.5", 1))
     assert ["demo.csv differs" in problem for problem in check_pages(make_pages(records), out)] == [True]
     write_pages(make_pages(records), out)
-    path = next(records.glob("demo/better/*.json"))
-    path.write_text(path.read_text().replace("0.4", "0.3", 1))
-    assert any("demo" in problem for problem in check_pages(make_pages(records), out))
     (out / "gone.md").write_text("")
     assert any("gone.md belongs to no records" in problem for problem in check_pages(make_pages(records), out))
 
@@ -129,10 +126,26 @@ def test_the_page_asks_nothing_of_the_network(records):
     assert "default-src 'none'" in page
 
 
+def test_a_record_that_was_changed_after_it_was_made_is_refused_and_named(records):
+    path = next(records.glob("demo/better/*.json"))
+    text = path.read_text()
+    for old, new in [("0.4", "0.3"), ("a machine", "another machine"), ('"errors": []', '"errors": ["none"]')]:
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(UserError, match="bbbbbbbbbbbb.json was changed after it was made"):
+            make_pages(records)
+    path.write_text(json.dumps(json.loads(text)))  # another layout of the same content
+    make_pages(records)
+    old = json.loads(text)
+    del old["content_sha256"], old["exhibits"]  # as a version before both fields wrote it
+    path.write_text(json.dumps(old))
+    assert load_record(path).save(records) == path and load_record(path).content_sha256
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
         ("}", "", "cannot be read"),
+        ('"n": 12', '"n": NaN', "it holds NaN"),
         ('"schema_version": 1', '"schema_version": 9', "has schema 9"),
         ('"status"', '"statsu"', "statsu: extra inputs"),
         ('"n": 12', '"n": "many"', "n: input should be"),
