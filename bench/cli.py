@@ -247,6 +247,36 @@ def leaderboard(
     print(json.dumps([str(path) for path in written]) if as_json else "\n".join(str(path) for path in written))
 
 
+@app.command(epilog="Example:  bench compare runs/records/testbed/none/0123456789ab.json runs/records/testbed/wanda/ba9876543210.json")
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A run record (JSON).")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The record to set beside it; differences are B - A.")],
+    as_json: Json = False,
+) -> None:
+    """Say whether two run records may be compared, and what differs: protocol, environment, numbers."""
+    from bench.comparing import compare_files, shown
+
+    found = compare_files(a, b)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1))
+        return
+    from rich.console import Console
+
+    for part in shown(found):
+        print(part) if isinstance(part, str) else Console().print(part)
+
+
+@app.command(epilog="Example:  bench report runs/records/testbed/wanda/ba9876543210.json --out wanda.html")
+def report(
+    record: Annotated[Path, typer.Argument(help="A run record (JSON).")],
+    out: Annotated[Path | None, typer.Option(help="Where the page goes; <record's name>.html in this folder by default.")] = None,
+) -> None:
+    """Write everything that one run record says as a page: one HTML file that needs nothing else."""
+    from bench.reporting import write_report
+
+    print(write_report(record, out))
+
+
 @testbed.command("build", epilog="Example:  bench testbed build --plan cpu --work testbed-build")
 def testbed_build(
     plan: Annotated[str, typer.Option(help="cpu (32x32, hours on two cores), gpu (64x64), tiny (minutes; memorizes nothing).")] = "cpu",

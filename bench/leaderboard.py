@@ -16,12 +16,15 @@ from bench.board import COLUMNS, REFERENCE, TUNED_MEANS, Board, Column, Row, mak
 from bench.errors import UserError
 from bench.extraction import HEADINGS, Extraction, extraction
 from bench.latex import latex
+from bench.published import load_published
+from bench.published import markdown as published_markdown
 from bench.record import RunRecord, Score, load_records
 from bench.store import write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+PUBLISHED = "published.csv"  # beside the records: figures from papers, which have a page of their own
 README_COLUMNS = ("sscd", "memorized_ratio", "clip_score", "clip_score_clean", "fid", "clique_extracted", "time_ratio", "nfe_per_image", "fit_nfe")
 
 
@@ -35,6 +38,9 @@ def make_pages(records: Path, readme: Path | None = None) -> dict[str, bytes]:
         raise UserError(f"no records below {records}; make one with `bench run --method none`")
     boards = make_boards(loaded)
     pages = {"../README.md": with_tables(readme.read_text(encoding="utf-8"), boards).encode()} if readme else {}
+    figures = records.parent / PUBLISHED
+    if figures.is_file():
+        pages["published.md"] = published_markdown(load_published(figures)).encode()
     for board in boards:
         pages[f"{board.suite}.md"] = markdown(board).encode()
         pages[f"{board.suite}.csv"] = table(board).to_csv(index=False, lineterminator="\n").encode()
@@ -61,7 +67,7 @@ def check_pages(pages: dict[str, bytes], out: Path) -> list[str]:
         elif path.read_bytes() != content:
             problems.append(f"{path} differs from its records: {_first_difference(path.read_bytes().decode(errors='replace'), content.decode())}")
     known = {Path(name).suffix for name in pages}
-    stray = [path for path in sorted(out.glob("*")) if path.suffix in known and path.name not in pages and path.name != "README.md"]
+    stray = [path for path in sorted(out.glob("*")) if path.suffix in known and path.name not in pages and path.name not in ("README.md", PUBLISHED)]
     return problems + [f"{path} belongs to no records" for path in stray]
 
 
