@@ -15,6 +15,7 @@ from bench import stats
 from bench.record import RunRecord, Score
 
 REFERENCE = "none"
+PARTS: tuple[Literal["scores"], Literal["attacks"], Literal["cost"]] = ("scores", "attacks", "cost")  # of a record, in the order of the tables
 TUNED_MEANS = (
     "† parameters chosen on the suite's `fit` prompts by `bench tune`; the record has the rule and how many settings met it (‡ none did: the nearest was taken)"
 )
@@ -29,19 +30,36 @@ class Column:
     decimals: int
     meaning: str
     part: Literal["scores", "cost", "attacks"] = "scores"  # of a record
+    higher_is_better: bool | None = False
+    threat: str = ""  # of an attack: what its attacker holds, `api` or `weights`
 
 
+# The built-in scores, in the order of the tables. What a plug-in declares (`Score.shown`) comes after those of its part.
 COLUMNS = (
     Column("sscd", "SSCD ↓", 3, "mean similarity of a generation to its training picture under a copy descriptor, held-out memorized prompts"),
     Column("sscd_p95", "SSCD p95 ↓", 3, "95th percentile of the same similarity over images"),
     Column("memorized_ratio", "memorized ↓", 3, "share of images whose similarity exceeds the suite's threshold"),
-    Column("diversity", "diversity ↑", 3, "one minus the mean similarity between images of one memorized prompt"),
-    Column("clip_score", "CLIP ↑", 3, "cosine of picture and original prompt, memorized prompts"),
-    Column("clip_score_clean", "CLIP clean ↑", 3, "cosine of picture and prompt, clean prompts"),
+    Column("diversity", "diversity ↑", 3, "one minus the mean similarity between images of one memorized prompt", higher_is_better=True),
+    Column("clip_score", "CLIP ↑", 3, "cosine of picture and original prompt, memorized prompts", higher_is_better=True),
+    Column("clip_score_clean", "CLIP clean ↑", 3, "cosine of picture and prompt, clean prompts", higher_is_better=True),
     Column("fid", "FID ↓", 2, "Frechet distance to real pictures at the stated number of images; not comparable across numbers"),
-    Column("clique_identified", "identified ↓", 3, "share of memorized prompts that the clique extraction attack flags", "attacks"),
-    Column("clique_extracted", "extracted ↓", 3, "share of memorized prompts that it flags and whose pictures are a copy of a training picture", "attacks"),
-    Column("knn_extracted", "kNN extracted ↓", 3, "share of images much nearer to one training picture than to its neighbours (untargeted attack)", "attacks"),
+    Column("clique_identified", "identified ↓", 3, "share of memorized prompts that the clique extraction attack flags", "attacks", threat="api"),
+    Column(
+        "clique_extracted",
+        "extracted ↓",
+        3,
+        "share of memorized prompts that it flags and whose pictures are a copy of a training picture",
+        "attacks",
+        threat="api",
+    ),
+    Column(
+        "knn_extracted",
+        "kNN extracted ↓",
+        3,
+        "share of images much nearer to one training picture than to its neighbours (untargeted attack)",
+        "attacks",
+        threat="api",
+    ),
     Column("time_ratio", "time ×", 2, "seconds per image against no mitigation, measured in turn on one machine; fastest to slowest round", "cost"),
     Column("nfe_per_image", "NFE", 1, "model evaluations per image, counted (one row through the UNet is one)", "cost"),
     Column("fit_seconds", "fit s", 1, "seconds of offline fitting", "cost"),
@@ -90,11 +108,34 @@ def _part(record: RunRecord, column: Column) -> dict[str, Score]:
 
 @dataclass(frozen=True)
 class Board:
-    """One suite's table, and the records that cannot stand in it with the reason."""
+    """One suite's table, the records that cannot stand in it with the reason, and rows that others measured and we did not."""
 
     suite: str
     rows: tuple[Row, ...]
     apart: tuple[tuple[RunRecord, str], ...]
+    reported: tuple[Row, ...] = ()  # submitted by others, of the same protocol; beside our reference, never in `rows`
+    damaged: tuple[str, ...] = ()  # one line for each record file that cannot be used
+
+
+def columns_of(board: Board) -> list[Column]:
+    """The columns that some row of a board has a score for: the built-in ones, and after those of each part what plug-ins declare."""
+    rows = (*board.rows, *board.reported)
+    declared: dict[str, Column] = {}
+    built_in = {column.name for column in COLUMNS}
+    for row in rows:
+        for part in PARTS:
+            for name, score in getattr(row.record, part).items():
+                if score.shown and name not in built_in:
+                    arrow = {True: " ↑", False: " ↓", None: ""}[score.higher_is_better]
+                    column = Column(
+                        name, score.shown.heading + arrow, score.shown.decimals, score.shown.meaning, part, score.higher_is_better, score.threat or ""
+                    )
+                    declared.setdefault(name, column)
+    columns = []
+    for part in PARTS:
+        columns += [column for column in COLUMNS if column.part == part and any(row.score(column) for row in rows)]
+        columns += [declared[name] for name in sorted(declared) if declared[name].part == part]
+    return columns
 
 
 def make_boards(records: list[RunRecord]) -> list[Board]:

@@ -248,7 +248,7 @@ def shown(comparison: Comparison) -> list[str | Table]:
     from rich.table import Table
     from rich.text import Text
 
-    from bench.leaderboard import cell, difference_cell
+    from bench.cells import cell, difference_cell
 
     def grid(title: str, *headings: str) -> Table:
         result = Table(title=title, title_justify="left")

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bench.board import COLUMNS, REFERENCE, TUNED_MEANS, Board, Column, Row, make_boards, protocol
+from bench.board import COLUMNS, REFERENCE, TUNED_MEANS, Board, Column, Row, columns_of, make_boards, protocol
+from bench.cells import cell, difference_cell, heading, number
 from bench.errors import UserError
 from bench.extraction import HEADINGS, Extraction, extraction
 from bench.latex import latex
 from bench.published import load_published
 from bench.published import markdown as published_markdown
-from bench.record import RunRecord, Score, load_records
+from bench.record import RunRecord, load_records
 from bench.store import write_atomically
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def make_pages(records: Path, readme: Path | None = None) -> dict[str, bytes]:
         pages[f"{board.suite}.csv"] = table(board).to_csv(index=False, lineterminator="\n").encode()
         pages[f"{board.suite}.json"] = (json.dumps(table(board).to_dict("records"), indent=1, ensure_ascii=False, default=_plain) + "\n").encode()
         pages[f"{board.suite}.html"] = html(board).encode()
-        columns = [column for column in _columns(board) if column.name in README_COLUMNS]
+        columns = [column for column in columns_of(board) if column.name in README_COLUMNS]
         pages[f"{board.suite}.tex"] = latex(board, columns, [heading(board, column) for column in columns]).encode()
     return pages
 
@@ -110,41 +111,9 @@ def _plain(value: Any) -> Any:
     return value.item()
 
 
-def number(value: float | None, decimals: int, signed: bool = False) -> str:
-    """A number for people; an en dash for null; never a negative zero."""
-    if value is None:
-        return "–"
-    rounded = round(value, decimals) + 0.0
-    return f"{rounded:+.{decimals}f}" if signed else f"{rounded:.{decimals}f}"
-
-
-def cell(score: Score | None, decimals: int) -> str:
-    """`0.523 [0.480, 0.561]`, or an en dash."""
-    if score is None or score.value is None:
-        return "–"
-    interval = f" [{number(score.low, decimals)}, {number(score.high, decimals)}]" if score.low is not None else ""
-    return number(score.value, decimals) + interval
-
-
-def difference_cell(difference: tuple[float, float | None, float | None] | None, decimals: int) -> str:
-    if difference is None:
-        return ""
-    value, low, high = difference
-    interval = f" [{number(low, decimals, True)}, {number(high, decimals, True)}]" if low is not None else ""
-    return number(value, decimals, True) + interval
-
-
-def heading(board: Board, column: Column) -> str:
-    """The column's heading; FID says its number of images."""
-    if column.name == "fid" and board.rows:
-        score = board.rows[0].score(column)
-        return f"FID (n={score.n}) ↓" if score and score.n else column.heading
-    return column.heading
-
-
 def markdown(board: Board) -> str:
     """The page of a suite in Markdown: numbers with 95 % intervals, below each the difference to `none`, and what the columns mean."""
-    columns = _columns(board)
+    columns = columns_of(board)
     lines = [f"# {board.suite}", ""]
     if board.rows:
         lines += [*markdown_table(board, columns), "", "Rows by SSCD. Brackets: 95 % intervals that resample prompts; Δ: paired difference to `none`.", ""]
@@ -187,15 +156,11 @@ def _pipes(headings: Sequence[str]) -> list[str]:
     return ["| " + " | ".join(_escape(name) for name in headings) + " |", "|" + "---|" * len(headings)]
 
 
-def _columns(board: Board) -> list[Column]:
-    return [column for column in COLUMNS if any(row.score(column) for row in board.rows)]
-
-
 def with_tables(readme: str, boards: list[Board]) -> str:
     """A README with the tables that it marks: the lines between `<!-- board NAME -->`, or `<!-- extraction NAME -->`, and `<!-- end -->`."""
     for board in boards:
         attacked = extraction(board)
-        columns = [column for column in _columns(board) if column.name in README_COLUMNS]
+        columns = [column for column in columns_of(board) if column.name in README_COLUMNS]
         readme = _between(readme, f"<!-- board {board.suite} -->", markdown_table(board, columns))
         readme = _between(
             readme, f"<!-- extraction {board.suite} -->", [*extraction_table(attacked), "", _escape(attacked.operating_point)] if attacked else []
@@ -216,7 +181,7 @@ def _escape(text: str) -> str:
 
 def html(board: Board) -> str:
     """One self-contained page: the table, replication by group, sample pictures. Everything from records is escaped by the template."""
-    columns = _columns(board)
+    columns = columns_of(board)
     shown = [
         {
             "label": row.label, "where": row.record.where, "paper": row.record.paper, "pareto": row.pareto,

@@ -17,18 +17,27 @@ from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bench.errors import UserError, one_line
+from bench.errors import UnknownName, UserError, one_line
 from bench.parameters import validation_line
+from bench.record_versions import SCHEMA, upgraded
+from bench.stats import INTERVALS
 from bench.store import write_atomically
 from bench.suite import digest_of
 
-SCHEMA = 1
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"  # of suites and methods; both become parts of paths
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "clean-fid", "numpy", "pandas")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Shown(_Strict):
+    """How a table shows a score that is none of the built-in ones: its metric or attack declares it."""
+
+    heading: str
+    decimals: int = Field(default=3, ge=0, le=9)
+    meaning: str
 
 
 class Score(_Strict):
@@ -46,6 +55,9 @@ class Score(_Strict):
     reason: str = Field(default="", description="why value is null")
     details: dict[str, Any] = Field(default_factory=dict, description="the operating point: profile, threshold, model, hashes")
     groups: dict[str, float] = Field(default_factory=dict, description="the same number by group of prompts")
+    by_seed: list[float] = Field(default_factory=list, description="the same number of each independent generation, where there are several")
+    threat: Literal["api", "weights"] | None = Field(default=None, description="of an attack: what the attacker holds")
+    shown: Shown | None = Field(default=None, description="how a table shows it, where its metric or attack says so")
 
     @model_validator(mode="after")
     def _finite_or_explained(self) -> Score:
@@ -69,6 +81,14 @@ class Thumbnail(_Strict):
     reference: str | None = Field(default=None, description="base64 of the training picture's PNG")
 
 
+class RecordedSamples(_Strict):
+    """The images of one role of prompts: how many, and sha256 of the pixels of those of some prompts, for whoever makes them again."""
+
+    prompts: int
+    images: int = Field(description="of each prompt, those of all seeds together")
+    sha256: dict[str, list[str]] = Field(default_factory=dict, description="prompt id to its images' digests, first 16 hex digits, in the order of their seeds")
+
+
 class RecordedExhibit(_Strict):
     """What an attack found, to look at: generations of one prompt and the training picture that they betray."""
 
@@ -82,24 +102,30 @@ class RecordedExhibit(_Strict):
 
 
 class RunRecord(_Strict):
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     run: str = Field(pattern=r"^[0-9a-f]+$", description="hash of suite, method, parameters and metric versions; the file's name")
     status: Literal["running", "complete", "partial", "failed"]
     suite: str = Field(pattern=NAME)
     suite_version: int
     suite_fingerprint: str
     limit: int | None = None
+    seeds: int = Field(default=1, ge=1, description="independent generations of everything")
+    intervals: str = Field(default=INTERVALS, description="how the intervals of means were made")
     group_name: str = "group"
     method: str = Field(pattern=NAME)
     method_version: int
     where: str
     needs: list[str]
     paper: str
+    holds_against: list[Literal["api", "weights"]] = Field(
+        default_factory=list, description="attackers whom the mitigation meets: one with the weights does not meet what is done by hooks, prompts or guidance"
+    )
     parameters: dict[str, Any]
     changed: dict[str, Any] = Field(default_factory=dict, description="the parameters that are not the method's defaults")
     tuning: dict[str, Any] | None = Field(default=None, description="how the parameters were chosen, when `bench tune` chose them")
     sources: dict[str, str] = Field(default_factory=dict, description="sha256 of what is no built-in; a plug-in's after its distribution and version")
     images: dict[str, int] = Field(default_factory=dict, description="images by prompt role")
+    samples: dict[str, RecordedSamples] = Field(default_factory=dict, description="the images by prompt role, as digests")
     scores: dict[str, Score] = Field(default_factory=dict)
     facts: dict[str, dict[str, float]] = Field(default_factory=dict, description="what the method reported of its images, means by prompt role")
     cost: dict[str, Score] = Field(default_factory=dict)
@@ -136,15 +162,39 @@ def load_record(path: Path) -> RunRecord:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except (OSError, ValueError) as error:
         raise UserError(f"record {path} cannot be read: {one_line(error)}") from error
-    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
-        raise UserError(f"record {path} has schema {content.get('schema_version') if isinstance(content, dict) else None}; this version reads schema {SCHEMA}")
+    if not isinstance(content, dict):
+        raise UserError(f"record {path} holds no object but {type(content).__name__}")
     try:
-        record = RunRecord.model_validate(content)
+        current = upgraded(content)  # before anything else: an older form has other fields
+        _refuse_unknown_fields(current)
+        record = RunRecord.model_validate(current)
     except ValidationError as error:
         raise UserError(f"record {path}: {validation_line(error)}") from error
+    except UserError as error:
+        raise UserError(f"record {path}: {error}") from error
     if record.content_sha256 and record.content_sha256 != content_digest(content):
         raise UserError(f"record {path} was changed after it was made: its content does not match its sha256; measure it again")
     return record
+
+
+def record_schema() -> dict[str, Any]:
+    """The JSON Schema of a record as this version writes it."""
+    return RunRecord.model_json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"Run record, schema {SCHEMA}"}
+
+
+def _refuse_unknown_fields(content: dict[str, Any]) -> None:
+    """Pydantic would refuse them too; this says what was probably meant."""
+    parts: list[tuple[str, Any, type[BaseModel]]] = [("", content, RunRecord)]
+    for name, model in (("scores", Score), ("cost", Score), ("attacks", Score), ("samples", RecordedSamples)):
+        table = content.get(name)
+        parts += [(f"{name}.{key}.", value, model) for key, value in table.items()] if isinstance(table, dict) else []
+    for name, listed in (("thumbnails", Thumbnail), ("exhibits", RecordedExhibit)):
+        items = content.get(name)
+        parts += [(f"{name}.", value, listed) for value in items] if isinstance(items, list) else []
+    for before, value, model in parts:
+        for key in value if isinstance(value, dict) else ():
+            if key not in model.model_fields:
+                raise UnknownName("field", before + key, [before + known for known in model.model_fields])
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from bench.board import COLUMNS, Row
 from bench.comparing import PARTS, decimals_of, flat, ordered, visible
 from bench.errors import UserError
-from bench.leaderboard import cell, number
+from bench.cells import cell, number
 from bench.record import RunRecord, Score, load_record
 from bench.store import write_atomically
 

@@ -9,6 +9,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
+INTERVALS = "expanded percentile bootstrap over prompts"  # of means and percentiles; proportions of one value a prompt are exact
 Statistic = Callable[[np.ndarray], np.ndarray]  # [..., images] to [...]
 
 

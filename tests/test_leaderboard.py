@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from bench.errors import UserError
-from bench.leaderboard import check_pages, make_boards, make_pages, number, write_pages
+from bench.cells import number
+from bench.leaderboard import check_pages, make_boards, make_pages, write_pages
 from bench.record import RecordedExhibit, RunRecord, Score, Thumbnail, load_record
 
 HOSTILE = "<script>alert(1)</script>|\"'\n\u202e"
