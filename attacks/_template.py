@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from bench import Attack, PerImage, PerSet, Target, Unmeasurable
+from bench import Attack, PerImage, PerSet, Shown, Target, Unmeasurable
 
 
 class Template(Attack):
@@ -17,6 +17,7 @@ class Template(Attack):
 
     threat: ClassVar = "api"  # api: may only generate; weights: also `with target.weights() as denoiser:`
     names: ClassVar = ("repeating_prompts",)  # of the scores it gives
+    shown: ClassVar = {"repeating_prompts": Shown(heading="repeating", meaning="share of memorized prompts with two pictures alike")}  # its column
     version: ClassVar = 1  # raise it when numbers change
 
     images: int = Field(4, ge=2, description="generations a prompt")

@@ -24,6 +24,7 @@ _PUBLIC = {
     "Suite": "bench.suite",
     "load_suite": "bench.suite",
     "RunRecord": "bench.record",
+    "Shown": "bench.record",
     "Run": "bench.runner",
 }
 __all__ = list(_PUBLIC)

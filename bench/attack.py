@@ -16,6 +16,7 @@ from bench.progress import Report, silent
 
 if TYPE_CHECKING:
     from bench.method import Method, State
+    from bench.record import Shown
     from bench.sampler import Denoiser
     from bench.suite import Prompt, Suite
 
@@ -68,6 +69,7 @@ class Attack(BaseModel):
     threat: ClassVar[Threat] = "api"
     names: ClassVar[tuple[str, ...]] = ()  # of the scores it gives
     files: ClassVar[tuple[str, ...]] = ()  # of its fields, those that name files of the suite
+    shown: ClassVar[Mapping[str, Shown]] = {}  # of its scores: heading, decimals and meaning in tables; a score without them has no column
     version: ClassVar[int] = 1
 
     def fits(self, suite: Suite) -> None:

@@ -54,6 +54,7 @@ def run(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU by default where there is one.")] = None,
     tuned: Annotated[Path | None, typer.Option(help="Take the parameters that `bench tune` chose from this file of its.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only this many prompts of every role; gives another fingerprint.")] = None,
+    seeds: Annotated[int, typer.Option(help="Independent generations of every image; the row gets their spread.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -78,7 +79,7 @@ def run(
     from bench.runner import Run
 
     with reporter() as report:
-        this = Run.resolve(chosen, method, values, records, store, pick_device(device), report)
+        this = Run.resolve(chosen, method, values, records, store, pick_device(device), report, seeds)
         this.tuning = tuning
         record = None if dry_run else this.finished()
         if record is None:

@@ -2,59 +2,72 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from bench import stats
 from bench.attack import EXHIBITS, Attack, Exhibit, Scores, Target, edited_weights
 from bench.errors import Unmeasurable, UserError, one_line
+from bench.evidence import small_png
 from bench.method import State
 from bench.metric import Evaluation, Metric, PerImage, PerSet, SampleSet
 from bench.record import RecordedExhibit, RunRecord, Score
-from bench.store import encode_png
 from bench.suite import Prompt, Role
 
 if TYPE_CHECKING:
     from bench.runner import Run
     from bench.sampler import Denoiser
 
-PICTURES, EXHIBIT_SIDE = 4, 128  # of one exhibit; pixels
+PICTURES = 4  # of one exhibit
 
 
 def measure(run: Run, record: RunRecord, state: State, fit_seconds: float, fit_rows: int) -> Exception | None:
-    """Fill the record's scores, cost and attacks. One that breaks must not cost the others their numbers: its error is returned."""
+    """Fill the record's scores, cost and attacks. One that breaks must not cost the others their numbers: its error is returned.
+
+    With several seeds every metric and attack is asked once for each generation; costs are measured once.
+    """
     failure: Exception | None = None
     total = len(run.metrics) + len(run.attacks)
     for number, (name, metric) in enumerate(run.metrics.items()):
         run.report(f"measure {name}", number, total)
-        evaluation = evaluation_of(run, metric, state, fit_seconds, fit_rows)
-        error = _ask(record, record.cost if metric.cost else record.scores, name, metric, partial(metric.measure, evaluation))
+
+        def scores_of(generation: int, metric: Metric = metric) -> Scores:
+            return metric.measure(evaluation_of(run, metric, state, fit_seconds, fit_rows, generation))
+
+        error = _ask(record, record.cost if metric.cost else record.scores, name, metric, scores_of, 1 if metric.cost else run.seeds)
         failure = failure or error
     for number, (name, attack) in enumerate(run.attacks.items(), len(run.metrics)):
         run.report(f"attack {name}", number, total)
-        target = target_of(run, attack, state)
-        failure = _ask(record, record.attacks, name, attack, partial(attack.run, target)) or failure
-        record.exhibits += [kept(name, exhibit, run.suite.settings.share_references) for exhibit in target.exhibits[:EXHIBITS]]
+        targets = [target_of(run, attack, state, generation) for generation in range(run.seeds)]
+
+        def finds_of(generation: int, attack: Attack = attack, targets: Sequence[Target] = targets) -> Scores:
+            return attack.run(targets[generation])
+
+        failure = _ask(record, record.attacks, name, attack, finds_of, run.seeds) or failure
+        record.exhibits += [kept(name, exhibit, run.suite.settings.share_references) for exhibit in targets[0].exhibits[:EXHIBITS]]
     run.report("measure", total, total)
     return failure
 
 
-def _ask(record: RunRecord, into: dict[str, Score], name: str, judge: Metric | Attack, scores: Callable[[], Scores]) -> Exception | None:
+def _ask(
+    record: RunRecord, into: dict[str, Score], name: str, judge: Metric | Attack, scores_of: Callable[[int], Scores], generations: int
+) -> Exception | None:
     measured: dict[str, Score] = {}
     reasons: dict[str, str] = {}
     reason, failure = "the suite's prompts do not allow it", None
     try:
-        for score_name, score in scores().items():
+        by_generation = [_as_scores(scores_of(generation)) for generation in range(generations)]
+        for score_name in dict.fromkeys(name for scores in by_generation for name in scores):
+            score, by_seed = together([scores[score_name] for scores in by_generation if score_name in scores])
             if isinstance(score, Unmeasurable):
                 reasons[score_name] = one_line(score)
                 continue
-            measured[score_name] = as_score(name, judge.version, score)
+            described = {"threat": judge.threat if isinstance(judge, Attack) else None, "shown": judge.shown.get(score_name), "by_seed": by_seed}
+            measured[score_name] = as_score(name, judge.version, score).model_copy(update=described)
             if isinstance(score, PerImage) and score.percentile is None:
                 means = score.table.mean(1)
                 record.per_prompt[score_name] = {prompt.id: round(float(m), 6) for prompt, m in zip(score.prompts, means, strict=True)}
@@ -71,16 +84,58 @@ def _ask(record: RunRecord, into: dict[str, Score], name: str, judge: Metric | A
     return failure
 
 
-def evaluation_of(run: Run, metric: Metric, state: State, fit_seconds: float, fit_rows: int) -> Evaluation:
+def _as_scores(returned: Any) -> Scores:
+    if not isinstance(returned, Mapping):
+        raise UserError(f"it gave {type(returned).__name__} instead of its scores by name")
+    return returned
+
+
+def together(scores: Sequence[PerImage | PerSet | Unmeasurable]) -> tuple[PerImage | PerSet | Unmeasurable, list[float]]:
+    """One score from those of every generation, and the value of each; a single one stays as it is, with no such list.
+
+    Images of all generations stand side by side in the rows of their prompts (prompts that not every generation has are left out), so an
+    interval still resamples prompts. Of scores that only a set has, shares are pooled and other values averaged; the interval reaches from the
+    lowest to the highest bound of any generation, which promises less than it could. Details are those of the first generation.
+    """
+    known = [score for score in scores if not isinstance(score, Unmeasurable)]
+    if len(scores) == 1 or not known:
+        return scores[0], []
+    first = known[0]
+    if isinstance(first, PerSet):
+        sets = [score for score in known if isinstance(score, PerSet)]
+        values, counts = [score.value for score in sets], [score.n for score in sets]
+        pooled = first.unit.startswith("share") and sum(counts) > 0
+        bounds = [score.interval for score in sets if score.interval]
+        return replace(
+            first,
+            value=float(np.average(values, weights=counts if pooled else None)),
+            n=sum(counts) if pooled else first.n,
+            interval=(min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else None,
+        ), values
+    tables = [{prompt.id: row for prompt, row in zip(score.prompts, score.table, strict=True)} for score in known if isinstance(score, PerImage)]
+    prompts = [prompt for prompt in first.prompts if all(prompt.id in rows for rows in tables)]
+    if not prompts:
+        return Unmeasurable("no prompt has this score in every generation"), []
+    table = np.array([np.concatenate([rows[prompt.id] for rows in tables]) for prompt in prompts])
+    statistic = _statistic(first)
+    return replace(first, table=table, prompts=prompts), [float(statistic(score.table.reshape(-1))) for score in known if isinstance(score, PerImage)]
+
+
+def _statistic(score: PerImage) -> stats.Statistic:
+    percentile = score.percentile
+    return stats.mean if percentile is None else lambda values: np.percentile(values, percentile, axis=-1)
+
+
+def evaluation_of(run: Run, metric: Metric, state: State, fit_seconds: float, fit_rows: int, generation: int = 0) -> Evaluation:
     def samples(role: Role) -> SampleSet:
         if role not in metric.roles:
             raise UserError(f"metric {type(metric).__name__} reads prompts of the role {role} without declaring it in `roles`")
-        return run.samples(role)
+        return run.samples(role, generation)
 
     return Evaluation(run.suite, run.device, samples, lambda rounds, images: run.time(state, rounds, images), fit_seconds, fit_rows)
 
 
-def target_of(run: Run, attack: Attack, state: State) -> Target:
+def target_of(run: Run, attack: Attack, state: State, generation: int = 0) -> Target:
     lent = False
 
     @contextmanager
@@ -96,7 +151,7 @@ def target_of(run: Run, attack: Attack, state: State) -> Target:
     def generate(prompts: Sequence[Prompt], images: int) -> SampleSet:
         if lent:  # the store must not get images of weights that an attacker may have changed
             raise UserError("an attack asked for generations while it held the weights; generate before or after, or sample with the denoiser")
-        samples = run.sample_set(prompts, images)
+        samples = run.sample_set(prompts, images, generation)
         run.generate(state, samples.keys)
         return samples
 
@@ -112,13 +167,6 @@ def kept(attack: str, exhibit: Exhibit, with_reference: bool) -> RecordedExhibit
     )  # fmt: skip
 
 
-def small_png(picture: np.ndarray) -> str:
-    """A picture of at most `EXHIBIT_SIDE` pixels a side, as base64 of a PNG."""
-    image = Image.fromarray(picture)
-    image.thumbnail((EXHIBIT_SIDE, EXHIBIT_SIDE))
-    return base64.b64encode(encode_png(np.asarray(image))).decode()
-
-
 def as_score(name: str, version: int, score: PerImage | PerSet) -> Score:
     """Add to the numbers of a metric or attack what every score carries: interval, counts, groups, versions."""
     common: dict[str, Any] = {
@@ -131,7 +179,7 @@ def as_score(name: str, version: int, score: PerImage | PerSet) -> Score:
     if isinstance(score, PerSet):
         low, high = score.interval or (None, None)
         return Score(value=score.value, low=low, high=high, n=score.n, prompts=score.prompts, **common)
-    statistic = stats.mean if score.percentile is None else lambda v: np.percentile(v, score.percentile, axis=-1)
+    statistic = _statistic(score)
     if len(score.table) < 2:
         low, high = None, None
     else:

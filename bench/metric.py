@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from bench.errors import Unmeasurable
 
 if TYPE_CHECKING:
+    from bench.record import Shown
     from bench.store import SampleKey, SampleStore
     from bench.suite import Prompt, Role, Suite
 
@@ -121,6 +122,7 @@ class Metric(BaseModel):
     roles: ClassVar[tuple[Role, ...]] = ()  # of the prompts it reads
     files: ClassVar[tuple[str, ...]] = ()  # of its fields, those that name files of the suite
     cost: ClassVar[bool] = False
+    shown: ClassVar[Mapping[str, Shown]] = {}  # of its scores: heading, decimals and meaning in tables; a score without them has no column
     version: ClassVar[int] = 1
 
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:

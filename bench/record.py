@@ -185,7 +185,8 @@ def record_schema() -> dict[str, Any]:
 def _refuse_unknown_fields(content: dict[str, Any]) -> None:
     """Pydantic would refuse them too; this says what was probably meant."""
     parts: list[tuple[str, Any, type[BaseModel]]] = [("", content, RunRecord)]
-    for name, model in (("scores", Score), ("cost", Score), ("attacks", Score), ("samples", RecordedSamples)):
+    tables: tuple[tuple[str, type[BaseModel]], ...] = (("scores", Score), ("cost", Score), ("attacks", Score), ("samples", RecordedSamples))
+    for name, model in tables:
         table = content.get(name)
         parts += [(f"{name}.{key}.", value, model) for key, value in table.items()] if isinstance(table, dict) else []
     for name, listed in (("thumbnails", Thumbnail), ("exhibits", RecordedExhibit)):

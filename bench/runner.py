@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import statistics
 import time
@@ -21,19 +20,20 @@ from safetensors.torch import load_file, save
 from bench import registry
 from bench.attack import Attack
 from bench.errors import UserError, one_line
+from bench.evidence import holds_against, recorded_samples, thumbnails
 from bench.measuring import measure
 from bench.method import FitData, Method, Need, State
 from bench.metric import Metric, SampleSet, Timing
 from bench.model import load_denoiser
 from bench.parameters import configure
 from bench.progress import Report, silent
-from bench.record import RunRecord, Thumbnail, device_name, environment, load_record
+from bench.record import RunRecord, device_name, environment, load_record
 from bench.sampler import Denoiser, sample
-from bench.store import SampleKey, SampleStore, encode_png, read_picture, write_atomically
+from bench.store import SampleKey, SampleStore, write_atomically
 from bench.suite import Prompt, Role, Suite, digest_of, path_digest
 
 IMAGES_PER_SHARD = 64
-THUMBNAILS = 12
+GENERATION = 1_000_000  # image indices of a prompt that one generation may use
 NEEDED_ROLE: dict[Need, Role] = {"fit_prompts": "fit", "training_images": "fit", "clean_prompts": "calibration"}
 
 
@@ -53,10 +53,15 @@ class Run:
     report: Report = field(default=silent)
     tuning: dict[str, Any] | None = None  # how the parameters were chosen; decides nothing
     plugins: dict[str, str] = field(default_factory=dict)  # the distributions that gave the method and metrics, with their versions
+    seeds: int = 1  # independent generations of everything that is sampled
 
     @classmethod
-    def resolve(cls, suite: Suite, method: str, parameters: dict[str, Any], records: Path, store: Path, device: torch.device, report: Report = silent) -> Run:
+    def resolve(
+        cls, suite: Suite, method: str, parameters: dict[str, Any], records: Path, store: Path, device: torch.device, report: Report = silent, seeds: int = 1
+    ) -> Run:
         """Find and check everything that has a name; unknown names fail here, before any work."""
+        if seeds < 1:
+            raise UserError(f"--seeds must be at least 1, not {seeds}")
         entry = registry.find("method", method)
         configured = configure("method", entry.name, entry.load(), parameters)
         entries = {f"method {entry.name}": entry}
@@ -82,13 +87,17 @@ class Run:
                 raise UserError(f"method {entry.name} needs training images and suite {suite.name} has fit prompts without a reference")
         sources = {name: entry.source for name, entry in entries.items() if entry.source}
         distributions = {found.plugin.distribution: found.plugin.version for found in entries.values() if found.plugin}
-        return cls(suite, entry.name, configured, sources, judges["metric"], judges["attack"], records, store, device, report, plugins=distributions)
+        return cls(
+            suite, entry.name, configured, sources, judges["metric"], judges["attack"], records, store, device, report, plugins=distributions, seeds=seeds
+        )
 
     @cached_property
     def id(self) -> str:
         metrics = {name: [metric.version, self.sources.get(f"metric {name}")] for name, metric in self.metrics.items()}
         attacks = {name: [attack.version, self.sources.get(f"attack {name}")] for name, attack in self.attacks.items()}
         content = self._method_identity | {"suite": self.suite.fingerprint, "metrics": metrics, "attacks": attacks}
+        if self.seeds > 1:
+            content["seeds"] = self.seeds
         return digest_of(content)[:12]
 
     @property
@@ -130,26 +139,33 @@ class Run:
         read = {role for metric in self.metrics.values() for role in metric.roles}
         return cast(tuple[Role, ...], tuple(role for role in ("memorized", "clean", "quality") if role in read and self.suite.prompts(cast(Role, role))))
 
-    def samples(self, role: Role) -> SampleSet:
-        return self.sample_set(self.suite.prompts(role), self.suite.settings.prompts[role].images_per_prompt)
+    def samples(self, role: Role, generation: int = 0) -> SampleSet:
+        return self.sample_set(self.suite.prompts(role), self.suite.settings.prompts[role].images_per_prompt, generation)
 
-    def sample_set(self, prompts: Sequence[Prompt], images: int) -> SampleSet:
-        """The first `images` images of each prompt: the same ones for whoever asks, made or not."""
+    def sample_set(self, prompts: Sequence[Prompt], images: int, generation: int = 0) -> SampleSet:
+        """The first `images` images of each prompt: the same ones for whoever asks, made or not; of another generation, others."""
         # A text that stands in the list twice gets further seeds the second time, or it would be the same image again.
-        seen: Counter[str] = Counter()
+        seen = Counter({prompt.text: generation * GENERATION for prompt in prompts})
         keys = []
         for prompt in prompts:
             keys += [SampleKey(prompt.text, self.suite.image_seed(prompt.text, seen[prompt.text] + index)) for index in range(images)]
             seen[prompt.text] += images
         return SampleSet(tuple(prompts), images, tuple(keys), self.store)
 
+    def keys(self, role: Role) -> list[SampleKey]:
+        """The images of a role in all generations."""
+        return [key for generation in range(self.seeds) for key in self.samples(role, generation).keys]
+
     def missing(self) -> list[SampleKey]:
-        return self.store.missing(key for role in self.roles for key in self.samples(role).keys)
+        return self.store.missing(key for role in self.roles for key in self.keys(role))
 
     def plan(self) -> dict[str, Any]:
         """What the run would do: images, row evaluations, disk, and time where an earlier measurement on this store allows an estimate."""
         settings = self.suite.settings.model
-        asked = {f"attack {name}": [self.sample_set(*part).keys for part in attack.asks(self.suite)] for name, attack in self.attacks.items()}
+        asked = {
+            f"attack {name}": [self.sample_set(*part, generation).keys for part in attack.asks(self.suite) for generation in range(self.seeds)]
+            for name, attack in self.attacks.items()
+        }
         of_attacks = [key for parts in asked.values() for keys in parts for key in keys]
         missing = len(self.store.missing([*self.missing(), *of_attacks]))
         timings = sorted(self.store.folder.glob(self._timing_file().name))
@@ -159,7 +175,8 @@ class Run:
             "fingerprint": self.suite.fingerprint,
             "method": self.method_name,
             "parameters": self.method.model_dump(mode="json"),
-            "images": {role: len(self.samples(role)) for role in self.roles} | {name: sum(map(len, parts)) for name, parts in asked.items() if parts},
+            "seeds": self.seeds,
+            "images": {role: len(self.keys(role)) for role in self.roles} | {name: sum(map(len, parts)) for name, parts in asked.items() if parts},
             "images_missing": missing,
             "row_evaluations": missing * settings.steps * 2,
             "disk_mib": round(missing * settings.side**2 * 2.2 / 2**20, 1),
@@ -189,9 +206,11 @@ class Run:
             state, fit_seconds, fit_rows = self.fitted()
             self.generate(state, self.missing())
             failure = measure(self, record, state, fit_seconds, fit_rows)
-            record.images = {role: len(self.samples(role)) for role in self.roles}
+            record.images = {role: len(self.keys(role)) for role in self.roles}
+            record.samples = recorded_samples(self)
+            record.holds_against = holds_against(self, state)
             record.facts = {role: facts for role in self.roles if (facts := self._facts(role))}
-            record.thumbnails = self._thumbnails() if "memorized" in self.roles else []
+            record.thumbnails = thumbnails(self) if "memorized" in self.roles else []
             if failure:
                 raise failure
             record.status = "complete"
@@ -301,24 +320,9 @@ class Run:
 
     def _facts(self, role: Role) -> dict[str, float]:
         """Means over a role's images of what the method reported of each: of truth values, the share."""
-        reported = self.store.facts(self.samples(role).keys)
+        reported = self.store.facts(self.keys(role))
         names = dict.fromkeys(name for facts in reported for name in facts)
         return {name: round(statistics.fmean(facts[name] for facts in reported if name in facts), 6) for name in names}
-
-    def _thumbnails(self) -> list[Thumbnail]:
-        """The first image of some memorized prompts, evenly spread, so that a reader can look instead of believing."""
-        samples = self.samples("memorized")
-        count = min(THUMBNAILS, len(samples.prompts))
-        rows = [i * len(samples.prompts) // count for i in range(count)]
-        keys = [samples.keys[row * samples.images] for row in rows]
-        pngs = self.store.png(keys)
-        return [
-            Thumbnail(
-                prompt_id=prompt.id, prompt=prompt.text, group=prompt.group, seed=key.seed, png=base64.b64encode(png).decode(),
-                reference=_reference(prompt) if self.suite.settings.share_references else None,
-            )
-            for prompt, key, png in zip((samples.prompts[row] for row in rows), keys, pngs, strict=True)
-        ]  # fmt: skip
 
     def _new_record(self) -> RunRecord:
         return RunRecord(
@@ -328,6 +332,7 @@ class Run:
             suite_version=self.suite.settings.version,
             suite_fingerprint=self.suite.fingerprint,
             limit=self.suite.limit,
+            seeds=self.seeds,
             group_name=self.suite.settings.group_name,
             method=self.method_name,
             method_version=self.method.version,
@@ -345,8 +350,3 @@ class Run:
 def _read_timing(file: Path) -> Timing:
     known = json.loads(file.read_text())
     return Timing(tuple(known["method_seconds"]), tuple(known["none_seconds"]), known["images"], known["method_rows"], known["none_rows"])
-
-
-def _reference(prompt: Prompt) -> str | None:
-
-    return base64.b64encode(encode_png(read_picture(prompt.references[0]))).decode() if prompt.references else None

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from bench import Evaluation, Metric, PerImage, PerSet
+from bench import Evaluation, Metric, PerImage, PerSet, Shown
 
 
 class Template(Metric):
@@ -16,6 +16,7 @@ class Template(Metric):
 
     names: ClassVar = ("contrast",)  # of the scores it gives
     roles: ClassVar = ("memorized",)  # of the prompts it reads: memorized, clean, quality
+    shown: ClassVar = {"contrast": Shown(heading="contrast", decimals=3, meaning="standard deviation of grey values")}  # its column in tables
     version: ClassVar = 1  # raise it when numbers change
 
     scale: float = Field(255, gt=0, description="what a grey value of 1.0 is")

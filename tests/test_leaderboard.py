@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from bench.errors import UserError
 from bench.cells import number
+from bench.errors import UserError
 from bench.leaderboard import check_pages, make_boards, make_pages, write_pages
 from bench.record import RecordedExhibit, RunRecord, Score, Thumbnail, load_record
 
@@ -147,7 +147,7 @@ def test_a_record_that_was_changed_after_it_was_made_is_refused_and_named(record
     [
         ("}", "", "cannot be read"),
         ('"n": 12', '"n": NaN', "it holds NaN"),
-        ('"schema_version": 1', '"schema_version": 9', "has schema 9"),
+        ('"schema_version": 1', '"schema_version": 9', "schema_version is 9"),
         ('"status"', '"statsu"', "statsu: extra inputs"),
         ('"n": 12', '"n": "many"', "n: input should be"),
     ],

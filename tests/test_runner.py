@@ -322,7 +322,7 @@ def test_a_metric_that_returns_nonsense_does_not_cost_the_others_their_numbers(t
     file.write_text(f"from bench import Metric\n\nclass Odd(Metric):\n{body}")
     metrics = {str(file): {}, "clip_score": tiny_suite.settings.metrics["clip_score"]}
     run = new_run(Suite(tiny_suite.settings.model_copy(update={"metrics": metrics}), tiny_suite.file), tmp_path)
-    with pytest.raises(AttributeError):
+    with pytest.raises(UserError, match="NoneType instead of its scores"):
         run.execute()
     record = load_record(next((tmp_path / "records").glob("*/*/*.json")))
     assert record.status == "failed" and record.scores["clip_score"].value is not None and record.scores["odd"].reason

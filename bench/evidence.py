@@ -1,0 +1,97 @@
+"""What a record keeps besides numbers: pictures to look at, digests of the images that were measured, and whom the mitigation meets."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bench.board import REFERENCE
+from bench.record import RecordedSamples, Thumbnail
+from bench.store import decode_png, encode_png, pixel_digest, read_picture, write_atomically
+
+if TYPE_CHECKING:
+    from bench.method import State
+    from bench.runner import Run
+    from bench.suite import Role
+
+THUMBNAILS, SIDE = 64, 128  # prompts at most; pixels a side at most
+PROMPTS = 512  # of a role whose images have digests in the record, at most
+
+
+def thumbnails(run: Run) -> list[Thumbnail]:
+    """The first image of memorized prompts, evenly spread where there are very many, so that a reader can look instead of believing."""
+    samples = run.samples("memorized")
+    rows = evenly(len(samples.prompts), THUMBNAILS)
+    prompts = [samples.prompts[row] for row in rows]
+    keys = [samples.keys[row * samples.images] for row in rows]
+    shared = run.suite.settings.share_references
+    return [
+        Thumbnail(
+            prompt_id=prompt.id, prompt=prompt.text, group=prompt.group, seed=key.seed, png=small_png(decode_png(png)),
+            reference=small_png(read_picture(prompt.references[0])) if shared and prompt.references else None,
+        )
+        for prompt, key, png in zip(prompts, keys, run.store.png(keys), strict=True)
+    ]  # fmt: skip
+
+
+def small_png(picture: np.ndarray, side: int = SIDE) -> str:
+    """A picture, uint8 `[H, W, 3]`, of at most `side` pixels a side, as base64 of a PNG."""
+    image = Image.fromarray(picture)
+    image.thumbnail((side, side))
+    return base64.b64encode(encode_png(np.asarray(image))).decode()
+
+
+def recorded_samples(run: Run) -> dict[str, RecordedSamples]:
+    """How many images each role has, and the digests of those of some prompts: whoever makes them again can tell that they are the same."""
+    return {role: _samples_of(run, role) for role in run.roles}
+
+
+def _samples_of(run: Run, role: Role) -> RecordedSamples:
+    sets = [run.samples(role, generation) for generation in range(run.seeds)]
+    prompts, images = sets[0].prompts, sets[0].images
+    rows = evenly(len(prompts), PROMPTS)
+    keys = [key for row in rows for samples in sets for key in samples.keys[row * images : (row + 1) * images]]
+    digests = [pixel_digest(picture) for picture in run.store.pictures(keys)]
+    each = images * run.seeds
+    of_prompt = {prompts[row].id: digests[number * each : (number + 1) * each] for number, row in enumerate(rows)}
+    return RecordedSamples(prompts=len(prompts), images=each, sha256=of_prompt)
+
+
+def evenly(total: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `total`, at even distances."""
+    count = min(total, most)
+    return [i * total // count for i in range(count)]
+
+
+def holds_against(run: Run, state: State) -> list[Literal["api", "weights"]]:
+    """Which attackers meet the mitigation. Measured: one who holds the weights meets it only when the method changed them.
+
+    Kept in the store, so that a run whose images are there opens no model.
+    """
+    if run.method_name == REFERENCE:
+        return []
+    file = run.store.folder / "weights.json"
+    if not file.exists():
+        pipe = run.denoiser.pipe
+        before = _weights_digest(pipe)
+        with run.method.attach(pipe, state):
+            changed = _weights_digest(pipe) != before
+        write_atomically(file, json.dumps({"changed": changed}).encode())
+    return ["api", "weights"] if json.loads(file.read_text())["changed"] else ["api"]
+
+
+def _weights_digest(pipe: object) -> str:
+    """sha256 over every parameter and buffer of the pipeline's networks, one tensor at a time."""
+    digest = hashlib.sha256()
+    for part in ("unet", "text_encoder", "vae"):
+        network: torch.nn.Module | None = getattr(pipe, part)
+        for name, tensor in sorted(network.state_dict().items()) if network is not None else ():
+            digest.update(name.encode())
+            digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes())
+    return digest.hexdigest()
