@@ -6,7 +6,9 @@ and never ranked. There is no composite score.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -74,18 +76,23 @@ class Row:
     record: RunRecord
     reference: RunRecord | None
     pareto: bool = False
+    twin: bool = False  # another row has the same name, so this one says its run
 
     @cached_property
     def label(self) -> str:
         """The method, with the parameters that are not its defaults."""
         shown = {key: f"{value:g}" if isinstance(value, float) else value for key, value in self.record.changed.items()}
         given = ", ".join(f"{key}={value}" for key, value in sorted(shown.items()))
-        return self.record.method + (f" ({given})" if given else "") + self.tuned
+        return self.record.method + (f" ({given})" if given else "") + self.tuned + (f" [run {self.record.run}]" if self.twin else "")
 
     @property
     def tuned(self) -> str:
         tuning = self.record.tuning
         return "" if tuning is None else " †" if tuning.get("kept") else " ‡"
+
+    @cached_property
+    def _paired(self) -> dict[str, tuple[float, float, float]]:
+        return stats.paired_differences(self.record.per_prompt, self.reference.per_prompt) if self.reference else {}
 
     def score(self, column: Column) -> Score | None:
         return _part(self.record, column).get(column.name)
@@ -95,9 +102,8 @@ class Row:
         score = self.score(column)
         if self.reference is None or self.record.method == REFERENCE or column.part == "cost" or score is None or score.value is None:
             return None
-        mine, theirs = self.record.per_prompt.get(column.name), self.reference.per_prompt.get(column.name)
-        if mine and theirs:
-            return stats.paired_difference(mine, theirs)
+        if column.name in self._paired:
+            return self._paired[column.name]
         base = _part(self.reference, column).get(column.name)
         return (score.value - base.value, None, None) if base and base.value is not None else None
 
@@ -138,41 +144,100 @@ def columns_of(board: Board) -> list[Column]:
     return columns
 
 
-def make_boards(records: list[RunRecord]) -> list[Board]:
-    """One board for every suite that has records, rows by replication."""
-    return [_board(suite, [record for record in records if record.suite == suite]) for suite in sorted({record.suite for record in records})]
+def make_boards(records: Sequence[RunRecord], reported: Sequence[RunRecord] = (), damaged: Sequence[tuple[str, str]] = ()) -> list[Board]:
+    """One board for every suite that has records, rows by replication.
+
+    `reported`: records that others measured. `damaged`: (suite, what is wrong) for each file that cannot be used.
+    """
+    suites = sorted({record.suite for record in (*records, *reported)} | {suite for suite, _ in damaged})
+    return [
+        _board(
+            suite,
+            [record for record in records if record.suite == suite],
+            [record for record in reported if record.suite == suite],
+            tuple(what for place, what in damaged if place == suite),
+        )
+        for suite in suites
+    ]
 
 
-def _board(suite: str, records: list[RunRecord]) -> Board:
+def _board(suite: str, records: list[RunRecord], reported: list[RunRecord], damaged: tuple[str, ...]) -> Board:
     newest = {record.method: max(r.method_version for r in records if r.method == record.method) for record in records}
+    expected = sorted({name for record in records for part in PARTS for name in getattr(record, part)})
     apart: list[tuple[RunRecord, str]] = []
-    whole: list[RunRecord] = []
-    for record in records:
-        reason = (
-            f"status {record.status}" if record.status != "complete"
-            else f"limited to {record.limit} prompts of every role" if record.limit
-            else f"version {record.method_version} of the method; {newest[record.method]} is the newest" if record.method_version < newest[record.method]
-            else ""
-        )  # fmt: skip
-        if reason:
-            apart.append((record, reason))
-        else:
-            whole.append(record)
-    if not whole:
-        return Board(suite, (), tuple(apart))
+
+    def whole_of(candidates: list[RunRecord], whose: str) -> list[RunRecord]:
+        whole = []
+        for record in candidates:
+            reason = (
+                _unfinished(record, expected) if record.status != "complete"
+                else f"limited to {record.limit} prompts of every role" if record.limit
+                else f"version {record.method_version} of the method; {newest[record.method]} is the newest"
+                if record.method_version < newest.get(record.method, record.method_version)
+                else ""
+            )  # fmt: skip
+            if reason:
+                apart.append((record, whose + reason))
+            else:
+                whole.append(record)
+        return whole
+
+    ours, theirs = whole_of(records, ""), whole_of(reported, "self-reported; ")
+    if not ours and not theirs:
+        return Board(suite, (), tuple(apart), damaged=damaged)
     # The protocol of the table is the newest version's; among equals the one with most rows.
-    sizes = Counter(protocol(record) for record in whole)
+    sizes = Counter(protocol(record) for record in ours or theirs)
     # A protocol that measures more is the newer one, whatever the names of what came to it.
     current = max(sizes, key=lambda key: (key[0], len(key[1]), key[1], sizes[key], key[2]))
-    apart += [(record, "another protocol or metric version") for record in whole if protocol(record) != current]
-    rows = [record for record in whole if protocol(record) == current]
+    for record in (*ours, *theirs):
+        if protocol(record) != current:
+            apart.append((record, f"another protocol: {_differing(protocol(record), current)}"))
+    rows = [record for record in ours if protocol(record) == current]
+    most: dict[str, int] = {}
+    for record in rows:
+        most[_asked(record)] = max(record.seeds, most.get(_asked(record), 0))
+    fewer = [record for record in rows if record.seeds < most[_asked(record)]]
+    apart += [(record, f"{record.seeds} of the {most[_asked(record)]} seeds of a row above") for record in fewer]
+    rows = [record for record in rows if record not in fewer]
     reference = next((record for record in rows if record.method == REFERENCE), None)
     front = _pareto(rows)
-    ordered = sorted(rows, key=lambda record: (_sort_value(record), record.method, record.run))
-    return Board(suite, tuple(Row(record, reference, record.run in front) for record in ordered), tuple(apart))
+    labels = Counter(Row(record, None).label for record in (*rows, *theirs))
+
+    def made(chosen: list[RunRecord]) -> tuple[Row, ...]:
+        ordered = sorted(chosen, key=lambda record: (_sort_value(record), record.method, record.run))
+        return tuple(Row(record, reference, record.run in front and record in rows, labels[Row(record, None).label] > 1) for record in ordered)
+
+    return Board(suite, made(rows), tuple(apart), made([record for record in theirs if protocol(record) == current]), damaged)
 
 
-def protocol(record: RunRecord) -> tuple[int, tuple[tuple[str, int], ...], str]:
+def _asked(record: RunRecord) -> str:
+    """What a row stands for but for the number of seeds."""
+    return json.dumps([record.method, record.parameters, record.sources], sort_keys=True)
+
+
+def _unfinished(record: RunRecord, expected: Sequence[str]) -> str:
+    """Why a run is not whole, and what of the board it has no number for."""
+    known = {name for part in PARTS for name, score in getattr(record, part).items() if score.value is not None}
+    missing = [name for name in expected if name not in known]
+    why = f" ({record.errors[-1]})" if record.errors else ""
+    return f"status {record.status}{why}" + (f"; missing: {', '.join(missing) if known else 'every score'}" if missing else "")
+
+
+def _differing(mine: Protocol, current: Protocol) -> str:
+    """Where two protocols differ, as words."""
+    if mine[0] != current[0]:
+        return f"version {mine[0]} of the suite; the table has {current[0]}"
+    versions, others = dict(mine[1]), dict(current[1])
+    if versions != others:
+        differ = sorted(name for name in versions.keys() | others.keys() if versions.get(name) != others.get(name))
+        return ", ".join(f"{name} {versions.get(name, 'not measured')} instead of {others.get(name, 'not measured')}" for name in differ)
+    return "another fingerprint: a file or a setting of the suite differs"
+
+
+Protocol = tuple[int, tuple[tuple[str, int], ...], str]
+
+
+def protocol(record: RunRecord) -> Protocol:
     """What two records must share to stand in one table: version and fingerprint of the suite, and of every metric and attack the version."""
     versions = {score.metric: score.metric_version for score in (*record.scores.values(), *record.cost.values(), *record.attacks.values())}
     return record.suite_version, tuple(sorted(versions.items())), record.suite_fingerprint

@@ -1,9 +1,13 @@
-"""Numbers as people read them: decimals, intervals, differences, spread over seeds."""
+"""Numbers and texts of records as people read them: decimals, intervals, differences, spread over seeds; and texts that stay text."""
 
 from __future__ import annotations
 
+import re
+
 from bench.board import Board, Column
 from bench.record import Score
+
+LONGEST = 300  # characters of a text in a table
 
 
 def number(value: float | None, decimals: int, signed: bool = False) -> str:
@@ -36,3 +40,26 @@ def heading(board: Board, column: Column) -> str:
         score = board.rows[0].score(column)
         return f"FID (n={score.n}) ↓" if score and score.n else column.heading
     return column.heading
+
+
+def spread(score: Score | None, decimals: int) -> str:
+    """Least and most over independent generations; empty for one."""
+    if score is None or len(score.by_seed) < 2:
+        return ""
+    return f"{number(min(score.by_seed), decimals)} to {number(max(score.by_seed), decimals)} over {len(score.by_seed)} seeds"
+
+
+def visible(text: str) -> str:
+    """Text on one line that shows what it holds: control, direction and other invisible characters as their escapes (`\\u202e`)."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
+
+
+def escape(text: str, longest: int = LONGEST) -> str:
+    """A record's text for Markdown: it cannot leave its cell, become HTML, a link, code or emphasis, turn what follows around, or fill the page."""
+    shown = visible(" ".join(text.split()))
+    shown = shown if len(shown) <= longest else shown[:longest] + "…"
+    shown = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    shown = re.sub(r"[\\|`*\[\]~]", lambda match: "\\" + match[0], shown)
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", shown)

@@ -11,7 +11,6 @@ from typing import Any
 
 from bench.board import COLUMNS, REFERENCE, Board, Column, Row
 from bench.cells import cell, number
-from bench.extraction import _group_order
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -20,13 +19,21 @@ HUES, MARKS = 12, 5  # colours and shapes of the style sheet
 WIDTH, HEIGHT = 680, 460
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 20, 50  # margins
 LABELLED = 40  # rows beyond these have no name beside their point; the legend and the tooltip say it
+NAMED = 12  # groups that have their name below the axis; of more, every second or third
 CHARACTER, LINE = 6.1, 13.0  # a letter of a point's name, and its line
-LONGEST = 30  # letters of a name beside a point
+FARTHEST = 1e9  # what an axis shows; a record may hold any number
+LONGEST = 27  # letters of a name beside a point
 
 _COLUMNS = {column.name: column for column in COLUMNS}
 ACROSS = tuple(_COLUMNS[name] for name in ("sscd", "memorized_ratio", "clique_extracted"))  # lower is better
 UPWARDS = tuple(_COLUMNS[name] for name in ("clip_score", "clip_score_clean"))  # higher is better
 BARS = tuple(_COLUMNS[name] for name in ("time_ratio", "nfe_per_image", "fit_nfe"))
+
+
+def group_order(name: str) -> tuple[bool, int, str]:
+    """Groups that are numbers by their number, then the others by name."""
+    plain = name.isascii() and name.isdecimal() and len(name) < 20
+    return not plain, int(name) if plain else 0, name
 
 
 def looks(rows: Sequence[Row]) -> list[tuple[str, int]]:
@@ -62,7 +69,8 @@ def step_line(points: Sequence[Point], right: float, bottom: float) -> list[Poin
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Round numbers from at most `low` to at least `high`, steps of 1, 2 or 5 times a power of ten."""
-    if not high > low:
+    low, high = max(low, -FARTHEST), min(high, FARTHEST)
+    if high - low < 1e-9 * max(1.0, abs(low), abs(high)):
         low, high = low - 0.5, low + 0.5
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
@@ -86,7 +94,10 @@ def _scatter(board: Board, x: Column, y: Column, label: Callable[[Row], str]) ->
         across, up = row.score(x), row.score(y)
         if across and up and across.value is not None and up.value is not None:
             both.append((place, row, across, up, across.value, up.value))
-    spans = [[value for found in both for value in (found[part].value, found[part].low, found[part].high) if value is not None] for part in (2, 3)]
+    spans = [
+        [value for score in part for value in (score.value, score.low, score.high) if value is not None]
+        for part in ([f[2] for f in both], [f[3] for f in both])
+    ]
     marks_x, marks_y = (ticks(min(span), max(span), wanted) if span else [0.0, 1.0] for span, wanted in zip(spans, (7, 6), strict=True))
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
 
@@ -97,7 +108,7 @@ def _scatter(board: Board, x: Column, y: Column, label: Callable[[Row], str]) ->
         return round(bottom - (bottom - TOP) * (value - marks_y[0]) / (marks_y[-1] - marks_y[0]), 1)
 
     best = set(front([(a, b) for *_, a, b in both]))
-    points = [
+    points: list[dict[str, Any]] = [
         {
             "row": place, "x": at_x(a), "y": at_y(b), "front": (a, b) in best,
             "across": (at_x(across.low), at_x(across.high)) if across.low is not None and across.high is not None else None,
@@ -106,8 +117,8 @@ def _scatter(board: Board, x: Column, y: Column, label: Callable[[Row], str]) ->
         }
         for place, row, across, up, a, b in both
     ]  # fmt: skip
-    first = sorted(range(len(both)), key=lambda i: (not points[i]["front"], both[i][1].record.method != REFERENCE, i))[:LABELLED]
-    texts = {i: label(both[i][1])[:LONGEST] for i in first}
+    first = sorted(range(len(both)), key=lambda i: (both[i][1].record.method != REFERENCE, not points[i]["front"], i))[:LABELLED]
+    texts = {i: _name(label(both[i][1])) for i in first}
     names = place_labels([(point["x"], point["y"]) for point in points], texts, (LEFT, TOP - 8, right, bottom))
     for i, point in enumerate(points):
         point["label"] = names.get(i)
@@ -117,6 +128,10 @@ def _scatter(board: Board, x: Column, y: Column, label: Callable[[Row], str]) ->
         "x_ticks": [(at_x(value), f"{value:g}") for value in marks_x], "y_ticks": [(at_y(value), f"{value:g}") for value in marks_y],
         "line": [(at_x(a), at_y(b)) for a, b in line],
     }  # fmt: skip
+
+
+def _name(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1].rstrip(" ,(=") + "…"
 
 
 def _plain(column: Column) -> str:
@@ -162,7 +177,7 @@ def bars(board: Board) -> dict[str, Any]:
         most = max(most, min(max([*ranges, 0.0]), 1.25 * most))
         own = next((score.value for row, score in zip(board.rows, scores, strict=True) if row.record.method == REFERENCE and score), None)
         base = 1.0 if column.name == "time_ratio" else own
-        lines = []
+        lines: list[dict[str, Any]] = []
         for score in scores:
             if score is None or score.value is None:
                 lines.append({"value": None, "range": None, "cut": False, "text": "–"})
@@ -183,7 +198,7 @@ def _percent(value: float, most: float) -> float:
 def groups(board: Board, label: Callable[[Row], str]) -> dict[str, Any]:
     """SSCD by group of prompts as lines, a row each; empty where no row has groups."""
     scores = [(place, row, score) for place, row in enumerate(board.rows) if (score := row.record.scores.get("sscd")) and score.groups]
-    names = sorted({name for _, _, score in scores for name in score.groups}, key=_group_order)
+    names = sorted({name for _, _, score in scores for name in score.groups}, key=group_order)
     if not names:
         return {}
     values = [value for _, _, score in scores for value in score.groups.values()]
@@ -194,12 +209,14 @@ def groups(board: Board, label: Callable[[Row], str]) -> dict[str, Any]:
     def at_y(value: float) -> float:
         return round(bottom - (bottom - TOP) * (value - marks[0]) / (marks[-1] - marks[0]), 1)
 
-    lines = []
+    lines: list[dict[str, Any]] = []
     for place, row, score in scores:
         points = [
-            (x, at_y(score.groups[name]), f"{label(row)}: SSCD {number(score.groups[name], 3)} at {name}")
+            (x, at_y(score.groups[name]), f"{label(row)}: SSCD {number(score.groups[name], 3)} at {name[:LONGEST]}")
             for name, x in zip(names, across, strict=True) if name in score.groups
         ]  # fmt: skip
         lines.append({"row": place, "points": points})
     lines.sort(key=lambda line: board.rows[line["row"]].record.method == REFERENCE)  # drawn last, above the others
-    return {"names": list(zip(across, names, strict=True)), "ticks": [(at_y(value), f"{value:g}") for value in marks], "lines": lines}
+    every = math.ceil(len(names) / NAMED)
+    shown = list(zip(across, names, strict=True))[::every]
+    return {"names": shown, "ticks": [(at_y(value), f"{value:g}") for value in marks], "lines": lines}

@@ -115,10 +115,10 @@ def _print_row(record: RunRecord, records: Path) -> None:
     # `none` from the same protocol, wherever it was measured: here, or in the committed records.
     others = []
     for folder in (records, COMMITTED):
-        try:
-            others += load_records(folder)
-        except UserError as error:  # the row is measured; somebody else's damaged record must not hide it
-            print(f"bench: {one_line(error)}", file=sys.stderr)
+        found, damaged = load_records(folder)
+        others += found
+        for one in damaged:  # the row is measured; somebody else's damaged record must not hide it
+            print(f"bench: {one.why}", file=sys.stderr)
     Console().print(row_table(record, others))
     print(f"record: {record.path(records)}")
 
@@ -233,9 +233,9 @@ def leaderboard(
     from bench.leaderboard import check_pages, make_pages, write_pages
 
     readme = out.parent / "README.md"
-    pages = make_pages(records, readme if out.name == COMMITTED.parent.name and readme.exists() else None)
+    pages, problems = make_pages(records, readme if out.name == COMMITTED.parent.name and readme.exists() else None)
     if check:
-        differences = check_pages(pages, out)
+        differences = [*problems, *check_pages(pages, out)]
         print(
             json.dumps({"pages": len(pages), "differences": differences})
             if as_json
@@ -246,6 +246,10 @@ def leaderboard(
         return
     written = write_pages(pages, out)
     print(json.dumps([str(path) for path in written]) if as_json else "\n".join(str(path) for path in written))
+    for problem in problems:
+        print(f"bench: left out: {problem}", file=sys.stderr)
+    if problems:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example:  bench compare runs/records/testbed/none/0123456789ab.json runs/records/testbed/wanda/ba9876543210.json")

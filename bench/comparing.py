@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import stats
 from bench.board import COLUMNS, Row, protocol
+from bench.cells import visible
 from bench.record import RunRecord, Score, load_record
 
 if TYPE_CHECKING:
@@ -123,13 +124,6 @@ def flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
     for key, value in values.items():
         result |= flat(value, f"{before}{key}.") if isinstance(value, dict) and value else {f"{before}{key}": value}
     return result
-
-
-def visible(text: str) -> str:
-    """Text on one line that shows what it holds: control, direction and other invisible characters as their escapes (`\\u202e`)."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
 
 
 def decimals_of(name: str, *scores: Score | None) -> int:

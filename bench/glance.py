@@ -16,7 +16,7 @@ _COLUMNS = {column.name: column for column in COLUMNS}
 SSCD, CLEAN, EXTRACTED, NFE, FIT = (_COLUMNS[name] for name in ("sscd", "clip_score_clean", "clique_extracted", "nfe_per_image", "fit_nfe"))
 
 CLEARLY_BETTER = "clearly better than none"
-NOT_CLEARLY_BETTER = "not clearly better than none: the interval of the difference contains 0"
+NOT_CLEARLY_BETTER = "not clearly better than none (the interval of Δ contains 0)"
 CLEARLY_WORSE = "clearly worse than none"
 NO_INTERVAL = "whether that is better than none is open: the difference has no interval"
 NO_REFERENCE = "there is no row of none to compare with"
@@ -85,7 +85,7 @@ def _against_api(rows: Sequence[Row]) -> Card | None:
     answers = [Answer("Fewest prompts extracted", ordered[0], EXTRACTED, verdict(ordered[0], EXTRACTED), (CLEAN,), tuple(ordered[1:]))]
     nothing = []
     if keeping:
-        answers.append(Answer("Fewest, with clean alignment kept", keeping[0], EXTRACTED, verdict(keeping[0], EXTRACTED), (CLEAN,), tuple(keeping[1:])))
+        answers.append(Answer("Fewest, clean alignment kept", keeping[0], EXTRACTED, verdict(keeping[0], EXTRACTED), (CLEAN,), tuple(keeping[1:])))
     elif any(_change(row) is not None for row in ordered):
         nothing.append(f"None of them keeps clean CLIP within {KEPT} of none.")
     return Card(
@@ -103,7 +103,7 @@ def _free(rows: Sequence[Row], reference: Row | None) -> Card | None:
     without, fitted = [row for row in free if no_fitting(row)], [row for row in free if not no_fitting(row)]
     answers, nothing = [], []
     for lead, found, missing, beside in (
-        ("No fitting either", without, "None of them runs at the cost of none without fitting.", (NFE,)),
+        ("Without fitting", without, "None of them runs at the cost of none without fitting.", (NFE,)),
         ("After fitting once", fitted, "None of them moves its whole cost into fitting.", (NFE, FIT)),
     ):
         if found:
@@ -123,8 +123,8 @@ def _against_weights(rows: Sequence[Row]) -> Card | None:
     holding = [row for row in known if "weights" in row.record.holds_against]
     answers = [Answer("Lowest replication", holding[0], SSCD, verdict(holding[0], SSCD), (CLEAN,), tuple(holding[1:]))] if holding else []
     return Card(
-        "weights", "Which is still there for an attacker who holds the weights?", tuple(answers), () if holding else ("None of them.",),
-        "Rule: methods that declare to hold against “weights”; lowest SSCD first. Replication was measured by sampling, not with an attack on the weights.",
+        "weights", "Which is still there for an attacker with the weights?", tuple(answers), () if holding else ("None of them.",),
+        "Rule: rows that hold against “weights”; lowest SSCD first. Replication was measured by sampling, not with an attack on the weights.",
     )  # fmt: skip
 
 

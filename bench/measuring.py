@@ -70,7 +70,7 @@ def _ask(
             measured[score_name] = as_score(name, judge.version, score).model_copy(update=described)
             if isinstance(score, PerImage) and score.percentile is None:
                 means = score.table.mean(1)
-                record.per_prompt[score_name] = {prompt.id: round(float(m), 6) for prompt, m in zip(score.prompts, means, strict=True)}
+                record.per_prompt[score_name] = {prompt.id: round(float(m), 12) for prompt, m in zip(score.prompts, means, strict=True)}
     except Unmeasurable as why:
         reason = one_line(why)
         record.warnings.append(f"{name}: {reason}")
@@ -180,7 +180,7 @@ def as_score(name: str, version: int, score: PerImage | PerSet) -> Score:
         low, high = score.interval or (None, None)
         return Score(value=score.value, low=low, high=high, n=score.n, prompts=score.prompts, **common)
     statistic = _statistic(score)
-    if len(score.table) < 2:
+    if len(score.table) < 2 or (score.percentile is not None and not stats.enough_for(score.percentile, len(score.table))):
         low, high = None, None
     else:
         low, high = stats.proportion_interval(score.table) if score.proportion else stats.cluster_bootstrap(score.table, statistic)

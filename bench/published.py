@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal, cast
 
+from bench.cells import escape
 from bench.errors import UserError, one_line
 
 Tag = Literal["paper", "code", "second_hand"]
@@ -54,6 +55,7 @@ class Published:
         return f"{self.value:f}" + (f" ± {self.spread:f}" if self.spread is not None else "")
 
 
+LONGEST = 5000  # characters of a text; the file is our own
 COLUMNS = tuple(field.name for field in fields(Published))
 
 
@@ -154,11 +156,4 @@ def _order(row: Published) -> tuple[object, ...]:
 def _cells(row: Published) -> list[str]:
     mark = " ‡" if row.tag == "second_hand" else ""
     plain = (row.method, row.model, row.suite_or_protocol, row.score, row.shown + mark, row.unit, row.n, row.where, TAGS[row.tag], row.note)
-    return [f"[{_escape(row.work)} {row.year}]({row.address})", *(_escape(text) or "–" for text in plain)]
-
-
-def _escape(text: str) -> str:
-    """Text that stays text: it cannot leave its cell, become HTML, a link, code or emphasis."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"[\\|`*\[\]~]", lambda match: "\\" + match[0], text)
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
+    return [f"[{escape(row.work, LONGEST)} {row.year}]({row.address})", *(escape(text, LONGEST) or "–" for text in plain)]

@@ -10,6 +10,7 @@ import json
 import math
 import platform
 import subprocess
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -202,15 +203,30 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"it holds {constant}")
 
 
-def load_records(folder: Path) -> list[RunRecord]:
-    """Every record below a folder, in the order of their paths. A record in another's place is refused, so that none counts twice."""
-    records = []
-    for path in sorted(folder.glob("*/*/*.json")):
-        record = load_record(path)
-        if record.path(folder) != path:
-            raise UserError(f"record {path} says that it belongs at {record.path(folder)}")
-        records.append(record)
-    return records
+def load_records(folder: Path) -> tuple[list[RunRecord], list[Damaged]]:
+    """Every record below a folder, in the order of their paths, and the files that cannot be used.
+
+    A record in another's place is one of these, so that none counts twice.
+    """
+    records, damaged = [], []
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            record = load_record(path)
+            if record.path(folder) != path:
+                raise UserError(f"record {path} says that it belongs at {record.path(folder)}")
+            records.append(record)
+        except UserError as error:
+            damaged.append(Damaged(path, path.relative_to(folder).parts[0] if path.parent != folder else "", one_line(error).replace(f"{folder}/", "")))
+    return records, damaged
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A file below a folder of records that cannot be used: its path, the suite in whose folder it lies, and what is wrong, in one line."""
+
+    path: Path
+    suite: str
+    why: str  # paths in it are relative to the folder
 
 
 def environment(device: Any) -> dict[str, Any]:

@@ -326,7 +326,7 @@ def test_calibrate_writes_what_a_run_then_uses_and_refuses_another_operating_poi
     assert details["threshold"] == content["threshold"] and details["calibration"]["prompts"] == 6
     saved = load_record(record.path(tmp_path / "records"))
     assert saved.attacks.keys() == set(CliqueExtraction.names) and saved.attacks["clique_precision"].metric == "clique_extraction"
-    assert "Extraction attack" in make_pages(tmp_path / "records")["tiny.md"].decode()
+    assert "Extraction attack" in make_pages(tmp_path / "records")[0]["tiny.md"].decode()
     suite.file.write_text(text.replace("images = 4", "images = 5"))
     with pytest.raises(UserError, match=r"made for images 4 and not 5; make it again"):
         Run.resolve(load_suite(str(suite.file)), "none", {}, tmp_path / "records", tmp_path / "store", torch.device("cpu"))
@@ -374,7 +374,7 @@ def test_a_run_keeps_exhibits_and_hides_training_pictures_that_may_not_be_shared
         record = run.execute()
         assert record.attacks["clique_identified"].value == 1.0 and len(record.exhibits) == 4
         assert all((exhibit.reference is not None) is share and len(exhibit.pictures) == 2 for exhibit in record.exhibits)
-        page = make_pages(tmp_path / "records")["tiny.html"].decode()
+        page = make_pages(tmp_path / "records")[0]["tiny.html"].decode()
         assert "What the attacker gets" in page
         (tmp_path / "records" / "tiny" / "none" / f"{record.run}.json").unlink()
 

@@ -198,7 +198,7 @@ def test_unreadable_records_are_one_line(files, tmp_path, bench):
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "latin.json").write_bytes(b"\xff\xfe")
     damaged = [(path, "cannot be read") for path in (b, tmp_path / "no.json", tmp_path, tmp_path / "latin.json")]
-    for bad, says in [*damaged, (tmp_path / "list.json", "has schema None")]:
+    for bad, says in [*damaged, (tmp_path / "list.json", "holds no object but list")]:
         for call in (lambda bad=bad: compare_files(a, bad), lambda bad=bad: compare_files(bad, a), lambda bad=bad: write_report(bad, tmp_path / "x.html")):
             with pytest.raises(UserError, match=says) as error:
                 call()

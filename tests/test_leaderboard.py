@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
+from bench.board import columns_of
 from bench.cells import number
 from bench.errors import UserError
 from bench.leaderboard import check_pages, make_boards, make_pages, write_pages
-from bench.record import RecordedExhibit, RunRecord, Score, Thumbnail, load_record
+from bench.record import RecordedExhibit, RunRecord, Score, Shown, Thumbnail, content_digest, load_record, load_records
 
 HOSTILE = "<script>alert(1)</script>|\"'\n\u202e"
 
@@ -58,31 +59,94 @@ def test_rows_stand_by_replication_with_paired_differences(records):
 
 
 def test_pages_are_the_same_bytes_in_another_environment(records, tmp_path):
-    code = f"from bench.leaderboard import *; from pathlib import Path; write_pages(make_pages(Path({str(records)!r})), Path({str(tmp_path / 'other')!r}))"
+    code = f"from bench.leaderboard import *; from pathlib import Path; write_pages(make_pages(Path({str(records)!r}))[0], Path({str(tmp_path / 'other')!r}))"
     environment = os.environ | {"PYTHONHASHSEED": "77", "LC_ALL": "C", "TZ": "Asia/Tokyo"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-    pages = make_pages(records)
+    pages = make_pages(records)[0]
     assert {path.name: path.read_bytes() for path in (tmp_path / "other").iterdir()} == pages
-    assert set(pages) == {"demo.md", "demo.csv", "demo.json", "demo.html", "demo.tex"}
+    assert set(pages) == {"demo.md", "demo.csv", "demo.json", "demo.html", "demo.tex", "record.schema.json"}
 
 
 def test_a_one_character_change_is_found_and_named(records, tmp_path):
     out = tmp_path / "out"
-    write_pages(make_pages(records), out)
-    assert check_pages(make_pages(records), out) == []
+    write_pages(make_pages(records)[0], out)
+    assert check_pages(make_pages(records)[0], out) == []
     (out / "demo.csv").write_text((out / "demo.csv").read_text().replace("0.4", "0.5", 1))
-    assert ["demo.csv differs" in problem for problem in check_pages(make_pages(records), out)] == [True]
-    write_pages(make_pages(records), out)
+    assert ["demo.csv differs" in problem for problem in check_pages(make_pages(records)[0], out)] == [True]
+    write_pages(make_pages(records)[0], out)
     (out / "gone.md").write_text("")
-    assert any("gone.md belongs to no records" in problem for problem in check_pages(make_pages(records), out))
+    assert any("gone.md belongs to no records" in problem for problem in check_pages(make_pages(records)[0], out))
 
 
-def test_another_protocol_and_unfinished_runs_stand_apart(records):
+def test_another_protocol_and_unfinished_runs_stand_apart_and_say_what_differs_or_is_missing(records):
     record("limited", 0.1, run="c" * 12, suite_fingerprint="e" * 16).save(records)
-    record("broken", 0.1, run="d" * 12, status="failed").save(records)
+    record("older", 0.1, run="8" * 12, suite_version=0).save(records)
+    scores = record("none", 0.1).scores
+    newer = {"clip_score": scores["clip_score"].model_copy(update={"metric_version": 0})}
+    record("stale", 0.1, run="7" * 12, scores=scores | newer).save(records)
+    nothing = Score(value=None, unit="", higher_is_better=None, metric="clip_score", metric_version=1, reason="it broke")
+    record("broken", 0.1, run="d" * 12, status="failed", scores=scores | {"clip_score": nothing}, errors=["OSError: <b>disk</b> full"]).save(records)
+    record("stopped", 0.1, run="5" * 12, status="partial", scores={}, cost={}).save(records)
     (board,) = make_boards([load_record(path) for path in sorted(records.glob("*/*/*.json"))])
     assert [row.record.method for row in board.rows] == ["better", "none"]
-    assert {r.method: why for r, why in board.apart} == {"limited": "another protocol or metric version", "broken": "status failed"}
+    assert {r.method: why for r, why in board.apart} == {
+        "limited": "another protocol: another fingerprint: a file or a setting of the suite differs",
+        "older": "another protocol: version 0 of the suite; the table has 1",
+        "stale": "another protocol: clip_score 0 instead of 1",
+        "broken": "status failed (OSError: <b>disk</b> full); missing: clip_score",
+        "stopped": "status partial; missing: every score",
+    }
+    page = make_pages(records)[0]["demo.md"].decode()
+    assert "- broken (run dddddddddddd): status failed (OSError: &lt;b&gt;disk" in page
+
+
+def test_of_the_same_run_with_more_seeds_only_that_one_stands_in_the_table(records):
+    seeds = record("better", 0.42).scores["sscd"].model_copy(update={"by_seed": [0.41, 0.43]})
+    more = record("better", 0.42, run="c" * 12, seeds=2)
+    more.scores["sscd"] = seeds
+    more.save(records)
+    (board,) = make_boards(load_records(records)[0])
+    assert [(row.record.method, row.record.seeds) for row in board.rows] == [("better", 2), ("none", 1)]
+    assert [why for _, why in board.apart] == ["1 of the 2 seeds of a row above"]
+    pages = make_pages(records)[0]
+    assert "0.410 to 0.430 over 2 seeds" in pages["demo.md"].decode() and "0.410 to 0.430 over 2 seeds" in pages["demo.html"].decode()
+    assert json.loads(pages["demo.json"])[0]["sscd_by_seed"] == [0.41, 0.43]
+
+
+def test_rows_of_the_same_name_say_which_run_they_are(records):
+    record("better", 0.5, run="c" * 12, sources={"method better": "0" * 64}).save(records)
+    (board,) = make_boards(load_records(records)[0])
+    assert [row.label for row in board.rows] == ["better [run bbbbbbbbbbbb]", "better [run cccccccccccc]", "none"]
+
+
+def test_what_others_measured_stands_in_a_table_of_its_own(records):
+    reported = records.parent / "self-reported"
+    record("theirs", 0.1, run="c" * 12).save(reported)
+    record("elsewhere", 0.1, run="d" * 12, suite_fingerprint="e" * 16).save(reported)
+    pages, problems = make_pages(records)
+    assert problems == []
+    before, _, after = pages["demo.md"].decode().partition("## Self-reported")
+    assert "theirs" not in before and "| theirs | weights |" in after and "Δ -0.500" in after
+    assert "elsewhere (run dddddddddddd): another protocol" in after
+    assert [row["measured_by"] for row in json.loads(pages["demo.json"])] == ["the board", "the board", "self-reported"]
+    assert "theirs" in pages["demo.html"].decode() and "theirs" not in pages["demo.tex"].decode()
+    (board,) = make_boards(load_records(records)[0], load_records(reported)[0])
+    assert [row.pareto for row in board.reported] == [False]
+
+
+def test_a_column_that_a_plug_in_declares_stands_after_the_built_in_ones_of_its_part(records):
+    shown = Shown(heading="mine|<b>", decimals=1, meaning="what it is")
+    own = Score(value=0.25, n=3, unit="share", higher_is_better=True, metric="sscd", metric_version=1, shown=shown)
+    hidden = own.model_copy(update={"shown": None})
+    more = record("mine", 0.5, run="c" * 12)
+    more.scores |= {"own": own, "hidden": hidden}
+    more.save(records)
+    (board,) = make_boards(load_records(records)[0])
+    assert [column.name for column in columns_of(board)] == ["sscd", "memorized_ratio", "clip_score", "own", "time_ratio"]
+    pages = make_pages(records)[0]
+    line = next(line for line in pages["demo.md"].decode().splitlines() if line.startswith("| method"))
+    assert "mine\\|&lt;b&gt; ↑ |" in line and "| 0.2 |" in pages["demo.md"].decode()
+    assert "mine|&lt;b&gt; ↑" in pages["demo.html"].decode() and "hidden" not in pages["demo.csv"].decode()
 
 
 def test_limited_runs_and_old_versions_of_a_method_are_never_ranked(records):
@@ -95,11 +159,16 @@ def test_limited_runs_and_old_versions_of_a_method_are_never_ranked(records):
     assert {why for _, why in board.apart} == {"limited to 4 prompts of every role", "version 1 of the method; 2 is the newest"}
 
 
-def test_a_record_in_anothers_place_is_refused(records):
+def test_a_record_in_anothers_place_is_named_and_not_used(records):
     path = next(records.glob("demo/none/*.json"))
     (path.parent / "copy.json").write_text(path.read_text())
-    with pytest.raises(UserError, match="says that it belongs at"):
-        make_pages(records)
+    (records / "stray.json").write_text(path.read_text())
+    pages, problems = make_pages(records)
+    assert problems == [
+        "record demo/none/copy.json says that it belongs at demo/none/0123456789ab.json",
+        "record stray.json says that it belongs at demo/none/0123456789ab.json",
+    ]
+    assert len(json.loads(pages["demo.json"])) == 2 and "- record demo/none/copy.json says" in pages["demo.md"].decode()
     with pytest.raises(ValueError, match="should match pattern"):
         record("none", 0.1, suite="../../x")
 
@@ -114,7 +183,7 @@ def test_hostile_text_stays_text(records):
         paper=HOSTILE,
         thumbnails=[Thumbnail(prompt_id="q", prompt=HOSTILE, group="1", seed=2, png="AAAA")],
     ).save(records)
-    pages = make_pages(records)
+    pages = make_pages(records)[0]
     assert b"<script>" not in pages["demo.html"] and b"&lt;script&gt;" in pages["demo.html"]
     assert b"<script>" not in pages["demo.md"]
     assert len({line.replace("\\|", "").count("|") for line in pages["demo.md"].decode().splitlines() if line.startswith("|")}) == 1
@@ -122,7 +191,7 @@ def test_hostile_text_stays_text(records):
 
 
 def test_the_page_asks_nothing_of_the_network(records):
-    page = make_pages(records)["demo.html"].decode()
+    page = make_pages(records)[0]["demo.html"].decode()
     assert "http" not in page.replace("http-equiv", "")
     assert "default-src 'none'" in page
 
@@ -132,10 +201,11 @@ def test_a_record_that_was_changed_after_it_was_made_is_refused_and_named(record
     text = path.read_text()
     for old, new in [("0.4", "0.3"), ("a machine", "another machine"), ('"errors": []', '"errors": ["none"]')]:
         path.write_text(text.replace(old, new, 1))
-        with pytest.raises(UserError, match="bbbbbbbbbbbb.json was changed after it was made"):
-            make_pages(records)
+        pages, (problem,) = make_pages(records)
+        assert "demo/better/bbbbbbbbbbbb.json was changed after it was made" in problem
+        assert problem in pages["demo.md"].decode() and len(json.loads(pages["demo.json"])) == 1  # the good one is still used
     path.write_text(json.dumps(json.loads(text)))  # another layout of the same content
-    make_pages(records)
+    assert make_pages(records)[1] == []
     old = json.loads(text)
     del old["content_sha256"], old["exhibits"]  # as a version before both fields wrote it
     path.write_text(json.dumps(old))
@@ -147,8 +217,8 @@ def test_a_record_that_was_changed_after_it_was_made_is_refused_and_named(record
     [
         ("}", "", "cannot be read"),
         ('"n": 12', '"n": NaN', "it holds NaN"),
-        ('"schema_version": 1', '"schema_version": 9', "schema_version is 9"),
-        ('"status"', '"statsu"', "statsu: extra inputs"),
+        ('"schema_version": 2', '"schema_version": 9', "schema_version is 9"),
+        ('"status"', '"statsu"', "unknown field 'statsu': did you mean 'status'"),
         ('"n": 12', '"n": "many"', "n: input should be"),
     ],
 )
@@ -156,14 +226,63 @@ def test_a_damaged_record_is_named_in_one_line(records, old, new, says):
     path = next(records.glob("demo/none/*.json"))
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(UserError, match=says) as error:
-        make_pages(records)
+        load_record(path)
     assert path.name in str(error.value) and "\n" not in str(error.value)
+    pages, (problem,) = make_pages(records)
+    assert says in problem and problem.startswith(f"record demo/none/{path.name}") and "\n" not in problem
+    assert [row["method"] for row in json.loads(pages["demo.json"])] == ["better"]
+    for good in records.glob("demo/better/*.json"):
+        good.unlink()
+    with pytest.raises(UserError, match="none of the 1 records below"):
+        make_pages(records)
+
+
+def test_an_empty_folder_of_records_says_how_to_make_one(tmp_path):
+    with pytest.raises(UserError, match="no records below .*; make one with `bench run --method none`"):
+        make_pages(tmp_path)
+
+
+def test_every_older_schema_is_read(records):
+    path = next(records.glob("demo/better/*.json"))
+    old = json.loads(path.read_text())
+    for field in ("seeds", "intervals", "holds_against", "samples", "content_sha256"):
+        del old[field]
+    for scores in (old["scores"], old["cost"]):
+        for score in scores.values():
+            for field in ("by_seed", "threat", "shown"):
+                del score[field]
+    old["schema_version"] = 1
+    old["content_sha256"] = content_digest(old)
+    path.write_text(json.dumps(old))
+    read = load_record(path)
+    assert read.seeds == 1 and read.intervals == "percentile bootstrap over prompts" and read.holds_against == ["api", "weights"]
+    assert read.scores == record("better", 0.4).scores
+    old["method"] = "other"  # the digest is of the content as it was written
+    path.write_text(json.dumps(old))
+    with pytest.raises(UserError, match="was changed after it was made"):
+        load_record(path)
+    for version, says in [
+        (3, "a newer version of the bench made it"),
+        (True, "reads 1 to 2"),
+        ("2", "reads 1 to 2"),
+        (None, "reads 1 to 2"),
+        (0, "reads 1 to 2"),
+    ]:
+        path.write_text(json.dumps(old | {"schema_version": version}))
+        with pytest.raises(UserError, match=says):
+            load_record(path)
+
+
+def test_the_committed_schema_describes_records(records):
+    schema = json.loads(make_pages(records)[0]["record.schema.json"])
+    assert schema["$schema"].startswith("https://json-schema.org/") and schema["additionalProperties"] is False
+    assert set(json.loads(next(records.glob("demo/none/*.json")).read_text())) == set(schema["properties"])
 
 
 def test_a_score_without_value_needs_a_reason_and_nan_is_no_value():
     with pytest.raises(ValueError, match="without a reason"):
         Score(value=None, unit="", higher_is_better=None, metric="m", metric_version=1)
-    with pytest.raises(ValueError, match="is nan"):
+    with pytest.raises(ValueError, match="finite number"):
         Score(value=float("nan"), unit="", higher_is_better=None, metric="m", metric_version=1)
 
 
@@ -174,15 +293,15 @@ def test_numbers_for_people():
 def test_a_readme_gets_the_table_it_marks_and_keeps_every_other_word(records, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- board demo -->\nold\n<!-- end -->\nafter\n<!-- board other -->\nkept\n<!-- end -->\n")
-    pages = make_pages(records, readme)
+    pages = make_pages(records, readme)[0]
     out = tmp_path / "leaderboards"
     write_pages(pages, out)
     text = readme.read_text()
     assert text.startswith("before\n<!-- board demo -->\n| method |") and "| better |" in text and "old" not in text
     assert text.endswith("<!-- end -->\nafter\n<!-- board other -->\nkept\n<!-- end -->\n")
-    assert check_pages(make_pages(records, readme), out) == []
+    assert check_pages(make_pages(records, readme)[0], out) == []
     readme.write_text(text.replace("better", "worse", 1))
-    assert any("README.md differs" in problem for problem in check_pages(make_pages(records, readme), out))
+    assert any("README.md differs" in problem for problem in check_pages(make_pages(records, readme)[0], out))
 
 
 CLIQUES = {"metric": "clique_extraction", "metric_version": 1}
@@ -204,7 +323,7 @@ def test_the_extraction_table_stands_before_and_after_and_escapes_what_records_s
     folder = tmp_path / "records"
     attacked("better", 0.4, "b" * 12, unknown=2).save(folder)
     attacked("none", 0.6, "a" * 12, training="<b>x</b> <!-- end --> |").save(folder)
-    pages = make_pages(folder)
+    pages = make_pages(folder)[0]
     markdown = pages["demo.md"].decode()
     table = markdown.partition("## Extraction attack")[2].splitlines()
     assert table[4].startswith("| none | 3 of 12: 25 % [10, 40] |") and "| – |" in table[4]
@@ -224,15 +343,15 @@ def test_readme_tables_of_extraction_are_filled_in_and_stay(tmp_path):
     attacked("none", 0.6, "a" * 12).save(tmp_path / "records")
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- extraction demo -->\n<!-- end -->\nafter\n")
-    once = make_pages(tmp_path / "records", readme)["../README.md"]
+    once = make_pages(tmp_path / "records", readme)[0]["../README.md"]
     assert b"| none | 3 of 12" in once and once.endswith(b"<!-- end -->\nafter\n")
     readme.write_bytes(once)
-    assert make_pages(tmp_path / "records", readme)["../README.md"] == once
+    assert make_pages(tmp_path / "records", readme)[0]["../README.md"] == once
 
 
 def test_latex_has_a_cell_for_every_column_and_prints_hostile_names_as_they_are(tmp_path):
     record("none", 0.6, parameters={}, changed={"name": "\\input{/etc/passwd} 50% a_b & $x$ ^~#{}\n\u202e<>|"}).save(tmp_path / "records")
-    lines = make_pages(tmp_path / "records")["demo.tex"].decode().splitlines()
+    lines = make_pages(tmp_path / "records")[0]["demo.tex"].decode().splitlines()
     rows = [line for line in lines if line.endswith("\\\\")]
     columns = lines[1].partition("{ll")[2].rstrip("}")
     cells = [re.split(r"(?<!\\)&", row) for row in rows]

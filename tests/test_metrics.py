@@ -9,7 +9,6 @@ from PIL import Image
 from bench.errors import Unmeasurable, UserError
 from bench.extractors import PROFILES, CleanFeatures, CopyDescriptor, OpenClip, preprocess
 from bench.registry import find
-from bench.stats import clopper_pearson, cluster_bootstrap, paired_difference, pareto_front, proportion_interval
 from metrics.fid import frechet_distance, moments, read_statistics
 from metrics.sscd import mean_pairwise_similarity, reduce_references
 
@@ -175,35 +174,6 @@ def test_a_truncated_scorer_is_one_clear_line(tiny_folder, tmp_path):
     with pytest.raises(UserError, match="no readable TorchScript") as error:
         CopyDescriptor(cut, "testbed", torch.device("cpu"))([random_picture(0)])
     assert "\n" not in str(error.value)
-
-
-def test_the_interval_resamples_prompts_and_not_images():
-    """Ten prompts whose images are all alike: the interval must be that of ten numbers, however many images there are."""
-    random = np.random.default_rng(0)
-    per_prompt = random.normal(size=10)
-    few, many = np.repeat(per_prompt[:, None], 2, 1), np.repeat(per_prompt[:, None], 50, 1)
-    assert cluster_bootstrap(few) == pytest.approx(cluster_bootstrap(many))
-    slow = np.percentile([random.choice(per_prompt, 10).mean() for _ in range(20000)], [2.5, 97.5])
-    assert cluster_bootstrap(few) == pytest.approx(slow, abs=0.05)
-
-
-def test_clopper_pearson_fixtures():
-    assert clopper_pearson(0, 112)[1] == pytest.approx(0.0324, abs=1e-4)
-    assert clopper_pearson(112, 500) == pytest.approx((0.1882, 0.2631), abs=1e-4)
-    assert clopper_pearson(5, 500) == pytest.approx((0.00325, 0.02318), abs=1e-4)
-    assert proportion_interval(np.zeros((112, 4)))[1] == pytest.approx(0.0324, abs=1e-4)
-
-
-def test_differences_are_paired_by_prompt():
-    base = {f"p{i}": float(i) for i in range(20)}
-    shifted = {name: value - 0.5 for name, value in base.items()} | {"only here": 9.0}
-    assert paired_difference(shifted, base) == pytest.approx((-0.5, -0.5, -0.5))
-    assert paired_difference({"p1": 1.0}, base) is None
-
-
-def test_pareto_front_equals_the_definition():
-    points = [(1, 3), (2, 2), (3, 1), (1, 1), (2, 2)]
-    assert pareto_front(points) == [True, True, True, False, True]
 
 
 def test_png_round_trip_keeps_pixels():

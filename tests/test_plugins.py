@@ -173,7 +173,7 @@ def test_a_plug_ins_suite_and_method_and_metric_run_and_the_record_says_whose_th
     code, _, err = command(monkeypatch, capsys, "run", "--method", "bench-plugin-example/milder", "--suite", "bench-plugin-example/example", *place)
     assert code == 0, err
     code, out, _ = command(monkeypatch, capsys, "run", "--method", "milder", "--suite", "example", *place, "--json")
-    [record] = load_records(tmp_path / "records")
+    [record] = load_records(tmp_path / "records")[0]
     assert json.loads(out)["run"] == record.run  # both names mean one run
     assert record.status == "complete" and 0 < record.scores["brightness"].value < 1
     assert record.path(tmp_path) == tmp_path / f"plugin-example/bench-plugin-example.milder/{record.run}.json"
