@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -17,6 +17,7 @@ from bench import stats
 from bench.record import RunRecord, Score
 
 REFERENCE = "none"
+Interval = tuple[float, float, float]  # value, low, high
 PARTS: tuple[Literal["scores"], Literal["attacks"], Literal["cost"]] = ("scores", "attacks", "cost")  # of a record, in the order of the tables
 TUNED_MEANS = (
     "† parameters chosen on the suite's `fit` prompts by `bench tune`; the record has the rule and how many settings met it (‡ none did: the nearest was taken)"
@@ -77,6 +78,7 @@ class Row:
     reference: RunRecord | None
     pareto: bool = False
     twin: bool = False  # another row has the same name, so this one says its run
+    differences: dict[str, Interval] | None = field(default=None, compare=False)  # paired ones by score; made when asked for where none are given
 
     @cached_property
     def label(self) -> str:
@@ -91,8 +93,10 @@ class Row:
         return "" if tuning is None else " †" if tuning.get("kept") else " ‡"
 
     @cached_property
-    def _paired(self) -> dict[str, tuple[float, float, float]]:
-        return stats.paired_differences(self.record.per_prompt, self.reference.per_prompt) if self.reference else {}
+    def _paired(self) -> dict[str, Interval]:
+        if self.differences is not None or self.reference is None:
+            return self.differences or {}
+        return stats.paired_differences(self.record.per_prompt, self.reference.per_prompt)
 
     def score(self, column: Column) -> Score | None:
         return _part(self.record, column).get(column.name)
@@ -203,11 +207,33 @@ def _board(suite: str, records: list[RunRecord], reported: list[RunRecord], dama
     front = _pareto(rows)
     labels = Counter(Row(record, None).label for record in (*rows, *theirs))
 
-    def made(chosen: list[RunRecord]) -> tuple[Row, ...]:
+    def made(chosen: list[RunRecord], on_front: set[str]) -> tuple[Row, ...]:
         ordered = sorted(chosen, key=lambda record: (_sort_value(record), record.method, record.run))
-        return tuple(Row(record, reference, record.run in front and record in rows, labels[Row(record, None).label] > 1) for record in ordered)
+        differences = _differences(ordered, reference)
+        return tuple(
+            Row(record, reference, record.run in on_front, labels[Row(record, None).label] > 1, by_name)
+            for record, by_name in zip(ordered, differences, strict=True)
+        )
 
-    return Board(suite, made(rows), tuple(apart), made([record for record in theirs if protocol(record) == current]), damaged)
+    return Board(suite, made(rows, front), tuple(apart), made([record for record in theirs if protocol(record) == current], set()), damaged)
+
+
+def _differences(records: list[RunRecord], reference: RunRecord | None) -> list[dict[str, Interval]]:
+    """The paired differences of every record to the reference, for those scores that have a column: all at once, which is much faster."""
+    if reference is None:
+        return [{} for _ in records]
+    shown = {column.name for column in COLUMNS}
+    values = {
+        f"{place:06d} {name}": means
+        for place, record in enumerate(records)
+        for name, means in record.per_prompt.items()
+        if name in shown or any(score.shown for part in PARTS if (score := getattr(record, part).get(name)))
+    }
+    found = stats.paired_differences(values, {key: reference.per_prompt.get(key[7:], {}) for key in values})
+    by_record: list[dict[str, Interval]] = [{} for _ in records]
+    for key, difference in found.items():
+        by_record[int(key[:6])][key[7:]] = difference
+    return by_record
 
 
 def _asked(record: RunRecord) -> str:
