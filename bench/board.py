@@ -203,35 +203,34 @@ def _board(suite: str, records: list[RunRecord], reported: list[RunRecord], dama
     fewer = [record for record in rows if record.seeds < most[_asked(record)]]
     apart += [(record, f"{record.seeds} of the {most[_asked(record)]} seeds of a row above") for record in fewer]
     rows = [record for record in rows if record not in fewer]
-    reference = next((record for record in rows if record.method == REFERENCE), None)
+    # A row is compared with the reference of as many seeds, whose images have the same seeds as its own.
+    references = {record.seeds: record for record in ours if record.method == REFERENCE and protocol(record) == current}
     front = _pareto(rows)
     labels = Counter(Row(record, None).label for record in (*rows, *theirs))
 
     def made(chosen: list[RunRecord], on_front: set[str]) -> tuple[Row, ...]:
         ordered = sorted(chosen, key=lambda record: (_sort_value(record), record.method, record.run))
-        differences = _differences(ordered, reference)
+        beside = [references.get(record.seeds, references[max(references)] if references else None) for record in ordered]
+        differences = _differences(ordered, beside)
         return tuple(
             Row(record, reference, record.run in on_front, labels[Row(record, None).label] > 1, by_name)
-            for record, by_name in zip(ordered, differences, strict=True)
+            for record, reference, by_name in zip(ordered, beside, differences, strict=True)
         )
 
     return Board(suite, made(rows, front), tuple(apart), made([record for record in theirs if protocol(record) == current], set()), damaged)
 
 
-def _differences(records: list[RunRecord], reference: RunRecord | None) -> list[dict[str, Interval]]:
-    """The paired differences of every record to the reference, for those scores that have a column: all at once, which is much faster."""
-    if reference is None:
-        return [{} for _ in records]
+def _differences(records: Sequence[RunRecord], references: Sequence[RunRecord | None]) -> list[dict[str, Interval]]:
+    """The paired differences of every record to its reference, for those scores that have a column: all at once, which is much faster."""
     shown = {column.name for column in COLUMNS}
-    values = {
-        f"{place:06d} {name}": means
-        for place, record in enumerate(records)
-        for name, means in record.per_prompt.items()
-        if name in shown or any(score.shown for part in PARTS if (score := getattr(record, part).get(name)))
-    }
-    found = stats.paired_differences(values, {key: reference.per_prompt.get(key[7:], {}) for key in values})
+    values, baseline = {}, {}
+    for place, (record, reference) in enumerate(zip(records, references, strict=True)):
+        for name, means in record.per_prompt.items() if reference else ():
+            if name in shown or any(score.shown for part in PARTS if (score := getattr(record, part).get(name))):
+                key = f"{place:06d} {name}"
+                values[key], baseline[key] = means, reference.per_prompt.get(name, {}) if reference else {}
     by_record: list[dict[str, Interval]] = [{} for _ in records]
-    for key, difference in found.items():
+    for key, difference in stats.paired_differences(values, baseline).items():
         by_record[int(key[:6])][key[7:]] = difference
     return by_record
 

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from bench import records_cli
 from bench.analyze_cli import analyze
 from bench.errors import UserError, one_line
+from bench.records_cli import COMMITTED, Json
 
 if TYPE_CHECKING:
     from bench.record import RunRecord
 
 RECORDS, STORE = Path("runs/records"), Path("runs/store")
-COMMITTED = Path("leaderboards/records")
 
 app = typer.Typer(
     help="Benchmark of mitigations against memorization in text-to-image diffusion models.",
@@ -31,8 +32,11 @@ app = typer.Typer(
 testbed = typer.Typer(help="The embedded default: how it is made and what was measured on it.", no_args_is_help=True)
 app.add_typer(testbed, name="testbed")
 app.add_typer(analyze, name="analyze")
+app.command(epilog="Example:  bench compare runs/records/testbed/none/0123456789ab.json runs/records/testbed/wanda/ba9876543210.json")(records_cli.compare)
+app.command(epilog="Example:  bench report runs/records/testbed/wanda/ba9876543210.json --out wanda.html")(records_cli.report)
+app.command(epilog="Example:  bench submit theirs.json --store their-store")(records_cli.submit)
+app.command(epilog="Example:  bench verify leaderboards/records/testbed-quick/none/0123456789ab.json --prompts 4")(records_cli.verify)
 
-Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
 Records = Annotated[Path, typer.Option("--records", help="Folder of run records.")]
 
 
@@ -250,36 +254,6 @@ def leaderboard(
         print(f"bench: left out: {problem}", file=sys.stderr)
     if problems:
         raise typer.Exit(1)
-
-
-@app.command(epilog="Example:  bench compare runs/records/testbed/none/0123456789ab.json runs/records/testbed/wanda/ba9876543210.json")
-def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A run record (JSON).")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The record to set beside it; differences are B - A.")],
-    as_json: Json = False,
-) -> None:
-    """Say whether two run records may be compared, and what differs: protocol, environment, numbers."""
-    from bench.comparing import compare_files, shown
-
-    found = compare_files(a, b)
-    if as_json:
-        print(json.dumps(found.as_json(), indent=1))
-        return
-    from rich.console import Console
-
-    for part in shown(found):
-        print(part) if isinstance(part, str) else Console().print(part)
-
-
-@app.command(epilog="Example:  bench report runs/records/testbed/wanda/ba9876543210.json --out wanda.html")
-def report(
-    record: Annotated[Path, typer.Argument(help="A run record (JSON).")],
-    out: Annotated[Path | None, typer.Option(help="Where the page goes; <record's name>.html in this folder by default.")] = None,
-) -> None:
-    """Write everything that one run record says as a page: one HTML file that needs nothing else."""
-    from bench.reporting import write_report
-
-    print(write_report(record, out))
 
 
 @testbed.command("build", epilog="Example:  bench testbed build --plan cpu --work testbed-build")

@@ -26,7 +26,7 @@ from bench.store import write_atomically
 from bench.suite import digest_of
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"  # of suites and methods; both become parts of paths
-PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "clean-fid", "numpy", "pandas")
+PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "clean-fid", "numpy", "scipy", "pandas")
 
 
 class _Strict(BaseModel):

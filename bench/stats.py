@@ -70,8 +70,8 @@ def _intervals(statistics: Callable[[np.ndarray], np.ndarray], prompts: int, see
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy's of a degenerate distribution, which is dealt with below
         result = stats.bootstrap(
-            (np.arange(prompts),), rounded, n_resamples=RESAMPLES, batch=1000, vectorized=True, axis=-1, confidence_level=level, method="BCa" if prompts <= MANY else "percentile",
-            rng=np.random.default_rng(seed),
+            (np.arange(prompts),), rounded, n_resamples=RESAMPLES, batch=1000, vectorized=True, axis=-1, confidence_level=level,
+            method="BCa" if prompts <= MANY else "percentile", rng=np.random.default_rng(seed),
         )  # fmt: skip
     found = []
     for low, high, distribution, value in zip(*result.confidence_interval, result.bootstrap_distribution, whole, strict=True):

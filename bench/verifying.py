@@ -27,7 +27,7 @@ from bench.progress import Report, silent
 from bench.record import RunRecord
 from bench.runner import Run
 from bench.store import SampleKey, pixel_digest
-from bench.submitting import small_picture
+from bench.submitted_images import small_picture
 from bench.suite import Prompt, Role, Suite
 
 MEAN = 0.02  # that the values of prompts may differ on average, for scores that bench/canary.py does not know: cosines, shares
@@ -242,7 +242,7 @@ def _measured(
 
 
 def _of_score(name: str, score: PerImage, recorded: Mapping[str, float], same: bool, notes: list[str]) -> list[Compared]:
-    measured = {prompt.id: round(float(mean), 6) for prompt, mean in zip(score.prompts, score.table.mean(1), strict=True)}
+    measured = {prompt.id: round(float(mean), 12) for prompt, mean in zip(score.prompts, score.table.mean(1), strict=True)}
     values = {prompt: (recorded[prompt], measured[prompt]) for prompt in measured if prompt in recorded}
     if len(values) < len(measured):
         notes.append(f"{name}: the record has no values of {len(measured) - len(values)} of the prompts")

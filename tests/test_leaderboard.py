@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bench.board import columns_of
+from bench.board import COLUMNS, columns_of
 from bench.cells import number
 from bench.errors import UserError
 from bench.leaderboard import check_pages, make_boards, make_pages, write_pages
@@ -52,8 +52,6 @@ def records(tmp_path):
 def test_rows_stand_by_replication_with_paired_differences(records):
     (board,) = make_boards([load_record(path) for path in sorted(records.glob("*/*/*.json"))])
     assert [row.record.method for row in board.rows] == ["better", "none"]
-    from bench.leaderboard import COLUMNS
-
     assert board.rows[0].difference(COLUMNS[0]) == pytest.approx((-0.2, -0.2, -0.2))
     assert board.rows[1].difference(COLUMNS[0]) is None
 
@@ -111,6 +109,16 @@ def test_of_the_same_run_with_more_seeds_only_that_one_stands_in_the_table(recor
     pages = make_pages(records)[0]
     assert "0.410 to 0.430 over 2 seeds" in pages["demo.md"].decode() and "0.410 to 0.430 over 2 seeds" in pages["demo.html"].decode()
     assert json.loads(pages["demo.json"])[0]["sscd_by_seed"] == [0.41, 0.43]
+
+
+def test_a_row_is_compared_with_the_reference_of_as_many_seeds(records):
+    record("none", 0.7, run="c" * 12, seeds=3).save(records)
+    record("thrice", 0.5, run="d" * 12, seeds=3).save(records)
+    record("twice", 0.5, run="e" * 12, seeds=2).save(records)
+    (board,) = make_boards(load_records(records)[0])
+    compared = {row.record.method: (row.reference.seeds, round(row.difference(COLUMNS[0])[0], 6)) for row in board.rows if row.record.method != "none"}
+    assert compared == {"better": (1, -0.2), "thrice": (3, -0.2), "twice": (3, -0.2)}
+    assert [(r.method, r.seeds) for r, _ in board.apart] == [("none", 1)]
 
 
 def test_rows_of_the_same_name_say_which_run_they_are(records):

@@ -451,7 +451,7 @@ def test_intervals_can_be_made_again_from_six_decimals(images):
     """Also of shares in thirds, whose means tie with each other only before they are rounded: the bootstrap counts ties."""
     from bench.measuring import as_score
     from bench.metric import PerImage
-    from bench.submitting import _intervals_of, _near
+    from bench.submitted_scores import _intervals_of, _near
     from bench.suite import Prompt
 
     random = np.random.default_rng(images)

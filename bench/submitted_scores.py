@@ -1,0 +1,187 @@
+"""Checks of a submitted record's numbers: everything that follows from the values by prompt, and what the suite asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+
+from bench import stats
+from bench.attack import Attack
+from bench.metric import Metric
+from bench.record import Score
+from bench.submitted import NAME, Case, is_built_in, judge_of, role_of, scores_of, short
+from bench.suite import Prompt
+
+VALUE, INTERVAL = 1e-5, 2e-5  # how far a number may be from what follows from the prompts' values
+SLACK = 1e-6  # of cosines: float32
+PLAIN = {"sscd_p95", "fid", "knn_unique", "clique_unique", "clique_precision", "clique_recall", "clique_clean_flagged"}  # built-in, no mean over prompts
+ONE_A_PROMPT = {"diversity", "clique_identified", "clique_extracted", "clique_extracted_sscd"}  # built-in, one value a prompt
+RANGES = {"cosine": (-1.0, 1.0), "1 - cosine": (0.0, 2.0), "distance": (0.0, math.inf)}  # by unit; shares and costs have theirs too
+
+
+def judges(case: Case) -> Iterator[str]:
+    expected = {(part, name): key for key, judge in case.run.metrics.items() for part in ("cost" if judge.cost else "scores",) for name in judge.names}
+    expected |= {("attacks", name): key for key, judge in case.run.attacks.items() for name in judge.names}
+    recorded = {(part, name): score for part, name, score in scores_of(case.record)}
+    for part, name in sorted(expected.keys() - recorded.keys()):
+        yield f"{part} has no {name}, which the suite's {expected[part, name]} gives"
+    for (part, name), score in recorded.items():
+        judge = judge_of(case, part, score)
+        if judge is None:
+            yield f"{part}.{name} is by '{score.metric[:NAME]}', which is none of the suite's"
+            continue
+        if name not in judge.names and is_built_in(case, part, score):
+            yield f"{part}.{name} is no score of {score.metric}"
+        elif (part, name) in expected and expected[part, name] != score.metric:
+            yield f"{part}.{name} is by {score.metric} and not by {expected[part, name]}"
+        if score.metric_version != judge.version:
+            yield f"{part}.{name} is of version {score.metric_version} of {score.metric}, which is version {judge.version} here"
+        if score.value is None:
+            case.notes.append(f"{name} is null: {score.reason[:120]}")
+            continue
+        if score.threat != (judge.threat if isinstance(judge, Attack) else None):
+            yield f"{part}.{name} has the threat model {score.threat}, which is not that of {score.metric}"
+        if score.shown != judge.shown.get(name):
+            yield f"{part}.{name} is not shown in tables as {score.metric} says"
+        own = getattr(case.reference, part).get(name) if case.reference else None
+        if own and own.value is not None and (own.unit, own.higher_is_better) != (score.unit, score.higher_is_better):
+            yield f"{part}.{name} is '{score.unit}', better when higher: {score.higher_is_better}; our own: '{own.unit}', {own.higher_is_better}"
+
+
+def ranges(case: Case) -> Iterator[str]:
+    for part, name, score in scores_of(case.record):
+        if score.value is None:
+            if not (score.low is score.high is None and not score.groups and not score.by_seed and name not in case.record.per_prompt):
+                yield f"{name} is null and has an interval, groups or values by prompt"
+            continue
+        if (score.low is None) != (score.high is None):
+            yield f"{name} has one end of an interval"
+        elif score.low is not None and score.high is not None and not score.low - SLACK <= score.value <= score.high + SLACK:
+            yield f"{name} is {score.value} outside its interval [{score.low}, {score.high}]"
+        low, high = (0.0, math.inf) if part == "cost" else (0.0, 1.0) if score.unit.startswith("share") else RANGES.get(score.unit, (-math.inf, math.inf))
+        of_prompts = case.record.per_prompt.get(name, {}).values()
+        for what, numbers in (
+            ("value", [score.value]), ("interval", [end for end in (score.low, score.high) if end is not None]),
+            ("value of a group", score.groups.values()), ("value of a generation", score.by_seed), ("value of a prompt", of_prompts),
+        ):  # fmt: skip
+            wrong = [number for number in numbers if not low - SLACK <= number <= high + SLACK]
+            if wrong:
+                yield f"{name} has the {what} {wrong[0]}, and '{score.unit}' is within [{low:g}, {high:g}]"
+        if score.n < 1 or score.prompts < 0:
+            yield f"{name} is of {score.n} images and {score.prompts} prompts"
+
+
+def means(case: Case) -> Iterator[str]:
+    measured = {name: (part, score) for part, name, score in scores_of(case.record) if score.value is not None}
+    for name in case.record.per_prompt.keys() - measured.keys():
+        yield f"per_prompt has {name[:NAME]}, which is no score"
+    for name, (part, score) in measured.items():
+        means, judge, built_in = case.record.per_prompt.get(name), judge_of(case, part, score), is_built_in(case, part, score)
+        if judge is None or part == "cost":
+            continue
+        if means is None:
+            if built_in and name not in PLAIN:
+                yield f"{name} has no values by prompt"
+            elif set(score.groups) - {prompt.group for role in case.suite.settings.prompts for prompt in case.suite.prompts(role)}:
+                yield f"{name} has groups that the suite has not"
+            continue
+        prompts = _prompts_of(case, judge, name, means, built_in)
+        if prompts is None:
+            yield f"{name} has values of {len(means)} prompts that are not the suite's prompts of one role"
+            continue
+        values = [means[prompt.id] for prompt in prompts]
+        if abs(float(np.mean(values)) - cast(float, score.value)) > VALUE:
+            yield f"{name} is {score.value}, and the mean over its prompts is {np.mean(values):.6f}"
+        each, rest = divmod(score.n, len(prompts))
+        if score.prompts != len(prompts) or rest or (score.unit.startswith("share") and built_in and not _whole(np.array(values), each)):
+            yield f"{name} is of {score.n} images and {score.prompts} prompts, which does not fit its values by prompt"
+        groups: dict[str, list[float]] = {}
+        for prompt, value in zip(prompts, values, strict=True):
+            if prompt.group:
+                groups.setdefault(prompt.group, []).append(value)
+        if groups.keys() != score.groups.keys() or any(abs(float(np.mean(groups[group])) - score.groups[group]) > VALUE for group in groups):
+            yield f"{name} has values by group that do not follow from its values by prompt"
+        by_seed, seeds = score.by_seed, case.record.seeds
+        if len(by_seed) > seeds or (built_in and len(by_seed) != (seeds if seeds > 1 else 0)):
+            yield f"{name} has values of {len(by_seed)} generations, and there are {seeds}"
+        elif by_seed and built_in and abs(float(np.mean(by_seed)) - cast(float, score.value)) > VALUE:
+            yield f"{name} is {score.value}, and the mean over its generations is {np.mean(by_seed):.6f}"
+
+
+def _prompts_of(case: Case, judge: Metric | Attack, name: str, means: dict[str, float], built_in: bool) -> list[Prompt] | None:
+    """The prompts that the means are of, in the suite's order; None when they are not those of a role. Attacks and plug-ins may leave prompts out."""
+    if built_in and not isinstance(judge, Attack):
+        prompts = case.suite.prompts(role_of(judge, name))
+        return list(prompts) if means.keys() == {prompt.id for prompt in prompts} else None
+    roles = judge.roles if not isinstance(judge, Attack) else (role_of(judge, name),) if built_in else case.suite.settings.prompts
+    found = ([prompt for prompt in case.suite.prompts(role) if prompt.id in means] for role in roles)
+    return next((chosen for chosen in found if chosen and len(chosen) == len(means)), None)
+
+
+def _whole(shares: np.ndarray, of: int) -> bool:
+    """Whether shares are whole numbers of `of` images, as far as six decimals tell."""
+    return bool((np.abs(shares * of - np.round(shares * of)) <= SLACK * of).all())
+
+
+def intervals(case: Case) -> Iterator[str]:
+    if case.record.intervals != stats.INTERVALS:
+        case.notes.append(f"intervals were made in another way ('{case.record.intervals[:NAME]}') and cannot be made again")
+        return
+    unchecked = []
+    for part, name, score in scores_of(case.record):
+        judge, means = judge_of(case, part, score), case.record.per_prompt.get(name)
+        if score.value is None or judge is None or part == "cost":
+            continue
+        prompts = _prompts_of(case, judge, name, means, is_built_in(case, part, score)) if means else None
+        if means is None or prompts is None:
+            unchecked.append(name)
+            continue
+        if len(prompts) < 2:
+            again: list[tuple[float | None, float | None]] = [(None, None)]
+        else:
+            again = list(_intervals_of(np.array([[means[prompt.id]] for prompt in prompts]), score, is_built_in(case, part, score)))
+        if not any(_near(score, low, high) for low, high in again):
+            yield f"{name} has the interval [{score.low}, {score.high}], and [{again[0][0]}, {again[0][1]}] follows from its values by prompt"
+    if unchecked:
+        case.notes.append(f"no mean over prompts, so that value and interval can only be measured again: {', '.join(sorted(unchecked))}")
+
+
+def _intervals_of(means: np.ndarray, score: Score, built_in: bool) -> Iterator[tuple[float, float]]:
+    """Intervals that may belong to prompts' means `[prompts, 1]`. Whether a plug-in's score is a proportion does not stand in a record."""
+    each = max(score.n // len(means), 1)
+    if score.unit.startswith("share") and _whole(means, each):
+        means = np.round(means * each) / each  # as before it was written with six decimals: the bootstrap counts ties
+    # With several images a prompt the exact interval is for those that all agree.
+    if (score.unit.startswith("share") or not built_in) and np.isin(means, (0.0, 1.0)).all() and (each == 1 or means.min() == means.max()):
+        yield stats.proportion_interval(means)
+        if built_in:
+            return
+    yield stats.cluster_bootstrap(means)
+
+
+def _near(score: Score, low: float | None, high: float | None) -> bool:
+    if score.low is None or score.high is None or low is None or high is None:
+        return score.low is score.high is low is high is None
+    # The sixth decimal of a prompt may move a resample across the mean, and the correction of the bias with it: by less than a thousandth of the width.
+    allowed = INTERVAL + 1e-3 * (high - low)
+    return abs(score.low - low) <= allowed and abs(score.high - high) <= allowed
+
+
+def counts(case: Case) -> Iterator[str]:
+    seeds, settings = case.record.seeds, case.suite.settings.prompts
+    wanted = {role: len(case.suite.prompts(role)) * settings[role].images_per_prompt * seeds for role in case.run.roles}
+    if case.record.images != wanted:
+        yield f"images are {short(case.record.images)}, and the suite with {seeds} seed{'s' if seeds > 1 else ''} has {short(wanted)}"
+    for part, name, score in scores_of(case.record):
+        judge = judge_of(case, part, score)
+        if score.value is None or judge is None or part == "cost" or not is_built_in(case, part, score):
+            continue
+        each = 1 if name in ONE_A_PROMPT else getattr(judge, "images", 1) if isinstance(judge, Attack) else settings[role_of(judge, name)].images_per_prompt
+        n = judge.images if name == "fid" else score.prompts * each * seeds  # type: ignore[union-attr]
+        if (name not in PLAIN or part == "scores") and score.n != n:
+            yield f"{name} is of {score.n} images, and the suite asks for {n}"
+        if name in PLAIN and part == "scores" and score.prompts != len(case.suite.prompts(role_of(judge, name))):
+            yield f"{name} is of {score.prompts} prompts, and the suite has {len(case.suite.prompts(role_of(judge, name)))}"
