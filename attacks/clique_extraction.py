@@ -8,7 +8,7 @@ budget says `unknown`. Representatives are then compared with the training pictu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -45,6 +45,7 @@ class CliqueExtraction(Attack):
         "clique_clean_flagged",
     )
     files: ClassVar[tuple[str, ...]] = ("calibration", "training", "descriptor")
+    trial: ClassVar[Mapping[str, Any]] = {"images": 3, "clique": 2, "threshold": 0.2, "clean_prompts": 2}
 
     images: int = Field(500, ge=2, description="generations a prompt")
     clique: int = Field(10, ge=2, description="a clique of at least this many generations flags the prompt")

@@ -15,7 +15,7 @@ A picture that the training set holds `neighbours` times is near to its own copi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -41,6 +41,7 @@ class KnnExtraction(Attack):
     threat: ClassVar[Threat] = "api"
     names: ClassVar[tuple[str, ...]] = ("knn_extracted", "knn_unique", "knn_score")
     files: ClassVar[tuple[str, ...]] = ("training",)
+    trial: ClassVar[Mapping[str, Any]] = {"images": 2, "neighbours": 3}
 
     images: int = Field(4, ge=1, description="generations a prompt")
     role: Role = Field("memorized", description="whose prompts: memorized, clean, quality, fit or calibration")

@@ -70,6 +70,7 @@ class Attack(BaseModel):
     names: ClassVar[tuple[str, ...]] = ()  # of the scores it gives
     files: ClassVar[tuple[str, ...]] = ()  # of its fields, those that name files of the suite
     shown: ClassVar[Mapping[str, Shown]] = {}  # of its scores: heading, decimals and meaning in tables; a score without them has no column
+    trial: ClassVar[Mapping[str, Any]] = {}  # settings with which `bench check` tries it on its tiny suite, where defaults cannot work there
     version: ClassVar[int] = 1
 
     def fits(self, suite: Suite) -> None:

@@ -72,14 +72,14 @@ def check(entry: Entry, values: dict[str, Any], folder: Path | None = None) -> l
     from bench.model import quiet_libraries
     from bench.parameters import configure
     from bench.suite import load_suite
-    from bench.tiny import ATTACKS, build_tiny_suite
+    from bench.tiny import build_tiny_suite
 
     quiet_libraries()
     with tempfile.TemporaryDirectory() as place, network_refused() as attempts:
         cls = entry.load()
         suite = load_suite(str(folder / "tiny.toml")) if folder else build_tiny_suite(Path(place))
-        section = ATTACKS if entry.kind == "attack" else suite.settings.metrics if entry.kind == "metric" else {}
-        values = section.get(entry.name, {}) | values
+        given = suite.settings.metrics.get(entry.name, {}) if entry.kind == "metric" else getattr(cls, "trial", {}) if entry.kind == "attack" else {}
+        values = {**given, **values}
         subject = Subject(entry, cls, configure(entry.kind, entry.name, cls, values), values, suite.file.parent)
         contracts = COMMON_CONTRACTS | {"method": METHOD_CONTRACTS, "metric": METRIC_CONTRACTS, "attack": ATTACK_CONTRACTS}[entry.kind]
         results = [_result(name, contract, subject) for name, contract in contracts.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from bench.cells import cell, difference_cell, heading, number
 from bench.errors import UserError
 from bench.latex import latex
 from bench.markdown import README_COLUMNS, markdown, with_tables
-from bench.page import html
+from bench.page import html, picture_of
 from bench.published import load_published
 from bench.published import markdown as published_markdown
 from bench.record import RunRecord, load_records, record_schema
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 PUBLISHED = "published.csv"  # figures from papers, which have a page of their own
 REPORTED = "self-reported"  # records that others measured (`bench submit`)
 RECORD_SCHEMA = "record.schema.json"
+SUMS = "SHA256SUMS"  # beside the pictures: those that records do not make
 
 
 def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, bytes], list[str]]:
@@ -52,6 +54,8 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
         pages[f"{board.suite}.csv"] = as_csv(board).encode()
         pages[f"{board.suite}.json"] = as_json(board).encode()
         pages[f"{board.suite}.html"] = html(board).encode()
+        if picture := picture_of(board):
+            pages[f"pictures/{board.suite}.svg"] = picture.encode()
         columns = [column for column in columns_of(board) if column.name in README_COLUMNS]
         pages[f"{board.suite}.tex"] = latex(board, columns, [heading(board, column) for column in columns]).encode()
     return pages, problems
@@ -73,8 +77,20 @@ def check_pages(pages: dict[str, bytes], out: Path) -> list[str]:
         elif path.read_bytes() != content:
             problems.append(f"{path} differs from its records: {_first_difference(path.read_bytes().decode(errors='replace'), content.decode())}")
     known = {Path(name).suffix for name in pages}
-    stray = [path for path in sorted(out.glob("*")) if path.suffix in known and path.name not in pages and path.name not in ("README.md", PUBLISHED)]
-    return problems + [f"{path} belongs to no records" for path in stray]
+    there = [path for path in sorted(out.glob("*")) if path.suffix in known and path.name != "README.md"] + sorted((out / "pictures").glob("*"))
+    listed, wrong = _listed_pictures(out / "pictures" / SUMS)
+    expected = {out / name for name in pages} | {out / PUBLISHED, out / "pictures" / SUMS} | listed
+    return problems + wrong + [f"{path} belongs to no records" for path in there if path not in expected]
+
+
+def _listed_pictures(sums: Path) -> tuple[set[Path], list[str]]:
+    """Pictures that no record makes, from a list in the form of `sha256sum`, and a line for each that is not as the list says."""
+    listed: dict[Path, str] = {}
+    for line in sums.read_text(encoding="utf-8").splitlines() if sums.exists() else ():
+        digest, _, name = line.partition("  ")
+        listed[sums.parent / name] = digest
+    wrong = [path for path, digest in listed.items() if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest]
+    return set(listed), [f"{path} {'differs from' if path.exists() else 'is missing and stands in'} {sums}" for path in wrong]
 
 
 def _first_difference(there: str, expected: str) -> str:

@@ -41,9 +41,9 @@ def html(board: Board) -> str:
     scales = _scales(board, columns)
     script = _file("leaderboard.js")
     group_name = board.rows[0].record.group_name if board.rows else "group"
-    content: str = _template().render(
+    content: str = _template("leaderboard.html").render(
         board=board,
-        style=Markup(_file("leaderboard.css")),  # this package's own files: nothing of a record is in them
+        style=Markup(_file("charts.css") + _file("leaderboard.css")),  # this package's own files: nothing of a record is in them
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         facts=_facts(board),
@@ -70,6 +70,16 @@ def html(board: Board) -> str:
         tuned=TUNED_MEANS if any(row.record.tuning is not None for row in (*board.rows, *board.reported)) else "",
         machines=_machines(board),
     )
+    return content
+
+
+def picture_of(board: Board) -> str | None:
+    """The chart of replication against alignment (of clean prompts where they were measured) as an SVG file; None where no row has both."""
+    drawn = charts.scatters(board, _label)
+    if not drawn:
+        return None
+    chosen = next((one for one in drawn if (one["x"], one["y"]) == ("sscd", "clip_score_clean")), drawn[0])
+    content: str = _template("scatter.svg").render(s=chosen, looks=charts.looks(board.rows), suite=board.suite, style=Markup(_file("charts.css")))
     return content
 
 
@@ -283,11 +293,11 @@ def _file(name: str) -> str:
 
 
 @cache
-def _template() -> Template:
+def _template(name: str) -> Template:
     environment = Environment(
         loader=PackageLoader("bench", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         # Whatever reaches the page as plain text shows its invisible characters. What has __html__ is escaped already.
         finalize=lambda value: visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value,
     )  # fmt: skip
     environment.globals |= {"short": short, "plain": plain}
-    return environment.get_template("leaderboard.html")
+    return environment.get_template(name)

@@ -65,12 +65,6 @@ rounds = 2
 images = 2
 """
 
-# Settings with which `bench check` tries attacks that have no defaults for a suite this small.
-ATTACKS: dict[str, dict[str, Any]] = {
-    "clique_extraction": {"images": 3, "clique": 2, "threshold": 0.2, "clean_prompts": 2},
-    "knn_extraction": {"images": 2, "neighbours": 3},
-}
-
 
 def build_tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon") -> Any:
     """A `StableDiffusionPipeline` for 32x32 pixels in eval mode; global random state is left as it was."""

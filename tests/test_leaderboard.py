@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import re
@@ -61,8 +62,8 @@ def test_pages_are_the_same_bytes_in_another_environment(records, tmp_path):
     environment = os.environ | {"PYTHONHASHSEED": "77", "LC_ALL": "C", "TZ": "Asia/Tokyo"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     pages = make_pages(records)[0]
-    assert {path.name: path.read_bytes() for path in (tmp_path / "other").iterdir()} == pages
-    assert set(pages) == {"demo.md", "demo.csv", "demo.json", "demo.html", "demo.tex", "record.schema.json"}
+    assert {str(path.relative_to(tmp_path / "other")): path.read_bytes() for path in (tmp_path / "other").rglob("*") if path.is_file()} == pages
+    assert set(pages) == {"demo.md", "demo.csv", "demo.json", "demo.html", "demo.tex", "record.schema.json", "pictures/demo.svg"}
 
 
 def test_a_one_character_change_is_found_and_named(records, tmp_path):
@@ -74,6 +75,21 @@ def test_a_one_character_change_is_found_and_named(records, tmp_path):
     write_pages(make_pages(records)[0], out)
     (out / "gone.md").write_text("")
     assert any("gone.md belongs to no records" in problem for problem in check_pages(make_pages(records)[0], out))
+
+
+def test_a_picture_that_drifted_is_named(records, tmp_path):
+    pages = make_pages(records)[0]
+    assert "pictures/demo.svg" in pages
+    write_pages(pages, tmp_path / "out")
+    pictures = tmp_path / "out" / "pictures"
+    (pictures / "sheet.png").write_bytes(b"one")
+    assert check_pages(pages, tmp_path / "out") == [f"{pictures / 'sheet.png'} belongs to no records"]
+    (pictures / "SHA256SUMS").write_text(f"{hashlib.sha256(b'one').hexdigest()}  sheet.png\n{'0' * 64}  lost.png\n")
+    assert check_pages(pages, tmp_path / "out") == [f"{pictures / 'lost.png'} is missing and stands in {pictures / 'SHA256SUMS'}"]
+    (pictures / "sheet.png").write_bytes(b"two")
+    (pictures / "demo.svg").write_text((pictures / "demo.svg").read_text().replace("0.4", "0.5", 1))
+    found = check_pages(pages, tmp_path / "out")
+    assert [name in line for name, line in zip(("demo.svg differs from its records", "sheet.png differs from", "lost.png"), found, strict=True)] == [True] * 3
 
 
 def test_another_protocol_and_unfinished_runs_stand_apart_and_say_what_differs_or_is_missing(records):
