@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from bench.board import Board, Column
+from bench.errors import visible
 from bench.record import Score
 
 LONGEST = 300  # characters of a text in a table
@@ -47,13 +48,6 @@ def spread(score: Score | None, decimals: int) -> str:
     if score is None or len(score.by_seed) < 2:
         return ""
     return f"{number(min(score.by_seed), decimals)} to {number(max(score.by_seed), decimals)} over {len(score.by_seed)} seeds"
-
-
-def visible(text: str) -> str:
-    """Text on one line that shows what it holds: control, direction and other invisible characters as their escapes (`\\u202e`)."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
 
 
 def escape(text: str, longest: int = LONGEST) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import stats
 from bench.board import COLUMNS, Row, protocol
-from bench.cells import visible
+from bench.errors import visible
 from bench.record import RunRecord, Score, load_record
 
 if TYPE_CHECKING:

@@ -24,6 +24,14 @@ class Unmeasurable(Exception):
     """Raised by a metric that cannot give its numbers; the record keeps `null` and this reason."""
 
 
-def one_line(error: BaseException) -> str:
-    """An exception as one line of text."""
-    return " ".join(str(error).split()) or type(error).__name__
+def visible(text: str) -> str:
+    """Text on one line that shows what it holds: control, direction and other invisible characters as their escapes (`\\u202e`)."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(error: BaseException, longest: int = 2000) -> str:
+    """An exception as one line of text that does nothing to a terminal or a page and does not fill it."""
+    text = visible(" ".join(str(error)[: 4 * longest].split())) or type(error).__name__
+    return text if len(text) <= longest else text[:longest] + "…"

@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.board import COLUMNS, REFERENCE, Row, columns_of, make_boards, protocol
-from bench.cells import cell, difference_cell, heading, number
-from bench.errors import UserError
+from bench.board import REFERENCE, Board, Row, columns_of, make_boards, protocol
+from bench.cells import LONGEST, cell, difference_cell, heading, number, spread
+from bench.errors import UserError, visible
 from bench.latex import latex
 from bench.markdown import README_COLUMNS, markdown, with_tables
 from bench.page import html, picture_of
@@ -22,6 +22,7 @@ from bench.tables import as_csv, as_json
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 # Beside the folder of records:
 PUBLISHED = "published.csv"  # figures from papers, which have a page of their own
@@ -103,29 +104,37 @@ def _first_difference(there: str, expected: str) -> str:
 
 
 def row_table(record: RunRecord, others: list[RunRecord]) -> Table:
-    """A finished run beside `none` of the same protocol, for the terminal."""
+    """A finished run beside `none` of the same protocol, of as many seeds where there is one, for the terminal."""
     from rich.table import Table
+    from rich.text import Text
 
-    same = [r for r in others if r.suite == record.suite and r.status == "complete" and protocol(r) == protocol(record) and r.method == REFERENCE]
-    row = Row(record, same[0] if same else None)
+    same = [other for other in others if other.suite == record.suite and other.status == "complete" and protocol(other) == protocol(record)]
+    references = sorted((other for other in same if other.method == REFERENCE), key=lambda other: (other.seeds == record.seeds, other.seeds))
+    row = Row(record, references[-1] if references else None)
     beside = row.reference is not None and record.method != REFERENCE
-    shown = Table(title=f"{row.label} on {record.suite}", title_justify="left")
-    for name in ("", record.method, *(("none", "difference") if beside else ())):
-        shown.add_column(name)
-    for column in COLUMNS:
+    shown = Table(title=_text(f"{row.label} on {record.suite}"), title_justify="left")  # Text, because a table reads [red] in a string as a style
+    names = ["", record.method, *(("none", "difference") if beside else ()), *(["over seeds"] if record.seeds > 1 else [])]
+    for name in names:
+        shown.add_column(Text(name))
+    for column in columns_of(Board(record.suite, (row,), ())):
         score = row.score(column)
         if score is None:
             continue
         name = f"{column.heading} (n={score.n})" if column.name == "fid" else column.heading
-        text = cell(score, column.decimals) if score.value is not None else f"– ({score.reason})"
-        cells = (
-            [cell(Row(row.reference, None).score(column), column.decimals), difference_cell(row.difference(column), column.decimals)]
-            if beside and row.reference
-            else []
-        )
-        shown.add_row(name, text, *cells)
+        cells = [cell(score, column.decimals) if score.value is not None else f"– ({score.reason})"]
+        if beside and row.reference:
+            cells += [cell(Row(row.reference, None).score(column), column.decimals), difference_cell(row.difference(column), column.decimals)]
+        cells += [spread(score, column.decimals)] if record.seeds > 1 else []
+        shown.add_row(*map(_text, (name, *cells)))
     for name, mean in record.facts.get("memorized", {}).items():
-        shown.add_row(f"{name} (reported)", number(mean, 3))
+        shown.add_row(_text(f"{name} (reported)"), number(mean, 3))
     if not beside and record.method != REFERENCE:
         shown.caption = f"no record of `none` under this protocol yet: bench run --method none --suite {record.suite}"
     return shown
+
+
+def _text(value: str) -> Text:
+    from rich.text import Text
+
+    shown = visible(value)
+    return Text(shown if len(shown) <= LONGEST else shown[:LONGEST] + "…")

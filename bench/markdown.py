@@ -21,7 +21,7 @@ def markdown(board: Board) -> str:
         intervals = " or ".join(sorted({row.record.intervals for row in board.rows}))
         means = f"Rows by SSCD. Brackets: 95 % intervals ({escape(intervals)}; Clopper-Pearson where a prompt has one value); Δ: paired difference to `none`."
         lines += [*markdown_table(board, board.rows, columns, details=True), "", means, ""]
-        lines += [f"- **{heading(board, column)}**: {escape(definition(board, column), 2000)}" for column in columns]
+        lines += [f"- **{escape(heading(board, column))}**: {escape(definition(board, column), 2000)}" for column in columns]
         lines += [f"- **holds against**: {HOLDS}"]
         lines += ["- **Pareto**: no other row is as good in SSCD, CLIP and time together"]
         lines += [f"- {TUNED_MEANS}"] if any(row.record.tuning for row in board.rows) else []

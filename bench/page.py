@@ -19,7 +19,8 @@ from markupsafe import Markup, escape
 
 from bench import charts
 from bench.board import REFERENCE, TUNED_MEANS, Board, Column, Row, columns_of
-from bench.cells import cell, difference_cell, heading, number, spread, visible
+from bench.cells import cell, difference_cell, heading, number, spread
+from bench.errors import visible
 from bench.extraction import HEADINGS, extraction
 from bench.glance import Answer, glance, no_extra, no_fitting
 from bench.legend import operating_point

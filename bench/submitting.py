@@ -17,7 +17,7 @@ import torch
 
 from bench import leaderboard, registry, reporting, submitted_images, submitted_scores
 from bench.board import protocol
-from bench.errors import UserError, one_line
+from bench.errors import UserError, one_line, visible
 from bench.method import Method
 from bench.parameters import configure
 from bench.record import RunRecord, load_record
@@ -93,7 +93,7 @@ def submit(record: Path, out: Path, store: Path | None, committed: Path, suite: 
 def text(submission: Submission) -> str:
     """Everything that was checked, one line each, and what came of it."""
     signs = {"passed": "ok  ", "failed": "FAIL", "note": "note"}
-    lines = [f"{signs[finding.verdict]}  {finding.text}" for finding in submission.findings]
+    lines = [f"{signs[finding.verdict]}  {visible(finding.text)}" for finding in submission.findings]
     failed = len(submission.failures)
     end = f"submitted: {submission.path}" if submission.path else f"not submitted: {failed} failure{'s' if failed > 1 else ''}; nothing was written"
     return "\n".join([*lines, end])

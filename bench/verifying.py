@@ -18,7 +18,7 @@ import torch
 
 from bench import registry
 from bench.canary import SLACK, TOLERANCES
-from bench.errors import Unmeasurable, UserError, one_line
+from bench.errors import Unmeasurable, UserError, one_line, visible
 from bench.evidence import SIDE, small_png
 from bench.measuring import evaluation_of, together
 from bench.method import State
@@ -145,7 +145,7 @@ def text(verification: Verification) -> str:
         "agrees": "images differ as they do between machines or sizes of batches, and numbers agree",
         "differs": f"beyond tolerance: {', '.join(beyond)}" if beyond else "images differ, and nothing else could be compared",
     }
-    return "\n".join([*lines, f"{verification.verdict}: {meaning[verification.verdict]}"])
+    return "\n".join([*map(visible, lines), f"{verification.verdict}: {meaning[verification.verdict]}"])
 
 
 def _run_of(record: RunRecord, suite: Suite, method: str | None, store: Path, device: torch.device, report: Report) -> Run:
