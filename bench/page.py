@@ -68,7 +68,7 @@ def html(board: Board) -> str:
         apart=[(Row(record, None).label, record, reason) for record, reason in board.apart],
         definitions=[_definition(board, column, reference) for column in columns],
         intervals=sorted({row.record.intervals for row in board.rows}),
-        tuned=TUNED_MEANS if any(row.record.tuning is not None for row in (*board.rows, *board.reported)) else "",
+        tuned=TUNED_MEANS.replace("`", "") if any(row.record.tuning is not None for row in (*board.rows, *board.reported)) else "",
         machines=_machines(board),
     )
     return content
