@@ -77,7 +77,7 @@ class Row:
     record: RunRecord
     reference: RunRecord | None
     pareto: bool = False
-    twin: bool = False  # another row has the same name, so this one says its run
+    twin: str = ""  # what tells it from another row of the same name
     differences: dict[str, Interval] | None = field(default=None, compare=False)  # paired ones by score; made when asked for where none are given
 
     @cached_property
@@ -85,7 +85,7 @@ class Row:
         """The method, with the parameters that are not its defaults."""
         shown = {key: f"{value:g}" if isinstance(value, float) else value for key, value in self.record.changed.items()}
         given = ", ".join(f"{key}={value}" for key, value in sorted(shown.items()))
-        return self.record.method + (f" ({given})" if given else "") + self.tuned + (f" [run {self.record.run}]" if self.twin else "")
+        return self.record.method + (f" ({given})" if given else "") + self.tuned + (f" [{self.twin}]" if self.twin else "")
 
     @property
     def tuned(self) -> str:
@@ -100,6 +100,12 @@ class Row:
 
     def score(self, column: Column) -> Score | None:
         return _part(self.record, column).get(column.name)
+
+    def paired(self, column: Column) -> int | None:
+        """How many prompts the difference is over, where it is a paired one."""
+        if self.reference is None or column.name not in self._paired:
+            return None
+        return len(self.record.per_prompt[column.name].keys() & self.reference.per_prompt[column.name].keys())
 
     def difference(self, column: Column) -> tuple[float, float | None, float | None] | None:
         """Difference to the reference row: paired by prompt with an interval where prompts have values, else the plain difference."""
@@ -175,7 +181,7 @@ def _board(suite: str, records: list[RunRecord], reported: list[RunRecord], dama
         for record in candidates:
             reason = (
                 _unfinished(record, expected) if record.status != "complete"
-                else f"limited to {record.limit} prompts of every role" if record.limit
+                else f"limited to {record.limit} prompts of every role" if record.limit is not None
                 else f"version {record.method_version} of the method; {newest[record.method]} is the newest"
                 if record.method_version < newest.get(record.method, record.method_version)
                 else ""
@@ -200,24 +206,39 @@ def _board(suite: str, records: list[RunRecord], reported: list[RunRecord], dama
     most: dict[str, int] = {}
     for record in rows:
         most[_asked(record)] = max(record.seeds, most.get(_asked(record), 0))
-    fewer = [record for record in rows if record.seeds < most[_asked(record)]]
-    apart += [(record, f"{record.seeds} of the {most[_asked(record)]} seeds of a row above") for record in fewer]
-    rows = [record for record in rows if record not in fewer]
-    # A row is compared with the reference of as many seeds, whose images have the same seeds as its own.
-    references = {record.seeds: record for record in ours if record.method == REFERENCE and protocol(record) == current}
+    shown = {record.run for record in rows if record.seeds == most[_asked(record)]}
+    # A row is compared with the reference of as many seeds, whose images have the same seeds as its own; so that one stands in the table too.
+    used = {record.seeds for record in rows if record.run in shown} | {record.seeds for record in theirs}
+    references = {record.seeds: record for record in rows if record.method == REFERENCE and (record.run in shown or record.seeds in used)}
+    kept = shown | {record.run for record in references.values()}
+    apart += [(record, f"{record.seeds} of the {most[_asked(record)]} seeds of a row above") for record in rows if record.run not in kept]
+    rows = [record for record in rows if record.run in kept]
     front = _pareto(rows)
-    labels = Counter(Row(record, None).label for record in (*rows, *theirs))
+    twins = _twins([*rows, *theirs])
 
     def made(chosen: list[RunRecord], on_front: set[str]) -> tuple[Row, ...]:
         ordered = sorted(chosen, key=lambda record: (_sort_value(record), record.method, record.run))
-        beside = [references.get(record.seeds, references[max(references)] if references else None) for record in ordered]
+        beside = [references.get(record.seeds) for record in ordered]
         differences = _differences(ordered, beside)
         return tuple(
-            Row(record, reference, record.run in on_front, labels[Row(record, None).label] > 1, by_name)
+            Row(record, reference, record.run in on_front, twins.get(record.run, ""), by_name)
             for record, reference, by_name in zip(ordered, beside, differences, strict=True)
         )
 
     return Board(suite, made(rows, front), tuple(apart), made([record for record in theirs if protocol(record) == current], set()), damaged)
+
+
+def _twins(records: Sequence[RunRecord]) -> dict[str, str]:
+    """For rows whose names are the same, by run, what tells them apart: their seeds where these differ, else the run."""
+    by_label: dict[str, list[RunRecord]] = {}
+    for record in records:
+        by_label.setdefault(Row(record, None).label, []).append(record)
+    found = {}
+    for same in by_label.values():
+        apart = len({record.seeds for record in same}) == len(same)
+        for record in same if len(same) > 1 else ():
+            found[record.run] = (f"{record.seeds} seed{'s' if record.seeds > 1 else ''}") if apart else f"run {record.run}"
+    return found
 
 
 def _differences(records: Sequence[RunRecord], references: Sequence[RunRecord | None]) -> list[dict[str, Interval]]:
@@ -277,9 +298,11 @@ def _pareto(records: list[RunRecord]) -> set[str]:
     """Runs that no other beats in replication, alignment and time together."""
     points = {}
     for record in records:
-        parts = (record.scores.get("sscd"), record.scores.get("clip_score"), record.cost.get("time_ratio"))
+        time = record.cost.get("time_ratio")
+        parts = (record.scores.get("sscd"), record.scores.get("clip_score"), time)
         values = [part.value for part in parts if part and part.value is not None]
         if len(values) == 3:
-            # The reference takes its own time by definition; what was measured of it against itself is noise.
-            points[record.run] = (-values[0], values[1], -1.0 if record.method == REFERENCE else -values[2])
+            # A time that cannot be told from that of no mitigation is no gain: the reference's own differs from 1 by noise.
+            same = record.method == REFERENCE or (time and time.low is not None and time.high is not None and time.low <= 1 <= time.high)
+            points[record.run] = (-values[0], values[1], -1.0 if same else -values[2])
     return {run for run, on_front in zip(points, stats.pareto_front(list(points.values())), strict=True) if on_front}

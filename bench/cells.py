@@ -9,6 +9,7 @@ from bench.errors import visible
 from bench.record import Score
 
 LONGEST = 300  # characters of a text in a table
+NAMED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def number(value: float | None, decimals: int, signed: bool = False) -> str:
@@ -50,10 +51,16 @@ def spread(score: Score | None, decimals: int) -> str:
     return f"{number(min(score.by_seed), decimals)} to {number(max(score.by_seed), decimals)} over {len(score.by_seed)} seeds"
 
 
+def group_order(name: str) -> tuple[bool, int, str]:
+    """Groups that are numbers by their number, then the others by name."""
+    plain = name.isascii() and name.isdecimal() and len(name) < 20
+    return not plain, int(name) if plain else 0, name
+
+
 def escape(text: str, longest: int = LONGEST) -> str:
-    """A record's text for Markdown: it cannot leave its cell, become HTML, a link, code or emphasis, turn what follows around, or fill the page."""
+    """A record's text for Markdown: it cannot leave its cell, become HTML, a link, a formula, code or emphasis, turn what follows around, or fill the page."""
     shown = visible(" ".join(text.split()))
     shown = shown if len(shown) <= longest else shown[:longest] + "…"
-    shown = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    shown = re.sub(r"[&<>@$]|(?<=www)\.|:(?=//)", lambda match: f"&#{ord(match[0])};" if match[0] not in NAMED else NAMED[match[0]], shown)
     shown = re.sub(r"[\\|`*\[\]~]", lambda match: "\\" + match[0], shown)
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", shown)

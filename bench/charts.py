@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.board import COLUMNS, REFERENCE, Board, Column, Row
-from bench.cells import cell, number
+from bench.cells import cell, group_order, number
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -28,12 +28,6 @@ _COLUMNS = {column.name: column for column in COLUMNS}
 ACROSS = tuple(_COLUMNS[name] for name in ("sscd", "memorized_ratio", "clique_extracted"))  # lower is better
 UPWARDS = tuple(_COLUMNS[name] for name in ("clip_score", "clip_score_clean"))  # higher is better
 BARS = tuple(_COLUMNS[name] for name in ("time_ratio", "nfe_per_image", "fit_nfe"))
-
-
-def group_order(name: str) -> tuple[bool, int, str]:
-    """Groups that are numbers by their number, then the others by name."""
-    plain = name.isascii() and name.isdecimal() and len(name) < 20
-    return not plain, int(name) if plain else 0, name
 
 
 def looks(rows: Sequence[Row]) -> list[tuple[str, int]]:

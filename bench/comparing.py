@@ -172,7 +172,10 @@ def _forbids(a: RunRecord, b: RunRecord) -> list[str]:
 
 def _settings(record: RunRecord) -> dict[str, Any]:
     """What was asked for, flat: suite, method, parameters, tuning, sources, images, and the version of every metric and attack."""
-    names = ("suite", "suite_version", "suite_fingerprint", "limit", "group_name", "method", "method_version", "where", "needs", "status")
+    names = (
+        "suite", "suite_version", "suite_fingerprint", "limit", "seeds", "intervals", "group_name", "method", "method_version", "where", "needs",
+        "holds_against", "status",
+    )  # fmt: skip
     tables = {name: getattr(record, name) for name in ("parameters", "tuning", "sources", "images") if getattr(record, name)}
     return {name: getattr(record, name) for name in names} | flat(tables) | {f"version.{name}": version for name, version in protocol(record)[1]}
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0]")  # letters, by their class, that show nothing
 
 
 class UserError(Exception):
@@ -26,9 +29,10 @@ class Unmeasurable(Exception):
 
 def visible(text: str) -> str:
     """Text on one line that shows what it holds: control, direction and other invisible characters as their escapes (`\\u202e`)."""
-    if text.isprintable():
+    if text.isprintable() and not BLANK.search(text):
         return text
-    return "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
+    shown = (c if c.isprintable() and not BLANK.match(c) else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown)
 
 
 def one_line(error: BaseException, longest: int = 2000) -> str:

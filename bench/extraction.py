@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.board import REFERENCE, Board, Row
+from bench.cells import group_order
 from bench.record import Score
 
 HEADINGS = (
@@ -36,7 +37,7 @@ def extraction(board: Board) -> Extraction | None:
     if not attacked:
         return None
     ordered = sorted(attacked, key=lambda row: row.record.method != REFERENCE)  # what it was before stands first
-    groups = sorted({group for row in ordered for group in _score(row, NAMES[1]).groups}, key=_group_order)
+    groups = sorted({group for row in ordered for group in _score(row, NAMES[1]).groups}, key=group_order)
     return Extraction(
         rows=tuple((row, tuple(_cell(_score(row, name)) + _undecided(_score(row, name), name) for name in NAMES)) for row in ordered),
         groups=tuple(groups),
@@ -48,10 +49,6 @@ def extraction(board: Board) -> Extraction | None:
 def _score(row: Row, name: str) -> Score:
     missing = Score(value=None, unit="", higher_is_better=None, metric="", metric_version=0, reason="not measured")
     return row.record.attacks.get(name, missing)
-
-
-def _group_order(name: str) -> tuple[bool, int, str]:
-    return not name.isdecimal(), int(name) if name.isdecimal() else 0, name
 
 
 def _share(value: float | None) -> str:
@@ -70,13 +67,15 @@ def _cell(score: Score) -> str:
 
 def _undecided(score: Score, name: str) -> str:
     """How many searches ran out of their budget: said once, beside what is identified."""
-    return f", {score.details['unknown']} undecided" if name == NAMES[0] and score.details.get("unknown") else ""
+    unknown = score.details.get("unknown")
+    return f", {unknown} undecided" if name == NAMES[0] and isinstance(unknown, int) and unknown else ""
 
 
 def _operating_point(details: dict[str, Any]) -> str:
     """The settings of the attack in one sentence, from what the record says of it."""
     made = details.get("calibration")
-    calibrated = f", calibrated: at least two are joined in {made['joined']} of {made['prompts']} other clean prompts" if made else ""
+    known = isinstance(made, dict) and {"joined", "prompts"} <= made.keys()
+    calibrated = f", calibrated: at least two are joined in {made['joined']} of {made['prompts']} other clean prompts" if made and known else ""
     return (
         f"{details.get('images')} generations a prompt; two are joined when every one of {details.get('tiles')}x{details.get('tiles')} tiles is within "
         f"{details.get('threshold')} (normalised l2 at {details.get('side')} pixels{calibrated}); a clique of {details.get('clique')} flags the prompt; "

@@ -13,7 +13,9 @@ from bench.board import COLUMNS, REFERENCE, Board, Column, Row
 
 KEPT = 0.02  # the change of clean CLIP up to which a method counts as keeping what clean prompts give
 _COLUMNS = {column.name: column for column in COLUMNS}
-SSCD, CLEAN, EXTRACTED, NFE, FIT = (_COLUMNS[name] for name in ("sscd", "clip_score_clean", "clique_extracted", "nfe_per_image", "fit_nfe"))
+SSCD, CLEAN, EXTRACTED, NFE, FIT, FIT_SECONDS, TIME = (
+    _COLUMNS[name] for name in ("sscd", "clip_score_clean", "clique_extracted", "nfe_per_image", "fit_nfe", "fit_seconds", "time_ratio")
+)
 
 CLEARLY_BETTER = "clearly better than none"
 NOT_CLEARLY_BETTER = "not clearly better than none (the interval of Δ contains 0)"
@@ -67,8 +69,8 @@ def verdict(row: Row, column: Column) -> str:
 
 
 def no_fitting(row: Row) -> bool:
-    """Whether it needs no offline work; a row whose fitting was not measured does not count."""
-    return _value(row, FIT) == 0
+    """Whether it needs no offline work: no evaluations and no seconds; a row whose fitting was not measured does not count."""
+    return _value(row, FIT) == 0 and not _value(row, FIT_SECONDS)
 
 
 def no_extra(row: Row, reference: Row | None) -> bool:
@@ -103,8 +105,8 @@ def _free(rows: Sequence[Row], reference: Row | None) -> Card | None:
     without, fitted = [row for row in free if no_fitting(row)], [row for row in free if not no_fitting(row)]
     answers, nothing = [], []
     for lead, found, missing, beside in (
-        ("Without fitting", without, "None of them runs at the cost of none without fitting.", (NFE,)),
-        ("After fitting once", fitted, "None of them moves its whole cost into fitting.", (NFE, FIT)),
+        ("Without fitting", without, "None of them runs at the cost of none without fitting.", (NFE, TIME)),
+        ("After fitting once", fitted, "None of them moves its whole cost into fitting.", (NFE, TIME, FIT)),
     ):
         if found:
             answers.append(Answer(lead, found[0], SSCD, verdict(found[0], SSCD), beside, tuple(found[1:])))
@@ -120,7 +122,7 @@ def _against_weights(rows: Sequence[Row]) -> Card | None:
     known = _lowest([row for row in rows if _value(row, SSCD) is not None], SSCD)
     if not known:
         return None
-    holding = [row for row in known if "weights" in row.record.holds_against]
+    holding = [row for row in known if "weights" in (row.record.holds_against or ())]
     answers = [Answer("Lowest replication", holding[0], SSCD, verdict(holding[0], SSCD), (CLEAN,), tuple(holding[1:]))] if holding else []
     return Card(
         "weights", "Which is still there for an attacker with the weights?", tuple(answers), () if holding else ("None of them.",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.board import Board, Column
+from bench.cells import number
 
 # One character at a time, so that nothing is escaped twice.
 SPECIAL = {
@@ -34,9 +35,9 @@ def latex(board: Board, columns: Sequence[Column], headings: Sequence[str]) -> s
         for column in columns:
             score = row.score(column)
             known = score is not None and score.value is not None
-            values.append(f"{score.value + 0.0:.{column.decimals}f}" if score is not None and score.value is not None else "--")
+            values.append(number(score.value, column.decimals).replace("–", "--") if score is not None else "--")
             low, high = (score.low, score.high) if known and score is not None else (None, None)
-            interval = f"[{low:.{column.decimals}f}, {high:.{column.decimals}f}]" if low is not None and high is not None else ""
+            interval = f"[{number(low, column.decimals)}, {number(high, column.decimals)}]" if low is not None and high is not None else ""
             intervals.append(rf"{{\scriptsize {interval}}}" if interval else "")
         lines.append(" & ".join([escape(row.label), escape(row.record.where), *values, r"$\bullet$" if row.pareto else ""]) + r" \\")
         if any(intervals):

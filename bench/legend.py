@@ -7,6 +7,7 @@ from typing import Any
 from bench.board import REFERENCE, Board, Column
 from bench.comparing import flat
 
+PARETO = "no other row is at least as good in SSCD, CLIP and time and better in one of them; a time whose range holds 1 counts as 1"
 HOLDS = (
     "attackers who meet the mitigation, measured: `api` may only generate; `weights` holds the model as edited, and what a method does by hooks, prompts, "
     "noise or guidance is not in it"

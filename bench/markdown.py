@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bench.board import PARTS, TUNED_MEANS, Board, Column, Row, columns_of
 from bench.cells import cell, difference_cell, escape, heading, spread
 from bench.extraction import HEADINGS, Extraction, extraction
-from bench.legend import HOLDS, definition
+from bench.legend import HOLDS, PARETO, definition
 from bench.record import Score
 
 README_COLUMNS = ("sscd", "memorized_ratio", "clip_score", "clip_score_clean", "fid", "clique_extracted", "time_ratio", "nfe_per_image", "fit_nfe")
@@ -16,14 +16,15 @@ README_COLUMNS = ("sscd", "memorized_ratio", "clip_score", "clip_score_clean", "
 def markdown(board: Board) -> str:
     """The page of a suite in Markdown: numbers with 95 % intervals, below each the difference to `none`, and what the columns mean."""
     columns = columns_of(board)
-    lines = [f"# {board.suite}", ""]
+    lines = [f"# {escape(board.suite)}", ""]
     if board.rows:
         intervals = " or ".join(sorted({row.record.intervals for row in board.rows}))
-        means = f"Rows by SSCD. Brackets: 95 % intervals ({escape(intervals)}; Clopper-Pearson where a prompt has one value); Δ: paired difference to `none`."
+        exact = "Clopper-Pearson where a prompt has one value"
+        means = f"Rows by SSCD. Brackets: 95 % intervals ({escape(intervals)}; {exact}); Δ: paired difference to `none` of as many seeds."
         lines += [*markdown_table(board, board.rows, columns, details=True), "", means, ""]
         lines += [f"- **{escape(heading(board, column))}**: {escape(definition(board, column), 2000)}" for column in columns]
         lines += [f"- **holds against**: {HOLDS}"]
-        lines += ["- **Pareto**: no other row is as good in SSCD, CLIP and time together"]
+        lines += [f"- **Pareto**: {PARETO}"]
         lines += [f"- {TUNED_MEANS}"] if any(row.record.tuning for row in board.rows) else []
         attacked = extraction(board)
         if attacked:
@@ -55,8 +56,10 @@ def markdown_table(board: Board, rows: Sequence[Row], columns: Sequence[Column],
         for column in columns:
             score, change = row.score(column), difference_cell(row.difference(column), column.decimals)
             seeds = spread(score, column.decimals)
-            cells.append(cell(score, column.decimals) + (f"<br>Δ {change}" if change else "") + (f"<br>{seeds}" if seeds else ""))
-        facts = [", ".join(row.record.needs), ", ".join(row.record.holds_against)] if details else []
+            over = f" over {row.paired(column)} prompts" if score and row.paired(column) not in (None, score.prompts) else ""
+            cells.append(cell(score, column.decimals) + (f"<br>Δ {change}{over}" if change else "") + (f"<br>{seeds}" if seeds else ""))
+        against = row.record.holds_against
+        facts = [", ".join(row.record.needs), "–" if against is None else ", ".join(against)] if details else []
         lines.append("| " + " | ".join([escape(row.label), *map(escape, (row.record.where, *facts)), *cells, "●" if row.pareto else ""]) + " |")
     return lines
 

@@ -60,7 +60,7 @@ def _ask(
     reasons: dict[str, str] = {}
     reason, failure = "the suite's prompts do not allow it", None
     try:
-        by_generation = [_as_scores(scores_of(generation)) for generation in range(generations)]
+        by_generation = _every_generation(judge, scores_of, generations)
         for score_name in dict.fromkeys(name for scores in by_generation for name in scores):
             score, by_seed = together([scores[score_name] for scores in by_generation if score_name in scores])
             if isinstance(score, Unmeasurable):
@@ -84,6 +84,21 @@ def _ask(
     return failure
 
 
+def _every_generation(judge: Metric | Attack, scores_of: Callable[[int], Scores], generations: int) -> list[Scores]:
+    """What it gives for each generation; one that cannot be measured at all costs the others nothing. Raises `Unmeasurable` when none can."""
+    given: list[Scores] = []
+    reasons: list[Unmeasurable] = []
+    for generation in range(generations):
+        try:
+            given.append(_as_scores(scores_of(generation)))
+        except Unmeasurable as why:
+            reasons.append(why)
+            given.append(dict.fromkeys(judge.names, why))
+    if len(reasons) == generations:
+        raise reasons[0]
+    return given
+
+
 def _as_scores(returned: Any) -> Scores:
     if not isinstance(returned, Mapping):
         raise UserError(f"it gave {type(returned).__name__} instead of its scores by name")
@@ -95,7 +110,7 @@ def together(scores: Sequence[PerImage | PerSet | Unmeasurable]) -> tuple[PerIma
 
     Images of all generations stand side by side in the rows of their prompts (prompts that not every generation has are left out), so an
     interval still resamples prompts. Of scores that only a set has, shares are pooled and other values averaged; the interval reaches from the
-    lowest to the highest bound of any generation, which promises less than it could. Details are those of the first generation.
+    lowest to the highest bound of any generation, which promises less than it could. Details are those of the first generation that has the score.
     """
     known = [score for score in scores if not isinstance(score, Unmeasurable)]
     if len(scores) == 1 or not known:
@@ -118,7 +133,8 @@ def together(scores: Sequence[PerImage | PerSet | Unmeasurable]) -> tuple[PerIma
         return Unmeasurable("no prompt has this score in every generation"), []
     table = np.array([np.concatenate([rows[prompt.id] for rows in tables]) for prompt in prompts])
     statistic = _statistic(first)
-    return replace(first, table=table, prompts=prompts), [float(statistic(score.table.reshape(-1))) for score in known if isinstance(score, PerImage)]
+    by_seed = [float(statistic(np.concatenate([rows[prompt.id] for prompt in prompts]))) for rows in tables]
+    return replace(first, table=table, prompts=prompts), by_seed
 
 
 def _statistic(score: PerImage) -> stats.Statistic:

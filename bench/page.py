@@ -19,11 +19,11 @@ from markupsafe import Markup, escape
 
 from bench import charts
 from bench.board import REFERENCE, TUNED_MEANS, Board, Column, Row, columns_of
-from bench.cells import cell, difference_cell, heading, number, spread
+from bench.cells import cell, difference_cell, group_order, heading, number, spread
 from bench.errors import visible
 from bench.extraction import HEADINGS, extraction
 from bench.glance import Answer, glance, no_extra, no_fitting
-from bench.legend import operating_point
+from bench.legend import PARETO, operating_point
 
 LONG, TITLE = 90, 600  # letters of a text that are shown, and that its tooltip has
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
@@ -59,6 +59,7 @@ def html(board: Board) -> str:
         bars=charts.bars(board),
         by_group=charts.groups(board, _label),
         group_name=group_name,
+        pareto=PARETO,
         gallery=_gallery(board),
         attacked=extraction(board),
         attack_headings=HEADINGS,
@@ -151,11 +152,11 @@ def _scales(board: Board, columns: Sequence[Column]) -> dict[str, float]:
 
 def _row(row: Row, columns: Sequence[Column], reference: Row | None, scales: dict[str, float]) -> dict[str, Any]:
     record = row.record
-    against = [AGAINST[name] for name in record.holds_against]
+    against = "–" if record.holds_against is None else " + ".join(AGAINST[name] for name in record.holds_against)
     return {
         "label": row.label, "record": record, "reference": record.method == REFERENCE, "pareto": row.pareto,
-        "needs": ", ".join(name.replace("_", " ") for name in record.needs), "against": " + ".join(against),
-        "words": plain(f"{row.label} {record.paper}", 300).lower(), "weights": "weights" in record.holds_against,
+        "needs": ", ".join(name.replace("_", " ") for name in record.needs), "against": against,
+        "words": plain(f"{row.label} {record.paper}", 300).lower(), "weights": "weights" in (record.holds_against or ()),
         "no_fitting": no_fitting(row), "no_extra": no_extra(row, reference),
         "cells": [_cell(row, column, scales.get(column.name)) for column in columns],
     }  # fmt: skip
@@ -169,6 +170,8 @@ def _cell(row: Row, column: Column, most: float | None) -> dict[str, Any]:
     value = number(score.value, column.decimals)
     difference = row.difference(column)
     change, _, change_interval = difference_cell(difference, column.decimals).partition(" ")
+    if (over := row.paired(column)) not in (None, score.prompts):
+        change_interval = f"{change_interval} over {over} prompts".strip()
     side = ""
     if difference and difference[1] is not None and difference[2] is not None and column.higher_is_better is not None:
         low, high = difference[1], difference[2]
@@ -185,7 +188,7 @@ def _facts(board: Board) -> dict[str, Any]:
     rows = board.rows
     if not rows:
         return {}
-    first = next((row.record for row in rows if row.record.method == REFERENCE), rows[0].record)
+    first = min((row.record for row in rows), key=lambda record: (record.seeds, record.method != REFERENCE, record.run))
     prompts = {role: found.prompts for role, found in first.samples.items()} or {
         role: score.prompts
         for role, name in (("memorized", "sscd"), ("clean", "clip_score_clean"), ("quality", "fid"))
@@ -230,10 +233,10 @@ def _gallery(board: Board) -> dict[str, Any]:
     """A line for each prompt and seed with pictures, most duplicated first: the training picture and each row's image."""
     order = _reference_first(board)
     lines: dict[tuple[str, int], dict[str, Any]] = {}
-    with_pictures = []
+    with_pictures: list[tuple[int, Row]] = []
     for place, row in order:
         found = False
-        for thumbnail in row.record.thumbnails:
+        for thumbnail in row.record.thumbnails if not (row.record.method == REFERENCE and with_pictures) else ():  # one column of none is enough
             png = picture(thumbnail.png)
             line = lines.setdefault(
                 (thumbnail.prompt_id, thumbnail.seed),
@@ -245,8 +248,8 @@ def _gallery(board: Board) -> dict[str, Any]:
                 found = True
         if found:
             with_pictures.append((place, row))
-    keys = sorted(lines, key=lambda key: (charts.group_order(lines[key]["group"]), key))
-    keys.sort(key=lambda key: charts.group_order(lines[key]["group"])[1], reverse=True)
+    keys = sorted(lines, key=lambda key: (group_order(lines[key]["group"]), key))
+    keys.sort(key=lambda key: group_order(lines[key]["group"])[1], reverse=True)
     shown = [lines[key] | {"words": plain(lines[key]["prompt"], 300).lower()} for key in keys if lines[key]["pictures"] or lines[key]["reference"]]
     names = list(dict.fromkeys(line["group"] for line in shown))
     return {"lines": shown, "rows": with_pictures, "groups": names, "training": any(line["reference"] for line in shown)} if shown else {}

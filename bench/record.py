@@ -7,14 +7,15 @@ Records are the source of truth: every table and page is a pure function of them
 from __future__ import annotations
 
 import json
-import math
 import platform
+import re
 import subprocess
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -25,8 +26,21 @@ from bench.stats import INTERVALS
 from bench.store import write_atomically
 from bench.suite import digest_of
 
-NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"  # of suites and methods; both become parts of paths
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"  # of suites and methods, which become parts of paths, and of scores, which become columns
+PAGES = ("published", "record.schema", "readme")  # names of pages that no suite may take
+# Columns of the tables that are no scores; a score `x` takes `x` and `x_` with each of the endings.
+IDENTITY = ("method", "parameters", "where", "needs", "holds_against", "seeds", "pareto", "run", "measured_by")
+ENDINGS = ("low", "high", "n", "by_seed", "difference", "difference_low", "difference_high")
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "clean-fid", "numpy", "scipy", "pandas")
+
+
+# Numbers that tables can hold and add up.
+Number = Annotated[float, Field(ge=-1e100, le=1e100)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+ScoreName = Annotated[str, Field(pattern=NAME)]
+
+
+LONE = re.compile(r"\\u[dD][89a-fA-F]")  # half characters, which no page can hold
 
 
 class _Strict(BaseModel):
@@ -44,28 +58,24 @@ class Shown(_Strict):
 class Score(_Strict):
     """One number with its interval (95 %, None where there is none), what it was measured on, and by which version of which metric."""
 
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    n: int = Field(default=0, description="images or measurements behind the number")
-    prompts: int = Field(default=0, description="prompts behind the number; intervals resample prompts")
+    value: Number | None
+    low: Number | None = None
+    high: Number | None = None
+    n: Count = Field(default=0, description="images or measurements behind the number")
+    prompts: Count = Field(default=0, description="prompts behind the number; intervals resample prompts")
     unit: str
     higher_is_better: bool | None
     metric: str
-    metric_version: int
+    metric_version: Count
     reason: str = Field(default="", description="why value is null")
     details: dict[str, Any] = Field(default_factory=dict, description="the operating point: profile, threshold, model, hashes")
-    groups: dict[str, float] = Field(default_factory=dict, description="the same number by group of prompts")
-    by_seed: list[float] = Field(default_factory=list, description="the same number of each independent generation, where there are several")
+    groups: dict[str, Number] = Field(default_factory=dict, description="the same number by group of prompts")
+    by_seed: list[Number] = Field(default_factory=list, description="the same number of each independent generation, where there are several")
     threat: Literal["api", "weights"] | None = Field(default=None, description="of an attack: what the attacker holds")
     shown: Shown | None = Field(default=None, description="how a table shows it, where its metric or attack says so")
 
     @model_validator(mode="after")
-    def _finite_or_explained(self) -> Score:
-        for name in ("value", "low", "high"):
-            number = getattr(self, name)
-            if number is not None and not math.isfinite(number):
-                raise ValueError(f"{name} is {number}; a number that could not be measured is null with a reason")
+    def _explained(self) -> Score:
         if self.value is None and not self.reason:
             raise ValueError("value is null without a reason")
         return self
@@ -85,8 +95,8 @@ class Thumbnail(_Strict):
 class RecordedSamples(_Strict):
     """The images of one role of prompts: how many, and sha256 of the pixels of those of some prompts, for whoever makes them again."""
 
-    prompts: int
-    images: int = Field(description="of each prompt, those of all seeds together")
+    prompts: Count
+    images: Count = Field(description="of each prompt, those of all seeds together")
     sha256: dict[str, list[str]] = Field(default_factory=dict, description="prompt id to its images' digests, first 16 hex digits, in the order of their seeds")
 
 
@@ -107,37 +117,48 @@ class RunRecord(_Strict):
     run: str = Field(pattern=r"^[0-9a-f]+$", description="hash of suite, method, parameters and metric versions; the file's name")
     status: Literal["running", "complete", "partial", "failed"]
     suite: str = Field(pattern=NAME)
-    suite_version: int
+    suite_version: Count
     suite_fingerprint: str
-    limit: int | None = None
-    seeds: int = Field(default=1, ge=1, description="independent generations of everything")
+    limit: Count | None = None
+    seeds: int = Field(default=1, ge=1, le=10_000, description="independent generations of everything")
     intervals: str = Field(default=INTERVALS, description="how the intervals of means were made")
     group_name: str = "group"
     method: str = Field(pattern=NAME)
-    method_version: int
+    method_version: Count
     where: str
     needs: list[str]
     paper: str
-    holds_against: list[Literal["api", "weights"]] = Field(
-        default_factory=list, description="attackers whom the mitigation meets: one with the weights does not meet what is done by hooks, prompts or guidance"
+    holds_against: list[Literal["api", "weights"]] | None = Field(
+        default=None, description="attackers whom the mitigation meets, measured; one with the weights meets edited weights only; null: not known"
     )
     parameters: dict[str, Any]
     changed: dict[str, Any] = Field(default_factory=dict, description="the parameters that are not the method's defaults")
     tuning: dict[str, Any] | None = Field(default=None, description="how the parameters were chosen, when `bench tune` chose them")
     sources: dict[str, str] = Field(default_factory=dict, description="sha256 of what is no built-in; a plug-in's after its distribution and version")
-    images: dict[str, int] = Field(default_factory=dict, description="images by prompt role")
+    images: dict[str, Count] = Field(default_factory=dict, description="images by prompt role")
     samples: dict[str, RecordedSamples] = Field(default_factory=dict, description="the images by prompt role, as digests")
-    scores: dict[str, Score] = Field(default_factory=dict)
-    facts: dict[str, dict[str, float]] = Field(default_factory=dict, description="what the method reported of its images, means by prompt role")
-    cost: dict[str, Score] = Field(default_factory=dict)
-    attacks: dict[str, Score] = Field(default_factory=dict)
-    per_prompt: dict[str, dict[str, float]] = Field(default_factory=dict, description="score name to prompt id to mean over its images")
+    scores: dict[ScoreName, Score] = Field(default_factory=dict)
+    facts: dict[str, dict[str, Number]] = Field(default_factory=dict, description="what the method reported of its images, means by prompt role")
+    cost: dict[ScoreName, Score] = Field(default_factory=dict)
+    attacks: dict[ScoreName, Score] = Field(default_factory=dict)
+    per_prompt: dict[str, dict[str, Number]] = Field(default_factory=dict, description="score name to prompt id to mean over its images")
     thumbnails: list[Thumbnail] = Field(default_factory=list)
     exhibits: list[RecordedExhibit] = Field(default_factory=list)
     environment: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
     errors: list[str] = Field(default_factory=list)
     content_sha256: str = Field(default="", description="of everything else in the file, in canonical form; empty in records from before there was one")
+
+    @model_validator(mode="after")
+    def _names_have_columns(self) -> RunRecord:
+        if self.suite.lower() in PAGES:
+            raise ValueError(f"a suite cannot be called '{self.suite}': a page has that name")
+        names = [name for scores in (self.scores, self.cost, self.attacks) for name in scores]
+        taken = Counter([*IDENTITY, *names, *(f"{name}_{ending}" for name in names for ending in ENDINGS)])
+        for name in names:
+            if taken[name] > 1:
+                raise ValueError(f"a score cannot be called '{name}': a column of the tables has that name")
+        return self
 
     def path(self, records: Path) -> Path:
         return records / self.suite / self.method / f"{self.run}.json"
@@ -160,20 +181,26 @@ def content_digest(content: dict[str, Any]) -> str:
 def load_record(path: Path) -> RunRecord:
     """Read one record. Raises `UserError` naming the file when it is truncated, of the wrong form, of another schema, or was changed after it was made."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except (OSError, ValueError) as error:
-        raise UserError(f"record {path} cannot be read: {one_line(error)}") from error
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, parse_constant=_refuse)
+        if LONE.search(text):
+            json.dumps(content, ensure_ascii=False).encode()
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"record {path} cannot be read: {one_line(error)[:300]}") from error
     if not isinstance(content, dict):
         raise UserError(f"record {path} holds no object but {type(content).__name__}")
     try:
         current = upgraded(content)  # before anything else: an older form has other fields
         _refuse_unknown_fields(current)
         record = RunRecord.model_validate(current)
+        digest = content_digest(content)
     except ValidationError as error:
         raise UserError(f"record {path}: {validation_line(error)}") from error
-    except UserError as error:
-        raise UserError(f"record {path}: {error}") from error
-    if record.content_sha256 and record.content_sha256 != content_digest(content):
+    except (UserError, ValueError, RecursionError) as error:  # numbers beyond any range, nesting beyond any stack
+        raise UserError(f"record {path}: {one_line(error)[:600]}") from error
+    if not record.content_sha256 and content["schema_version"] > 1:
+        raise UserError(f"record {path} has no sha256 of its content; measure it again")
+    if record.content_sha256 and record.content_sha256 != digest:
         raise UserError(f"record {path} was changed after it was made: its content does not match its sha256; measure it again")
     return record
 
@@ -190,6 +217,8 @@ def _refuse_unknown_fields(content: dict[str, Any]) -> None:
     for name, model in tables:
         table = content.get(name)
         parts += [(f"{name}.{key}.", value, model) for key, value in table.items()] if isinstance(table, dict) else []
+    scores = [(before, value) for before, value, model in parts if model is Score and isinstance(value, dict)]
+    parts += [(f"{before}shown.", value["shown"], Shown) for before, value in scores if "shown" in value]
     for name, listed in (("thumbnails", Thumbnail), ("exhibits", RecordedExhibit)):
         items = content.get(name)
         parts += [(f"{name}.", value, listed) for value in items] if isinstance(items, list) else []
@@ -216,13 +245,15 @@ def load_records(folder: Path) -> tuple[list[RunRecord], list[Damaged]]:
                 raise UserError(f"record {path} says that it belongs at {record.path(folder)}")
             records.append(record)
         except UserError as error:
-            damaged.append(Damaged(path, path.relative_to(folder).parts[0] if path.parent != folder else "", one_line(error).replace(f"{folder}/", "")))
+            place = path.relative_to(folder).parts[0]
+            suite = place if path.parent != folder and re.match(NAME, place) and place.lower() not in PAGES else ""
+            damaged.append(Damaged(path, suite, one_line(error).replace(f"{folder}/", "")))
     return records, damaged
 
 
 @dataclass(frozen=True)
 class Damaged:
-    """A file below a folder of records that cannot be used: its path, the suite in whose folder it lies, and what is wrong, in one line."""
+    """A file below a folder of records that cannot be used: its path, the suite in whose folder it lies (or empty), and what is wrong, in one line."""
 
     path: Path
     suite: str

@@ -26,10 +26,8 @@ def upgraded(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_1(content: dict[str, Any]) -> dict[str, Any]:
-    """Schema 1 had one generation, plain percentile intervals, no digests of images, and did not say whom a method holds against."""
-    against = ["api", "weights"] if content.get("where") == "weights" else ["api"]
-    if content.get("method") == "none":
-        against = []
+    """Schema 1 had one generation, plain percentile intervals, no digests of images, and did not know whom a method holds against."""
+    against: list[str] | None = [] if content.get("method") == "none" else None
     return {"seeds": 1, "intervals": "percentile bootstrap over prompts", "holds_against": against} | content
 
 

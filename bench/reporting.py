@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.board import COLUMNS, Row
-from bench.cells import cell, number
+from bench.cells import cell, group_order, number
 from bench.comparing import PARTS, decimals_of, flat, ordered
 from bench.errors import UserError, visible
 from bench.record import RunRecord, Score, load_record
@@ -77,11 +77,13 @@ def in_words(record: RunRecord) -> list[str]:
     versions = {score.metric: score.metric_version for part in PARTS for score in getattr(record, part).values()}
     measured = ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) or "nothing"
     paper = f" ({record.paper})" if record.paper else ""
+    against = "not known" if record.holds_against is None else ", ".join(record.holds_against) or "nobody"
     given = f" It was given: {', '.join(record.needs)}." if record.needs else " It needs nothing besides the model."
     return [
-        f"Suite {record.suite}, version {record.suite_version}, fingerprint {record.suite_fingerprint}; {many}.",
+        f"Suite {record.suite}, version {record.suite_version}, fingerprint {record.suite_fingerprint}; {many}; independent generations: {record.seeds}.",
         f"Images by role of their prompts: {images}.",
         f"Method {record.method}, version {record.method_version}{paper}; acts on: {record.where}.{given}",
+        f"Holds against: {against}. Intervals of means: {record.intervals}.",
         f"Measured by (with versions): {measured}.",
     ]
 
@@ -96,7 +98,7 @@ def _line(name: str, score: Score) -> dict[str, Any]:
         "text": cell(score, decimals),
         "score": score,
         "details": _table(score.details),
-        "groups": [(group, number(score.groups[group], decimals)) for group in sorted(score.groups, key=_group_order)],
+        "groups": [(group, number(score.groups[group], decimals)) for group in sorted(score.groups, key=group_order)],
     }
 
 
@@ -104,12 +106,8 @@ def _groups(record: RunRecord) -> list[dict[str, Any]]:
     """SSCD by group of prompts, with the length of its bar in percent: similarities below 0 have none."""
     score = record.scores.get("sscd")
     groups = score.groups if score else {}
-    shown = [(name, groups[name]) for name in sorted(groups, key=_group_order)]
+    shown = [(name, groups[name]) for name in sorted(groups, key=group_order)]
     return [{"name": name, "text": number(value, 3), "percent": round(100 * min(max(value, 0), 1), 1)} for name, value in shown]
-
-
-def _group_order(name: str) -> tuple[bool, int, str]:
-    return not name.isdecimal(), int(name) if name.isdecimal() else 0, name
 
 
 def _table(values: dict[str, Any]) -> list[tuple[str, str]]:

@@ -87,6 +87,13 @@ class SuiteSettings(_Frozen):
         """Metrics, then attacks: kind, name and parameters of each."""
         return [("metric", *item) for item in self.metrics.items()] + [("attack", *item) for item in self.attacks.items()]
 
+    @field_validator("name")
+    @classmethod
+    def _no_page_has_it(cls, name: str) -> str:
+        if name in ("published", "record.schema", "readme"):
+            raise ValueError(f"a suite cannot be called '{name}': a page of the leaderboards has that name")
+        return name
+
     @field_validator("prompts")
     @classmethod
     def _memorized_is_there(cls, prompts: dict[str, PromptSettings]) -> dict[str, PromptSettings]:

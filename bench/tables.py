@@ -33,13 +33,13 @@ def rows_of(board: Board) -> list[dict[str, Any]]:
 def _identity(row: Row) -> dict[str, Any]:
     record = row.record
     return {
-        "method": record.method, "parameters": record.parameters, "where": record.where, "needs": record.needs, "holds_against": record.holds_against,
+        "method": record.method, "parameters": record.parameters, "where": record.where, "needs": record.needs, "holds_against": record.holds_against or [],
         "seeds": record.seeds, "pareto": row.pareto, "run": record.run,
     }  # fmt: skip
 
 
 def as_json(board: Board) -> str:
-    return json.dumps(rows_of(board), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(rows_of(board), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def as_csv(board: Board) -> str:
@@ -48,7 +48,7 @@ def as_csv(board: Board) -> str:
     if not rows:
         return ""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
     writer.writerows({name: _plain(value) for name, value in cells.items()} for cells in rows)
     return text.getvalue()
@@ -58,16 +58,10 @@ def _plain(value: Any) -> Any:
     """A cell that a spreadsheet does not take for a formula."""
     if isinstance(value, dict):
         return json.dumps(value, sort_keys=True)
-    text = " ".join(str(item) for item in value) if isinstance(value, list) else value
-    return f"'{text}" if isinstance(text, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r") and not _is_number(text.split(" ")[0]) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    if isinstance(value, list) and all(isinstance(item, float) for item in value):
+        return " ".join(map(str, value))
+    text = " ".join(value) if isinstance(value, list) else value
+    return f"'{text}" if isinstance(text, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def _round(value: float | None) -> float | None:

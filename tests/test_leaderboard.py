@@ -127,13 +127,18 @@ def test_of_the_same_run_with_more_seeds_only_that_one_stands_in_the_table(recor
     assert json.loads(pages["demo.json"])[0]["sscd_by_seed"] == [0.41, 0.43]
 
 
-def test_a_row_is_compared_with_the_reference_of_as_many_seeds(records):
+def test_a_row_is_compared_with_the_reference_of_as_many_seeds_which_stands_in_the_table_too(records):
     record("none", 0.7, run="c" * 12, seeds=3).save(records)
     record("thrice", 0.5, run="d" * 12, seeds=3).save(records)
     record("twice", 0.5, run="e" * 12, seeds=2).save(records)
     (board,) = make_boards(load_records(records)[0])
-    compared = {row.record.method: (row.reference.seeds, round(row.difference(COLUMNS[0])[0], 6)) for row in board.rows if row.record.method != "none"}
-    assert compared == {"better": (1, -0.2), "thrice": (3, -0.2), "twice": (3, -0.2)}
+    assert sorted(row.label for row in board.rows) == ["better", "none [1 seed]", "none [3 seeds]", "thrice", "twice"] and board.apart == ()
+    compared = {row.record.method: row.difference(COLUMNS[0]) for row in board.rows}
+    assert compared["better"] == pytest.approx((-0.2,) * 3) and compared["thrice"] == pytest.approx((-0.2,) * 3)
+    assert compared["twice"] is None  # there is no reference of two seeds
+    next(records.glob("demo/better/*.json")).unlink()
+    (board,) = make_boards(load_records(records)[0])
+    assert [row.label for row in board.rows if row.record.method == "none"] == ["none"]  # that of one seed is compared with nothing
     assert [(r.method, r.seeds) for r, _ in board.apart] == [("none", 1)]
 
 
@@ -141,6 +146,95 @@ def test_rows_of_the_same_name_say_which_run_they_are(records):
     record("better", 0.5, run="c" * 12, sources={"method better": "0" * 64}).save(records)
     (board,) = make_boards(load_records(records)[0])
     assert [row.label for row in board.rows] == ["better [run bbbbbbbbbbbb]", "better [run cccccccccccc]", "none"]
+
+
+def test_a_difference_over_some_of_the_prompts_says_so(records):
+    fewer = {f"p{i}": 0.3 + 0.01 * i for i in range(4)}
+    record("some", 0.3, run="c" * 12, per_prompt={"sscd": fewer}).save(records)
+    pages = make_pages(records)[0]
+    (line,) = (line for line in pages["demo.md"].decode().splitlines() if line.startswith("| some"))
+    assert "Δ -0.300 [-0.300, -0.300] over 4 prompts" in line and "over 4 prompts" in pages["demo.html"].decode()
+
+
+def test_a_time_that_cannot_be_told_from_none_is_no_gain(records):
+    time = record("none", 0.6).cost["time_ratio"]
+    same = {"time_ratio": time.model_copy(update={"value": 0.9, "low": 0.8, "high": 1.1})}
+    record("none", 0.6, cost=same).save(records)
+    record("noise", 0.6, run="c" * 12, cost={"time_ratio": time.model_copy(update={"value": 0.8, "low": 0.7, "high": 1.2})}).save(records)
+    record("faster", 0.7, run="d" * 12, cost={"time_ratio": time.model_copy(update={"value": 0.8, "low": 0.7, "high": 0.9})}).save(records)
+    (board,) = make_boards(load_records(records)[0])
+    assert {row.record.method: row.pareto for row in board.rows} == {"better": True, "faster": True, "noise": True, "none": True}
+    record("noise", 0.61, run="c" * 12, cost={"time_ratio": time.model_copy(update={"value": 0.8, "low": 0.7, "high": 1.2})}).save(records)
+    (board,) = make_boards(load_records(records)[0])
+    assert not next(row.pareto for row in board.rows if row.record.method == "noise")
+
+
+@pytest.mark.parametrize("name", ["method", "sscd_low", "own_difference_high", "=cmd|x", "a b"])
+def test_a_score_cannot_take_the_column_of_something_else(records, name):
+    shown = Shown(heading="mine", meaning="what it is")
+    own = Score(value=0.25, n=3, unit="share", higher_is_better=True, metric="sscd", metric_version=1, shown=shown)
+    with pytest.raises(ValueError, match="a column of the tables has that name|should match pattern"):
+        record("mine", 0.5, scores=record("mine", 0.5).scores | {"own": own, name: own})
+
+
+def test_a_suite_cannot_take_the_page_of_something_else():
+    for name in ("published", "record.schema", "README"):
+        with pytest.raises(ValueError, match="a page has that name"):
+            record("none", 0.5, suite=name)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[" * 200_000, "cannot be read: maximum recursion depth"),
+        ('{"schema_version": 2, "paper": "\\ud800"}', "cannot be read: 'utf-8' codec"),
+        ('{"schema_version": 2, "parameters": ' + '{"a":' * 5000 + "1" + "}" * 5001, "record"),
+        ("9" * 5000, "cannot be read: exceeds the limit"),
+        ('{"schema_version": 2}', "field required"),
+        ("\x00", "cannot be read"),
+    ],
+)
+def test_whatever_a_file_holds_costs_one_line_and_its_own_row(records, content, says):
+    bad = records / "demo" / "none" / "bad.json"
+    bad.write_text(content)
+    pages, (problem,) = make_pages(records)
+    assert says.lower() in problem.lower() and problem.startswith("record demo/none/bad.json") and len(problem) < 2100
+    assert len(json.loads(pages["demo.json"])) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"n": 10**400}, {"value": 1e300}, {"value": 10**400}, {"metric_version": -1}, {"groups": {"a": 1e101}}, {"shown": {"haeding": "x"}}]
+)
+def test_numbers_that_no_table_can_hold_are_refused(records, change):
+    path = next(records.glob("demo/better/*.json"))
+    content = json.loads(path.read_text())
+    content["scores"]["sscd"] |= change
+    content["content_sha256"] = content_digest(content)
+    path.write_text(json.dumps(content))
+    pages, (problem,) = make_pages(records)
+    assert "scores.sscd" in problem and len(json.loads(pages["demo.json"])) == 1
+    assert "shown" not in change or "did you mean 'scores.sscd.shown.heading'" in problem
+
+
+def test_infinity_in_a_free_field_is_refused(records):
+    path = next(records.glob("demo/better/*.json"))
+    path.write_text(path.read_text().replace('"parameters": {}', '"parameters": {"x": 1e999}'))
+    assert "Out of range float" in make_pages(records)[1][0]
+
+
+def test_a_record_without_a_digest_is_refused_unless_it_is_of_schema_1(records):
+    path = next(records.glob("demo/better/*.json"))
+    content = json.loads(path.read_text()) | {"content_sha256": ""}
+    path.write_text(json.dumps(content))
+    assert "has no sha256 of its content" in make_pages(records)[1][0]
+
+
+def test_a_folder_with_a_hostile_name_gets_no_page(records):
+    place = records / "<img src=x onerror=alert(1)>" / "none"
+    place.mkdir(parents=True)
+    (place / "x.json").write_text("{}")
+    pages, (problem,) = make_pages(records)
+    assert "x.json" in problem and all(name.split(".")[0].split("/")[-1] in ("demo", "record", "published") for name in pages)
 
 
 def test_what_others_measured_stands_in_a_table_of_its_own(records):
@@ -232,6 +326,7 @@ def test_a_record_that_was_changed_after_it_was_made_is_refused_and_named(record
     assert make_pages(records)[1] == []
     old = json.loads(text)
     del old["content_sha256"], old["exhibits"]  # as a version before both fields wrote it
+    old["schema_version"] = 1
     path.write_text(json.dumps(old))
     assert load_record(path).save(records) == path and load_record(path).content_sha256
 
@@ -279,7 +374,7 @@ def test_every_older_schema_is_read(records):
     old["content_sha256"] = content_digest(old)
     path.write_text(json.dumps(old))
     read = load_record(path)
-    assert read.seeds == 1 and read.intervals == "percentile bootstrap over prompts" and read.holds_against == ["api", "weights"]
+    assert read.seeds == 1 and read.intervals == "percentile bootstrap over prompts" and read.holds_against is None
     assert read.scores == record("better", 0.4).scores
     old["method"] = "other"  # the digest is of the content as it was written
     path.write_text(json.dumps(old))

@@ -106,7 +106,7 @@ def hostile():
         environment={"device_name": HOSTILE, "threads": HOSTILE}, images={HOSTILE: 3}, intervals=HOSTILE, seeds=2, tuning={"kept": False},
         scores={
             "sscd": score(0.4, "sscd", groups={HOSTILE: 0.4, "²": 0.1, "9" * 5000: 0.3}, details={HOSTILE: HOSTILE, "sha256": HOSTILE}, unit=HOSTILE),
-            HOSTILE: score(1.0, HOSTILE, shown=Shown(heading=HOSTILE, meaning=HOSTILE), by_seed=[0.3, 0.5]),
+            "own": score(1.0, HOSTILE, shown=Shown(heading=HOSTILE, meaning=HOSTILE), by_seed=[0.3, 0.5]),
             "gone": score(None, reason=HOSTILE, shown=Shown(heading="g", meaning=HOSTILE)),
         },
         attacks={"clique_identified": score(0.5, HOSTILE, groups={HOSTILE: 1.0}, details={"images": HOSTILE, "training": HOSTILE, "unknown": HOSTILE})},
@@ -163,7 +163,7 @@ def test_the_same_bytes_in_another_environment():
         (record("none", thumbnails=[], extracted=None), record("good", 0.3, thumbnails=[], extracted=None, scores={"sscd": score(0.3, "sscd")})),
         (record("none", scores={}, attacks={}, cost={}, per_prompt={}, thumbnails=[], images={}, environment={}),),
         (record("none", scores={"sscd": score(None, reason="no prompts")}, attacks={}, cost={"nfe_per_image": score(None, reason="x")}),),
-        (record("none", 1e140, clip=-1e140, nfe=1e140, time=1e140), record("good", 5e-324, clip=1e140, nfe=1e-300, time=5e-324)),
+        (record("none", 1e99, clip=-1e99, nfe=1e99, time=1e99), record("good", 5e-324, clip=1e99, nfe=1e-300, time=5e-324)),
         (record("none", 0.0, clip=0.0, extracted=0.0, time=0.0, nfe=0.0), record("good", 0.0, clip=0.0, extracted=0.0, time=0.0, nfe=0.0)),
     ],
 )
@@ -180,9 +180,9 @@ def test_a_board_that_lacks_parts_gives_a_page_without_them(rows):
 def test_a_cell_shows_value_interval_difference_and_seeds():
     several = record("good", 0.3, seeds=3)
     several.scores["sscd"].by_seed = [0.31, 0.28, 0.32]
-    text = Walk(html(board_of(record("none"), several))).text
+    text = Walk(html(board_of(record("none", seeds=3), several))).text
     assert "0.300 [0.250, 0.350]" in text and "Δ -0.200 [-0.200, -0.200]" in text and "0.280 to 0.320 over 3 seeds" in text
-    assert "independent generations, in 1 of 2 rows" in text and "attacker with the API" in text
+    assert "independent generations, in 2 of 2 rows" in text and "attacker with the API" in text
 
 
 def test_definitions_show_the_operating_point_shortened_and_only_what_is_one_value():

@@ -91,6 +91,7 @@ def test_tables_of_generations_stand_side_by_side_in_the_rows_of_their_prompts()
     third = PerImage(np.array([[9.0, 9.0]]), prompts("b"), "cosine", False)  # a search that was not decided has no row
     joined, by_seed = together([first, third])
     assert [prompt.id for prompt in joined.prompts] == ["b"] and joined.table.tolist() == [[3.0, 4.0, 9.0, 9.0]]
+    assert by_seed == [3.5, 9.0]  # of the same prompts as the value
     nothing, _ = together([first, PerImage(np.array([[1.0, 1.0]]), prompts("c"), "cosine", False)])
     assert isinstance(nothing, Unmeasurable)
 
@@ -108,6 +109,28 @@ def test_a_generation_without_a_number_costs_only_itself():
     assert share == number and by_seed == [0.5]
     why, _ = together([Unmeasurable("nothing was flagged")] * 2)
     assert str(why) == "nothing was flagged"
+
+
+def test_a_generation_that_cannot_be_measured_at_all_costs_only_itself(tiny_folder, tmp_path):
+    body = """from bench import Metric, PerSet, Unmeasurable
+
+class Odd(Metric):
+    names = ("odd",)
+    roles = ("memorized",)
+
+    def measure(self, evaluation):
+        first = evaluation.samples("memorized").keys[0].seed
+        if %s:
+            raise Unmeasurable("not this one")
+        return {"odd": PerSet(float(first %% 7), 3, "u", None)}
+"""
+    suite = load_suite(str(tiny_folder / "tiny.toml"))
+    seeds = [new_run(suite, tmp_path).samples("memorized", generation).keys[0].seed for generation in range(3)]
+    for when, value in ((f"first == {seeds[0]}", (seeds[1] % 7 + seeds[2] % 7) / 2), ("True", None)):
+        (tmp_path / "odd.py").write_text(body % when)
+        only = Suite(suite.settings.model_copy(update={"metrics": {str(tmp_path / "odd.py"): {}}}), suite.file)
+        score = new_run(only, tmp_path, seeds=3).execute().scores["odd"]
+        assert score.value == value and (value is not None or score.reason == "not this one")
 
 
 def test_one_generation_stays_as_it_is():

@@ -5,6 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from bench.stats import RESAMPLES, clopper_pearson, cluster_bootstrap, paired_difference, paired_differences, pareto_front, proportion_interval
@@ -83,6 +84,18 @@ def test_differences_of_several_scores_at_once_are_those_of_each_alone():
     base = {name: {prompt: float(random.normal()) for prompt in values} for name, values in scores.items()} | {"other": {"p0": 1.0}}
     together = paired_differences(scores, base)
     assert together == {name: paired_difference(scores[name], base[name]) for name in "abc"}
+
+
+def test_three_prompts_of_forty_eight_that_changed_are_no_proof():
+    """With values 0 and 1 the interval leaves 0 out only where McNemar's exact test does (and the bootstrap too)."""
+    for better, worse in [(3, 0), (5, 0), (6, 0), (8, 1), (9, 2), (10, 10), (0, 7)]:
+        before = {f"p{i}": float(i < better) for i in range(48)}
+        after = {f"p{i}": float(48 - worse <= i) for i in range(48)}
+        value, low, high = paired_difference(after, before)
+        assert value == pytest.approx((worse - better) / 48) and low <= value <= high
+        p = binomtest(better, better + worse).pvalue
+        assert (p > 0.05) <= (low <= 0 <= high), (better, worse, p)
+    assert paired_difference(before, before) == (0.0, 0.0, 0.0)  # nothing changed: the same method, or one that does nothing here
 
 
 def test_pareto_front_equals_the_definition():

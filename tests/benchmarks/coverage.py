@@ -57,6 +57,8 @@ def main() -> None:
         print(f"proportion of images {prompts:4d} prompts x 4: {share(_proportion, prompts):.3f}")
         print(f"proportion of prompts, exact {prompts:4d}: {share(_exact, prompts):.3f} (conservative by construction)")
         print(f"paired difference {prompts:4d} prompts: {share(_paired, prompts):.3f}")
+        for name, better, worse in (("no effect", 0.05, 0.05), ("an effect", 0.2, 0.02)):
+            print(f"paired difference of proportions, {name}, {prompts:4d} prompts: {share(_changed, prompts, better, worse):.3f}")
 
 
 def _inside(interval: tuple[float, float], truth: float) -> bool:
@@ -86,6 +88,16 @@ def _paired(rng: np.random.Generator, prompts: int) -> bool:
     found = paired_difference(values, {str(i): float(b) for i, b in enumerate(base)})
     assert found is not None
     return found[1] <= -0.05 <= found[2]
+
+
+def _changed(rng: np.random.Generator, prompts: int, better: float, worse: float) -> bool:
+    """Each prompt is extracted or not, before and after: a share changes for the better, another for the worse."""
+    drawn = rng.random(prompts)
+    after = np.where(drawn < better, 0.0, np.where(drawn > 1 - worse, 1.0, 0.5))
+    before = np.where(drawn < better, 1.0, np.where(drawn > 1 - worse, 0.0, 0.5))
+    found = paired_difference({str(i): float(value) for i, value in enumerate(after)}, {str(i): float(value) for i, value in enumerate(before)})
+    assert found is not None
+    return found[1] - 1e-12 <= worse - better <= found[2] + 1e-12
 
 
 if __name__ == "__main__":
