@@ -3,6 +3,7 @@ PYTHON ?= python3
 METHOD ?= none
 SUITE ?= testbed-quick
 VENV ?= .venv
+JOBS ?= 2  # processes of tests, each with one thread
 BIN := $(VENV)/bin
 
 .PHONY: run test lint leaderboard tuning calibration records clean
@@ -12,7 +13,7 @@ run: $(VENV)/installed
 	@$(BIN)/bench leaderboard --records runs/records --out runs/leaderboard | sed -n 's/\(.*[.]html\)$$/page: \1/p'
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.board import Board, Column
-from bench.cells import number
+from bench.cells import cell, difference_cell, number
 
 # One character at a time, so that nothing is escaped twice.
 SPECIAL = {
@@ -22,7 +22,7 @@ def escape(text: str) -> str:
 
 
 def latex(board: Board, columns: Sequence[Column], headings: Sequence[str]) -> str:
-    """A tabular with one row a run: values with the interval in small type beneath where there is one."""
+    """A tabular with one row a run: values, and in small type beneath them the interval and the difference to `none` where there are any."""
     lines = [
         "% made by `bench leaderboard` from the records; needs \\usepackage{booktabs}",
         r"\begin{tabular}{ll" + "r" * len(columns) + "c}",
@@ -31,15 +31,13 @@ def latex(board: Board, columns: Sequence[Column], headings: Sequence[str]) -> s
         r"\midrule",
     ]
     for row in board.rows:
-        values, intervals = [], []
+        values, intervals, changes = [], [], []
         for column in columns:
-            score = row.score(column)
-            known = score is not None and score.value is not None
-            values.append(number(score.value, column.decimals).replace("–", "--") if score is not None else "--")
-            low, high = (score.low, score.high) if known and score is not None else (None, None)
-            interval = f"[{number(low, column.decimals)}, {number(high, column.decimals)}]" if low is not None and high is not None else ""
+            score, change = row.score(column), difference_cell(row.difference(column), column.decimals)
+            values.append(number(score.value if score else None, column.decimals).replace("–", "--"))
+            interval = cell(score, column.decimals).partition(" ")[2]
             intervals.append(rf"{{\scriptsize {interval}}}" if interval else "")
+            changes.append(rf"{{\scriptsize $\Delta$ {change}}}" if change else "")
         lines.append(" & ".join([escape(row.label), escape(row.record.where), *values, r"$\bullet$" if row.pareto else ""]) + r" \\")
-        if any(intervals):
-            lines.append(" & ".join(["", "", *intervals, ""]) + r" \\")
+        lines += [" & ".join(["", "", *below, ""]) + r" \\" for below in (intervals, changes) if any(below)]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
