@@ -96,7 +96,7 @@ class Row:
     def _paired(self) -> dict[str, Interval]:
         if self.differences is not None or self.reference is None:
             return self.differences or {}
-        return stats.paired_differences(self.record.per_prompt, self.reference.per_prompt)
+        return stats.paired_differences(self.record.per_prompt, self.reference.per_prompt, shares=shares_of(self.record))
 
     def score(self, column: Column) -> Score | None:
         return _part(self.record, column).get(column.name)
@@ -116,6 +116,11 @@ class Row:
             return self._paired[column.name]
         base = _part(self.reference, column).get(column.name)
         return (score.value - base.value, None, None) if base and base.value is not None else None
+
+
+def shares_of(record: RunRecord) -> set[str]:
+    """The scores that are proportions."""
+    return {name for part in PARTS for name, score in getattr(record, part).items() if score.unit.startswith("share")}
 
 
 def _part(record: RunRecord, column: Column) -> dict[str, Score]:
@@ -244,14 +249,15 @@ def _twins(records: Sequence[RunRecord]) -> dict[str, str]:
 def _differences(records: Sequence[RunRecord], references: Sequence[RunRecord | None]) -> list[dict[str, Interval]]:
     """The paired differences of every record to its reference, for those scores that have a column: all at once, which is much faster."""
     shown = {column.name for column in COLUMNS}
-    values, baseline = {}, {}
+    values, baseline, shares = {}, {}, set()
     for place, (record, reference) in enumerate(zip(records, references, strict=True)):
         for name, means in record.per_prompt.items() if reference else ():
             if name in shown or any(score.shown for part in PARTS if (score := getattr(record, part).get(name))):
                 key = f"{place:06d} {name}"
                 values[key], baseline[key] = means, reference.per_prompt.get(name, {}) if reference else {}
+        shares |= {f"{place:06d} {name}" for name in shares_of(record)}
     by_record: list[dict[str, Interval]] = [{} for _ in records]
-    for key, difference in stats.paired_differences(values, baseline).items():
+    for key, difference in stats.paired_differences(values, baseline, shares=shares).items():
         by_record[int(key[:6])][key[7:]] = difference
     return by_record
 

@@ -118,7 +118,7 @@ def together(scores: Sequence[PerImage | PerSet | Unmeasurable]) -> tuple[PerIma
     first = known[0]
     if isinstance(first, PerSet):
         sets = [score for score in known if isinstance(score, PerSet)]
-        values, counts = [score.value for score in sets], [score.n for score in sets]
+        values, counts = [float(score.value) for score in sets], [score.n for score in sets]
         pooled = first.unit.startswith("share") and sum(counts) > 0
         bounds = [score.interval for score in sets if score.interval]
         return replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 import tempfile
 from pathlib import Path
@@ -64,7 +65,7 @@ def submit(
 def verify(
     record: Annotated[Path, typer.Argument(help="A run record (JSON).")],
     prompts: Annotated[int, typer.Option(help="How many prompts of every role to make again.")] = 8,
-    seed: Annotated[int, typer.Option(help="Draws which prompts.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Draws which prompts; by default one that nobody can know in advance.")] = None,
     suite: Annotated[str | None, typer.Option("--suite", help="The suite's TOML file, where it is none from `bench list suites`.")] = None,
     method: Annotated[str | None, typer.Option("--method", help="The method's Python file, where it is none from `bench list methods`.")] = None,
     store: Annotated[Path | None, typer.Option(help="Keep images here, to go on after an interruption; a temporary folder by default.")] = None,
@@ -75,21 +76,17 @@ def verify(
     from bench.model import pick_device
     from bench.progress import reporter
     from bench.record import load_record
+    from bench.submitting import known_suite
     from bench.suite import load_suite
-    from bench.verifying import text
+    from bench.verified import text
     from bench.verifying import verify as make_again
 
     known = load_record(record)
+    asked = load_suite(suite, known.limit) if suite else known_suite(known.suite, known.limit)
+    drawn_by = secrets.randbits(32) if seed is None else seed
     with reporter() as report, tempfile.TemporaryDirectory() as folder:
-        found = make_again(known, load_suite(suite or known.suite, known.limit), prompts, seed, store or Path(folder), pick_device(device), report, method)
-    if as_json:
-        compared = [
-            {"name": one.name, "prompts": len(one.values), "mean": one.mean, "largest": one.largest, "within": one.within, "worst": one.worst}
-            for one in found.compared
-        ]
-        print(json.dumps({"verdict": found.verdict, "images": found.images, "equal": found.equal, "compared": compared, "notes": found.notes}, indent=1))
-    else:
-        print(text(found))
+        found = make_again(known, asked, prompts, drawn_by, store or Path(folder), pick_device(device), report, method)
+    print(json.dumps(found.as_json(), indent=1) if as_json else text(found))
     print(f"compared with {record}", file=sys.stderr)
     if found.verdict == "differs":
         raise typer.Exit(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 from scipy import stats
@@ -105,12 +105,14 @@ def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def paired_difference(values: dict[str, float], baseline: dict[str, float], seed: int = 0) -> tuple[float, float, float] | None:
-    """Mean of `values - baseline` over the prompts both have, with its bootstrap interval; None for fewer than two such prompts."""
-    return paired_differences({"": values}, {"": baseline}, seed).get("")
+def paired_difference(values: dict[str, float], baseline: dict[str, float], seed: int = 0, share: bool = False) -> tuple[float, float, float] | None:
+    """Mean of `values - baseline` over the prompts both have, with its bootstrap interval; None for fewer than two such prompts. `share`: of proportions."""
+    return paired_differences({"": values}, {"": baseline}, seed, [""] if share else []).get("")
 
 
-def paired_differences(values: dict[str, dict[str, float]], baseline: dict[str, dict[str, float]], seed: int = 0) -> dict[str, tuple[float, float, float]]:
+def paired_differences(
+    values: dict[str, dict[str, float]], baseline: dict[str, dict[str, float]], seed: int = 0, shares: Collection[str] = ()
+) -> dict[str, tuple[float, float, float]]:
     """`paired_difference` of several scores by name, those over the same number of prompts at once: the same numbers, sooner."""
     by_count: dict[int, dict[str, np.ndarray]] = {}
     for name in sorted(values.keys() & baseline.keys()):
@@ -120,19 +122,18 @@ def paired_differences(values: dict[str, dict[str, float]], baseline: dict[str, 
     found: dict[str, tuple[float, float, float]] = {}
     for rows in by_count.values():
         intervals = _of_means(np.stack(list(rows.values())), seed)
-        found |= {name: (float(row.mean()), *_sparse(row, interval)) for (name, row), interval in zip(rows.items(), intervals, strict=True)}
+        for (name, row), interval in zip(rows.items(), intervals, strict=True):
+            found[name] = (float(row.mean()), *(_of_share(row, interval) if name in shares else interval))
     return found
 
 
-def _sparse(differences: np.ndarray, interval: tuple[float, float]) -> tuple[float, float]:
-    """The interval of a mean difference, made longer where at least half of the prompts do not differ at all, as with proportions.
+def _of_share(differences: np.ndarray, interval: tuple[float, float]) -> tuple[float, float]:
+    """The interval of a difference of proportions, joined to the exact one among the prompts that changed.
 
-    What decides then is how many of few prompts changed for the better, and a bootstrap takes three of three for proof. The exact interval of
-    that share, Clopper-Pearson among the prompts that changed (McNemar's exact test when values are 0 and 1), is joined to it.
+    Most prompts do not change, and what decides is how many of the few that do change for the better: a bootstrap takes three of three for proof.
+    Clopper-Pearson of that share does not; with values 0 and 1 it leaves 0 out exactly where McNemar's exact test does.
     """
     changed = differences[differences != 0]
-    if 2 * len(changed) > len(differences):
-        return interval
     if not len(changed):
         return interval
     size = float(np.abs(changed).mean()) * len(changed) / len(differences)

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,51 +15,68 @@ from PIL import Image
 from bench.attack import EXHIBITS
 from bench.errors import one_line
 from bench.evidence import PROMPTS, SIDE, THUMBNAILS, evenly, small_png
+from bench.record import RunRecord
+from bench.runner import Run
 from bench.store import SampleKey, SampleStore, decode_png, pixel_digest, read_picture
 from bench.submitted import NAME, Case
 from bench.suite import Prompt, Role
 
+Keyed = tuple[SampleKey, str]  # where a store has it, and its digest
+
 
 def samples(case: Case) -> Iterator[str]:
-    if not case.record.samples:
+    recorded, roles = case.record.samples, case.run.roles
+    if not recorded:
         yield "there are none: measure it again with this version"
-    elif set(case.record.samples) != set(case.run.roles):
-        yield f"of the roles {', '.join(sorted(case.record.samples))[:NAME]}, and images are of {', '.join(case.run.roles)}"
-    for role in case.run.roles:
-        samples, prompts = case.record.samples.get(role), case.suite.prompts(role)
-        if samples is None:
-            continue
-        images = case.suite.settings.prompts[role].images_per_prompt * case.record.seeds
-        if (samples.prompts, samples.images) != (len(prompts), images):
-            yield f"{role} has {samples.prompts} prompts of {samples.images} images, and the suite {len(prompts)} of {images}"
-        if samples.sha256.keys() != {prompts[row].id for row in evenly(len(prompts), PROMPTS)}:
-            yield f"{role} has digests of {len(samples.sha256)} prompts that are not those of the suite whose images have digests"
-        if any(len(digests) != images for digests in samples.sha256.values()):
-            yield f"{role} has prompts with more or fewer than {images} digests"
-        if not all(re.fullmatch("[0-9a-f]{16}", digest) for digests in samples.sha256.values() for digest in digests):
-            yield f"{role} has a digest that is not 16 hex digits"
-        seen: dict[tuple[str, ...], str] = {}
-        for prompt, digests in samples.sha256.items():
-            if (first := seen.setdefault(tuple(digests), prompt)) != prompt:
-                case.notes.append(f"prompts {first} and {prompt} of the role {role} have the same images")
+    elif set(recorded) != set(roles):
+        yield f"of the roles {', '.join(sorted(recorded))[:NAME]}, and images are of {', '.join(roles)}"
+    for role in roles:
+        yield from _problems_of(case.run, case.record, role)
     digest_of: dict[SampleKey, str] = {}
-    for role, prompt, key, digest in _keys(case):
-        if digest_of.setdefault(key, digest) != digest:
-            yield f"prompt {prompt} of the role {role} has another digest than the same prompt and seed in another role"
+    for role, prompts in keyed(case.run, case.record).items():
+        seen: dict[tuple[str, ...], str] = {}
+        for prompt, images in prompts.items():
+            if (first := seen.setdefault(tuple(digest for _, digest in images), prompt)) != prompt:
+                case.notes.append(f"prompts {first} and {prompt} of the role {role} have the same images")
+            if any(digest_of.setdefault(key, digest) != digest for key, digest in images):
+                yield f"prompt {prompt} of the role {role} has another digest than the same prompt and seed in another role"
 
 
-def _keys(case: Case) -> Iterator[tuple[Role, str, SampleKey, str]]:
-    """Role, prompt id, key and digest of every image that has one. Of a role with too few or too many digests, nothing."""
-    for role in case.run.roles:
-        samples, prompts = case.record.samples.get(role), case.suite.prompts(role)
-        each = case.suite.settings.prompts[role].images_per_prompt
-        if samples is None or any(len(digests) != each * case.record.seeds for digests in samples.sha256.values()):
+def _problems_of(run: Run, record: RunRecord, role: Role) -> Iterator[str]:
+    if role not in record.samples:
+        return
+    samples, prompts = record.samples[role], run.suite.prompts(role)
+    images = run.suite.settings.prompts[role].images_per_prompt * run.seeds
+    if (samples.prompts, samples.images) != (len(prompts), images):
+        yield f"{role} has {samples.prompts} prompts of {samples.images} images, and the suite {len(prompts)} of {images}"
+    if samples.sha256.keys() != {prompts[row].id for row in evenly(len(prompts), PROMPTS)}:
+        yield f"{role} has digests of {len(samples.sha256)} prompts that are not those of the suite whose images have digests"
+    if any(len(digests) != images for digests in samples.sha256.values()):
+        yield f"{role} has prompts with more or fewer than {images} digests"
+    if not all(re.fullmatch("[0-9a-f]{16}", digest) for digests in samples.sha256.values() for digest in digests):
+        yield f"{role} has a digest that is not 16 hex digits"
+
+
+def keyed(run: Run, record: RunRecord) -> dict[Role, dict[str, list[Keyed]]]:
+    """The images of every role whose digests are those that the suite asks for: by prompt id, in the suite's order, first those of the first generation."""
+    found: dict[Role, dict[str, list[Keyed]]] = {}
+    for role in run.roles:
+        if role not in record.samples or any(_problems_of(run, record, role)):
             continue
-        sets = [case.run.samples(role, generation).keys for generation in range(case.record.seeds)] if samples.sha256 else []
-        for row, prompt in enumerate(prompts):
-            keys = [key for keys in sets for key in keys[row * each : (row + 1) * each]]
-            for key, digest in zip(keys, samples.sha256.get(prompt.id, ()), strict=False):
-                yield role, prompt.id, key, digest
+        sets, digests = [run.samples(role, generation) for generation in range(run.seeds)], record.samples[role].sha256
+        rows = [(row * sets[0].images, (row + 1) * sets[0].images, prompt.id) for row, prompt in enumerate(sets[0].prompts) if prompt.id in digests]
+        found[role] = {prompt: list(zip((key for one in sets for key in one.keys[a:b]), digests[prompt], strict=True)) for a, b, prompt in rows}
+    return found
+
+
+def equal(store: SampleStore, images: Sequence[Keyed], side: int) -> list[bool]:
+    """Whether each image, as the store has it, is of `side` pixels a side and has its digest."""
+    found = []
+    for start in range(0, len(images), 256):
+        part = images[start : start + 256]
+        for (_, digest), png in zip(part, store.png([key for key, _ in part]), strict=True):
+            found.append(Image.open(io.BytesIO(png)).size == (side, side) and pixel_digest(decode_png(png)) == digest)  # the size first: it may fill all memory
+    return found
 
 
 def small_picture(encoded: str) -> np.ndarray:
@@ -137,22 +154,19 @@ def exhibits(case: Case) -> Iterator[str]:
 
 def store(case: Case) -> Iterator[str]:
     assert case.store is not None
-    wanted = list(_keys(case))
-    stores = sorted(_stores_of(case, case.store), key=lambda found: len(found.missing(key for _, _, key, _ in wanted)))
+    wanted = [
+        (f"{prompt} ({role})", *image) for role, prompts in keyed(case.run, case.record).items() for prompt, images in prompts.items() for image in images
+    ]
+    stores = sorted(_stores_of(case, case.store), key=lambda found: len(found.missing(key for _, key, _ in wanted)))
     if not stores:
         yield f"{case.store} has no images of {case.record.method} with these parameters, made as the suite says"
         return
-    missing = set(stores[0].missing(key for _, _, key, _ in wanted))
+    missing = set(stores[0].missing(key for _, key, _ in wanted))
     if missing:
         yield f"{len(missing)} of {len(wanted)} images are not there"
-    there = [item for item in wanted if item[2] not in missing]
-    side, wrong = case.suite.settings.model.side, []
-    for start in range(0, len(there), 256):
-        part = there[start : start + 256]
-        for (role, prompt, _, digest), png in zip(part, stores[0].png([key for _, _, key, _ in part]), strict=True):
-            image = Image.open(io.BytesIO(png))
-            if image.size != (side, side) or pixel_digest(decode_png(png)) != digest:
-                wrong.append(f"{prompt} ({role})")
+    there = [item for item in wanted if item[1] not in missing]
+    same = equal(stores[0], [(key, digest) for _, key, digest in there], case.suite.settings.model.side)
+    wrong = [prompt for (prompt, _, _), right in zip(there, same, strict=True) if not right]
     if wrong:
         yield f"{len(wrong)} of {len(there)} images differ from their digests; the first is one of prompt {wrong[0]}"
     else:

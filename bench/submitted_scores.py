@@ -11,13 +11,16 @@ import numpy as np
 from bench import stats
 from bench.attack import Attack
 from bench.metric import Metric
-from bench.record import Score
+from bench.record import RunRecord, Score
 from bench.submitted import NAME, Case, is_built_in, judge_of, role_of, scores_of, short
 from bench.suite import Prompt
 
-VALUE, INTERVAL = 1e-5, 2e-5  # how far a number may be from what follows from the prompts' values
+VALUE, INTERVAL = 2e-6, 5e-6  # how far a number may be from what follows from the prompts' values: means in float32, groups with six decimals
 SLACK = 1e-6  # of cosines: float32
 PLAIN = {"sscd_p95", "fid", "knn_unique", "clique_unique", "clique_precision", "clique_recall", "clique_clean_flagged"}  # built-in, no mean over prompts
+POOLED = PLAIN - {"fid", "knn_unique", "clique_unique"}  # not the mean over generations either
+UNFLAGGED = {"clique_precision", "clique_recall", "clique_clean_flagged"}  # have a number or not, depending on what was flagged or decided
+FREE = ("facts", "tuning", "environment", "details of scores", "captions of exhibits")  # nothing follows from them, nor they from anything
 ONE_A_PROMPT = {"diversity", "clique_identified", "clique_extracted", "clique_extracted_sscd"}  # built-in, one value a prompt
 RANGES = {"cosine": (-1.0, 1.0), "1 - cosine": (0.0, 2.0), "distance": (0.0, math.inf)}  # by unit; shares and costs have theirs too
 
@@ -39,16 +42,24 @@ def judges(case: Case) -> Iterator[str]:
             yield f"{part}.{name} is by {score.metric} and not by {expected[part, name]}"
         if score.metric_version != judge.version:
             yield f"{part}.{name} is of version {score.metric_version} of {score.metric}, which is version {judge.version} here"
+        own = getattr(case.reference, part).get(name) if case.reference else None
         if score.value is None:
-            case.notes.append(f"{name} is null: {score.reason[:120]}")
+            if own and own.value is not None and is_built_in(case, part, score) and not _may_be_null(case, name):
+                yield f"{name} is null ({score.reason[:120]}), and our own record of this protocol has a number"
+            else:
+                case.notes.append(f"{name} is null: {score.reason[:120]}")
             continue
         if score.threat != (judge.threat if isinstance(judge, Attack) else None):
             yield f"{part}.{name} has the threat model {score.threat}, which is not that of {score.metric}"
         if score.shown != judge.shown.get(name):
             yield f"{part}.{name} is not shown in tables as {score.metric} says"
-        own = getattr(case.reference, part).get(name) if case.reference else None
         if own and own.value is not None and (own.unit, own.higher_is_better) != (score.unit, score.higher_is_better):
             yield f"{part}.{name} is '{score.unit}', better when higher: {score.higher_is_better}; our own: '{own.unit}', {own.higher_is_better}"
+
+
+def _may_be_null(case: Case, name: str) -> bool:
+    identified = case.record.attacks.get("clique_identified")
+    return name in UNFLAGGED and not (name == "clique_precision" and identified and identified.value)  # what is flagged has a precision
 
 
 def ranges(case: Case) -> Iterator[str]:
@@ -82,6 +93,7 @@ def means(case: Case) -> Iterator[str]:
         means, judge, built_in = case.record.per_prompt.get(name), judge_of(case, part, score), is_built_in(case, part, score)
         if judge is None or part == "cost":
             continue
+        yield from _generations(case, judge, name, score, built_in)
         if means is None:
             if built_in and name not in PLAIN:
                 yield f"{name} has no values by prompt"
@@ -104,11 +116,17 @@ def means(case: Case) -> Iterator[str]:
                 groups.setdefault(prompt.group, []).append(value)
         if groups.keys() != score.groups.keys() or any(abs(float(np.mean(groups[group])) - score.groups[group]) > VALUE for group in groups):
             yield f"{name} has values by group that do not follow from its values by prompt"
-        by_seed, seeds = score.by_seed, case.record.seeds
-        if len(by_seed) > seeds or (built_in and len(by_seed) != (seeds if seeds > 1 else 0)):
-            yield f"{name} has values of {len(by_seed)} generations, and there are {seeds}"
-        elif by_seed and built_in and abs(float(np.mean(by_seed)) - cast(float, score.value)) > VALUE:
-            yield f"{name} is {score.value}, and the mean over its generations is {np.mean(by_seed):.6f}"
+
+
+def _generations(case: Case, judge: Metric | Attack, name: str, score: Score, built_in: bool) -> Iterator[str]:
+    """An attack may have been unable to tell in some generations, a built-in metric in none."""
+    by_seed, seeds = score.by_seed, case.record.seeds
+    most = seeds if seeds > 1 else 0
+    least = 0 if not built_in else min(1, most) if isinstance(judge, Attack) else most
+    if not least <= len(by_seed) <= most:
+        yield f"{name} has values of {len(by_seed)} generations, and there are {seeds}"
+    elif by_seed and built_in and name not in POOLED and abs(float(np.mean(by_seed)) - cast(float, score.value)) > VALUE:
+        yield f"{name} is {score.value}, and the mean over its generations is {np.mean(by_seed):.6f}"
 
 
 def _prompts_of(case: Case, judge: Metric | Attack, name: str, means: dict[str, float], built_in: bool) -> list[Prompt] | None:
@@ -122,7 +140,7 @@ def _prompts_of(case: Case, judge: Metric | Attack, name: str, means: dict[str, 
 
 
 def _whole(shares: np.ndarray, of: int) -> bool:
-    """Whether shares are whole numbers of `of` images, as far as six decimals tell."""
+    """Whether shares are whole numbers of `of` images, as far as written decimals tell."""
     return bool((np.abs(shares * of - np.round(shares * of)) <= SLACK * of).all())
 
 
@@ -130,14 +148,12 @@ def intervals(case: Case) -> Iterator[str]:
     if case.record.intervals != stats.INTERVALS:
         case.notes.append(f"intervals were made in another way ('{case.record.intervals[:NAME]}') and cannot be made again")
         return
-    unchecked = []
     for part, name, score in scores_of(case.record):
         judge, means = judge_of(case, part, score), case.record.per_prompt.get(name)
-        if score.value is None or judge is None or part == "cost":
+        if score.value is None or judge is None or part == "cost" or not means:
             continue
-        prompts = _prompts_of(case, judge, name, means, is_built_in(case, part, score)) if means else None
-        if means is None or prompts is None:
-            unchecked.append(name)
+        prompts = _prompts_of(case, judge, name, means, is_built_in(case, part, score))
+        if prompts is None:
             continue
         if len(prompts) < 2:
             again: list[tuple[float | None, float | None]] = [(None, None)]
@@ -145,15 +161,13 @@ def intervals(case: Case) -> Iterator[str]:
             again = list(_intervals_of(np.array([[means[prompt.id]] for prompt in prompts]), score, is_built_in(case, part, score)))
         if not any(_near(score, low, high) for low, high in again):
             yield f"{name} has the interval [{score.low}, {score.high}], and [{again[0][0]}, {again[0][1]}] follows from its values by prompt"
-    if unchecked:
-        case.notes.append(f"no mean over prompts, so that value and interval can only be measured again: {', '.join(sorted(unchecked))}")
 
 
 def _intervals_of(means: np.ndarray, score: Score, built_in: bool) -> Iterator[tuple[float, float]]:
     """Intervals that may belong to prompts' means `[prompts, 1]`. Whether a plug-in's score is a proportion does not stand in a record."""
     each = max(score.n // len(means), 1)
     if score.unit.startswith("share") and _whole(means, each):
-        means = np.round(means * each) / each  # as before it was written with six decimals: the bootstrap counts ties
+        means = np.round(means * each) / each  # as before it was written with so many decimals: the bootstrap counts ties
     # With several images a prompt the exact interval is for those that all agree.
     if (score.unit.startswith("share") or not built_in) and np.isin(means, (0.0, 1.0)).all() and (each == 1 or means.min() == means.max()):
         yield stats.proportion_interval(means)
@@ -165,7 +179,7 @@ def _intervals_of(means: np.ndarray, score: Score, built_in: bool) -> Iterator[t
 def _near(score: Score, low: float | None, high: float | None) -> bool:
     if score.low is None or score.high is None or low is None or high is None:
         return score.low is score.high is low is high is None
-    # The sixth decimal of a prompt may move a resample across the mean, and the correction of the bias with it: by less than a thousandth of the width.
+    # The last decimal of a prompt may move a resample across the mean, and the correction of the bias with it: by less than a thousandth of the width.
     allowed = INTERVAL + 1e-3 * (high - low)
     return abs(score.low - low) <= allowed and abs(score.high - high) <= allowed
 
@@ -180,8 +194,25 @@ def counts(case: Case) -> Iterator[str]:
         if score.value is None or judge is None or part == "cost" or not is_built_in(case, part, score):
             continue
         each = 1 if name in ONE_A_PROMPT else getattr(judge, "images", 1) if isinstance(judge, Attack) else settings[role_of(judge, name)].images_per_prompt
-        n = judge.images if name == "fid" else score.prompts * each * seeds  # type: ignore[union-attr]
+        generations = (len(score.by_seed) or 1) if isinstance(judge, Attack) else seeds
+        n = judge.images if name == "fid" else score.prompts * each * generations  # type: ignore[union-attr]
         if (name not in PLAIN or part == "scores") and score.n != n:
             yield f"{name} is of {score.n} images, and the suite asks for {n}"
         if name in PLAIN and part == "scores" and score.prompts != len(case.suite.prompts(role_of(judge, name))):
             yield f"{name} is of {score.prompts} prompts, and the suite has {len(case.suite.prompts(role_of(judge, name)))}"
+
+
+def costs(case: Case) -> Iterator[str]:
+    """A built-in method evaluates the model for at least one branch at each step; what another does is not known."""
+    score, least = case.record.cost.get("nfe_per_image"), case.suite.settings.model.steps
+    if score is None or score.value is None or not is_built_in(case, "cost", score):
+        return
+    if score.value <= 0:
+        yield f"nfe_per_image is {score.value}, and no image is made without the model"
+    elif score.value < least and f"method {case.record.method}" not in case.run.sources:
+        yield f"nfe_per_image is {score.value}, and sampling takes at least {least}, one a step"
+
+
+def unchecked(record: RunRecord) -> list[str]:
+    """What is believed, because it follows from nothing else in the record: scores with a number and no values by prompt, and free fields."""
+    return [*(name for _, name, score in scores_of(record) if score.value is not None and name not in record.per_prompt), *FREE]

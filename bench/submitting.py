@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from bench import leaderboard, registry, reporting, submitted_images, submitted_scores
-from bench.board import protocol
+from bench.board import REFERENCE, protocol
 from bench.errors import UserError, one_line, visible
 from bench.method import Method
 from bench.parameters import configure
@@ -27,6 +27,7 @@ from bench.submitted import NAME, Case, Check, short
 from bench.suite import Suite, load_suite
 
 BYTES = 64 * 2**20  # of a record; one with all its pictures has some MiB
+STRANGERS = ("what a method that is not known here says of itself: changed, where, needs, paper, holds_against",)
 SHOWN = 5  # failures of one check that are listed; further ones are counted
 
 
@@ -59,10 +60,16 @@ def submit(record: Path, out: Path, store: Path | None, committed: Path, suite: 
     content, loaded = _read(record)
     findings = list(_of_itself(content, loaded))
     if suite is None:
-        suite, reason = _known_suite(loaded.suite)
-        findings += [] if suite else [Finding("failed", reason)]
+        try:
+            suite = known_suite(loaded.suite)
+        except UserError as error:
+            findings.append(Finding("failed", one_line(error)))
     if suite is not None:
-        findings += _protocol(loaded, suite)
+        other = other_protocol(loaded, suite)
+        findings.append(
+            Finding("failed", f"the protocol is another: {'; '.join(other)}; it would stand apart from every row of the table") if other
+            else Finding("passed", f"suite {suite.name} version {suite.settings.version}, fingerprint {suite.fingerprint}")
+        )  # fmt: skip
     if suite is None or any(finding.verdict == "failed" for finding in findings):
         return _refused([*findings, Finding("note", "scores, images and method were not checked: first the above")])
     with tempfile.TemporaryDirectory() as empty:  # a stranger's images must not be looked up among ours
@@ -73,7 +80,9 @@ def submit(record: Path, out: Path, store: Path | None, committed: Path, suite: 
             if check is submitted_images.store and store is None:
                 case.notes.append("the images themselves were not seen: no sample store was given")
                 continue
-            findings += _asked(case, title, check)
+            findings += asked(case, title, check)
+    believed = [*submitted_scores.unchecked(loaded), *(STRANGERS if isinstance(run.method, _Stranger) else ())]
+    case.notes.append(f"believed, not checked: values by prompt (`bench verify` measures some again), {', '.join(believed)}")
     findings += [Finding("note", note) for note in case.notes]
     if any(finding.verdict == "failed" for finding in findings):
         return _refused(findings)
@@ -83,7 +92,7 @@ def submit(record: Path, out: Path, store: Path | None, committed: Path, suite: 
     for whose, known in (("our own", loaded.path(committed)), ("the submitted", path)):
         if not known.exists():
             continue
-        if load_record(known).content_sha256 == loaded.content_sha256:
+        if load_record(known).model_copy(update={"content_sha256": loaded.content_sha256}) == loaded:  # the same numbers, however they are written
             return Submission(known, (*findings, Finding("note", f"{known} is the same record, among {whose} records already; nothing was written")))
         return _refused([*findings, Finding("failed", f"run {loaded.run} is among {whose} records already, with other content: {known}")])
     write_atomically(path, (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
@@ -135,20 +144,17 @@ def _of_itself(content: dict[str, Any], record: RunRecord) -> Iterator[Finding]:
         yield Finding("note", "made with code that is no commit of this repository, or was changed after it" if revision.get("dirty") else "commit unknown")
 
 
-def _known_suite(name: str) -> tuple[Suite | None, str]:
-    """A suite by name only: what a record says must not open a file."""
+def known_suite(name: str, limit: int | None = None) -> Suite:
+    """The suite of a record, by name only: what a record says must not open a file. Raises `UserError` for one that has no name here."""
     if name.endswith(".toml") or not registry.knows("suite", name):
-        return None, f"suite '{name[:NAME]}' is not known here; known: {', '.join(registry.suites())}"
-    return load_suite(name), ""
+        raise UserError(f"suite '{name[:NAME]}' is not known here; known: {', '.join(registry.suites())}")
+    return load_suite(name, limit)
 
 
-def _protocol(record: RunRecord, suite: Suite) -> Iterator[Finding]:
+def other_protocol(record: RunRecord, suite: Suite) -> list[str]:
+    """Where the record's protocol differs from the suite as it is here."""
     here = {"suite": suite.name, "suite_version": suite.settings.version, "suite_fingerprint": suite.fingerprint, "group_name": suite.settings.group_name}
-    other = [f"{name} is {getattr(record, name)} and {value} here" for name, value in here.items() if getattr(record, name) != value]
-    if other:
-        yield Finding("failed", f"the protocol is another: {'; '.join(other)}; it would stand apart from every row of the table")
-    else:
-        yield Finding("passed", f"suite {suite.name} version {suite.settings.version}, fingerprint {suite.fingerprint}")
+    return [f"{name} is {getattr(record, name)} and {value} here" for name, value in here.items() if getattr(record, name) != value]
 
 
 def _claimed_run(record: RunRecord, suite: Suite, store: Path) -> tuple[Run, list[Finding]]:
@@ -176,7 +182,7 @@ def _claimed_run(record: RunRecord, suite: Suite, store: Path) -> tuple[Run, lis
             Run.resolve(suite, entry.name, record.parameters, store, store, device, seeds=record.seeds)  # what it needs is there
         except UserError as error:
             problems.append(one_line(error))
-        problems += _differences(record, method) if method else []
+        problems += differences(record, method) if method else []
     else:
         method = _stand_in(record)
         notes = [Finding("note", f"method {record.method} is not known here; digest of its code: {source}")] if source else []
@@ -189,18 +195,28 @@ def _claimed_run(record: RunRecord, suite: Suite, store: Path) -> tuple[Run, lis
     return run, [*(Finding("failed", problem) for problem in problems), *notes] if problems else [Finding("passed", title), *notes]
 
 
-def _differences(record: RunRecord, method: Method) -> list[str]:
+def differences(record: RunRecord, method: Method) -> list[str]:
+    """Where the record says otherwise than the method, as it is here with the record's parameters, of the method itself."""
     here = {
         "method_version": method.version, "parameters": method.model_dump(mode="json"), "where": method.where, "needs": list(method.needed()),
         "changed": method.model_dump(mode="json", exclude_defaults=True), "paper": method.paper,
     }  # fmt: skip
-    return [f"{name} is {short(getattr(record, name))} and {short(value)} here" for name, value in here.items() if getattr(record, name) != value]
+    found = [f"{name} is {short(getattr(record, name))} and {short(value)} here" for name, value in here.items() if getattr(record, name) != value]
+    # Only `attach` can change weights; whether it does is measured.
+    possible = [[]] if record.method == REFERENCE else [["api"]] if type(method).attach is Method.attach else [["api"], ["api", "weights"]]
+    if record.holds_against not in possible:
+        found.append(f"holds_against is {short(record.holds_against)} and {' or '.join(map(short, possible))} by the method's code")
+    return found
+
+
+class _Stranger(Method):
+    """A method that is not known here."""
 
 
 def _stand_in(record: RunRecord) -> Method:
     """A method that does nothing and has the name, version and parameters of one that is not known here."""
 
-    class StandIn(Method):
+    class StandIn(_Stranger):
         version = record.method_version
 
         def model_dump(self, **_: Any) -> dict[str, Any]:
@@ -218,7 +234,8 @@ def _reference(record: RunRecord, committed: Path) -> RunRecord | None:
     return None
 
 
-def _asked(case: Case, title: str, check: Check) -> list[Finding]:
+def asked(case: Case, title: str, check: Check) -> list[Finding]:
+    """What one check found: its failures, at most some of them, or that it passed."""
     problems: list[str] = []
     try:
         problems += check(case)
@@ -237,15 +254,19 @@ def _pages(case: Case) -> Iterator[str]:
     yield from ()
 
 
-CHECKS: tuple[tuple[str, Check], ...] = (
+CONSISTENCY: tuple[tuple[str, Check], ...] = (  # what needs neither images nor pages
     ("metrics and attacks are the suite's", submitted_scores.judges),
     ("numbers are within their ranges", submitted_scores.ranges),
     ("values, groups and prompts follow from the values by prompt", submitted_scores.means),
     ("intervals follow from the values by prompt", submitted_scores.intervals),
     ("images are as many as the suite asks for", submitted_scores.counts),
+    ("costs are possible", submitted_scores.costs),
     ("digests of images are complete", submitted_images.samples),
     ("thumbnails are the suite's prompts and the images of the digests", submitted_images.thumbnails),
     ("exhibits are the suite's prompts", submitted_images.exhibits),
+)
+CHECKS: tuple[tuple[str, Check], ...] = (
+    *CONSISTENCY,
     ("pages can be made from it", _pages),
     ("images in the store have the record's digests", submitted_images.store),
 )

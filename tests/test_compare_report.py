@@ -231,7 +231,8 @@ def full(text, **changes):
     null = score(None, reason=text)
     return record(
         "mine", status="partial", paper=text, where=text, needs=[text], parameters={text: text}, changed={text: text}, tuning={text: text}, group_name=text,
-        sources={text: text}, images={text: 1}, scores={"sscd": details, "gone": null}, cost={"own": details}, attacks={"found": details}, facts={text: {text: 1.5}},
+        sources={text: text}, images={text: 1}, scores={"sscd": details, "gone": null}, cost={"own": details}, attacks={"found": details},
+        facts={text: {text: 1.5}},
         thumbnails=[Thumbnail(prompt_id=text, prompt=text, group=text, seed=1, png="AAAA", reference="BBBB")],
         exhibits=[RecordedExhibit(attack=text, prompt_id=text, prompt=text, group=text, caption=text, pictures=["CCCC", text], reference=text)],
         environment={text: {text: text}}, warnings=[text], errors=[text], **changes,
@@ -268,7 +269,8 @@ def test_the_page_says_what_the_record_says():
     html = page(shown_record)
     seen = Seen(html)
     for expected in (
-        "mine (seed=3) on demo", "warnings:slow clock", "Suite demo, version 1, fingerprint ffffffffffffffff; every prompt of it; independent generations: 1.", "12 memorized",
+        "mine (seed=3) on demo", "warnings:slow clock", "12 memorized",
+        "Suite demo, version 1, fingerprint ffffffffffffffff; every prompt of it; independent generations: 1.",
         "Method mine, version 1 (A Paper); acts on: weights. It was given: clean_prompts.", "fid 1, knn 1, sscd 1, walltime 1",
         "0.600[0.500,0.700]123cosinesscd1", "not measured: no pictures to look at", "a cow", "8 agree", "a fox",
         "model.hashabc", "packages.torch2.0", "SSCD by views", "1.25",

@@ -91,11 +91,11 @@ def test_three_prompts_of_forty_eight_that_changed_are_no_proof():
     for better, worse in [(3, 0), (5, 0), (6, 0), (8, 1), (9, 2), (10, 10), (0, 7)]:
         before = {f"p{i}": float(i < better) for i in range(48)}
         after = {f"p{i}": float(48 - worse <= i) for i in range(48)}
-        value, low, high = paired_difference(after, before)
+        value, low, high = paired_difference(after, before, share=True)
         assert value == pytest.approx((worse - better) / 48) and low <= value <= high
         p = binomtest(better, better + worse).pvalue
         assert (p > 0.05) <= (low <= 0 <= high), (better, worse, p)
-    assert paired_difference(before, before) == (0.0, 0.0, 0.0)  # nothing changed: the same method, or one that does nothing here
+    assert paired_difference(before, before, share=True) == (0.0, 0.0, 0.0)  # nothing changed: the same method, or one that does nothing here
 
 
 def test_pareto_front_equals_the_definition():

@@ -11,16 +11,31 @@ import pytest
 import torch
 from PIL import Image
 
+from bench import stats, submitting
 from bench.errors import UserError
+from bench.parameters import configure
 from bench.record import content_digest, load_record
+from bench.registry import find
 from bench.runner import Run
+from bench.stats import clopper_pearson
 from bench.store import SampleStore, encode_png
-from bench.submitting import BYTES, submit, text
+from bench.submitting import BYTES, differences, submit, text
 from bench.suite import load_suite
 from conftest import SUITE
 
 CPU = torch.device("cpu")
-ATTACK = '\n[attacks.knn_extraction]\nimages = 2\nneighbours = 3\n\n[attacks."./lucky.py"]\n'
+ATTACK = """
+[attacks.knn_extraction]
+images = 2
+neighbours = 3
+
+[attacks.clique_extraction]
+images = 3
+clique = 2
+threshold = 0.5
+
+[attacks."./lucky.py"]
+"""
 LUCKY = """from bench import Attack, PerImage
 import numpy as np
 
@@ -39,7 +54,7 @@ class Lucky(Attack):
 @pytest.fixture(scope="module")
 def suite(tiny_folder):
     (tiny_folder / "lucky.py").write_text(LUCKY)
-    (tiny_folder / "submitted.toml").write_text(SUITE.replace('name = "tiny"', 'name = "submitted"') + ATTACK)
+    (tiny_folder / "submitted.toml").write_text(SUITE.replace('name = "tiny"', 'name = "submitted"').replace("steps = 3", "steps = 2") + ATTACK)
     return load_suite(str(tiny_folder / "submitted.toml"))
 
 
@@ -66,6 +81,28 @@ def written(content, folder, forged=True):
     return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _intervals_once():
+    """The same intervals are asked for in nearly every test."""
+    with pytest.MonkeyPatch.context() as patch:
+        known, bootstrap = {}, stats.cluster_bootstrap
+
+        def remembered(table, *more, **named):
+            key = (table.tobytes(), table.shape, *more, *named.items())
+            if key not in known:
+                known[key] = bootstrap(table, *more, **named)
+            return known[key]
+
+        patch.setattr(stats, "cluster_bootstrap", remembered)
+        yield
+
+
+@pytest.fixture
+def no_pages(monkeypatch):
+    """Pages take longer than all other checks together."""
+    monkeypatch.setattr(submitting, "CHECKS", [check for check in submitting.CHECKS if check[1] is not submitting._pages])
+
+
 def submitted(content, tmp_path, suite, store=None):
     return submit(written(content, tmp_path), tmp_path / "out", store, tmp_path / "committed", suite)
 
@@ -79,7 +116,10 @@ def test_a_good_record_is_taken_and_stays_as_it_is(good, suite, tmp_path):
     assert submission.failures == () and submission.path == tmp_path / "out" / "submitted" / "cfg_delay" / f"{good['run']}.json"
     assert json.loads(submission.path.read_text()) == good and load_record(submission.path).run == good["run"]
     shown = text(submission)
-    assert shown.endswith(f"submitted: {submission.path}") and "images themselves were not seen" in shown and "fid, " in shown
+    assert shown.endswith(f"submitted: {submission.path}") and "images themselves were not seen" in shown
+    believed = next(finding.text for finding in submission.findings if finding.text.startswith("believed, not checked"))
+    kinds = ("fid, ", "sscd_p95", "clique_precision", "time_ratio", "nfe_per_image", "facts", "tuning", "environment", "details")
+    assert all(kind in believed for kind in kinds) and "clip_score" not in believed and "where" not in believed
 
 
 def test_the_images_of_a_sent_store_are_compared(good, suite, made, tmp_path):
@@ -198,7 +238,7 @@ def exhibit(**changes):
 
 
 LIES = {
-    "no digest of the content": (set_to("content_sha256", ""), "content_sha256 is missing"),
+    "no digest of the content": (lambda record: record.update(schema_version=1, content_sha256=""), "content_sha256 is missing"),
     "unfinished": (set_to("status", "partial"), "status is partial"),
     "errors": (set_to("errors", ["ZeroDivisionError: division by zero"]), "a complete run has no errors"),
     "limited": (set_to("limit", 3), "limited to 3 prompts"),
@@ -210,10 +250,18 @@ LIES = {
     "other parameters": (set_to("parameters", "transition", 200.0), "follows from suite, method, parameters"),
     "changed": (set_to("changed", {}), "changed is {} and"),
     "where": (set_to("where", "weights"), 'where is "weights" and "guidance" here'),
+    "against weights": (set_to("holds_against", ["api", "weights"]), 'holds_against is ["api", "weights"] and ["api"] by the method'),
+    "against nobody": (set_to("holds_against", []), 'holds_against is [] and ["api"]'),
+    "against whom is not said": (set_to("holds_against", None), 'holds_against is null and ["api"]'),
+    "evaluations": (set_to("cost", "nfe_per_image", "value", 1.9), "nfe_per_image is 1.9, and sampling takes at least 2"),
+    "no evaluations": (set_to("cost", "nfe_per_image", "value", 0.0), "no image is made without the model"),
+    "generations of FID": (set_to("scores", "fid", "by_seed", [1.0, 2.0]), "fid is"),
+    "number of generations of percentiles": (set_to("scores", "sscd_p95", "by_seed", []), "sscd_p95 has values of 0 generations, and there are 2"),
+    "no generation of an attack": (set_to("attacks", "clique_identified", "by_seed", []), "clique_identified has values of 0 generations"),
+    "images of an attack": (set_to("attacks", "clique_identified", "by_seed", [1.0]), "clique_identified is of 8 images, and the suite asks for 4"),
     "paper": (set_to("paper", "http://buy.example"), "paper is"),
     "other run": (set_to("run", "0123456789ab"), "run is 0123456789ab, and"),
     "other seeds": (set_to("seeds", 3), "follows from suite, method, parameters, seeds"),
-    "seeds beyond counting": (set_to("seeds", 10**12), "images are"),
     "other code of metrics": (set_to("sources", "attack ./lucky.py", "f" * 64), "sources of metrics and attacks"),
     "unknown method without code": (set_to("method", "magic"), "has no digest of its code"),
     "a built-in's name": (set_to("sources", "method cfg_delay", "f" * 64), "is a built-in, and this was made by other code of that name"),
@@ -276,7 +324,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_every_lie_is_named_and_nothing_is_written(lie, good, suite, tmp_path):
+def test_every_lie_is_named_and_nothing_is_written(lie, good, suite, tmp_path, no_pages):
     edit, told = LIES[lie]
     content = json.loads(json.dumps(good))
     edit(content)
@@ -287,7 +335,7 @@ def test_every_lie_is_named_and_nothing_is_written(lie, good, suite, tmp_path):
     assert all("\n" not in failure and "cannot be checked" not in failure for failure in submission.failures), submission.failures
 
 
-def test_all_failures_are_listed_together(good, suite, tmp_path):
+def test_all_failures_are_listed_together(good, suite, tmp_path, no_pages):
     content = json.loads(json.dumps(good))
     for lie in ("value", "images", "thumbnail's text", "other run"):
         LIES[lie][0](content)
@@ -295,7 +343,7 @@ def test_all_failures_are_listed_together(good, suite, tmp_path):
     assert all(any(LIES[lie][1] in failure for failure in failures) for lie in ("value", "images", "thumbnail's text", "other run"))
 
 
-def test_many_failures_of_one_kind_are_counted(good, suite, tmp_path):
+def test_many_failures_of_one_kind_are_counted(good, suite, tmp_path, no_pages):
     content = json.loads(json.dumps(good))
     for score in content["scores"].values():
         score["metric_version"] = 9
@@ -308,14 +356,77 @@ def test_a_digest_that_is_wrong_is_refused(good, suite, tmp_path):
         submit(path, tmp_path / "out", None, tmp_path / "committed", suite)
 
 
-def test_units_are_those_of_our_own_records(good, suite, tmp_path):
-    own = Run.resolve(suite, "none", {}, tmp_path / "committed", tmp_path / "store", CPU).execute()
-    assert own.path(tmp_path / "committed").exists() and submitted(good, tmp_path, suite).path
+@pytest.fixture
+def own(good, tmp_path):
+    """Our own record of the same protocol: the good one under the name of the reference."""
+    load_record(written(good | {"method": "none", "parameters": {}, "changed": {}}, tmp_path)).save(tmp_path / "committed")
+
+
+def test_units_are_those_of_our_own_records(good, own, suite, tmp_path):
+    assert submitted(good, tmp_path, suite).path
     content = json.loads(json.dumps(good))
     content["scores"]["fid"].update(unit="ratio", higher_is_better=True)
     assert any(
         "scores.fid is 'ratio', better when higher: True; our own: 'distance', False" in failure for failure in submitted(content, tmp_path, suite).failures
     )
+
+
+def lost(record, *names):
+    """Scores whose numbers are left out."""
+    for name in names:
+        score(record, name).update(value=None, low=None, high=None, groups={}, by_seed=[], n=0, prompts=0, reason="lost")
+        record["per_prompt"].pop(name, None)
+
+
+def test_what_our_own_record_has_may_not_be_left_out(good, own, suite, tmp_path, no_pages):
+    content = json.loads(json.dumps(good))
+    lost(content, "sscd", "fid", "nfe_per_image", "clique_precision", "knn_unique", "lucky")
+    failures = submitted(content, tmp_path, suite).failures
+    assert {failure.partition(": ")[2].partition(" ")[0] for failure in failures} == {"sscd", "fid", "nfe_per_image", "clique_precision", "knn_unique"}
+    assert all("is null (lost), and our own record of this protocol has a number" in failure for failure in failures)
+    (tmp_path / "committed").rename(tmp_path / "away")
+    submission = submitted(content, tmp_path, suite)
+    assert submission.path and "fid is null: lost" in text(submission)
+
+
+def test_without_flagged_prompts_there_is_no_precision(good, own, suite, tmp_path, no_pages):
+    content = json.loads(json.dumps(good))
+    lost(content, "clique_precision")
+    identified = score(content, "clique_identified")
+    none = {"value": 0.0, "low": 0.0, "high": 1 - 0.025**0.25, "by_seed": [0.0, 0.0], "groups": dict.fromkeys(identified["groups"], 0.0)}
+    identified.update(none)
+    content["per_prompt"]["clique_identified"] = dict.fromkeys(content["per_prompt"]["clique_identified"], 0.0)
+    assert submitted(content, tmp_path, suite).failures == ()
+
+
+def test_a_search_that_was_undecided_in_one_generation_is_no_lie(good, suite, tmp_path, no_pages):
+    content = json.loads(json.dumps(good))
+    for name in ("clique_identified", "clique_extracted"):
+        found, means = score(content, name), content["per_prompt"][name]
+        del means["p2"]
+        low, high = clopper_pearson(int(sum(means.values())), 3)
+        found.update(n=6, prompts=3, low=low, high=high)
+    score(content, "clique_precision").update(by_seed=[0.25], n=4, value=0.25)  # nothing was flagged in the other
+    score(content, "clique_recall").update(by_seed=[0.5], n=2, value=0.5, threat="api", unit="share", higher_is_better=True, reason="")
+    assert submitted(content, tmp_path, suite).failures == ()
+    for name in ("clique_identified", "clique_extracted"):  # without any number in one
+        score(content, name).update(n=3, by_seed=score(content, name)["by_seed"][:1])
+    (tmp_path / "out").rename(tmp_path / "before")
+    assert submitted(content, tmp_path, suite).failures == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "said", "right"),
+    [
+        ("none", [], True), ("none", ["api"], False),
+        ("wanda", ["api"], True), ("wanda", ["api", "weights"], True), ("wanda", ["weights"], False), ("wanda", [], False),
+        ("wen", ["api"], True), ("wen", ["api", "weights"], False),
+    ],
+)  # fmt: skip
+def test_who_meets_a_built_in_follows_as_far_as_its_code_tells(method, said, right, good, tmp_path):
+    record = load_record(written(good, tmp_path)).model_copy(update={"method": method, "holds_against": said})
+    problems = [problem for problem in differences(record, configure("method", method, find("method", method).load(), {})) if "holds_against" in problem]
+    assert bool(problems) != right
 
 
 def test_a_suite_is_found_by_name_only(good, tmp_path, monkeypatch):
@@ -333,25 +444,41 @@ MINE = "from bench import Method\n\n\nclass Mine(Method):\n    strength: float =
 
 
 @pytest.fixture(scope="module")
-def unknown(suite, tmp_path_factory):
+def plain(tiny_folder):
+    """The suite without attacks."""
+    (tiny_folder / "plain.toml").write_text(SUITE.replace('name = "tiny"', 'name = "plain"').replace("steps = 3", "steps = 2"))
+    return load_suite(str(tiny_folder / "plain.toml"))
+
+
+@pytest.fixture(scope="module")
+def unknown(plain, tmp_path_factory):
     """A record of a method that is not known here, and its store."""
     folder = tmp_path_factory.mktemp("unknown")
     (folder / "mine.py").write_text(MINE)
-    record = Run.resolve(suite, str(folder / "mine.py"), {"strength": 2.0}, folder / "records", folder / "store", CPU).execute()
+    record = Run.resolve(plain, str(folder / "mine.py"), {"strength": 2.0}, folder / "records", folder / "store", CPU).execute()
     return json.loads(record.path(folder / "records").read_text()), folder / "store"
 
 
-def test_a_method_that_is_not_known_here_is_taken_with_the_digest_of_its_code(unknown, suite, tmp_path):
+def test_a_method_that_is_not_known_here_is_taken_with_the_digest_of_its_code(unknown, plain, tmp_path):
     content, store = unknown
-    submission = submitted(content, tmp_path, suite, store)
+    submission = submitted(content, tmp_path, plain, store)
     assert submission.path and content["sources"]["method mine"] in text(submission) and "all agree" in text(submission)
+    assert "what a method that is not known here says of itself: changed, where, needs, paper" in text(submission)
+
+
+def test_a_method_that_is_not_known_here_may_do_with_few_evaluations_but_not_with_none(unknown, plain, tmp_path, no_pages):
+    content = json.loads(json.dumps(unknown[0]))
+    score(content, "nfe_per_image")["value"] = 0.5
+    assert submitted(content, tmp_path, plain).path
+    score(content, "nfe_per_image")["value"] = 0.0
+    assert "no image is made without the model" in submitted(content, tmp_path, plain).failures[0]
 
 
 @pytest.mark.parametrize("edit", [set_to("parameters", "strength", 3.0), set_to("sources", "method mine", "f" * 64), set_to("method_version", 2)])
-def test_also_its_run_follows_from_what_it_says(unknown, suite, tmp_path, edit):
+def test_also_its_run_follows_from_what_it_says(unknown, plain, tmp_path, edit, no_pages):
     content = json.loads(json.dumps(unknown[0]))
     edit(content)
-    assert any("follows from suite, method, parameters" in failure for failure in submitted(content, tmp_path, suite).failures)
+    assert any("follows from suite, method, parameters" in failure for failure in submitted(content, tmp_path, plain).failures)
 
 
 def store_of(made):
@@ -359,7 +486,7 @@ def store_of(made):
     return SampleStore(made / "store", "submitted", "cfg_delay", json.loads((folder / "key.json").read_text()))
 
 
-def test_images_that_are_not_in_the_sent_store_are_counted(good, suite, made, tmp_path):
+def test_images_that_are_not_in_the_sent_store_are_counted(good, suite, made, tmp_path, no_pages):
     import shutil
 
     assert "has no images of cfg_delay with these parameters" in submitted(good, tmp_path, suite, tmp_path).failures[0]
@@ -369,7 +496,7 @@ def test_images_that_are_not_in_the_sent_store_are_counted(good, suite, made, tm
     assert " images are not there" in submitted(good, tmp_path, suite, tmp_path / "store").failures[0]
 
 
-def test_an_image_that_is_not_that_of_its_digest_is_named(good, suite, made, tmp_path):
+def test_an_image_that_is_not_that_of_its_digest_is_named(good, suite, made, tmp_path, no_pages):
     theirs = store_of(made)
     copy = SampleStore(tmp_path / "store", "submitted", "cfg_delay", theirs._identity)
     copy.prepare()
@@ -382,13 +509,13 @@ def test_an_image_that_is_not_that_of_its_digest_is_named(good, suite, made, tmp
     assert " differ from their digests; the first is one of prompt p5 (memorized)" in failure and failure.startswith("images in the store")
 
 
-def test_prompts_with_the_same_images_are_noted(unknown, suite, tmp_path):
+def test_prompts_with_the_same_images_are_noted(unknown, plain, tmp_path, no_pages):
     content = json.loads(json.dumps(unknown[0]))
     content["samples"]["quality"]["sha256"] |= {"c4": content["samples"]["quality"]["sha256"]["c5"]}
     content["samples"]["clean"]["sha256"] |= {"c4": content["samples"]["quality"]["sha256"]["c5"]}
     memorized = content["samples"]["memorized"]["sha256"]
     memorized["p4"] = [content["samples"]["clean"]["sha256"]["c4"][0], memorized["p5"][1]]
-    submission = submitted(content, tmp_path, suite)
+    submission = submitted(content, tmp_path, plain)
     assert any("c4 and c5 of the role clean have the same images" in finding.text for finding in submission.findings if finding.verdict == "note")
 
 
@@ -411,6 +538,7 @@ HOSTILE = {
     "depth": "[" * 200_000,
     "NaN": '{"seed": NaN}',
     "digits": '{"seeds": ' + "9" * 5000 + "}",
+    "seeds beyond counting": {"seeds": 10**12},
     "suite": {"suite": "../../etc"},
     "method": {"method": "../../../root"},
     "run": {"run": "../0123"},
@@ -447,7 +575,7 @@ def test_a_huge_file_is_not_read(suite, tmp_path):
 
 
 @pytest.mark.parametrize("images", [1, 3, 4])
-def test_intervals_can_be_made_again_from_six_decimals(images):
+def test_intervals_can_be_made_again_from_written_decimals(images):
     """Also of shares in thirds, whose means tie with each other only before they are rounded: the bootstrap counts ties."""
     from bench.measuring import as_score
     from bench.metric import PerImage
@@ -462,7 +590,7 @@ def test_intervals_can_be_made_again_from_six_decimals(images):
         ("cosine", random.normal(0.5, 0.1, (18, images)).astype(np.float32)),
     ):
         made = as_score("m", 1, PerImage(table, prompts, unit, False, proportion=unit == "share"))
-        means = np.round(table.mean(1, dtype=np.float64), 6)[:, None]
+        means = np.round(table.mean(1, dtype=np.float64), 12)[:, None]
         ((low, high),) = _intervals_of(means, made, built_in=True)
         assert _near(made, low, high) and (unit == "cosine" or (made.low, made.high) == (low, high))
         assert not _near(made.model_copy(update={"low": low - 0.01}), low, high) and not _near(made.model_copy(update={"high": None}), low, high)

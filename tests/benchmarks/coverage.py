@@ -95,7 +95,7 @@ def _changed(rng: np.random.Generator, prompts: int, better: float, worse: float
     drawn = rng.random(prompts)
     after = np.where(drawn < better, 0.0, np.where(drawn > 1 - worse, 1.0, 0.5))
     before = np.where(drawn < better, 1.0, np.where(drawn > 1 - worse, 0.0, 0.5))
-    found = paired_difference({str(i): float(value) for i, value in enumerate(after)}, {str(i): float(value) for i, value in enumerate(before)})
+    found = paired_difference({str(i): float(value) for i, value in enumerate(after)}, {str(i): float(value) for i, value in enumerate(before)}, share=True)
     assert found is not None
     return found[1] - 1e-12 <= worse - better <= found[2] + 1e-12
 
