@@ -125,8 +125,8 @@ def _against_weights(rows: Sequence[Row]) -> Card | None:
     holding = [row for row in known if "weights" in (row.record.holds_against or ())]
     answers = [Answer("Lowest replication", holding[0], SSCD, verdict(holding[0], SSCD), (CLEAN,), tuple(holding[1:]))] if holding else []
     return Card(
-        "weights", "Which is still there for an attacker with the weights?", tuple(answers), () if holding else ("None of them.",),
-        "Rule: rows that hold against “weights”; lowest SSCD first. Replication was measured by sampling, not with an attack on the weights.",
+        "weights", "Which cannot be switched off by whoever holds the weights?", tuple(answers), () if holding else ("None of them.",),
+        "Rule: rows whose weights are edited (“holds against” has them, measured); lowest SSCD first. Not attacked: SSCD is measured by sampling.",
     )  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def _keeps(rows: Sequence[Row]) -> Card | None:
     keeping = _lowest([row for row in known if abs(_change(row) or 0.0) <= KEPT], SSCD)
     answers = [Answer("Lowest replication", keeping[0], SSCD, verdict(keeping[0], SSCD), (CLEAN,), tuple(keeping[1:]))] if keeping else []
     return Card(
-        "keeps", "Which keeps pictures of clean prompts as they were?", tuple(answers), () if keeping else ("None of them.",),
+        "keeps", "Which keeps the alignment of clean prompts?", tuple(answers), () if keeping else ("None of them.",),
         f"Rule: paired difference of clean CLIP to none between −{KEPT} and +{KEPT}; lowest SSCD first.",
     )  # fmt: skip
 

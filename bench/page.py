@@ -22,7 +22,7 @@ from bench.board import REFERENCE, TUNED_MEANS, Board, Column, Row, columns_of
 from bench.cells import cell, difference_cell, group_order, heading, number, spread
 from bench.errors import visible
 from bench.extraction import HEADINGS, extraction
-from bench.glance import Answer, glance, no_extra, no_fitting
+from bench.glance import CLEARLY_WORSE, KEPT, Answer, glance, no_extra, no_fitting, verdict
 from bench.legend import PARETO, operating_point
 
 LONG, TITLE = 90, 600  # letters of a text that are shown, and that its tooltip has
@@ -213,11 +213,14 @@ def _answer(answer: Answer) -> dict[str, Any]:
         if change or score:
             name = other.heading.rstrip(" ↑↓")
             beside.append(f"{name} Δ {change}" if change else f"{name} {cell(score, other.decimals)}")
-    change = difference_cell(row.difference(column), column.decimals)
+    change, name = difference_cell(row.difference(column), column.decimals), column.heading.rstrip(" ↑↓")
+    harms = [other.heading.rstrip(" ↑↓") for other in answer.beside if verdict(row, other) == CLEARLY_WORSE and abs((row.difference(other) or (0,))[0]) > KEPT]
     value, _, interval = cell(row.score(column), column.decimals).partition(" ")
     return {
-        "lead": answer.lead, "row": row, "name": column.heading.rstrip(" ↑↓"), "value": value, "interval": interval,
-        "none": cell(base, column.decimals) if base else "", "change": change, "verdict": answer.verdict, "beside": "; ".join(beside),
+        "lead": answer.lead, "row": row, "name": name, "value": value, "interval": interval,
+        "none": cell(base, column.decimals) if base else "", "of": f" of {row.reference.seeds} seeds" if row.reference and row.reference.seeds > 1 else "",
+        "harm": f"clearly worse than none in {', '.join(harms)}" if harms else "", "change": change, "verdict": answer.verdict.replace("none", f"none in {name}", 1),
+        "beside": "; ".join(beside),
         "sure": answer.verdict.startswith("clearly better"),
         "others": [(other.label, number(score.value, column.decimals)) for other in answer.others[:2] if (score := other.score(column))],
         "more": max(len(answer.others) - 2, 0),

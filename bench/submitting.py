@@ -45,6 +45,7 @@ class Submission:
 
     path: Path | None
     findings: tuple[Finding, ...]
+    already_there: bool = False
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -93,7 +94,9 @@ def submit(record: Path, out: Path, store: Path | None, committed: Path, suite: 
         if not known.exists():
             continue
         if load_record(known).model_copy(update={"content_sha256": loaded.content_sha256}) == loaded:  # the same numbers, however they are written
-            return Submission(known, (*findings, Finding("note", f"{known} is the same record, among {whose} records already; nothing was written")))
+            return Submission(
+                known, (*findings, Finding("note", f"{known} is the same record, among {whose} records already; nothing was written")), already_there=True
+            )
         return _refused([*findings, Finding("failed", f"run {loaded.run} is among {whose} records already, with other content: {known}")])
     write_atomically(path, (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
     return Submission(path, tuple(findings))
@@ -104,7 +107,8 @@ def text(submission: Submission) -> str:
     signs = {"passed": "ok  ", "failed": "FAIL", "note": "note"}
     lines = [f"{signs[finding.verdict]}  {visible(finding.text)}" for finding in submission.findings]
     failed = len(submission.failures)
-    end = f"submitted: {submission.path}" if submission.path else f"not submitted: {failed} failure{'s' if failed > 1 else ''}; nothing was written"
+    written = "there already" if submission.already_there else "submitted"
+    end = f"{written}: {submission.path}" if submission.path else f"not submitted: {failed} failure{'s' if failed > 1 else ''}; nothing was written"
     return "\n".join([*lines, end])
 
 

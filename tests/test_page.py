@@ -182,7 +182,7 @@ def test_a_cell_shows_value_interval_difference_and_seeds():
     several.scores["sscd"].by_seed = [0.31, 0.28, 0.32]
     text = Walk(html(board_of(record("none", seeds=3), several))).text
     assert "0.300 [0.250, 0.350]" in text and "Δ -0.200 [-0.200, -0.200]" in text and "0.280 to 0.320 over 3 seeds" in text
-    assert "independent generations, in 2 of 2 rows" in text and "attacker with the API" in text
+    assert "independent generations (further seeds) in 2 of 2 rows" in text and "attacker with the API" in text
 
 
 def test_definitions_show_the_operating_point_shortened_and_only_what_is_one_value():
