@@ -216,10 +216,11 @@ def _answer(answer: Answer) -> dict[str, Any]:
     change, name = difference_cell(row.difference(column), column.decimals), column.heading.rstrip(" ↑↓")
     harms = [other.heading.rstrip(" ↑↓") for other in answer.beside if verdict(row, other) == CLEARLY_WORSE and abs((row.difference(other) or (0,))[0]) > KEPT]
     value, _, interval = cell(row.score(column), column.decimals).partition(" ")
+    verdict_text = answer.verdict.replace("than none", f"than none in {name}")
     return {
         "lead": answer.lead, "row": row, "name": name, "value": value, "interval": interval,
         "none": cell(base, column.decimals) if base else "", "of": f" of {row.reference.seeds} seeds" if row.reference and row.reference.seeds > 1 else "",
-        "harm": f"clearly worse than none in {', '.join(harms)}" if harms else "", "change": change, "verdict": answer.verdict.replace("none", f"none in {name}", 1),
+        "harm": f"clearly worse than none in {', '.join(harms)}" if harms else "", "change": change, "verdict": verdict_text,
         "beside": "; ".join(beside),
         "sure": answer.verdict.startswith("clearly better"),
         "others": [(other.label, number(score.value, column.decimals)) for other in answer.others[:2] if (score := other.score(column))],
