@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,12 +95,20 @@ def _listed_pictures(sums: Path) -> tuple[set[Path], list[str]]:
 
 
 def _first_difference(there: str, expected: str) -> str:
-    changed = [
-        line
-        for line in difflib.unified_diff(there.splitlines(), expected.splitlines(), lineterm="", n=0)
-        if line[:1] in "+-" and line[:3] not in ("+++", "---")
-    ]
-    return " | ".join(line[:160] for line in changed[:2]) or "line endings"
+    """The first place where two texts differ: its line, what is there and what the records give, with some characters around it."""
+    for place, (mine, theirs) in enumerate(itertools.zip_longest(there.splitlines(), expected.splitlines()), 1):
+        if mine != theirs:
+            pairs = enumerate(zip(mine or "", theirs or "", strict=False))
+            at = next((i for i, (one, other) in pairs if one != other), min(len(mine or ""), len(theirs or "")))
+            return f"line {place}: {_around(mine, at)} instead of {_around(theirs, at)}"
+    return "line endings"
+
+
+def _around(line: str | None, place: int, before: int = 40, after: int = 60) -> str:
+    if line is None:
+        return "nothing"
+    start, end = max(place - before, 0), place + after
+    return f"'{'…' if start else ''}{line[start:end]}{'…' if end < len(line) else ''}'"
 
 
 def row_table(record: RunRecord, others: list[RunRecord]) -> Table:
