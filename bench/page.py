@@ -300,12 +300,16 @@ def _file(name: str) -> str:
     return resources.files("bench.pages").joinpath(name).read_text(encoding="utf-8").replace("\r\n", "\n")
 
 
-@cache
 def _template(name: str) -> Template:
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("bench", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         # Whatever reaches the page as plain text shows its invisible characters. What has __html__ is escaped already.
         finalize=lambda value: visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value,
     )  # fmt: skip
     environment.globals |= {"short": short, "plain": plain}
-    return environment.get_template(name)
+    return environment

@@ -223,9 +223,8 @@ def _refuse_unknown_fields(content: dict[str, Any]) -> None:
         items = content.get(name)
         parts += [(f"{name}.", value, listed) for value in items] if isinstance(items, list) else []
     for before, value, model in parts:
-        for key in value if isinstance(value, dict) else ():
-            if key not in model.model_fields:
-                raise UnknownName("field", before + key, [before + known for known in model.model_fields])
+        for key in sorted(value.keys() - model.model_fields.keys()) if isinstance(value, dict) else ():
+            raise UnknownName("field", before + key, [before + known for known in model.model_fields])
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Collection
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -99,6 +100,7 @@ def proportion_interval(table: np.ndarray, seed: int = 0) -> tuple[float, float]
     return cluster_bootstrap(table, seed=seed)
 
 
+@lru_cache(maxsize=4096)
 def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
     """The exact 95 % interval of a proportion."""
     interval = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="exact")
