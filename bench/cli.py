@@ -256,6 +256,22 @@ def leaderboard(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Examples:  bench doctor   |   bench doctor --suite testbed --suite ./mine.toml")
+def doctor(
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="A name from `bench list suites`, or a TOML file; by default all names.")] = None,
+    records: Records = RECORDS,
+    store: Annotated[Path, typer.Option(help="Folder where images and features are kept.")] = STORE,
+    as_json: Json = False,
+) -> None:
+    """Say in one screen what this machine can run, what is missing, and how to get it."""
+    from bench.doctor import examine, text
+
+    found = examine(suite, store, records)
+    print(json.dumps(found.as_json(), indent=1) if as_json else text(found))
+    if not found.ok:
+        raise typer.Exit(1)
+
+
 @testbed.command("build", epilog="Example:  bench testbed build --plan cpu --work testbed-build")
 def testbed_build(
     plan: Annotated[str, typer.Option(help="cpu (32x32, hours on two cores), gpu (64x64), tiny (minutes; memorizes nothing).")] = "cpu",
