@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from bench import records_cli
+from bench import records_cli, suite_cli
 from bench.analyze_cli import analyze
 from bench.errors import UserError, one_line
 from bench.records_cli import COMMITTED, Json
@@ -32,6 +32,7 @@ app = typer.Typer(
 testbed = typer.Typer(help="The embedded default: how it is made and what was measured on it.", no_args_is_help=True)
 app.add_typer(testbed, name="testbed")
 app.add_typer(analyze, name="analyze")
+app.add_typer(suite_cli.suite, name="suite")
 app.command(epilog="Example:  bench compare runs/records/testbed/none/0123456789ab.json runs/records/testbed/wanda/ba9876543210.json")(records_cli.compare)
 app.command(epilog="Example:  bench report runs/records/testbed/wanda/ba9876543210.json --out wanda.html")(records_cli.report)
 app.command(epilog="Example:  bench submit theirs.json --store their-store")(records_cli.submit)
