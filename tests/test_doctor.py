@@ -1,4 +1,5 @@
 import json
+import re
 import struct
 import sys
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_a_checkout_that_is_not_installed_says_so_and_is_judged_by_its_pyproject
 
     monkeypatch.setattr(doctor.metadata, "requires", absent)
     found = lines_of(doctor._packages())
-    assert "not installed" in found["project"].text and "all 20 required ones fit" in found["packages"].text
+    assert "not installed" in found["project"].text and re.fullmatch(r"all \d+ required ones fit", found["packages"].text)
 
 
 def test_a_folder_that_cannot_be_made_is_missing_and_nothing_is_left_in_one_that_can(tmp_path):
