@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -45,6 +45,11 @@ class SampleSet:
         """Features `[prompts, images, d]`, extracted once and cached beside the images."""
         values = self.store.features(self.keys, extractor.fingerprint, extractor)
         return values.reshape(len(self.prompts), self.images, -1)
+
+    def feature_blocks(self, extractor: Extractor, rows: int = 1024) -> Iterator[np.ndarray]:
+        """The same image by image in blocks `[n, d]` of up to `rows`, in the order of the images, for sets that are too large to hold at once."""
+        for start in range(0, len(self.keys), rows):
+            yield self.store.features(self.keys[start : start + rows], extractor.fingerprint, extractor)
 
     def pictures(self) -> list[np.ndarray]:
         return self.store.pictures(self.keys)

@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -21,6 +20,7 @@ from bench import registry
 from bench.attack import Attack
 from bench.errors import UserError, one_line
 from bench.evidence import holds_against, recorded_samples, thumbnails
+from bench.generating import generate, make_batch
 from bench.measuring import measure
 from bench.method import FitData, Method, Need, State
 from bench.metric import Metric, SampleSet, Timing
@@ -28,11 +28,10 @@ from bench.model import load_denoiser
 from bench.parameters import configure
 from bench.progress import Report, silent
 from bench.record import RunRecord, device_name, environment, load_record
-from bench.sampler import Denoiser, sample
+from bench.sampler import Denoiser
 from bench.store import SampleKey, SampleStore, write_atomically
 from bench.suite import Prompt, Role, Suite, digest_of, path_digest
 
-IMAGES_PER_SHARD = 64
 GENERATION = 1_000_000  # image indices of a prompt that one generation may use
 NEEDED_ROLE: dict[Need, Role] = {"fit_prompts": "fit", "training_images": "fit", "clean_prompts": "calibration"}
 
@@ -247,31 +246,8 @@ class Run:
         return state, seconds, rows
 
     def generate(self, state: State, keys: Sequence[SampleKey]) -> None:
-        """Make those images that the store does not hold, shard by shard."""
-        missing = self.store.missing(keys)
-        if not missing:
-            return
-        batch = self.suite.settings.model.batch_size
-        shard = max(IMAGES_PER_SHARD // batch, 1) * batch
-        self.report("generate", 0, len(missing))
-        with self.method.attach(self.denoiser.pipe, state):
-            for start in range(0, len(missing), shard):
-                keys = missing[start : start + shard]
-                pictures: list[np.ndarray] = []
-                facts: list[dict[str, float]] = []
-                try:
-                    for first in range(0, len(keys), batch):
-                        made, reported = self._pictures(keys[first : first + batch], self.method, state)
-                        pictures, facts = pictures + list(made), facts + reported
-                        self.report("generate", start + len(pictures), len(missing))
-                finally:  # also what was finished before a batch failed or Ctrl-C
-                    if pictures:
-                        self.store.append(keys[: len(pictures)], np.stack(pictures), facts)
-
-    def _pictures(self, keys: list[SampleKey], method: Method, state: State) -> tuple[np.ndarray, list[dict[str, float]]]:
-        request = self.denoiser.request([key.prompt for key in keys], [key.seed for key in keys])
-        pictures = self.denoiser.decode(sample(self.denoiser, request, method, state))
-        return pictures, [{name: values[row] for name, values in request.facts.items()} for row in range(len(keys))]
+        """Make those images that the store does not hold."""
+        generate(self, state, keys)
 
     def time(self, state: State, rounds: int, images: int) -> Timing:
         """Sample batches with the method and without any, in turn, after one round that does not count; kept in the store.
@@ -303,7 +279,7 @@ class Run:
         with method.attach(self.denoiser.pipe, state):  # a run attaches once, so attaching is no part of an image's time
             self._wait()
             before, start = self.denoiser.evaluations, time.perf_counter()
-            self._pictures(batch, method, state)
+            make_batch(self, batch, method, state)
             self._wait()
             return time.perf_counter() - start, self.denoiser.evaluations - before
 
