@@ -27,9 +27,10 @@ from attacks._nearest import Report, nearest
 from attacks._training_set import TrainingSet
 from attacks._verification import training_references
 from bench.attack import Attack, Scores, Target, Threat
+from bench.digests import digest_of, path_digest
 from bench.errors import Unmeasurable
 from bench.metric import PerImage, PerSet
-from bench.suite import Prompt, Role, Suite, digest_of, path_digest
+from bench.suite import Prompt, Role, Suite
 
 Anchor = Literal["generated", "train"]
 MEMORY = 2**30  # bytes of generations that are compared at a time

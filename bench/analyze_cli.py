@@ -133,7 +133,7 @@ def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    from bench.store import write_atomically
+    from bench.atomic import write_atomically
 
     write_atomically(path, content)
     return path

@@ -27,8 +27,8 @@ from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from bench.atomic import write_atomically
 from bench.errors import UserError, one_line, visible
-from bench.store import write_atomically
 
 CHUNK = 1 << 18  # bytes read at once
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # of a path inside the cache; hidden names are the cache's own
@@ -38,6 +38,13 @@ SPECIAL = {stat.S_IFLNK: "a link", stat.S_IFCHR: "a device", stat.S_IFBLK: "a de
 
 class BadArchive(Exception):
     """An archive that is damaged, or holds what must not be unpacked."""
+
+
+def inside_the_cache(path: str) -> str:
+    """The path, where it is one that a cache may have. Raises `ValueError`."""
+    if not all(PART.fullmatch(part) for part in path.split("/")):
+        raise ValueError(f"'{visible(path)}' is not a relative path of letters, digits and _.+- whose parts begin with a letter, a digit or _")
+    return path
 
 
 class Asset(BaseModel):
@@ -55,9 +62,7 @@ class Asset(BaseModel):
     @field_validator("path")
     @classmethod
     def _inside_the_cache(cls, path: str) -> str:
-        if not all(PART.fullmatch(part) for part in path.split("/")):
-            raise ValueError(f"'{visible(path)}' is not a relative path of letters, digits and _.+- whose parts begin with a letter, a digit or _")
-        return path
+        return inside_the_cache(path)
 
     @property
     def file(self) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from bench import registry
+from bench.atomic import write_atomically
 from bench.measuring import target_of
 from bench.parameters import configure
 from bench.progress import Report
 from bench.runner import Run
-from bench.store import write_atomically
 from bench.suite import Suite
 
 

@@ -14,11 +14,12 @@ import torch
 
 from bench.attack import Scores, Target
 from bench.checks import Broken, Contract, NotApplicable, Subject, first_difference, random_state_untouched, snapshot
+from bench.digests import path_digest
 from bench.errors import Unmeasurable
 from bench.measuring import as_score, evaluation_of, target_of
 from bench.metric import Evaluation, PerImage, PerSet, SampleSet
 from bench.runner import Run
-from bench.suite import Suite, load_suite, path_digest
+from bench.suite import Suite, load_suite
 
 
 def _run(subject: Subject) -> Run:

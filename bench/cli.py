@@ -79,36 +79,29 @@ def run(
         if values:
             raise UserError("--tuned and -p exclude each other: parameters are either chosen by `bench tune` or given")
         values, tuning = tuned_parameters(tuned, chosen, method)
+    from bench import planning
     from bench.model import pick_device
     from bench.progress import reporter
     from bench.runner import Run
 
     with reporter() as report:
+        if dry_run:
+            chosen = planning.lenient(chosen)
         this = Run.resolve(chosen, method, values, records, store, pick_device(device), report, seeds)
         this.tuning = tuning
         record = None if dry_run else this.finished()
         if record is None:
-            plan = this.plan()
+            plan = planning.plan(this)
             if dry_run:
-                print(json.dumps(plan, indent=1) if as_json else _plan_text(plan))
+                print(json.dumps(plan, indent=1) if as_json else planning.text(plan, chosen))
                 return
-            print(_plan_text(plan), file=sys.stderr)
+            print(planning.text(plan, chosen), file=sys.stderr)
             with resumable():
                 record = this.execute()
     if as_json:
         print(record.model_dump_json(indent=1))
     else:
         _print_row(record, records)
-
-
-def _plan_text(plan: dict[str, Any]) -> str:
-    images = ", ".join(f"{count} {role}" for role, count in plan["images"].items())
-    seconds = plan["seconds_estimated"]
-    about = f", about {seconds:.0f} s" if seconds is not None else ""
-    return (
-        f"{plan['method']} on {plan['suite']} ({plan['fingerprint']}): {images} images, {plan['images_missing']} to make "
-        f"(at least {plan['row_evaluations']:,} row evaluations, {plan['disk_mib']} MiB{about})"
-    )
 
 
 def _print_row(record: RunRecord, records: Path) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bench.atomic import write_atomically
 from bench.board import REFERENCE
 from bench.record import RecordedSamples, Thumbnail
-from bench.store import decode_png, encode_png, pixel_digest, read_picture, write_atomically
+from bench.store import decode_png, encode_png, pixel_digest, read_picture
 
 if TYPE_CHECKING:
     from bench.method import State

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bench.digests import digest_of, path_digest
 from bench.errors import UserError, one_line
-from bench.suite import digest_of, path_digest
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

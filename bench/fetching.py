@@ -32,9 +32,9 @@ from urllib.error import HTTPError, URLError
 from PIL import Image
 
 from bench.assets import CHUNK, Asset, BadArchive, Memory, beside, facts_of, locate, recall, remember, unpack, writable, write_all
+from bench.atomic import write_atomically
 from bench.errors import UserError, one_line
 from bench.progress import Report, silent
-from bench.store import write_atomically
 
 try:
     import fcntl

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.atomic import write_atomically
 from bench.board import REFERENCE, Board, Row, columns_of, make_boards, protocol
 from bench.cells import LONGEST, cell, difference_cell, heading, number, spread
 from bench.errors import UserError, visible
@@ -17,7 +18,6 @@ from bench.page import html, picture_of
 from bench.published import load_published
 from bench.published import markdown as published_markdown
 from bench.record import RunRecord, load_records, record_schema
-from bench.store import write_atomically
 from bench.tables import as_csv, as_json
 
 if TYPE_CHECKING:

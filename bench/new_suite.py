@@ -31,11 +31,12 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError
 
 from bench import registry
+from bench.atomic import write_atomically
+from bench.digests import path_digest
 from bench.errors import UserError, one_line, visible
 from bench.parameters import configure, validation_line
 from bench.progress import Report, silent
-from bench.store import write_atomically
-from bench.suite import Scheduler, SuiteSettings, load_suite, path_digest
+from bench.suite import Scheduler, SuiteSettings, load_suite
 
 PARTS = {"unet": "config.json", "vae": "config.json", "text_encoder": "config.json", "tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
 ASKED = {  # field: question; the first three must be answered

@@ -19,12 +19,12 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bench.atomic import write_atomically
+from bench.digests import digest_of
 from bench.errors import UnknownName, UserError, one_line
 from bench.parameters import validation_line
 from bench.record_versions import SCHEMA, upgraded
 from bench.stats import INTERVALS
-from bench.store import write_atomically
-from bench.suite import digest_of
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"  # of suites and methods, which become parts of paths, and of scores, which become columns
 PAGES = ("published", "record.schema", "readme")  # names of pages that no suite may take

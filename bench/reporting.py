@@ -12,12 +12,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from bench.atomic import write_atomically
 from bench.board import COLUMNS, Row
 from bench.cells import cell, group_order, number
 from bench.comparing import PARTS, decimals_of, flat, ordered
 from bench.errors import UserError, visible
 from bench.record import RunRecord, Score, load_record
-from bench.store import write_atomically
 
 STATUS = {
     "complete": "complete",

@@ -17,7 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from bench import registry
+from bench.atomic import write_atomically
 from bench.attack import Attack
+from bench.digests import digest_of, path_digest
 from bench.errors import UserError, one_line
 from bench.evidence import holds_against, recorded_samples, thumbnails
 from bench.generating import generate, make_batch
@@ -26,11 +28,12 @@ from bench.method import FitData, Method, Need, State
 from bench.metric import Metric, SampleSet, Timing
 from bench.model import load_denoiser
 from bench.parameters import configure
+from bench.planning import judge_problems
 from bench.progress import Report, silent
 from bench.record import RunRecord, device_name, environment, load_record
 from bench.sampler import Denoiser
-from bench.store import SampleKey, SampleStore, write_atomically
-from bench.suite import Prompt, Role, Suite, digest_of, path_digest
+from bench.store import SampleKey, SampleStore
+from bench.suite import Prompt, Role, Suite
 
 GENERATION = 1_000_000  # image indices of a prompt that one generation may use
 NEEDED_ROLE: dict[Need, Role] = {"fit_prompts": "fit", "training_images": "fit", "clean_prompts": "calibration"}
@@ -53,6 +56,7 @@ class Run:
     tuning: dict[str, Any] | None = None  # how the parameters were chosen; decides nothing
     plugins: dict[str, str] = field(default_factory=dict)  # the distributions that gave the method and metrics, with their versions
     seeds: int = 1  # independent generations of everything that is sampled
+    problems: list[str] = field(default_factory=list)  # of a lenient suite: what stands in the way
 
     @classmethod
     def resolve(
@@ -65,9 +69,13 @@ class Run:
         configured = configure("method", entry.name, entry.load(), parameters)
         entries = {f"method {entry.name}": entry}
         judges: dict[str, dict[str, Any]] = {"metric": {}, "attack": {}}
+        problems: list[str] = []
         for kind, name, settings in suite.settings.judges():
             found = entries[f"{kind} {name}"] = registry.find(kind, str(suite.file.parent / name) if name.endswith(".py") else name)
             judge = judges[kind][name] = configure(kind, name, found.load(), settings)
+            if suite.lenient:
+                problems += judge_problems(suite, f"{kind} {name}", judge)
+                continue
             if isinstance(judge, Attack):
                 judge.fits(suite)
             for file in (getattr(judge, key) for key in judge.files):
@@ -82,12 +90,24 @@ class Run:
             role = NEEDED_ROLE[need]
             if not suite.prompts(role):
                 raise UserError(f"method {entry.name} needs {need.replace('_', ' ')} and suite {suite.name} has no [prompts.{role}]")
-            if need == "training_images" and not all(prompt.references for prompt in suite.prompts(role)):
+            if need == "training_images" and not suite.lenient and not all(prompt.references for prompt in suite.prompts(role)):
                 raise UserError(f"method {entry.name} needs training images and suite {suite.name} has fit prompts without a reference")
         sources = {name: entry.source for name, entry in entries.items() if entry.source}
         distributions = {found.plugin.distribution: found.plugin.version for found in entries.values() if found.plugin}
         return cls(
-            suite, entry.name, configured, sources, judges["metric"], judges["attack"], records, store, device, report, plugins=distributions, seeds=seeds
+            suite,
+            entry.name,
+            configured,
+            sources,
+            judges["metric"],
+            judges["attack"],
+            records,
+            store,
+            device,
+            report,
+            plugins=distributions,
+            seeds=seeds,
+            problems=problems,
         )
 
     @cached_property
@@ -126,7 +146,7 @@ class Run:
         identity = self._method_identity | {"generation": self.suite.generation, "fit": digest_of(fitted_on)}
         if self.method.mixes_images():
             identity["batch_size"] = self.suite.settings.model.batch_size
-        return SampleStore(self.store_root, self.suite.name, self.method_name, identity)
+        return SampleStore(self.store_root, self.suite.store_name, self.method_name, identity)
 
     @cached_property
     def denoiser(self) -> Denoiser:
@@ -143,47 +163,32 @@ class Run:
 
     def sample_set(self, prompts: Sequence[Prompt], images: int, generation: int = 0) -> SampleSet:
         """The first `images` images of each prompt: the same ones for whoever asks, made or not; of another generation, others."""
+        return SampleSet(tuple(prompts), images, self.keys_of(prompts, images, generation), self.store)
+
+    def keys_of(self, prompts: Sequence[Prompt], images: int, generation: int = 0) -> tuple[SampleKey, ...]:
+        """The keys of the first `images` images of each prompt, prompt by prompt."""
         # A text that stands in the list twice gets further seeds the second time, or it would be the same image again.
         seen = Counter({prompt.text: generation * GENERATION for prompt in prompts})
         keys = []
         for prompt in prompts:
-            keys += [SampleKey(prompt.text, self.suite.image_seed(prompt.text, seen[prompt.text] + index)) for index in range(images)]
+            seeds = [self.suite.image_seed(prompt.text, seen[prompt.text] + index) for index in range(images)]
+            if prompt.seed is not None and generation == 0:
+                seeds[0] = prompt.seed
+            keys += [SampleKey(prompt.text, seed) for seed in seeds]
             seen[prompt.text] += images
-        return SampleSet(tuple(prompts), images, tuple(keys), self.store)
+        return tuple(keys)
 
     def keys(self, role: Role) -> list[SampleKey]:
         """The images of a role in all generations."""
-        return [key for generation in range(self.seeds) for key in self.samples(role, generation).keys]
+        prompts, images = self.suite.prompts(role), self.suite.settings.prompts[role].images_per_prompt
+        return [key for generation in range(self.seeds) for key in self.keys_of(prompts, images, generation)]
 
     def missing(self) -> list[SampleKey]:
         return self.store.missing(key for role in self.roles for key in self.keys(role))
 
-    def plan(self) -> dict[str, Any]:
-        """What the run would do: images, row evaluations, disk, and time where an earlier measurement on this store allows an estimate."""
-        settings = self.suite.settings.model
-        asked = {
-            f"attack {name}": [self.sample_set(*part, generation).keys for part in attack.asks(self.suite) for generation in range(self.seeds)]
-            for name, attack in self.attacks.items()
-        }
-        of_attacks = [key for parts in asked.values() for keys in parts for key in keys]
-        missing = len(self.store.missing([*self.missing(), *of_attacks]))
-        timings = sorted(self.store.folder.glob(self._timing_file().name))
-        timing = _read_timing(timings[0]) if timings else None
-        return {
-            "suite": self.suite.name,
-            "fingerprint": self.suite.fingerprint,
-            "method": self.method_name,
-            "parameters": self.method.model_dump(mode="json"),
-            "seeds": self.seeds,
-            "images": {role: len(self.keys(role)) for role in self.roles} | {name: sum(map(len, parts)) for name, parts in asked.items() if parts},
-            "images_missing": missing,
-            "row_evaluations": missing * settings.steps * 2,
-            "disk_mib": round(missing * settings.side**2 * 2.2 / 2**20, 1),
-            "seconds_estimated": round(missing * statistics.median(timing.method_seconds) / (timing.images / len(timing.method_seconds)), 1)
-            if timing
-            else None,
-            "record": str(self.records / self.suite.name / self.method_name / f"{self.id}.json"),
-        }
+    def timings(self) -> list[Timing]:
+        """Timings of this method on this kind of machine that the store holds."""
+        return [_read_timing(file) for file in sorted(self.store.folder.glob(self._timing_file().name))]
 
     def finished(self) -> RunRecord | None:
         """The complete record of exactly this run on this kind of device, when there is one already."""

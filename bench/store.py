@@ -13,9 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from bench.atomic import write_atomically
+from bench.digests import digest_of
 from bench.errors import UserError, one_line
-from bench.suite import digest_of
 
 SCHEMA = pa.schema(
     [
@@ -197,24 +196,3 @@ def read_picture(path: Path) -> np.ndarray:
         return decode_png(path.read_bytes())
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"picture {path} cannot be read: {one_line(error)[:120]}") from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name, flush to disk, rename: readers see the old file or the whole new one.
-
-    Raises `UserError` when the disk is full or the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise UserError(f"{path} cannot be written: {one_line(error)}; what was written before is kept") from error
-        raise

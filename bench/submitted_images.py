@@ -180,12 +180,12 @@ def _stores_of(case: Case, root: Path) -> Iterator[SampleStore]:
         "method": record.method, "version": record.method_version, "parameters": record.parameters,
         "source": record.sources.get(f"method {record.method}"), "generation": case.suite.generation,
     }  # fmt: skip
-    for folder in sorted((root / record.suite).glob(f"{record.method}-*")):
+    for folder in sorted((root / case.suite.store_name).glob(f"{record.method}-*")):
         try:
             identity = json.loads((folder / "key.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         if isinstance(identity, dict) and all(identity.get(key) == value for key, value in own.items()):
-            found = SampleStore(root, record.suite, record.method, identity)
+            found = SampleStore(root, case.suite.store_name, record.method, identity)
             if found.folder == folder:
                 yield found

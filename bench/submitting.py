@@ -16,13 +16,13 @@ from typing import Any, Literal
 import torch
 
 from bench import leaderboard, registry, reporting, submitted_images, submitted_scores
+from bench.atomic import write_atomically
 from bench.board import REFERENCE, protocol
 from bench.errors import UserError, one_line, visible
 from bench.method import Method
 from bench.parameters import configure
 from bench.record import RunRecord, load_record
 from bench.runner import Run
-from bench.store import write_atomically
 from bench.submitted import NAME, Case, Check, short
 from bench.suite import Suite, load_suite
 

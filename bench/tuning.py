@@ -18,13 +18,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench import registry
+from bench.atomic import write_atomically
+from bench.digests import digest_of
 from bench.errors import UserError, one_line
 from bench.parameters import configure, parse_assignments, validation_line
 from bench.progress import Report, silent
 from bench.record import environment
 from bench.runner import NEEDED_ROLE, Run
-from bench.store import write_atomically
-from bench.suite import PromptSettings, Role, Suite, digest_of
+from bench.suite import PromptSettings, Role, Suite
 
 REPLICATION, ALIGNMENT, CLEAN_ALIGNMENT = SCORES = ("sscd", "clip_score", "clip_score_clean")
 # A copy of the training picture shows all that its caption names, so giving copies up must cost alignment there.

@@ -47,7 +47,7 @@ PICTURES = 0.005  # mean absolute difference of the pixels, from 0 to 1, of pict
 class _Part(Suite):
     """A suite of which only some prompts of some roles are measured."""
 
-    chosen: Mapping[str, tuple[Prompt, ...]] = field(default_factory=dict)
+    chosen: Mapping[Role, tuple[Prompt, ...]] = field(default_factory=dict)
 
     def prompts(self, role: Role) -> tuple[Prompt, ...]:
         return self.chosen[role] if role in self.chosen else super().prompts(role)
@@ -68,7 +68,8 @@ def verify(
     case = Case(record, suite, run, None, None)
     findings = [finding for title, check in CONSISTENCY for finding in asked(case, title, check)]
     problems = [finding.text for finding in findings if finding.verdict == "failed"] + differences(record, run.method)
-    part = _Part(suite.settings, suite.file, suite.limit, {role: tuple(p for p in suite.prompts(role) if p.id in drawn[role]) for role in drawn})
+    chosen = {role: tuple(p for p in suite.prompts(role) if p.id in drawn[role]) for role in drawn}
+    part = _Part(suite.settings, suite.file, suite.limit, suite.entries, chosen=chosen)
     sets = {role: [_subset(run, part, role, list(drawn[role].values()), generation) for generation in range(record.seeds)] for role in drawn}
     run.store.prepare()
     fitted = run.fitted()

@@ -9,6 +9,7 @@ import pytest
 
 from bench import doctor
 from bench.doctor import Fact, FileFact, Gpu, Report, Room, SuiteFact, examine, text
+from bench.planning import plan
 from bench.suite import load_suite
 from conftest import SUITE
 
@@ -316,9 +317,9 @@ def test_images_and_evaluations_are_those_of_the_plan_of_a_run(tmp_path):
     for name in ("testbed-quick", "testbed"):
         told = doctor._asked_classes(name)
         run = Run.resolve(load_suite(name), "none", {}, tmp_path, tmp_path, torch.device("cpu"))
-        plan = run.plan()
+        planned = plan(run)
         assert told["exact"] and not told["problems"] and told["timing"] == run._timing_file().name
-        assert told["images"] == plan["images_missing"] and told["images"] * run.suite.settings.model.steps * 2 == plan["row_evaluations"]
+        assert told["images"] == planned["images_missing"] and told["images"] * run.suite.settings.model.steps * 2 == planned["row_evaluations"]
 
 
 def test_a_metric_that_is_unknown_or_misconfigured_is_a_problem_of_its_suite(tmp_path):

@@ -12,12 +12,13 @@ from attacks._training_set import TrainingSet
 from attacks.knn_extraction import KnnExtraction, ratios
 from bench import registry
 from bench.checks import check
+from bench.digests import path_digest
 from bench.errors import Unmeasurable, UserError
 from bench.metric import SampleSet
 from bench.parameters import configure
 from bench.runner import Run
 from bench.store import SampleKey, SampleStore, encode_png
-from bench.suite import Prompt, Suite, load_suite, path_digest
+from bench.suite import Prompt, Suite, load_suite
 
 READINGS = [("generated", True), ("generated", False), ("train", True), ("train", False)]
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from bench.errors import UserError, one_line
 from bench.new_suite import CannotCreate, Given, ask, new_suite, parse_parts, split, text, toml_value
+from bench.planning import plan
 from bench.runner import Run
 from bench.suite import SuiteSettings, load_suite
 from conftest import CAPTIONS, write_csv
@@ -71,7 +72,7 @@ def test_the_written_suite_runs(given, desk, tiny_folder):
     path = desk / "mine.toml"
     path.write_text(path.read_text().replace("size = 299", "size = 32").replace("rounds = 3\nimages = 8", "rounds = 1\nimages = 1"))
     run = Run.resolve(load_suite(str(path)), "none", {}, desk / "records", desk / "store", torch.device("cpu"))
-    assert run.plan()["images"] == {"memorized": 4, "clean": 4, "quality": 4}
+    assert plan(run)["images"] == {"memorized": 4, "clean": 4, "quality": 4}
     record = run.execute()
     assert record.status == "complete" and not record.errors
     for score in ("sscd", "clip_score", "clip_score_clean", "fid"):
@@ -244,7 +245,7 @@ def test_single_parts_become_one_folder_that_diffusers_loads(given, desk):
 
 
 def test_a_statistics_file_that_names_its_network_is_believed_and_checked(given, desk, tiny_folder):
-    from bench.suite import path_digest
+    from bench.digests import path_digest
 
     full = scored(replace(given, statistics=None), tiny_folder)
     digest = path_digest(full.inception)[:12]

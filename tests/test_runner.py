@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench import planning
 from bench.errors import UserError
 from bench.method import Method
 from bench.parameters import parse_assignments
@@ -122,11 +123,11 @@ def test_wanda_pays_for_fitting_once(tiny_suite, tmp_path):
 
 def test_a_plan_counts_what_is_missing(tiny_suite, tmp_path):
     run = new_run(tiny_suite, tmp_path)
-    plan = run.plan()
+    plan = planning.plan(run)
     assert plan["images"] == {"memorized": 8, "clean": 6, "quality": 6}
     assert plan["images_missing"] == len({*run.samples("memorized").keys, *run.samples("clean").keys})  # quality asks for the same as clean
     run.execute()
-    assert new_run(tiny_suite, tmp_path).plan()["images_missing"] == 0
+    assert planning.plan(new_run(tiny_suite, tmp_path))["images_missing"] == 0
 
 
 def test_duplicate_texts_in_a_list_are_different_images(tiny_folder, tmp_path):

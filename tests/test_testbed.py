@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from bench.digests import path_digest
 from bench.registry import suites
-from bench.suite import load_suite, path_digest
+from bench.suite import load_suite
 from bench.testbed.bundle import ACCEPTANCE, BUNDLE, info_text, read_manifest
 from bench.testbed.captions import CLEAN_TEMPLATES, JOINTS
 from bench.testbed.plan import PLANS
