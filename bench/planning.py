@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from bench.suite import Suite
 
 PNG = 2.2  # bytes a pixel on disk, measured on generations
-# 10^12 operations a second that sampling sustains on an A100 in half precision: 1.26 s for 100 rows of 0.68 (Stable Diffusion 1.4, Jain et al. 2025).
-SUSTAINED = 54.0
+# 10^12 operations a second that sampling sustains on an A100 in half precision: 1.26 s for 100 rows of 0.803 (Stable Diffusion 1.4, Jain et al. 2025).
+SUSTAINED = 64.0
 
 
 def plan(run: Run) -> dict[str, Any]:
