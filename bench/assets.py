@@ -2,7 +2,7 @@
 
     <cache>/<path>                   the file, or the folder that an archive was unpacked into
             .<name>.fetched.json     beside it: sha256 of what came, where from, and size, time and sha256 of every file it became
-            .<name>.part             what has come so far (bench.fetching); nothing ever reads it as the file
+            .<name>.part             what has come so far (bench.downloading); nothing ever reads it as the file
 
 A file is hashed once. After that its size and its time of modification say that it is the same; where they differ, it is hashed again.
 """

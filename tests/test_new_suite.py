@@ -18,7 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench.errors import UserError, one_line
-from bench.new_suite import CannotCreate, Given, ask, new_suite, parse_parts, split, text, toml_value
+from bench.new_suite import CannotCreate, new_suite, text
+from bench.new_suite_given import Given, ask, parse_parts
+from bench.new_suite_prompts import PromptChecks, Row, split
+from bench.new_suite_table import SuiteDraft
+from bench.new_suite_toml import toml_value
 from bench.runner import Run
 from bench.suite import SuiteSettings, load_suite
 from conftest import CAPTIONS, write_csv
@@ -153,12 +157,10 @@ def test_a_damaged_prompt_list_is_refused(given, desk, content, says):
 @for_all(st.lists(TEXTS.filter(lambda text: text.strip()), min_size=2, max_size=6, unique=True))
 def test_prompts_are_kept_byte_by_byte(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("bytes")
-    from bench.new_suite import _Prompts, _Row, _Suite
-
     given, problems = Given(), list[str]()
-    suite = _Suite(given, problems, [], folder / "a.toml")
-    (folder / "a.csv").write_bytes(suite.csv(_Row(1, f"p{i}", prompt, "", "", True) for i, prompt in enumerate(texts)).encode())
-    assert [row.prompt for row in _Prompts(given, problems, []).read_rows(folder / "a.csv", "p")] == texts and not problems
+    suite = SuiteDraft(given, problems, [], folder / "a.toml")
+    (folder / "a.csv").write_bytes(suite.csv(Row(1, f"p{i}", prompt, "", "", True) for i, prompt in enumerate(texts)).encode())
+    assert [row.prompt for row in PromptChecks(given, problems, []).read_rows(folder / "a.csv", "p")] == texts and not problems
 
 
 def test_a_byte_order_mark_and_semicolons_are_taken(given, desk):
