@@ -126,7 +126,7 @@ def locate(asset: Asset, cache: Path, again: bool = False) -> Path | None:
         changed = [name for name, facts in present.items() if again or facts != memory.files[name][:2]]
         if asset.unpack == "none" and asset.bytes not in (None, present[""][0]):
             return None
-        if any(_digest(path / name) != memory.files[name][2] for name in changed):
+        if any(sha256_of(path / name) != memory.files[name][2] for name in changed):
             return None
     except OSError:
         return None
@@ -149,7 +149,8 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _digest(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """sha256 of a file as it lies on the disk now, whatever is remembered of it."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -252,7 +253,7 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
 
 
 def writable(path: Path, mode: Literal["ab", "wb", "xb"]) -> Any:
@@ -260,7 +261,7 @@ def writable(path: Path, mode: Literal["ab", "wb", "xb"]) -> Any:
     try:
         return path.open(mode, buffering=0)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def write_all(stream: Any, chunk: bytes, path: Path) -> None:
@@ -270,8 +271,9 @@ def write_all(stream: Any, chunk: bytes, path: Path) -> None:
         while view:
             view = view[stream.write(view) :]
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The error for a place in the cache that cannot be written."""
     return UserError(f"{path} cannot be written: {one_line(error)}; what has come is kept, and the same command goes on with it")

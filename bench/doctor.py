@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import doctor_machine as machine
-from bench.doctor_child import ask_child
+from bench.doctor_child import ask_classes
 from bench.doctor_report import Fact, Gpu, Report, odd, quietly
 from bench.doctor_suites import Room, judged, look, suite_names
 from bench.errors import one_line
@@ -68,7 +68,7 @@ def examine(suites: Sequence[str] | None = None, store: Path = Path("runs/store"
     except Exception as error:
         names = []
         facts.append(Fact("warn", "suites", odd(error)))
-    asked, commit, broken = _Later(lambda: ask_child(names, left())), _Later(machine.git_facts), _Later(machine.name_facts)
+    asked, commit, broken = _Later(lambda: ask_classes(names, left())), _Later(machine.git_facts), _Later(machine.name_facts)
     facts.take("python", machine.python_facts)
     facts.take("packages", machine.package_facts)
     looked = [look(name) for name in names]

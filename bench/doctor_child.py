@@ -7,8 +7,6 @@ told in time is used.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,30 +15,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from bench.child import answering, ask_child
 from bench.doctor_report import odd
 from bench.doctor_suites import lenient_suite
 from bench.errors import one_line
 
 
-def ask_child(suites: Sequence[str], seconds: float) -> dict[str, Any]:
+def ask_classes(suites: Sequence[str], seconds: float) -> dict[str, Any]:
     """What the child told in time: by `torch`, its facts; by a suite's name, what its classes say."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
-    command, end = [sys.executable, "-P", "-m", "bench.doctor_child", *suites], ""
-    try:
-        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=max(seconds, 0.1))
-        output, end = done.stdout, f"importing it ended Python (exit code {done.returncode})"
-    except subprocess.TimeoutExpired as stopped:
-        output = stopped.stdout or b""
+    lines, code = ask_child("bench.doctor_child", suites, max(seconds, 0.1))
     told: dict[str, Any] = {}
-    for line in output.splitlines():
+    for line in lines:
         with suppress(ValueError, TypeError):
             told |= json.loads(line)
-    return told if "torch" in told or not end else told | {"torch": {"error": end}}
+    return told if "torch" in told or code is None else told | {"torch": {"error": f"importing it ended Python (exit code {code})"}}
 
 
 def _child(suites: Sequence[str]) -> None:
-    with os.fdopen(os.dup(1), "w") as told:
-        os.dup2(2, 1)  # whatever libraries print is no fact
+    with answering() as told:
         for name, ask in [("torch", _torch), *((suite, lambda suite=suite: _asked_classes(suite)) for suite in suites)]:
             try:
                 found = ask()
@@ -48,7 +40,6 @@ def _child(suites: Sequence[str]) -> None:
                 found = {"error": f"{type(error).__name__}: {one_line(error, 300)}"}
             told.write(json.dumps({name: found}) + "\n")
             told.flush()
-    os._exit(0)
 
 
 def _torch() -> dict[str, Any]:

@@ -7,7 +7,6 @@ attacks can say was told by a process of its own (`bench.doctor_child`), and is 
 from __future__ import annotations
 
 import json
-import math
 import re
 import statistics
 from collections import Counter
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.doctor_report import PROGRAM, FileFact, Gpu, Mark, SuiteFact, gib, odd, quietly
 from bench.errors import UserError, one_line
+from bench.weights_header import read_weights_header
 
 if TYPE_CHECKING:
     from bench.suite import Suite
@@ -136,19 +136,12 @@ def _numbers(files: Sequence[Path]) -> tuple[int | None, str]:
     count = 0
     for path in files:
         try:
-            size = path.stat().st_size
-            with path.open("rb") as stream:
-                length = int.from_bytes(stream.read(8), "little")
-                if not 2 <= length <= size - 8:
-                    raise ValueError("it has no header of a safetensors file")
-                header = json.loads(stream.read(length))
-            tensors = [about for name, about in header.items() if name != "__metadata__"]
-            count += sum(math.prod(about["shape"]) for about in tensors)
-            whole = 8 + length + max((about["data_offsets"][1] for about in tensors), default=0)
-            if size < whole:
-                return None, f"truncated: {size} of {whole} bytes"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            return None, f"{path.name} cannot be read: {one_line(error, 200)}"
+            header = read_weights_header(path)
+        except ValueError as error:
+            return None, f"{path.name} cannot be read: {error}"
+        if header.size < header.promised:
+            return None, f"truncated: {header.size} of {header.promised} bytes"
+        count += header.numbers.total()
     return count, ""
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.assets import Asset, BadArchive, Memory, beside, facts_of, locate, recall, remember, unpack
+from bench.assets import Asset, BadArchive, Memory, beside, facts_of, locate, recall, remember, unpack, unwritable
 from bench.downloading import GONE, Part, Refused, Wanted, flush, local_path, obtain
 from bench.errors import UserError, one_line
 from bench.fetching_crew import MIB, Crew, alone
@@ -163,7 +163,7 @@ def _settle(asset: Asset, path: Path, cache: Path, part: Part, memory: Memory, c
                     shutil.rmtree(folder, ignore_errors=True)
         part.drop()
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {one_line(error)}; what has come is kept, and the same command goes on with it") from error
+        raise unwritable(path, error) from error
     return memory
 
 

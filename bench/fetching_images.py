@@ -19,6 +19,7 @@ from typing import Any
 
 from PIL import Image
 
+from bench.assets import sha256_of, unwritable
 from bench.downloading import GONE, Part, Refused, Wanted, Wrong, flush, local_path, obtain
 from bench.errors import UserError, one_line
 from bench.fetching_crew import MIB, Crew, alone
@@ -127,7 +128,7 @@ def _settled(known: ImageRow | None, row: tuple[str, str, str], folder: Path, re
         return known.state in ("404", "410", "wrong") and not retry_dead
     path = folder / known.file
     try:
-        whole = path.stat().st_size == known.bytes and (not again or hashlib.sha256(path.read_bytes()).hexdigest() == known.sha256)
+        whole = path.stat().st_size == known.bytes and (not again or sha256_of(path) == known.sha256)
     except OSError:
         return False
     return whole and sha256 in ("", known.sha256)
@@ -161,7 +162,7 @@ def _fetch_image(id: str, url: str, sha256: str, folder: Path, crew: Crew) -> Im
         os.replace(part.path, folder / name)
         part.drop()
     except OSError as error:
-        raise UserError(f"{folder / name} cannot be written: {one_line(error)}; what has come is kept, and the same command goes on") from error
+        raise unwritable(folder / name, error) from error
     return ImageRow(id, url, "found", name, digest, size)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.errors import UserError, one_line, visible
+from bench.weights_header import read_weights_header
 
 PARTS = {"unet": "config.json", "vae": "config.json", "text_encoder": "config.json", "tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
 ASKED = {  # field: question; the first three must be answered
@@ -141,28 +141,16 @@ class Checks:
             self.problems.append(f"{path} holds no JSON object")
         return None
 
-    def header(self, path: Path) -> Counter[str]:
-        """Parameters by stored dtype, read from the header; a file shorter or longer than that promises is a problem."""
+    def stored_numbers(self, path: Path) -> Counter[str]:
+        """Parameters by stored type, read from the header; a file shorter or longer than that promises is a problem."""
         try:
-            size = path.stat().st_size
-            with path.open("rb") as stream:
-                first = stream.read(8)
-                if first == b"version ":  # of a git-lfs pointer
-                    raise ValueError("it is a git-lfs pointer: run git lfs pull")
-                length = int.from_bytes(first, "little")
-                if not 2 <= length <= min(size - 8, 100 << 20):
-                    raise ValueError("it is truncated or no safetensors file")
-                tensors = {name: tensor for name, tensor in json.loads(stream.read(length)).items() if name != "__metadata__"}
-            end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-            if size != 8 + length + end:
-                raise ValueError(f"it has {size:,} bytes and its header promises {8 + length + end:,}: truncated or damaged")
-            counts: Counter[str] = Counter()
-            for tensor in tensors.values():
-                counts[str(tensor["dtype"])] += math.prod(tensor["shape"])
-            return counts
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-            self.problems.append(f"{path} is not readable: {one_line(error)[:120]}")
+            header = read_weights_header(path)
+            if header.size != header.promised:
+                raise ValueError(f"it has {header.size:,} bytes and its header promises {header.promised:,}: truncated or damaged")
+        except ValueError as error:
+            self.problems.append(f"{path} is not readable: {str(error)[:120]}")
             return Counter()
+        return header.numbers
 
 
 def absolute(path: Path) -> Path:

@@ -38,7 +38,7 @@ class ModelChecks(Checks):
         stored: Counter[str] = Counter()
         for part in ("unet", "vae", "text_encoder"):
             for file in self._weights(folders[part], "model" if part == "text_encoder" else "diffusion_pytorch_model"):
-                stored += self.header(file)
+                stored += self.stored_numbers(file)
         self._check_scheduler(configs["scheduler"] or {}, facts)
         self._check_shapes(configs, facts)
         return facts | {"parameters": stored.total(), "stored": sorted(stored)}

@@ -96,7 +96,7 @@ class SuiteDraft(Checks):
         elif known and name not in known:
             self.problems.append(f"open_clip knows no architecture '{visible(name)}'")
         if path.suffix == ".safetensors":
-            self.header(path)
+            self.stored_numbers(path)
         elif not path.is_file() or not (zipfile.is_zipfile(path) or _begins_as_pickle(path)):
             self.problems.append(f"{path} is missing, truncated or no checkpoint")
         return {"model": name, "weights": self.written(path)}

@@ -35,7 +35,7 @@ def files(monkeypatch):
 def quick(monkeypatch):
     """No child process: what it would have told, by name."""
     told = {"torch": {"version": "2.15", "threads": 1, "gpus": [], "build": "CPU"}}
-    monkeypatch.setattr(doctor, "ask_child", lambda names, seconds: told)
+    monkeypatch.setattr(doctor, "ask_classes", lambda names, seconds: told)
     return told
 
 
@@ -343,7 +343,7 @@ def test_no_check_can_make_it_fail(monkeypatch, tmp_path):
     machine = ("python", "package", "torch", "processor", "memory", "folder", "git", "name")
     for check in (*(f"{what}_facts" for what in machine), "main_memory", "nearest_folder"):
         monkeypatch.setattr(doctor_machine, check, odd)
-    monkeypatch.setattr(doctor, "ask_child", odd)
+    monkeypatch.setattr(doctor, "ask_classes", odd)
     monkeypatch.setattr(doctor_suites, "_model_files", odd)
     report = examine(["testbed-quick"], tmp_path, tmp_path)
     assert not report.ok and {fact.mark for fact in report.facts} == {"warn"}

@@ -454,8 +454,8 @@ def test_the_cache_folder_is_the_one_given_else_of_the_environment_else_of_the_u
 def test_a_file_is_hashed_once_and_again_when_it_changed(site, tmp_path, monkeypatch):
     (one,) = fetch([asset(site)], tmp_path)
     hashed: list[Path] = []
-    real = assets._digest
-    monkeypatch.setattr(assets, "_digest", lambda path: hashed.append(path) or real(path))
+    real = assets.sha256_of
+    monkeypatch.setattr(assets, "sha256_of", lambda path: hashed.append(path) or real(path))
     assert locate(asset(site), tmp_path) == one.path and hashed == []
     os.utime(one.path)
     assert locate(asset(site), tmp_path) == locate(asset(site), tmp_path) == one.path and len(hashed) == 1
