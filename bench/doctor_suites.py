@@ -141,6 +141,8 @@ def _numbers(files: Sequence[Path]) -> tuple[int | None, str]:
             return None, f"{path.name} cannot be read: {error}"
         if header.size < header.promised:
             return None, f"truncated: {header.size} of {header.promised} bytes"
+        if header.size > header.promised:
+            return None, f"damaged: {header.size} bytes, and its header promises {header.promised}"
         count += header.numbers.total()
     return count, ""
 

@@ -131,7 +131,10 @@ def local_path(source: str) -> Path | None:
     """The path that a file:// address or a plain path means; None for another address."""
     scheme, _, rest = source.partition("://")
     if not rest:
-        return Path(source).expanduser()
+        try:
+            return Path(source).expanduser()
+        except RuntimeError as error:
+            raise Refused(f"names nobody's home folder: {one_line(error)[:100]}") from error
     if scheme.lower() != "file":
         return None
     host, _, path = rest.partition("/")
@@ -187,12 +190,12 @@ def _check_size(size: int | None, wanted: Wanted, whole: bool) -> None:
 
 
 def _copy_local(local: Path, source: str, part: Part, wanted: Wanted, crew: Crew) -> None:
-    if not local.is_file():
-        raise Refused("is no file" if local.exists() else "is not there")
     try:
+        if not local.is_file():
+            raise Refused("is no file" if local.exists() else "is not there")
         stream = local.open("rb")
-    except OSError as error:
-        raise Refused(f"cannot be read: {one_line(error)}") from error
+    except (OSError, ValueError) as error:  # also a name that no system takes: a picture inside its address (data:)
+        raise Refused(f"cannot be read: {one_line(error)[:200]}") from error
     with stream:
         size = os.fstat(stream.fileno()).st_size
         _check_size(size, wanted, whole=True)
@@ -256,9 +259,9 @@ def _open(source: str, headers: dict[str, str], crew: Crew) -> http.client.HTTPR
     """One request. None for 416, which says that the bytes asked for are not there."""
     if not re.match("https?://", source, re.IGNORECASE):
         raise Refused("is no address that can be asked (http, https, file, or a path)")
-    url = urllib.parse.quote(source.strip(), safe=string.punctuation)  # lists from the web hold spaces and letters of all languages
     headers = {"User-Agent": "diffusion-memorization-bench", "Accept-Encoding": "identity", **headers}
     try:
+        url = urllib.parse.quote(source.strip(), safe=string.punctuation)  # lists from the web hold spaces and letters of all languages
         answer: http.client.HTTPResponse = crew.opener.open(urllib.request.Request(url, headers=headers), timeout=crew.timeout)
         return answer
     except HTTPError as error:

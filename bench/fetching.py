@@ -157,7 +157,12 @@ def _settle(asset: Asset, path: Path, cache: Path, part: Part, memory: Memory, c
                 remember(asset, cache, memory)
                 if path.exists():
                     os.replace(path, old)
-                os.replace(fresh, path)
+                try:
+                    os.replace(fresh, path)
+                except OSError:
+                    if old.exists():
+                        os.replace(old, path)
+                    raise
             finally:
                 for folder in (fresh, old):
                     shutil.rmtree(folder, ignore_errors=True)

@@ -22,6 +22,7 @@ except ImportError:  # Windows: two commands at once in one folder are not notic
 
 T = TypeVar("T")
 MIB = 1 << 20
+LONGEST = 86400  # seconds that a server may be silent; sockets refuse infinity
 
 
 class Stopped(Exception):
@@ -44,8 +45,8 @@ class Crew:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise UserError(f"at least 1 worker is needed, not {self.workers}")
-        if self.timeout <= 0 or self.retries < 0:
-            raise UserError(f"a timeout must be above 0 and retries at least 0, not {self.timeout:g} and {self.retries}")
+        if not 0 < self.timeout <= LONGEST or self.retries < 0:
+            raise UserError(f"a timeout must be above 0 and at most {LONGEST} s, and retries at least 0, not {self.timeout:g} and {self.retries}")
         # Of the standard handlers, only these: a redirect cannot lead to a file of this machine or to FTP.
         self.opener = urllib.request.OpenerDirector()
         handlers = ("ProxyHandler", "UnknownHandler", "HTTPHandler", "HTTPSHandler", "HTTPDefaultErrorHandler", "HTTPRedirectHandler", "HTTPErrorProcessor")

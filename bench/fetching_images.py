@@ -29,6 +29,7 @@ from bench.store import write_atomically
 FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 MAX_PIXELS, MAX_BYTES = 64_000_000, 64 * MIB  # of a picture: more is refused before it is decoded, or read
 COLUMNS = ("id", "url", "status", "file", "sha256", "bytes")
+LONGEST_URL = 100_000  # characters kept in images.csv: a picture inside its address (data:) makes a field that no reader of CSV takes
 SAVE_EVERY = 5.0  # seconds between two savings of images.csv
 _DECODING = threading.Lock()  # one picture at a time, so that large ones do not fill the memory together
 
@@ -207,8 +208,8 @@ def _write_images(folder: Path, rows: Sequence[ImageRow]) -> None:
     stream = io.StringIO(newline="")
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    write_atomically(folder / "images.csv", stream.getvalue().encode())
+    writer.writerows(asdict(row) | {"url": row.url[:LONGEST_URL]} for row in rows)
+    write_atomically(folder / "images.csv", stream.getvalue().encode("utf-8", "backslashreplace"))  # lists in JSON may hold half a character
 
 
 def images_text(images: Images) -> str:

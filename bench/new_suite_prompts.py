@@ -127,10 +127,13 @@ class PromptChecks(Checks):
         return expected, found
 
     def _decoded(self, paths: Sequence[Path], report: Report) -> Iterator[str]:
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+        try:
             for number, why in enumerate(pool.map(_undecodable, paths), 1):
                 report("pictures", number, len(paths))
                 yield why
+        finally:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C need not wait for thousands of pictures
 
     def compare(self, rows: list[Row], clean: list[Row]) -> None:
         """A clean prompt that is also suspicious would be fitted on and judged as both."""

@@ -251,6 +251,7 @@ def test_a_models_size_is_read_from_headers_once_for_each_part(tmp_path):
     ("damage", "says"),
     [
         (lambda folder: safetensors(folder / "text_encoder/model.safetensors", [9, 9], size=100), "truncated: "),
+        (lambda folder: safetensors(folder / "text_encoder/model.safetensors", [9, 9], size=900), "damaged: "),
         (lambda folder: (folder / "text_encoder/model.safetensors").write_bytes(b"<html>404 not found</html>"), "no header"),
         (lambda folder: (folder / "text_encoder/model.safetensors").write_bytes(b""), "no header"),
         (lambda folder: (folder / "unet/diffusion_pytorch_model-00002-of-00002.safetensors").unlink(), "only 1 of 2 parts"),

@@ -684,6 +684,38 @@ def test_a_damaged_list_of_images_is_one_line(gallery, tmp_path):
             fetch_images(gallery, tmp_path)
 
 
+def test_an_address_with_half_a_character_or_a_picture_inside_costs_its_own_row(site, gallery, tmp_path):
+    odd = [("half", site.url("\ud800"), ""), ("long", "data:image/png;base64," + "A" * 200_000, ""), ("home", "~nobody-here/a.png", "")]
+    found = fetch_images([*odd, gallery[0]], tmp_path)
+    assert [row.state for row in found.rows] == ["failed", "failed", "failed", "found"]
+    assert fetch_images([*odd, gallery[0]], tmp_path).n_found == 1 and list(read_images(tmp_path)) == ["half", "long", "home", gallery[0][0]]
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_timeout_that_no_socket_takes_is_refused(tmp_path, timeout):
+    with pytest.raises(UserError, match="a timeout must be above 0"):
+        fetch([asset(None, urls=("http://never.invalid/x",))], tmp_path, timeout=timeout)
+
+
+def test_an_unpacked_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("new.txt", "new")
+    (tmp_path / "cache" / "a").mkdir(parents=True)
+    (tmp_path / "cache" / "a" / "old.txt").write_text("old")
+    real = os.replace
+
+    def busy(source, target):
+        if str(source).endswith(".unpacking"):
+            raise PermissionError("in use")
+        real(source, target)
+
+    monkeypatch.setattr(fetching.os, "replace", busy)
+    with pytest.raises(UserError, match="cannot be written: in use"):
+        fetch([Asset(name="a", urls=(str(archive),), path="a", unpack="zip")], tmp_path / "cache")
+    assert (tmp_path / "cache" / "a" / "old.txt").read_text() == "old"
+
+
 # Interruptions
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import threading
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +179,23 @@ def test_prompts_without_a_picture_are_dropped_only_when_asked(given, desk):
     assert {prompt.id for role in ("fit", "memorized") for prompt in load_suite(str(given.out)).prompts(role)} == {"p0", "p1", "p2", "p5"}
     assert any("2 prompts were dropped: p3, p4" in note for note in created.notes)
     assert "4 of 6 found" in (desk / "mine.toml").read_text()
+
+
+def test_ctrl_c_does_not_wait_for_all_pictures(monkeypatch):
+    decoded = []
+
+    def slowly(path):
+        decoded.append(path)
+        threading.Event().wait(0.005)
+        return ""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench.new_suite_prompts._undecodable", slowly)
+    with pytest.raises(KeyboardInterrupt):
+        list(PromptChecks(Given(), [], [])._decoded([Path(f"{i}.png") for i in range(1000)], interrupted))
+    assert len(decoded) < 500
 
 
 def test_a_reference_column_names_several_pictures(given, desk):
