@@ -2,7 +2,7 @@
 
     <cache>/<path>                   the file, or the folder that an archive was unpacked into
             .<name>.fetched.json     beside it: sha256 of what came, where from, and size, time and sha256 of every file it became
-            .<name>.part             what has come so far (bench.fetching); nothing ever reads it as the file
+            .<name>.part             what has come so far (bench.downloading); nothing ever reads it as the file
 
 A file is hashed once. After that its size and its time of modification say that it is the same; where they differ, it is hashed again.
 """
@@ -113,6 +113,12 @@ def remember(asset: Asset, cache: Path, memory: Memory) -> None:
     write_atomically(beside(cache / asset.path, "fetched.json"), json.dumps(vars(memory), sort_keys=True).encode())
 
 
+def forget(asset: Asset, cache: Path) -> None:
+    """Trust nothing that is remembered of an asset."""
+    with suppress(OSError):
+        beside(cache / asset.path, "fetched.json").unlink(missing_ok=True)
+
+
 def locate(asset: Asset, cache: Path, again: bool = False) -> Path | None:
     """Where an asset lies, once it is there with the right digest; else None. `again` hashes every file whatever is remembered.
 
@@ -131,7 +137,7 @@ def locate(asset: Asset, cache: Path, again: bool = False) -> Path | None:
         changed = [name for name, facts in present.items() if again or facts != memory.files[name][:2]]
         if asset.unpack == "none" and asset.bytes not in (None, present[""][0]):
             return None
-        if any(_digest(path / name) != memory.files[name][2] for name in changed):
+        if any(sha256_of(path / name) != memory.files[name][2] for name in changed):
             return None
     except OSError:
         return None
@@ -154,7 +160,8 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _digest(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """sha256 of a file as it lies on the disk now, whatever is remembered of it."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -257,7 +264,7 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
 
 
 def writable(path: Path, mode: Literal["ab", "wb", "xb"]) -> Any:
@@ -265,7 +272,7 @@ def writable(path: Path, mode: Literal["ab", "wb", "xb"]) -> Any:
     try:
         return path.open(mode, buffering=0)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def write_all(stream: Any, chunk: bytes, path: Path) -> None:
@@ -275,8 +282,9 @@ def write_all(stream: Any, chunk: bytes, path: Path) -> None:
         while view:
             view = view[stream.write(view) :]
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The error for a place in the cache that cannot be written."""
     return UserError(f"{path} cannot be written: {one_line(error)}; what has come is kept, and the same command goes on with it")

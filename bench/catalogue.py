@@ -175,7 +175,7 @@ class Assets:
         if inner:
             return self.digests_inside(text)[self.place(text)]
         if isinstance(entry, PicturesEntry):
-            from bench.fetching import read_images
+            from bench.fetching_images import read_images
 
             return digest_of({id: row.sha256 for id, row in read_images(self.place(text)).items() if row.state == "found"})
         memories = {asset.path: memory for asset in files_of(name, entry) if (memory := recall(asset, self.cache))}
@@ -188,7 +188,7 @@ class Assets:
         entry, name = self.entry(text), name_of(text)[0]
         folder = self.cache / entry.path
         if isinstance(entry, PicturesEntry):
-            from bench.fetching import read_images
+            from bench.fetching_images import read_images
 
             return {folder / row.file: row.sha256 for row in read_images(folder).values() if row.file}
         found: dict[Path, str] = {}
@@ -199,7 +199,7 @@ class Assets:
 
     def pictures(self, text: str) -> dict[str, Path]:
         """The pictures that were found for a list, by id. Raises `UserError` when they were never fetched."""
-        from bench.fetching import read_images
+        from bench.fetching_images import read_images
 
         folder = self.path(text)
         return {id: folder / row.file for id, row in read_images(folder).items() if row.state == "found" and (folder / row.file).is_file()}

@@ -261,7 +261,8 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Say in one screen what this machine can run, what is missing, and how to get it."""
-    from bench.doctor import examine, text
+    from bench.doctor import examine
+    from bench.doctor_text import text
 
     found = examine(suite, store, records)
     print(json.dumps(found.as_json(), indent=1) if as_json else text(found))

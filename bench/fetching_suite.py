@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.assets import Asset, locate
+from bench.assets import Asset, forget, locate
 from bench.catalogue import Assets, Entry, FileEntry, HubEntry, PicturesEntry, files_of, name_of, shipped_entries
 from bench.errors import UnknownName, UserError, one_line, visible
 from bench.fetching import Fetched, fetch
@@ -92,16 +92,21 @@ def fetch_entries(
 
     `again` hashes what is here already, and drops what is damaged. Pictures come after the lists they stand in. What has come is kept whatever fails.
     """
-    plain = {name: _from_local(files_of(name, entry), entry, (local or {}).get(name)) for name, entry in entries.items() if not isinstance(entry, PicturesEntry)}
-    if again:
+    plain = {
+        name: _from_local(files_of(name, entry), entry, (local or {}).get(name)) for name, entry in entries.items() if not isinstance(entry, PicturesEntry)
+    }
+    if again:  # what is found damaged is forgotten, and so fetched
         for asset in (asset for assets in plain.values() for asset in assets):
-            locate(asset, cache, again=True)
+            if locate(asset, cache, again=True) is None:
+                forget(asset, cache)
     came = iter(fetch([asset for assets in plain.values() for asset in assets], cache, workers, mirrors, offline, timeout, retries, report))
     files = {name: tuple(next(came) for _ in assets) for name, assets in plain.items()}
     pictures: dict[str, Images | str] = {}
     for name, entry in entries.items():
         if isinstance(entry, PicturesEntry):
-            pictures[name] = _pictures(entry, Assets("", {**shipped_entries(), **entries}, cache), (workers, offline, timeout, retries, retry_dead, again, report))
+            pictures[name] = _pictures(
+                entry, Assets("", {**shipped_entries(), **entries}, cache), (workers, offline, timeout, retries, retry_dead, again, report)
+            )
     return Brought(files, pictures, {name: entry.licence for name, entry in entries.items() if entry.licence})
 
 

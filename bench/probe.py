@@ -8,13 +8,11 @@ pays and suffers instead; it reports entry by entry, so one that takes the child
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from bench import registry
+from bench.child import answering, ask_child
 from bench.errors import UserError, one_line
 from bench.registry import Entry
 
@@ -26,35 +24,22 @@ def probe(entries: Sequence[Entry], seconds: float = SECONDS) -> dict[Entry, str
     found: dict[Entry, str] = {}
     waiting = list(entries)
     while waiting:
-        told, end = _ask_child(waiting, seconds)
+        lines, code = ask_child("bench.probe", [f"{entry.kind}:{entry.plugin.full_name}" for entry in waiting if entry.plugin], seconds)
+        told = [str(json.loads(line)) for line in lines]
         found |= dict(zip(waiting, told))
         if len(told) < len(waiting):
+            end = f"takes longer than {seconds:g} seconds" if code is None else f"ended Python (exit code {code})"
             found[waiting[len(told)]] = f"broken: importing it {end}"
         waiting = waiting[len(told) + 1 :]
     return found
 
 
-def _ask_child(entries: Sequence[Entry], seconds: float) -> tuple[list[str], str]:
-    """The summaries that a child told before it ended, in order, and how it ended."""
-    names = [f"{entry.kind}:{entry.plugin.full_name}" for entry in entries if entry.plugin]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}  # the child finds what this process finds
-    command = [sys.executable, "-P", "-m", "bench.probe", *names]
-    try:
-        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=seconds)
-        output, end = done.stdout, f"ended Python (exit code {done.returncode})"
-    except subprocess.TimeoutExpired as stopped:
-        output, end = stopped.stdout or b"", f"takes longer than {seconds:g} seconds"
-    return [json.loads(line) for line in output.splitlines()], end
-
-
 def _child(names: Sequence[str]) -> None:
-    """Import entry after entry. Summaries go where standard output was; what the plug-ins print goes to standard error."""
-    with os.fdopen(os.dup(1), "w") as told:
-        os.dup2(2, 1)
+    """Import entry after entry."""
+    with answering() as told:
         for name in names:
             told.write(json.dumps(_summary(name)) + "\n")
             told.flush()
-    os._exit(0)  # without waiting for threads that a plug-in may have started
 
 
 def _summary(name: str) -> str:

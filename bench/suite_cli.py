@@ -43,7 +43,8 @@ def new(
     as_json: Annotated[bool, typer.Option("--json", help="Print facts as JSON.")] = False,
 ) -> None:
     """Check a model folder, prompts and training pictures, and write a suite of them. Asks for what is missing."""
-    from bench.new_suite import Given, ask, new_suite, parse_parts, text
+    from bench.new_suite import new_suite, text
+    from bench.new_suite_given import Given, ask, parse_parts
     from bench.progress import reporter
 
     given = Given(

@@ -7,8 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import doctor
-from bench.doctor import Fact, FileFact, Gpu, Report, Room, SuiteFact, examine, text
+from bench import doctor, doctor_child, doctor_machine, doctor_suites
+from bench.doctor import examine
+from bench.doctor_machine import DISTRIBUTION
+from bench.doctor_report import Fact, FileFact, Gpu, Report, SuiteFact
+from bench.doctor_suites import Room
+from bench.doctor_text import COLUMNS, LINES, text
 from bench.planning import plan
 from bench.suite import load_suite
 from conftest import SUITE
@@ -24,7 +28,7 @@ def lines_of(check):
 def files(monkeypatch):
     """The system's files, as a dict of paths to texts."""
     found = {}
-    monkeypatch.setattr(doctor, "_read", lambda path: found.get(path, ""))
+    monkeypatch.setattr(doctor_machine, "_read", lambda path: found.get(path, ""))
     return found
 
 
@@ -32,7 +36,7 @@ def files(monkeypatch):
 def quick(monkeypatch):
     """No child process: what it would have told, by name."""
     told = {"torch": {"version": "2.15", "threads": 1, "gpus": [], "build": "CPU"}}
-    monkeypatch.setattr(doctor, "_ask_child", lambda names, seconds: told)
+    monkeypatch.setattr(doctor, "ask_classes", lambda names, seconds: told)
     return told
 
 
@@ -45,7 +49,7 @@ def gpu(free, **changes):
 
 def test_memory_is_what_the_machine_has_where_no_group_allows_less(files):
     files["/proc/meminfo"] = "MemTotal:  16777216 kB\nMemFree: 1 kB\nMemAvailable:   8388608 kB\n"
-    assert doctor._memory() == (16 * GIB, 8 * GIB, False)
+    assert doctor_machine.main_memory() == (16 * GIB, 8 * GIB, False)
 
 
 @pytest.mark.parametrize(
@@ -62,14 +66,14 @@ def test_memory_is_what_a_group_above_allows_less_what_it_uses_and_cannot_give_b
     files["/proc/self/cgroup"] = f"9:pids:/other\n{line}\n"
     files[f"{folder}/{limit}"], files[f"{folder}/{usage}"] = f"{4 * GIB}\n", f"{3 * GIB}\n"
     files[f"{folder}/memory.stat"] = f"anon 5\n{cached} {GIB}\n"
-    assert doctor._memory() == (4 * GIB, 2 * GIB, True)
+    assert doctor_machine.main_memory() == (4 * GIB, 2 * GIB, True)
 
 
 def test_a_group_without_limit_limits_nothing(files):
     files["/proc/meminfo"] = "MemTotal:  16777216 kB\nMemAvailable:   8388608 kB\n"
     files["/proc/self/cgroup"] = "0::/a\n4:memory:/b\nnonsense\n"
     files["/sys/fs/cgroup/a/memory.max"], files["/sys/fs/cgroup/memory/b/memory.limit_in_bytes"] = "max\n", "9223372036854771712\n"
-    assert doctor._memory()[2] is False
+    assert doctor_machine.main_memory()[2] is False
 
 
 @pytest.mark.parametrize(
@@ -84,10 +88,10 @@ def test_a_group_without_limit_limits_nothing(files):
     ],
 )
 def test_threads_are_compared_with_cores_and_not_with_hyperthreads(files, monkeypatch, threads, quota, mark, says, get):
-    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(doctor_machine.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
     files.update({f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list": f"{cpu % 2},{cpu % 2 + 2}\n" for cpu in range(4)})
     files.update({"/proc/cpuinfo": "x\nflags : fpu avx512_bf16 \n", "/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": quota})
-    (fact,) = doctor._processor(threads)
+    (fact,) = doctor_machine.processor_facts(threads)
     assert (fact.mark, fact.get) == (mark, get) and says in fact.text and "bf16 yes, fp16 no" in fact.text
 
 
@@ -95,34 +99,34 @@ def test_threads_are_compared_with_cores_and_not_with_hyperthreads(files, monkey
     ("version", "mark"), [((3, 10, 9), "missing"), ((3, 11, 0), "ok"), ((3, 13, 4), "ok"), ((3, 14, 0), "warn")], ids=lambda value: str(value)
 )
 def test_python_is_supported_from_3_11_to_3_13(monkeypatch, version, mark):
-    monkeypatch.setattr(doctor.sys, "version_info", version)
-    assert [fact.mark for fact in doctor._python()] == [mark]
+    monkeypatch.setattr(doctor_machine.sys, "version_info", version)
+    assert [fact.mark for fact in doctor_machine.python_facts()] == [mark]
 
 
 def test_packages_that_are_absent_or_too_old_say_what_to_install(monkeypatch):
-    wanted = ["numpy>=2", "torch>=2.11", "rich>=13", "nowhere>=1; python_version<'3'", "ray>=2; extra == 'ray'", f"{doctor.DISTRIBUTION}[ray]; extra == 'dev'"]
-    monkeypatch.setattr(doctor.metadata, "requires", lambda name: wanted)
-    monkeypatch.setattr(doctor, "_installed", {"numpy": "1.26", "torch": None, "rich": "14.0"}.get)
-    absent, unfit, extras = doctor._packages()
+    wanted = ["numpy>=2", "torch>=2.11", "rich>=13", "nowhere>=1; python_version<'3'", "ray>=2; extra == 'ray'", f"{DISTRIBUTION}[ray]; extra == 'dev'"]
+    monkeypatch.setattr(doctor_machine.metadata, "requires", lambda name: wanted)
+    monkeypatch.setattr(doctor_machine, "_installed", {"numpy": "1.26", "torch": None, "rich": "14.0"}.get)
+    absent, unfit, extras = doctor_machine.package_facts()
     assert (absent.mark, absent.text, absent.get) == ("missing", "torch is not installed", "pip install 'torch>=2.11'")
     assert (unfit.mark, unfit.text, unfit.get) == ("warn", "numpy 1.26 is not >=2", "pip install 'numpy>=2'")
-    assert extras.text == "dev not installed (ray); ray not installed (ray)" and extras.get == f"pip install '{doctor.DISTRIBUTION}[dev,ray]'"
+    assert extras.text == "dev not installed (ray); ray not installed (ray)" and extras.get == f"pip install '{DISTRIBUTION}[dev,ray]'"
 
 
 def test_a_checkout_that_is_not_installed_says_so_and_is_judged_by_its_pyproject(monkeypatch):
     def absent(name):
-        raise doctor.metadata.PackageNotFoundError(name)
+        raise doctor_machine.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(doctor.metadata, "requires", absent)
-    found = lines_of(doctor._packages())
+    monkeypatch.setattr(doctor_machine.metadata, "requires", absent)
+    found = lines_of(doctor_machine.package_facts())
     assert "not installed" in found["project"].text and re.fullmatch(r"all \d+ required ones fit", found["packages"].text)
 
 
 def test_a_folder_that_cannot_be_made_is_missing_and_nothing_is_left_in_one_that_can(tmp_path):
-    (fact,) = doctor._place("store", tmp_path / "a" / "b")
+    (fact,) = doctor_machine.folder_facts("store", tmp_path / "a" / "b")
     assert fact.mark != "missing" and "not made yet" in fact.text and not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
-    (fact,) = doctor._place("store", tmp_path / "file" / "store")
+    (fact,) = doctor_machine.folder_facts("store", tmp_path / "file" / "store")
     assert fact.mark == "missing" and "cannot be written" in fact.text and fact.get == "name another folder with --store"
 
 
@@ -151,33 +155,33 @@ def fake_torch(problem=None, available=True):
 
 def test_a_gpu_is_told_with_its_memory_capability_and_half_precision(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", fake_torch())
-    told = doctor._torch()
-    found = lines_of(doctor._torch_facts(told))
+    told = doctor_child._torch()
+    found = lines_of(doctor_machine.torch_facts(told))
     assert found["gpu 0"] == Fact("ok", "gpu 0", "Tesla V100, 9.0 GiB free of 16.0 GiB, compute capability 7.0, bf16 no, fp16 yes")
     assert found["torch"].text == "2.15, CUDA 13.2 build, threads: 3"
 
 
 def test_a_gpu_that_does_not_compute_is_a_warning_and_takes_no_suite(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", fake_torch("no kernel image"))
-    told = doctor._torch()
-    assert "does not compute: no kernel image" in lines_of(doctor._torch_facts(told))["gpu 0"].text
+    told = doctor_child._torch()
+    assert "does not compute: no kernel image" in lines_of(doctor_machine.torch_facts(told))["gpu 0"].text
     room = Room((Gpu(**told["gpus"][0]),), memory=8 * GIB)
-    assert doctor._verdict((), (), 1, doctor.SLOW + 1, GIB, 1, room) == ("warn", "can run slowly (CPU)")
+    assert doctor_suites._verdict((), (), 1, doctor_suites.SLOW + 1, GIB, 1, room) == ("warn", "can run slowly (CPU)")
 
 
 @pytest.mark.parametrize(("build", "says"), [("CPU", "torch is a CPU build"), ("CUDA 13.2", "no reason given")])
 def test_a_gpu_that_torch_cannot_use_says_why(monkeypatch, build, says):
-    monkeypatch.setattr(doctor, "_gpu_device", lambda: True)
-    found = lines_of(doctor._torch_facts({"version": "2", "threads": 1, "build": build, "gpus": []}))
+    monkeypatch.setattr(doctor_machine, "has_gpu_device", lambda: True)
+    found = lines_of(doctor_machine.torch_facts({"version": "2", "threads": 1, "build": build, "gpus": []}))
     assert found["gpu"].mark == "warn" and says in found["gpu"].text and "pytorch.org" in found["gpu"].get
 
 
 def child_of(monkeypatch, tmp_path, torch):
     """The real child process, with a torch of ours."""
     (tmp_path / "torch.py").write_text(torch)
-    monkeypatch.setattr(doctor.sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setattr(doctor, "_commit", list)
-    monkeypatch.setattr(doctor, "_broken_names", list)
+    monkeypatch.setattr(doctor_child.sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(doctor_machine, "git_facts", list)
+    monkeypatch.setattr(doctor_machine, "name_facts", list)
 
 
 def test_a_torch_that_crashes_is_one_line_and_nothing_can_run(monkeypatch, tmp_path):
@@ -227,7 +231,7 @@ def safetensors(path, shape, size=None):
 
 
 def diffusers_folder(folder):
-    for name in ("model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json", *(f"{part}/config.json" for part in doctor.WEIGHTS)):
+    for name in ("model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json", *(f"{part}/config.json" for part in doctor_suites.WEIGHTS)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("{}")
     safetensors(folder / "unet/diffusion_pytorch_model-00001-of-00002.safetensors", [3, 5])
@@ -240,7 +244,7 @@ def diffusers_folder(folder):
 
 def test_a_models_size_is_read_from_headers_once_for_each_part(tmp_path):
     diffusers_folder(tmp_path)
-    files, parameters = doctor._model_files(tmp_path)
+    files, parameters = doctor_suites._model_files(tmp_path)
     assert parameters == 15 + 21 + 4 + 1 and not any(file.problem for file in files)
 
 
@@ -248,6 +252,7 @@ def test_a_models_size_is_read_from_headers_once_for_each_part(tmp_path):
     ("damage", "says"),
     [
         (lambda folder: safetensors(folder / "text_encoder/model.safetensors", [9, 9], size=100), "truncated: "),
+        (lambda folder: safetensors(folder / "text_encoder/model.safetensors", [9, 9], size=900), "damaged: "),
         (lambda folder: (folder / "text_encoder/model.safetensors").write_bytes(b"<html>404 not found</html>"), "no header"),
         (lambda folder: (folder / "text_encoder/model.safetensors").write_bytes(b""), "no header"),
         (lambda folder: (folder / "unet/diffusion_pytorch_model-00002-of-00002.safetensors").unlink(), "only 1 of 2 parts"),
@@ -258,7 +263,7 @@ def test_a_models_size_is_read_from_headers_once_for_each_part(tmp_path):
 def test_a_damaged_model_is_told_by_the_file_that_is_damaged(tmp_path, damage, says):
     diffusers_folder(tmp_path)
     damage(tmp_path)
-    (problem,) = [file.problem for file in doctor._model_files(tmp_path)[0] if file.problem]
+    (problem,) = [file.problem for file in doctor_suites._model_files(tmp_path)[0] if file.problem]
     assert says in problem
 
 
@@ -278,7 +283,7 @@ def test_a_damaged_model_is_told_by_the_file_that_is_damaged(tmp_path, damage, s
     ],
 )
 def test_verdicts(room, parameters, memory, mark, says):
-    found, verdict = doctor._verdict((), (), 3, parameters, memory, 100, room)
+    found, verdict = doctor_suites._verdict((), (), 3, parameters, memory, 100, room)
     assert found == mark and says in verdict
 
 
@@ -301,12 +306,12 @@ def test_a_stored_timing_of_none_gives_hours_and_one_of_another_protocol_does_no
     generation = suite.settings.model.model_dump(exclude={"path", "batch_size"}) | {"model_sha256": "x"}
     (folder / "key.json").write_text(json.dumps({"generation": generation}))
     (folder / "timing-m-1.json").write_text(json.dumps({"method_seconds": [6.0, 9.0, 60.0], "images": 18}))
-    assert doctor._seconds_an_image(suite, tmp_path, "timing-m-*.json") == 1.5
-    assert doctor._seconds_an_image(suite, tmp_path, "timing-other-*.json") is None
+    assert doctor_suites._seconds_an_image(suite, tmp_path, "timing-m-*.json") == 1.5
+    assert doctor_suites._seconds_an_image(suite, tmp_path, "timing-other-*.json") is None
     (folder / "key.json").write_text(json.dumps({"generation": generation | {"steps": 50}}))
-    assert doctor._seconds_an_image(suite, tmp_path, "timing-m-*.json") is None
+    assert doctor_suites._seconds_an_image(suite, tmp_path, "timing-m-*.json") is None
     (folder / "key.json").write_text("{")
-    assert doctor._seconds_an_image(suite, tmp_path, "timing-m-*.json") is None
+    assert doctor_suites._seconds_an_image(suite, tmp_path, "timing-m-*.json") is None
 
 
 def test_images_and_evaluations_are_those_of_the_plan_of_a_run(tmp_path):
@@ -315,7 +320,7 @@ def test_images_and_evaluations_are_those_of_the_plan_of_a_run(tmp_path):
     from bench.runner import Run
 
     for name in ("testbed-quick", "testbed"):
-        told = doctor._asked_classes(name)
+        told = doctor_child._asked_classes(name)
         run = Run.resolve(load_suite(name), "none", {}, tmp_path, tmp_path, torch.device("cpu"))
         planned = plan(run)
         assert told["exact"] and not told["problems"] and told["timing"] == run._timing_file().name
@@ -324,7 +329,7 @@ def test_images_and_evaluations_are_those_of_the_plan_of_a_run(tmp_path):
 
 def test_a_metric_that_is_unknown_or_misconfigured_is_a_problem_of_its_suite(tmp_path):
     path = changed(tmp_path, ("[metrics.fid]", "[metrics.fidd]"), ('profile = "testbed"', 'profil = "testbed"'))
-    told = doctor._asked_classes(path)
+    told = doctor_child._asked_classes(path)
     assert (
         not told["exact"] and any("did you mean 'fid'" in problem for problem in told["problems"]) and any("profil" in problem for problem in told["problems"])
     )
@@ -337,14 +342,15 @@ def test_no_check_can_make_it_fail(monkeypatch, tmp_path):
     def odd(*arguments):
         raise RuntimeError("something \x1b[31m odd\nhappened")
 
-    for check in ("_python", "_packages", "_torch_facts", "_processor", "_memory", "_memory_facts", "_place", "_commit", "_broken_names"):
-        monkeypatch.setattr(doctor, check, odd)
-    for check in ("_ask_child", "_model_files", "_nearest"):
-        monkeypatch.setattr(doctor, check, odd)
+    machine = ("python", "package", "torch", "processor", "memory", "folder", "git", "name")
+    for check in (*(f"{what}_facts" for what in machine), "main_memory", "nearest_folder"):
+        monkeypatch.setattr(doctor_machine, check, odd)
+    monkeypatch.setattr(doctor, "ask_classes", odd)
+    monkeypatch.setattr(doctor_suites, "_model_files", odd)
     report = examine(["testbed-quick"], tmp_path, tmp_path)
     assert not report.ok and {fact.mark for fact in report.facts} == {"warn"}
     assert all("RuntimeError: something" in fact.text for fact in report.facts) and "\x1b" not in text(report)
-    monkeypatch.setattr(doctor, "_suite_names", odd)
+    monkeypatch.setattr(doctor, "suite_names", odd)
     assert examine(None, tmp_path, tmp_path).suites == ()
 
 
@@ -356,7 +362,7 @@ def test_text_is_one_screen_with_marks_in_words(count):
         SuiteFact(f"suite-{i}", "missing", "cannot run: 500 missing of 500 files", (), files, f"bench fetch --suite suite-{i}") for i in range(count)
     )
     shown = text(Report(facts, (), suites, 1.0)).splitlines()
-    assert len(shown) <= doctor.LINES and max(map(len, shown)) <= doctor.COLUMNS
+    assert len(shown) <= LINES and max(map(len, shown)) <= COLUMNS
     assert all(any(line.startswith(mark) for line in shown) for mark in ("ok  ", "warn  ", "missing "))
     if 0 < count < 10:
         assert sum("cannot run" in line for line in shown) == count and sum("bench fetch --suite" in line for line in shown) == count
@@ -375,4 +381,4 @@ def test_on_this_machine_the_testbed_can_run(tmp_path):
     assert 1_000_000 < parameters < 20_000_000
     # float32, a batch of 32 pictures of 32 x 32, each with a quarter of the parameters' bytes at 512 x 512, and 1 GiB for the program
     assert report.suites[0].memory_bytes == round(4 * parameters * (1 + 32 / 16**2 / 4)) + GIB
-    assert len(text(report).splitlines()) <= doctor.LINES
+    assert len(text(report).splitlines()) <= LINES

@@ -26,10 +26,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from bench import assets, fetching
+from bench import assets, downloading, fetching, fetching_images
 from bench.assets import Asset, BadArchive, cache_folder, locate, recall, unpack
 from bench.errors import UserError
-from bench.fetching import fetch, fetch_images, images_text, read_images, text
+from bench.fetching import fetch, text
+from bench.fetching_crew import alone
+from bench.fetching_images import fetch_images, images_text, read_images
 
 BODY = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)
@@ -153,7 +155,7 @@ class Site:
 
 @pytest.fixture
 def site(monkeypatch):
-    monkeypatch.setattr(fetching, "PAUSE", 0.01)
+    monkeypatch.setattr(downloading, "PAUSE", 0.01)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Site() as site:
         site.files["body.bin"] = BODY
@@ -351,7 +353,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(site, tmp_path, monkeypatch)
 
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
-    monkeypatch.setattr(fetching, "writable", full)
+    monkeypatch.setattr(downloading, "writable", full)
     with pytest.raises(UserError, match=r"body.bin.part cannot be written: .*No space left on device.*goes on") as error:
         fetch([asset(site)], tmp_path)
     assert "\n" not in str(error.value) and visible_files(tmp_path) == []
@@ -421,7 +423,7 @@ def test_many_come_in_parallel_and_are_reported(site, tmp_path):
 
 
 def test_two_commands_in_one_cache_do_not_mix(site, tmp_path):
-    with fetching._alone(tmp_path), pytest.raises(UserError, match="another command is fetching into"):
+    with alone(tmp_path), pytest.raises(UserError, match="another command is fetching into"):
         fetch([asset(site)], tmp_path)
     assert site.asked == []
 
@@ -452,8 +454,8 @@ def test_the_cache_folder_is_the_one_given_else_of_the_environment_else_of_the_u
 def test_a_file_is_hashed_once_and_again_when_it_changed(site, tmp_path, monkeypatch):
     (one,) = fetch([asset(site)], tmp_path)
     hashed: list[Path] = []
-    real = assets._digest
-    monkeypatch.setattr(assets, "_digest", lambda path: hashed.append(path) or real(path))
+    real = assets.sha256_of
+    monkeypatch.setattr(assets, "sha256_of", lambda path: hashed.append(path) or real(path))
     assert locate(asset(site), tmp_path) == one.path and hashed == []
     os.utime(one.path)
     assert locate(asset(site), tmp_path) == locate(asset(site), tmp_path) == one.path and len(hashed) == 1
@@ -654,10 +656,10 @@ def test_the_same_picture_behind_two_links_is_one_file(site, tmp_path):
 
 
 def test_a_decompression_bomb_and_a_flood_are_refused(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetching, "MAX_PIXELS", 255)
+    monkeypatch.setattr(fetching_images, "MAX_PIXELS", 255)
     site.files["0"] = picture(0)
     assert "16x16 pixels, and 255 are allowed" in fetch_images([("0", site.url("0"), "")], tmp_path).rows[0].status
-    monkeypatch.setattr(fetching, "MAX_BYTES", 100)
+    monkeypatch.setattr(fetching_images, "MAX_BYTES", 100)
     assert fetch_images([("1", site.url("0"), "")], tmp_path).rows[0].status == "wrong: has more than 100 bytes"
     assert visible_files(tmp_path) == ["images.csv"] and not parts(tmp_path)
 
@@ -669,10 +671,10 @@ def test_no_cut_picture_is_taken_even_where_its_size_is_untold(tmp_path, kind, c
     file = tmp_path / "picture"
     whole = picture(0, kind)
     file.write_bytes(whole)
-    assert fetching._picture_suffix(file) == fetching.FORMATS[kind]
+    assert fetching_images._picture_suffix(file) == fetching_images.FORMATS[kind]
     file.write_bytes(whole[: max(0, len(whole) - cut)])
-    with pytest.raises(fetching.Wrong, match="no whole picture"):
-        fetching._picture_suffix(file)
+    with pytest.raises(downloading.Wrong, match="no whole picture"):
+        fetching_images._picture_suffix(file)
 
 
 def test_a_damaged_list_of_images_is_one_line(gallery, tmp_path):
@@ -682,6 +684,38 @@ def test_a_damaged_list_of_images_is_one_line(gallery, tmp_path):
             fetch_images(gallery, tmp_path)
 
 
+def test_an_address_with_half_a_character_or_a_picture_inside_costs_its_own_row(site, gallery, tmp_path):
+    odd = [("half", site.url("\ud800"), ""), ("long", "data:image/png;base64," + "A" * 200_000, ""), ("home", "~nobody-here/a.png", "")]
+    found = fetch_images([*odd, gallery[0]], tmp_path)
+    assert [row.state for row in found.rows] == ["failed", "failed", "failed", "found"]
+    assert fetch_images([*odd, gallery[0]], tmp_path).n_found == 1 and list(read_images(tmp_path)) == ["half", "long", "home", gallery[0][0]]
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_timeout_that_no_socket_takes_is_refused(tmp_path, timeout):
+    with pytest.raises(UserError, match="a timeout must be above 0"):
+        fetch([asset(None, urls=("http://never.invalid/x",))], tmp_path, timeout=timeout)
+
+
+def test_an_unpacked_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("new.txt", "new")
+    (tmp_path / "cache" / "a").mkdir(parents=True)
+    (tmp_path / "cache" / "a" / "old.txt").write_text("old")
+    real = os.replace
+
+    def busy(source, target):
+        if str(source).endswith(".unpacking"):
+            raise PermissionError("in use")
+        real(source, target)
+
+    monkeypatch.setattr(fetching.os, "replace", busy)
+    with pytest.raises(UserError, match="cannot be written: in use"):
+        fetch([Asset(name="a", urls=(str(archive),), path="a", unpack="zip")], tmp_path / "cache")
+    assert (tmp_path / "cache" / "a" / "old.txt").read_text() == "old"
+
+
 # Interruptions
 
 
@@ -689,7 +723,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from bench.assets import Asset
-from bench.fetching import fetch, fetch_images
+from bench.fetching import fetch
+from bench.fetching_images import fetch_images
 folder, *urls = sys.argv[1:]
 try:
     fetch_images([(url, url, "") for url in urls[1:]], Path(folder) / "images")

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import threading
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench.errors import UserError, one_line
-from bench.new_suite import CannotCreate, Given, ask, new_suite, parse_parts, split, text, toml_value
+from bench.new_suite import CannotCreate, new_suite, text
+from bench.new_suite_given import Given, ask, parse_parts
+from bench.new_suite_prompts import PromptChecks, Row, split
+from bench.new_suite_table import SuiteDraft
+from bench.new_suite_toml import toml_value
 from bench.planning import plan
 from bench.runner import Run
 from bench.suite import SuiteSettings, load_suite
@@ -154,12 +159,10 @@ def test_a_damaged_prompt_list_is_refused(given, desk, content, says):
 @for_all(st.lists(TEXTS.filter(lambda text: text.strip()), min_size=2, max_size=6, unique=True))
 def test_prompts_are_kept_byte_by_byte(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("bytes")
-    from bench.new_suite import _Prompts, _Row, _Suite
-
     given, problems = Given(), list[str]()
-    suite = _Suite(given, problems, [], folder / "a.toml")
-    (folder / "a.csv").write_bytes(suite.csv(_Row(1, f"p{i}", prompt, "", "", True) for i, prompt in enumerate(texts)).encode())
-    assert [row.prompt for row in _Prompts(given, problems, []).read_rows(folder / "a.csv", "p")] == texts and not problems
+    suite = SuiteDraft(given, problems, [], folder / "a.toml")
+    (folder / "a.csv").write_bytes(suite.csv(Row(1, f"p{i}", prompt, "", "", True) for i, prompt in enumerate(texts)).encode())
+    assert [row.prompt for row in PromptChecks(given, problems, []).read_rows(folder / "a.csv", "p")] == texts and not problems
 
 
 def test_a_byte_order_mark_and_semicolons_are_taken(given, desk):
@@ -177,6 +180,23 @@ def test_prompts_without_a_picture_are_dropped_only_when_asked(given, desk):
     assert {prompt.id for role in ("fit", "memorized") for prompt in load_suite(str(given.out)).prompts(role)} == {"p0", "p1", "p2", "p5"}
     assert any("2 prompts were dropped: p3, p4" in note for note in created.notes)
     assert "4 of 6 found" in (desk / "mine.toml").read_text()
+
+
+def test_ctrl_c_does_not_wait_for_all_pictures(monkeypatch):
+    decoded = []
+
+    def slowly(path):
+        decoded.append(path)
+        threading.Event().wait(0.005)
+        return ""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench.new_suite_prompts._undecodable", slowly)
+    with pytest.raises(KeyboardInterrupt):
+        list(PromptChecks(Given(), [], [])._decoded([Path(f"{i}.png") for i in range(1000)], interrupted))
+    assert len(decoded) < 500
 
 
 def test_a_reference_column_names_several_pictures(given, desk):
