@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.errors import one_line
 
-LONGEST = 100 << 20  # bytes of a header, which is also the limit of the format's own library
+LONGEST = 100 << 20  # bytes of a header: a longer one is damage, and would fill the memory
 
 
 @dataclass(frozen=True)
