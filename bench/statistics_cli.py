@@ -38,7 +38,5 @@ def statistics(
 
     with reporter() as report, resumable():
         made = make_statistics(images, inception, out, store / "_real", pick_device(device), size, side, report)
-    facts = {
-        "pictures": made.n, "features": len(made.mu), "of": made.pictures, "crop": made.crop, "network": made.fingerprint, "sha256": made.digest, "out": str(out),
-    }  # fmt: skip
+    facts = {"pictures": made.n, "of": made.pictures, "crop": made.crop, "network": made.fingerprint, "sha256": made.digest, "out": str(out)}
     print(json.dumps(facts, indent=1) if as_json else "\n".join(f"{name}: {value}" for name, value in facts.items()))

@@ -1,6 +1,5 @@
-import io
+import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,15 +9,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench import frechet, real_pictures
+from bench import real_pictures
+from bench.board import columns_of, make_boards
+from bench.cells import heading
 from bench.cli import app
 from bench.errors import Unmeasurable, UserError
 from bench.extractors import CleanFeatures
-from bench.frechet import frechet_distance, moments, read_statistics, write_statistics
-from bench.metric import Evaluation, SampleSet
-from bench.real_pictures import RealSet, centre_square, decoded, feature_blocks, pictures_in, statistics_of
+from bench.frechet import frechet_distance, moments, read_statistics
+from bench.parameters import configure
+from bench.real_pictures import centre_square, decoded, feature_blocks, pictures_in, statistics_of
 from bench.registry import find
-from bench.suite import Prompt, load_suite
+from bench.runner import Run
+from bench.suite import load_suite, path_digest
 
 CPU = torch.device("cpu")
 
@@ -244,6 +246,101 @@ def test_another_picture_cut_or_network_is_measured_anew(folder, network, tmp_pa
     assert pictures_in(tmp_path / "moved").digest == first.digest  # wherever it lies
     png(folder / "2.png", 99)
     assert statistics_of(pictures_in(folder), network, tmp_path / "cache").digest != first.digest and len(keys()) == 3
+
+
+@pytest.fixture
+def suite_of(tiny_folder, tmp_path):
+    """The tiny suite with nothing but FID, prompts that name originals, and a folder of real pictures; `lines` are its settings."""
+    folder = tmp_path / "suite"
+    shutil.copytree(tiny_folder, folder)
+    for seed in range(9):
+        png(folder / f"real/{seed}.png", seed)
+    rows = [f"q{i},{prompt},{f'real/{i}.png' + ('|real/7.png' if i == 0 else '')}" for i, prompt in enumerate(["a red apple", "a bus", "an owl", "a key"])]
+
+    def make(lines, rows=rows):
+        (folder / "quality.csv").write_text("\n".join(["id,prompt,reference", *rows]) + "\n")
+        head, tail = (tiny_folder / "tiny.toml").read_text().split("[prompts.quality]")
+        text = (
+            head + '[prompts.quality]\nfile = "quality.csv"\nimages_per_prompt = 2\n[metrics.fid]\nweights = "./features.torchscript.pt"\nsize = 32\n' + lines
+        )
+        assert tail
+        (folder / "tiny.toml").write_text(text)
+        return load_suite(str(folder / "tiny.toml"))
+
+    return make
+
+
+def run_of(suite, tmp_path):
+    return Run.resolve(suite, "none", {}, tmp_path / "records", tmp_path / "store", CPU)
+
+
+def test_a_suite_reports_the_whole_set_and_the_matched_originals(suite_of, network, tmp_path, monkeypatch):
+    suite = suite_of('images = 7\nreal = "real"\nreal_side = 16\nmatched = true\n')
+    run = run_of(suite, tmp_path)
+    record = run.execute()
+    real = [np.asarray(centre_square(Image.open(suite.file.parent / f"real/{i}.png"), 16)) for i in range(9)]
+    generated = in_one_piece(run.samples("quality").features(network).reshape(8, -1)[:7])
+    for name, pictures in (("fid", real), ("fid_matched", [real[i] for i in (0, 7, 1, 2, 3)])):  # in the order of the prompts
+        score = record.scores[name]
+        assert score.value == pytest.approx(distance_by_roots(*generated, *in_one_piece(network(pictures))), rel=1e-6)
+        assert (score.n, score.prompts, score.unit, score.higher_is_better) == (7, 4, "distance", False)
+        assert score.details["real_images"] == len(pictures) and "shorter side to 16" in score.details["crop"]
+        assert score.details["captions_sha256"] == path_digest(suite.path("quality.csv")) and score.details["weights_sha256"] == network.digest
+        assert (score.details["mode"], score.details["size"], score.details["generated_side"]) == ("clean", 32, 32) and len(score.details["real_sha256"]) == 64
+    assert record.scores["fid"].details["real"] == "real"
+    (board,) = make_boards([record])
+    assert [heading(board, column) for column in columns_of(board) if column.part == "scores"] == ["FID (n=7) ↓", "FID matched (n=7) ↓"]
+    assert sorted(path.parent.relative_to(tmp_path / "store").as_posix() for path in (tmp_path / "store").rglob("*.npz")) == ["_real", "_real"]
+    monkeypatch.setattr(real_pictures, "read_picture", lambda path: pytest.fail(f"{path} was decoded again"))
+    record.path(tmp_path / "records").unlink()
+    assert run_of(suite, tmp_path).execute().scores == record.scores
+
+
+def test_references_that_are_missing_cost_only_the_matched_score(suite_of, tmp_path):
+    suite = suite_of('images = 8\nreal = "real"\nmatched = true\n', ["q0,a bus,real/0.png", "q1,a key,", "q2,an owl,", "q3,a red apple,real/1.png"])
+    record = run_of(suite, tmp_path).execute()
+    assert record.scores["fid"].value is not None and record.status == "complete"
+    assert (
+        record.scores["fid_matched"].value is None and record.scores["fid_matched"].reason == "2 of 4 prompts name no reference picture, the first of them q1"
+    )
+
+
+def test_a_suite_may_ask_for_the_matched_originals_only(suite_of, tmp_path):
+    suite = suite_of("images = 2\nmatched = true\n", ["q0,a bus,real/0.png|real/1.png", "q1,a key,"])  # the first two images are of the first prompt
+    record = run_of(suite, tmp_path).execute()
+    assert record.scores.keys() == {"fid_matched"} and record.scores["fid_matched"].details["real_images"] == 2
+
+
+def test_pictures_of_the_real_set_are_part_of_the_suites_fingerprint(suite_of):
+    suite = suite_of('images = 2\nreal = "real"\n')
+    before = suite.fingerprint
+    png(suite.file.parent / "real/3.png", 77)
+    assert load_suite(str(suite.file)).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({}, "nothing to compare with"), ({"statistics": "s", "real": "r"}, "give one of them"), ({"statistics": "s", "real_side": 64}, "leave it out")],
+)
+def test_settings_that_mean_nothing_are_refused(given, words):
+    with pytest.raises(UserError, match=words):
+        configure("metric", "fid", find("metric", "fid").load(), {"weights": "w", "images": 10} | given)
+
+
+def test_bench_statistics_writes_what_a_suite_can_name(suite_of, folder, network, tmp_path):
+    suite = suite_of('images = 7\nstatistics = "../real.npz"\n')
+    arguments = ["statistics", "--images", folder, "--inception", network.weights, "--out", tmp_path / "real.npz", "--side", 16, "--size", 32]
+    arguments = [str(word) for word in [*arguments, "--store", tmp_path / "store", "--device", "cpu", "--json"]]
+    told = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    facts = json.loads(told.stdout)
+    assert (facts["pictures"], facts["of"], facts["network"]) == (7, "real", network.fingerprint)
+    made = read_statistics(tmp_path / "real.npz")
+    assert made.digest == facts["sha256"] == pictures_in(folder).digest and made.crop == facts["crop"]
+    record = run_of(suite, tmp_path).execute()
+    details = record.scores["fid"].details
+    assert (details["real"], details["real_images"], details["crop"], details["real_sha256"]) == ("real", 7, made.crop, made.digest)
+    with pytest.raises(UserError, match="there already"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 def test_frechet_distance_of_diagonal_gaussians_has_its_closed_form():
