@@ -19,6 +19,7 @@ from bench.record import RunRecord, Score
 REFERENCE = "none"
 Interval = tuple[float, float, float]  # value, low, high
 PARTS: tuple[Literal["scores"], Literal["attacks"], Literal["cost"]] = ("scores", "attacks", "cost")  # of a record, in the order of the tables
+SIZED = ("fid", "fid_matched")  # scores whose heading says the number of images, because they fall with it
 TUNED_MEANS = (
     "† parameters chosen on the suite's `fit` prompts by `bench tune`; the record has the rule and how many settings met it (‡ none did: the nearest was taken)"
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from bench.board import Board, Column
+from bench.board import SIZED, Board, Column
 from bench.errors import visible
 from bench.record import Score
 
@@ -38,9 +38,9 @@ def difference_cell(difference: tuple[float, float | None, float | None] | None,
 
 def heading(board: Board, column: Column) -> str:
     """The column's heading; FID says its number of images."""
-    if column.name == "fid" and board.rows:
+    if column.name in SIZED and board.rows:
         score = board.rows[0].score(column)
-        return f"FID (n={score.n}) ↓" if score and score.n else column.heading
+        return f"{column.heading.removesuffix(' ↓')} (n={score.n}) ↓" if score and score.n else column.heading
     return column.heading
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from bench import records_cli, suite_cli
+from bench import records_cli, statistics_cli, suite_cli
 from bench.analyze_cli import analyze
 from bench.errors import UserError, one_line
 from bench.fetch_cli import fetch
@@ -38,6 +38,7 @@ app.command(epilog="Example:  bench compare runs/records/testbed/none/0123456789
 app.command(epilog="Example:  bench report runs/records/testbed/wanda/ba9876543210.json --out wanda.html")(records_cli.report)
 app.command(epilog="Example:  bench submit theirs.json --store their-store")(records_cli.submit)
 app.command(epilog="Example:  bench verify leaderboards/records/testbed-quick/none/0123456789ab.json --prompts 4")(records_cli.verify)
+app.command(epilog=statistics_cli.EXAMPLE)(statistics_cli.statistics)
 
 app.command(epilog="Examples:  bench fetch --suite sd14-mem500 --dry-run   |   bench fetch --suite sd14-mem500 --local sd14=./stable-diffusion-v1-4")(fetch)
 

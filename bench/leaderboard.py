@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.atomic import write_atomically
-from bench.board import REFERENCE, Board, Row, columns_of, make_boards, protocol
+from bench.board import REFERENCE, SIZED, Board, Row, columns_of, make_boards, protocol
 from bench.cells import LONGEST, cell, difference_cell, heading, number, spread
 from bench.errors import UserError, visible
 from bench.latex import latex
@@ -128,7 +128,7 @@ def row_table(record: RunRecord, others: list[RunRecord]) -> Table:
         score = row.score(column)
         if score is None:
             continue
-        name = f"{column.heading} (n={score.n})" if column.name == "fid" else column.heading
+        name = f"{column.heading} (n={score.n})" if column.name in SIZED else column.heading
         cells = [cell(score, column.decimals) if score.value is not None else f"– ({score.reason})"]
         if beside and row.reference:
             cells += [cell(Row(row.reference, None).score(column), column.decimals), difference_cell(row.difference(column), column.decimals)]

@@ -14,7 +14,7 @@ from bench.attack import EXHIBITS, Attack, Exhibit, Scores, Target, edited_weigh
 from bench.errors import Unmeasurable, UserError, one_line
 from bench.evidence import small_png
 from bench.method import State
-from bench.metric import Evaluation, Metric, PerImage, PerSet, SampleSet
+from bench.metric import Evaluation, Metric, PerImage, PerSet, SampleSet, Timing
 from bench.record import RecordedExhibit, RunRecord, Score
 from bench.suite import Prompt, Role
 
@@ -148,7 +148,10 @@ def evaluation_of(run: Run, metric: Metric, state: State, fit_seconds: float, fi
             raise UserError(f"metric {type(metric).__name__} reads prompts of the role {role} without declaring it in `roles`")
         return run.samples(role, generation)
 
-    return Evaluation(run.suite, run.device, samples, lambda rounds, images: run.time(state, rounds, images), fit_seconds, fit_rows)
+    def time(rounds: int, images: int) -> Timing:
+        return run.time(state, rounds, images)
+
+    return Evaluation(run.suite, run.device, samples, time, fit_seconds, fit_rows, run.report, run.store_root / "_real")
 
 
 def target_of(run: Run, attack: Attack, state: State, generation: int = 0) -> Target:

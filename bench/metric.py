@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from bench.errors import Unmeasurable
+from bench.progress import Report, silent
 
 if TYPE_CHECKING:
     from bench.record import Shown
@@ -80,6 +81,8 @@ class Evaluation:
     time: Callable[[int, int], Timing]  # (rounds, images a round)
     fit_seconds: float = 0.0
     fit_rows: int = 0
+    report: Report = silent
+    cache: Path = Path("runs/store/_real")  # for what is the same in every run, such as features of real pictures; no suite's name begins so
 
     def samples(self, role: Role) -> SampleSet:
         """The samples of a role. Raises `Unmeasurable` when the suite has no such prompts."""

@@ -1,90 +1,127 @@
 """Picture quality: the Frechet distance to real pictures, with clean-fid's resizing and features and our own, exact distance.
 
-FID falls with the number of images, so the number is the suite's and part of the score; fewer are refused.
+FID falls with the number of images, so the number is the suite's and part of the score; fewer are refused. Two sets of real
+pictures are in use for captions of real pictures, and give different numbers: a whole collection, and the originals of just these captions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
-from zipfile import BadZipFile
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from bench.errors import Unmeasurable, UserError, one_line
+from bench.digests import path_digest
+from bench.errors import Unmeasurable, UserError
 from bench.extractors import CleanFeatures
-from bench.metric import Evaluation, Metric, PerImage, PerSet
+from bench.frechet import Statistics, frechet_distance, moments, read_statistics
+from bench.metric import Evaluation, Metric, PerImage, PerSet, SampleSet
+from bench.real_pictures import RealSet, crop_name, pictures_in, statistics_of
+from bench.record import Shown
 from bench.suite import Role
 
 
-class Fid(Metric):
-    """Frechet distance between features of generations and of real pictures, clean-fid semantics."""
+class _Names:
+    """The scores that the settings ask for; of the class, those that need nothing but a reference."""
 
-    names: ClassVar[tuple[str, ...]] = ("fid",)
+    def __get__(self, metric: Fid | None, owner: type[Fid]) -> tuple[str, ...]:
+        return ("fid",) if metric is None else (*(("fid",) if metric.statistics or metric.real else ()), *(("fid_matched",) if metric.matched else ()))
+
+
+class Fid(Metric):
+    """Frechet distance between features of generations and of real pictures, clean-fid semantics.
+
+    `fid` is to a whole collection: reference `statistics`, or a folder of `real` pictures, whose statistics are measured once.
+    `fid_matched` is to the originals that the prompts themselves name as their references.
+    """
+
+    names: ClassVar[Any] = _Names()
     roles: ClassVar[tuple[Role, ...]] = ("quality",)
-    files: ClassVar[tuple[str, ...]] = ("weights", "statistics")
+    files: ClassVar[tuple[str, ...]] = ("weights", "statistics", "real")
+    shown: ClassVar[dict[str, Shown]] = {
+        "fid_matched": Shown(heading="FID matched", decimals=2, meaning="Frechet distance to the originals of the captions, at the stated number of images")
+    }
 
     weights: str = Field(description="TorchScript with `.layers`, as clean-fid's Inception file, relative to the suite file")
-    statistics: str = Field(description="`.npz` with `mu`, `sigma`, `n` of the real pictures' features")
+    statistics: str = Field("", description="`.npz` with `mu`, `sigma`, `n` of the real pictures' features; `bench statistics` makes one")
+    real: str = Field("", description="folder of real pictures, instead of `statistics`")
+    real_side: int | None = Field(None, ge=8, description="shorter side of real pictures is resized to it and the centre square kept; as they are by default")
+    matched: bool = Field(False, description="also `fid_matched`: against the pictures that the prompts name as references")
     images: int = Field(ge=2, description="the number of images; fewer are refused")
     size: int = Field(299, ge=8, description="side that pictures are resized to; 299 for Inception")
 
-    def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
+    @model_validator(mode="after")
+    def _one_reference(self) -> Fid:
+        if self.statistics and self.real:
+            raise ValueError("statistics and real are two ways to say the same: give one of them")
+        if not (self.statistics or self.real or self.matched):
+            raise ValueError("nothing to compare with: give statistics, real or matched")
+        if self.statistics and self.real_side and not self.matched:
+            raise ValueError("real_side says how real pictures are cut, and statistics were made of pictures cut before: leave it out")
+        return self
+
+    def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet | Unmeasurable]:
+        """Moments of the images once; then each distance, or the reason why there is none."""
         samples = evaluation.samples("quality")
         if len(samples) < self.images:
             raise Unmeasurable(f"FID of {self.images} images asked for and only {len(samples)} are there")
         extractor = CleanFeatures(evaluation.path(self.weights), self.size, evaluation.device)
-        features = samples.features(extractor).reshape(len(samples), -1)[: self.images].astype(np.float64)
-        real = read_statistics(evaluation.path(self.statistics), features.shape[1])
-        if real.fingerprint not in ("", extractor.fingerprint):
-            raise UserError(f"reference statistics {self.statistics} were made with {real.fingerprint} and not with {extractor.fingerprint}")
-        value = frechet_distance(*moments(features), real.mu, real.sigma)
-        details = {"mode": "clean", "size": self.size, "weights_sha256": extractor.digest, "real_images": real.n, "dims": features.shape[1]}
-        return {"fid": PerSet(value, self.images, "distance", False, prompts=len(samples.prompts), details=details)}
+        generated = moments(_first(samples.feature_blocks(extractor), self.images))
+        scores: dict[str, PerImage | PerSet | Unmeasurable] = {}
+        for name in self.names:
+            try:
+                real = self._whole(evaluation, extractor, len(generated.mu)) if name == "fid" else self._originals(evaluation, samples, extractor)
+                scores[name] = self._score(evaluation, samples, extractor, generated, real)
+            except Unmeasurable as why:
+                scores[name] = why
+        return scores
+
+    def _whole(self, evaluation: Evaluation, extractor: CleanFeatures, dims: int) -> Statistics:
+        if self.real:
+            return statistics_of(pictures_in(evaluation.path(self.real), self.real_side), extractor, evaluation.cache, evaluation.report)
+        file = evaluation.path(self.statistics)
+        known = read_statistics(file, dims)
+        if known.fingerprint not in ("", extractor.fingerprint):
+            raise UserError(f"reference statistics {self.statistics} were made with {known.fingerprint} and not with {extractor.fingerprint}")
+        if self.real_side and known.crop not in ("", crop_name(self.real_side)):
+            raise UserError(f"reference statistics {self.statistics} were made with the cut '{known.crop}', and real_side is {self.real_side}")
+        # A file that does not say which pictures it was made of is named by itself.
+        return known if known.digest else replace(known, pictures=file.name, digest=path_digest(file))
+
+    def _originals(self, evaluation: Evaluation, samples: SampleSet, extractor: CleanFeatures) -> Statistics:
+        """The references of those prompts whose images are measured, each picture once, in the order of the prompts."""
+        prompts = samples.prompts[: -(-self.images // samples.images)]
+        if lacking := [prompt.id for prompt in prompts if not prompt.references]:
+            raise Unmeasurable(f"{len(lacking)} of {len(prompts)} prompts name no reference picture, the first of them {lacking[0]}")
+        files = tuple(dict.fromkeys(path for prompt in prompts for path in prompt.references))
+        if len(files) < 2:
+            raise Unmeasurable("all prompts name the same reference picture, and a covariance takes two")
+        return statistics_of(RealSet("references of the prompts", files, self.real_side), extractor, evaluation.cache, evaluation.report)
+
+    def _score(self, evaluation: Evaluation, samples: SampleSet, extractor: CleanFeatures, generated: Statistics, real: Statistics) -> PerSet:
+        value = frechet_distance(generated.mu, generated.sigma, real.mu, real.sigma)
+        suite = evaluation.suite
+        details = {
+            "mode": "clean",
+            "size": self.size,
+            "weights_sha256": extractor.digest,
+            "dims": len(generated.mu),
+            "real": real.pictures,
+            "real_images": real.n,
+            "real_sha256": real.digest,
+            "crop": real.crop or "unknown",
+            "generated_side": suite.settings.model.side,
+            "captions_sha256": path_digest(suite.path(suite.settings.prompts["quality"].file)),
+        }
+        return PerSet(value, self.images, "distance", False, prompts=len(samples.prompts), details=details)
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Mean `[d]` and covariance `[d, d]` of the features of `n` pictures."""
-
-    mu: np.ndarray
-    sigma: np.ndarray
-    n: int
-    fingerprint: str = ""  # of the network and the resizing, where the file says it
-
-
-def read_statistics(path: Path, dims: int) -> Statistics:
-    """Read reference statistics. Raises `UserError` when the file is unreadable or belongs to features of another length."""
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            statistics = Statistics(content["mu"], content["sigma"], int(content["n"]) if "n" in content else 0, str(content.get("fingerprint", "")))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise UserError(f"reference statistics {path} cannot be read: {one_line(error)}") from error
-    if statistics.mu.shape != (dims,) or statistics.sigma.shape != (dims, dims):
-        raise UserError(f"reference statistics {path} are of {statistics.mu.shape[0]} features and the network gives {dims}")
-    return statistics
-
-
-def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and unbiased covariance of features `[n, d]` in float64."""
-    features = np.asarray(features, dtype=np.float64)
-    return features.mean(0), np.atleast_2d(np.cov(features, rowvar=False))
-
-
-def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
-    """`|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))` in float64 (Heusel et al. 2017, eq. 6).
-
-    The trace of the root is the sum of the singular values of `S2^(1/2) S1^(1/2)`: both roots come from symmetric
-    eigendecompositions, so the result is real, and never NaN where covariances are singular.
-    """
-    root1, root2 = _symmetric_root(sigma1), _symmetric_root(sigma2)
-    shared = np.linalg.svd(root2 @ root1, compute_uv=False).sum()
-    difference = np.asarray(mu1, dtype=np.float64) - mu2
-    return max(float(difference @ difference + np.trace(sigma1) + np.trace(sigma2) - 2 * shared), 0.0)
-
-
-def _symmetric_root(matrix: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh(np.asarray(matrix, dtype=np.float64))
-    return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+def _first(blocks: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """The first `count` rows; what comes after is not asked for."""
+    for block in blocks:
+        yield block[:count]
+        count -= len(block)
+        if count <= 0:
+            return

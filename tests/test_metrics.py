@@ -6,10 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.errors import Unmeasurable, UserError
+from bench.errors import UserError
 from bench.extractors import PROFILES, CleanFeatures, CopyDescriptor, OpenClip, preprocess
 from bench.registry import find
-from metrics.fid import frechet_distance, moments, read_statistics
 from metrics.sscd import mean_pairwise_similarity, reduce_references
 
 
@@ -76,39 +75,6 @@ def test_clip_score_equals_one_picture_and_one_text_at_a_time(tiny_folder):
     assert clip.texts(["apple " * 40])[1] == 1
 
 
-def test_frechet_distance_of_diagonal_gaussians_has_its_closed_form():
-    random = np.random.default_rng(0)
-    a, b, mu = random.uniform(0.1, 3, 20), random.uniform(0.1, 3, 20), random.normal(size=20)
-    expected = np.square(np.sqrt(a) - np.sqrt(b)).sum() + mu @ mu
-    assert frechet_distance(np.zeros(20), np.diag(a), mu, np.diag(b)) == pytest.approx(expected, rel=1e-10)
-
-
-def test_frechet_distance_equals_the_matrix_root_of_the_product():
-    from scipy.linalg import sqrtm
-
-    random = np.random.default_rng(1)
-    x, y = random.normal(size=(200, 12)) @ random.normal(size=(12, 12)), random.normal(size=(150, 12)) + 0.3
-    (m1, s1), (m2, s2) = moments(x), moments(y)
-    slow = np.square(m1 - m2).sum() + np.trace(s1 + s2 - 2 * sqrtm(s1 @ s2).real)
-    assert frechet_distance(m1, s1, m2, s2) == pytest.approx(slow, rel=1e-8)
-    assert frechet_distance(m2, s2, m1, s1) == pytest.approx(slow, rel=1e-8)
-
-
-def test_frechet_distance_survives_fewer_images_than_dimensions():
-    x = np.random.default_rng(2).normal(size=(10, 64))
-    mean, covariance = moments(x)
-    assert frechet_distance(mean, covariance, mean, covariance) <= 1e-6 * np.trace(covariance)
-    other = frechet_distance(mean, covariance, np.zeros(64), np.eye(64))
-    assert np.isfinite(other) and other > 0
-
-
-def test_doubling_every_image_scales_the_covariance_only():
-    x = np.random.default_rng(3).normal(size=(30, 5))
-    (m1, s1), (m2, s2) = moments(x), moments(np.concatenate([x, x]))
-    np.testing.assert_allclose(m1, m2)
-    np.testing.assert_allclose(s2, s1 * 2 * 29 / 59)
-
-
 def test_clean_features_equal_clean_fid_on_an_inception_shaped_file(tmp_path):
     """clean-fid's own wrapper and ours on the same TorchScript: 299 pixels in, 2048 features out."""
     from cleanfid.fid import get_batch_features
@@ -131,26 +97,6 @@ def test_clean_features_equal_clean_fid_on_an_inception_shaped_file(tmp_path):
     batch = torch.from_numpy(np.stack([build_resizer("clean")(p) for p in pictures]).transpose(0, 3, 1, 2))
     theirs = get_batch_features(batch, InceptionV3W(str(tmp_path), download=False), torch.device("cpu"))
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
-
-
-def test_fid_refuses_fewer_images_than_the_suite_says():
-    metric = find("metric", "fid").load()(weights="w", statistics="s", images=10)
-
-    class Few:
-        def samples(self, role):
-            return range(9)
-
-    with pytest.raises(Unmeasurable, match="10 images asked for and only 9"):
-        metric.measure(Few())
-
-
-def test_statistics_of_another_network_are_refused(tmp_path):
-    np.savez(tmp_path / "s.npz", mu=np.zeros(5), sigma=np.eye(5), n=3)
-    with pytest.raises(UserError, match="5 features and the network gives 64"):
-        read_statistics(tmp_path / "s.npz", 64)
-    (tmp_path / "t.npz").write_bytes((tmp_path / "s.npz").read_bytes()[:40])
-    with pytest.raises(UserError, match="cannot be read"):
-        read_statistics(tmp_path / "t.npz", 5)
 
 
 def test_walltime_is_the_method_over_none():
