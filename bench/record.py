@@ -30,7 +30,7 @@ NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"  # of suites and methods, which become p
 PAGES = ("published", "record.schema", "readme")  # names of pages that no suite may take
 # Columns of the tables that are no scores; a score `x` takes `x` and `x_` with each of the endings.
 IDENTITY = ("method", "parameters", "where", "needs", "holds_against", "seeds", "pareto", "run", "measured_by")
-ENDINGS = ("low", "high", "n", "by_seed", "difference", "difference_low", "difference_high")
+ENDINGS = ("low", "high", "n", "by_seed", "by_group", "difference", "difference_low", "difference_high")
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "clean-fid", "numpy", "scipy", "pandas")
 
 

@@ -1,13 +1,12 @@
 """The papers' own protocols: chains of reducers against slow loops, what they cannot compute, and training pictures that were lost."""
 
 import itertools
-import shutil
 import sys
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import stats
@@ -16,9 +15,9 @@ from bench.extractors import CopyDescriptor
 from bench.measuring import as_score, together
 from bench.metric import Evaluation, PerImage, SampleSet
 from bench.registry import entries, find
-from bench.store import SampleStore, decode_png
+from bench.store import SampleStore, decode_png, encode_png
 from bench.suite import load_suite
-from conftest import SUITE
+from conftest import CAPTIONS, SUITE, write_csv
 from metrics._sscd_paper import PaperSscd, by_image, by_prompt, pair_medians
 from metrics.sscd_dcr23 import background, top1
 
@@ -44,6 +43,7 @@ def slow(tables, references, seeds, prompts):
     return reduce[prompts]([reduce[seeds](values) for values in by_seed])
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(3, 8), st.integers(1, 9))
 def test_every_chain_equals_the_loop(seed, images, prompts):
     tables = table_of(seed, prompts, images)
@@ -54,6 +54,7 @@ def test_every_chain_equals_the_loop(seed, images, prompts):
         assert float(stats.lower_mad(values)) == pytest.approx(slow(tables, references, seeds, "mad"))
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000), st.permutations(range(IMAGES)))
 def test_reducers_order_themselves_and_know_no_order_of_seeds(seed, order):
     tables = table_of(seed)
@@ -135,18 +136,29 @@ class Prompted:
 # The metrics themselves, on stored pictures.
 
 
+def drawn(*seed):
+    """A picture of 4 by 4 coloured blocks."""
+    return np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+
+
 @pytest.fixture(scope="module")
-def folder(tiny_folder, tmp_path_factory):
+def folder(tmp_path_factory):
     """The tiny suite with 4 images a prompt, some prompts with two training pictures."""
     folder = tmp_path_factory.mktemp("profiles")
-    for file in [*tiny_folder.glob("reference-*.png"), *tiny_folder.glob("*.csv"), *tiny_folder.glob("*.pt"), tiny_folder / "frechet_reference.npz"]:
-        shutil.copy(file, folder)
-    for name in ("pipeline", "clip"):
-        (folder / name).symlink_to(tiny_folder / name)
-    rows = (folder / "prompts.csv").read_text().replace("reference-3.png", "reference-3.png|reference-0.png|reference-5.png")
-    (folder / "prompts.csv").write_text(rows)
-    (folder / "lost.csv").write_text(rows.replace("reference-4.png", "").replace("reference-2.png", ""))
-    (folder / "none.csv").write_text("\n".join(line.rpartition(",")[0] + "," for line in rows.splitlines()[1:]).join([rows.splitlines()[0] + "\n", "\n"]))
+    rows = [[f"p{i}", caption, ["1", "10"][i % 2], "fit" if i < 2 else "memorized", f"reference-{i}.png"] for i, caption in enumerate(CAPTIONS)]
+    write_csv(folder / "prompts.csv", [["id", "prompt", "group", "split", "reference"], *rows])
+    for name in ("clean.csv", "calibration.csv"):
+        write_csv(folder / name, [["prompt"], ["a red apple"]])
+    for number in range(len(CAPTIONS)):
+        (folder / f"reference-{number}.png").write_bytes(encode_png(drawn(100 + number)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 16))  # much sooner than the tiny descriptor
+    torch.jit.trace(network.eval(), torch.rand(2, 3, 64, 64)).save(str(folder / "descriptor.torchscript.pt"))
+    listed = (folder / "prompts.csv").read_text().replace("reference-3.png", "reference-3.png|reference-0.png|reference-5.png")
+    (folder / "prompts.csv").write_text(listed)
+    (folder / "lost.csv").write_text(listed.replace("reference-4.png", "").replace("reference-2.png", ""))
+    (folder / "none.csv").write_text("\n".join(line.rpartition(",")[0] + "," for line in listed.splitlines()[1:]).join([listed.splitlines()[0] + "\n", "\n"]))
     return folder
 
 
@@ -161,7 +173,7 @@ def evaluation_of(folder, prompts="prompts.csv", images=IMAGES):
             pass
 
         def pictures(self, keys):
-            return [np.random.default_rng([int(prompt[1:]), image]).integers(0, 256, (32, 32, 3), dtype=np.uint8) for prompt, image in keys]
+            return [drawn(int(prompt[1:]), image) for prompt, image in keys]
 
         def features(self, keys, fingerprint, extractor):
             return extractor(self.pictures(keys))
