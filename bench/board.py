@@ -97,7 +97,7 @@ class Row:
     def _paired(self) -> dict[str, Interval]:
         if self.differences is not None or self.reference is None:
             return self.differences or {}
-        return stats.paired_differences(self.record.per_prompt, self.reference.per_prompt, shares=shares_of(self.record))
+        return stats.paired_differences(means_of(self.record), self.reference.per_prompt, shares=shares_of(self.record))
 
     def score(self, column: Column) -> Score | None:
         return _part(self.record, column).get(column.name)
@@ -117,6 +117,12 @@ class Row:
             return self._paired[column.name]
         base = _part(self.reference, column).get(column.name)
         return (score.value - base.value, None, None) if base and base.value is not None else None
+
+
+def means_of(record: RunRecord) -> dict[str, dict[str, float]]:
+    """The values by prompt of scores that are means over them: differences of medians are no medians of differences."""
+    others = {name for part in PARTS for name, score in getattr(record, part).items() if score.statistic}
+    return {name: values for name, values in record.per_prompt.items() if name not in others}
 
 
 def shares_of(record: RunRecord) -> set[str]:
@@ -252,7 +258,7 @@ def _differences(records: Sequence[RunRecord], references: Sequence[RunRecord | 
     shown = {column.name for column in COLUMNS}
     values, baseline, shares = {}, {}, set()
     for place, (record, reference) in enumerate(zip(records, references, strict=True)):
-        for name, means in record.per_prompt.items() if reference else ():
+        for name, means in means_of(record).items() if reference else ():
             if name in shown or any(score.shown for part in PARTS if (score := getattr(record, part).get(name))):
                 key = f"{place:06d} {name}"
                 values[key], baseline[key] = means, reference.per_prompt.get(name, {}) if reference else {}

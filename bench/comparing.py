@@ -205,7 +205,8 @@ def _pair(part: str, name: str, a: RunRecord, b: RunRecord) -> Pair:
         return Pair(part, name, mine, theirs, None, reason=reason)
     values_a, values_b = _finite(a.per_prompt.get(name)), _finite(b.per_prompt.get(name))
     share = bool(mine and mine.unit.startswith("share"))
-    paired = stats.paired_difference(values_b, values_a, share=share) if part != "cost" else None
+    of_means = part != "cost" and not (mine and mine.statistic)  # a difference of medians is no mean of differences
+    paired = stats.paired_difference(values_b, values_a, share=share) if of_means else None
     if paired:
         return Pair(part, name, mine, theirs, paired, len(values_a.keys() & values_b.keys()))
     return Pair(part, name, mine, theirs, (theirs.value - mine.value, None, None))  # without a reason, both have values

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bench.board import PARTS, TUNED_MEANS, Board, Column, Row, columns_of
 from bench.cells import cell, difference_cell, escape, heading, spread
 from bench.extraction import HEADINGS, Extraction, extraction
+from bench.grouped import Grouped, grouped
 from bench.legend import HOLDS, PARETO, definition
 from bench.record import Score
 
@@ -26,9 +27,12 @@ def markdown(board: Board) -> str:
         lines += [f"- **holds against**: {HOLDS}"]
         lines += [f"- **Pareto**: {PARETO}"]
         lines += [f"- {TUNED_MEANS}"] if any(row.record.tuning for row in board.rows) else []
+        group_name = board.rows[0].record.group_name
+        if tables := grouped(board):
+            lines += ["", f"## By {escape(group_name)}", "", "Brackets: 95 % intervals over the prompts of a group, where the record has them."]
+            lines += [line for table in tables for line in _by_group(table, group_name)]
         attacked = extraction(board)
         if attacked:
-            group_name = board.rows[0].record.group_name
             lines += ["", "## Extraction attack, before and after", "", *extraction_table(attacked), "", escape(attacked.operating_point, 2000), ""]
             lines += [f"- **{name}**: {meaning}" for name, meaning in HEADINGS]
             if attacked.groups:
@@ -62,6 +66,12 @@ def markdown_table(board: Board, rows: Sequence[Row], columns: Sequence[Column],
         facts = [", ".join(row.record.needs), "–" if against is None else ", ".join(against)] if details else []
         lines.append("| " + " | ".join([escape(row.label), *map(escape, (row.record.where, *facts)), *cells, "●" if row.pareto else ""]) + " |")
     return lines
+
+
+def _by_group(table: Grouped, group_name: str) -> list[str]:
+    counted = [group + (f" ({count} prompts)" if count is not None else "") for group, count in zip(table.groups, table.prompts, strict=True)]
+    rows = ["| " + " | ".join([escape(row.label), *cells]) + " |" for row, cells in table.rows]
+    return ["", f"**{escape(table.column.heading)}** by {escape(group_name)}", "", *_pipes(["method", *counted]), *rows]
 
 
 def _nulls(row: Row) -> list[tuple[str, Score]]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bench.sampler import Denoiser
 
 PICTURES = 4  # of one exhibit
+FEW_GROUPS = 12  # of prompts, which tables can show apart
 
 
 def measure(run: Run, record: RunRecord, state: State, fit_seconds: float, fit_rows: int) -> Exception | None:
@@ -68,7 +69,8 @@ def _ask(
                 continue
             described = {"threat": judge.threat if isinstance(judge, Attack) else None, "shown": judge.shown.get(score_name), "by_seed": by_seed}
             measured[score_name] = as_score(name, judge.version, score).model_copy(update=described)
-            if isinstance(score, PerImage) and score.percentile is None:
+            _warn_of_lost_pictures(record, score.details)
+            if isinstance(score, PerImage) and score.percentile is None and score.statistic in ("mean", "lower_median"):
                 means = score.table.mean(1)
                 record.per_prompt[score_name] = {prompt.id: round(float(m), 12) for prompt, m in zip(score.prompts, means, strict=True)}
     except Unmeasurable as why:
@@ -82,6 +84,15 @@ def _ask(
             into[score_name] = Score(value=None, unit="", higher_is_better=None, metric=name, metric_version=judge.version, reason=why_not)
     into |= measured
     return failure
+
+
+def _warn_of_lost_pictures(record: RunRecord, details: Mapping[str, Any]) -> None:
+    """Links rot: a number over some of the prompts is no worse, but a reader must know of which."""
+    expected, found = details.get("n_expected"), details.get("n_found")
+    if isinstance(expected, int) and isinstance(found, int) and found < expected:
+        warning = f"{expected - found} of {expected} memorized prompts have no training picture"
+        if warning not in record.warnings:
+            record.warnings.append(warning)
 
 
 def _every_generation(judge: Metric | Attack, scores_of: Callable[[int], Scores], generations: int) -> list[Scores]:
@@ -139,7 +150,14 @@ def together(scores: Sequence[PerImage | PerSet | Unmeasurable]) -> tuple[PerIma
 
 def _statistic(score: PerImage) -> stats.Statistic:
     percentile = score.percentile
-    return stats.mean if percentile is None else lambda values: np.percentile(values, percentile, axis=-1)
+    return stats.STATISTICS[score.statistic] if percentile is None else lambda values: np.percentile(values, percentile, axis=-1)
+
+
+def _interval(score: PerImage, table: np.ndarray) -> tuple[float, float] | None:
+    """Over the prompts of `table`, all of the score's or those of a group; None where so few say nothing."""
+    if len(table) < 2 or (score.percentile is not None and not stats.enough_for(score.percentile, len(table))):
+        return None
+    return stats.proportion_interval(table) if score.proportion else stats.cluster_bootstrap(table, _statistic(score))
 
 
 def evaluation_of(run: Run, metric: Metric, state: State, fit_seconds: float, fit_rows: int, generation: int = 0) -> Evaluation:
@@ -199,15 +217,17 @@ def as_score(name: str, version: int, score: PerImage | PerSet) -> Score:
         low, high = score.interval or (None, None)
         return Score(value=score.value, low=low, high=high, n=score.n, prompts=score.prompts, **common)
     statistic = _statistic(score)
-    if len(score.table) < 2 or (score.percentile is not None and not stats.enough_for(score.percentile, len(score.table))):
-        low, high = None, None
-    else:
-        low, high = stats.proportion_interval(score.table) if score.proportion else stats.cluster_bootstrap(score.table, statistic)
-    groups: dict[str, list[np.ndarray]] = {}
+    low, high = _interval(score, score.table) or (None, None)
+    by_group: dict[str, list[np.ndarray]] = {}
     for prompt, row in zip(score.prompts, score.table, strict=True):
         if prompt.group:
-            groups.setdefault(prompt.group, []).append(row)
+            by_group.setdefault(prompt.group, []).append(row)
+    groups = {group: np.stack(rows) for group, rows in by_group.items()}
+    intervals = {group: _interval(score, table) for group, table in groups.items()} if len(groups) <= FEW_GROUPS else {}
     return Score(
         value=float(statistic(score.table.reshape(-1))), low=low, high=high, n=score.table.size, prompts=len(score.table),
-        groups={group: round(float(statistic(np.concatenate(rows))), 6) for group, rows in groups.items()}, **common,
+        statistic=None if score.statistic == "mean" else score.statistic,
+        groups={group: round(float(statistic(table.reshape(-1))), 6) for group, table in groups.items()},
+        group_intervals={group: (round(found[0], 6), round(found[1], 6)) for group, found in intervals.items() if found},
+        group_prompts={group: len(table) for group, table in groups.items()}, **common,
     )  # fmt: skip

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.errors import Unmeasurable
 from bench.progress import Report, silent
+from bench.stats import StatisticName
 
 if TYPE_CHECKING:
     from bench.record import Shown
@@ -97,7 +98,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class PerImage:
-    """A score that every image has. `table` `[prompts, images]`; the harness adds the mean (or `percentile`), its interval and groups."""
+    """A score that every image has, or every prompt with a single column. `table` `[prompts, images]`.
+
+    The harness adds the mean (or `percentile`, or another `statistic`), its interval and groups. Where `details` has `n_expected` and `n_found`,
+    prompts with and without training pictures among them, and not all were found, the record gets a warning.
+    """
 
     table: np.ndarray
     prompts: Sequence[Prompt]
@@ -105,6 +110,7 @@ class PerImage:
     higher_is_better: bool | None
     percentile: float | None = None
     proportion: bool = False
+    statistic: StatisticName = "mean"  # over all entries; a percentile takes its place
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -130,9 +136,12 @@ class Metric(BaseModel):
     roles: ClassVar[tuple[Role, ...]] = ()  # of the prompts it reads
     files: ClassVar[tuple[str, ...]] = ()  # of its fields, those that name files of the suite
     cost: ClassVar[bool] = False
+    over_prompts: ClassVar[Mapping[str, str]] = {}  # of its scores that are no mean: a statistic, or "percentile"
+    pictured: ClassVar[tuple[str, ...]] = ()  # of its scores, those that leave out prompts without a training picture
+    one_a_prompt: ClassVar[tuple[str, ...]] = ()  # of its scores, those whose tables have a single column
     shown: ClassVar[Mapping[str, Shown]] = {}  # of its scores: heading, decimals and meaning in tables; a score without them has no column
     version: ClassVar[int] = 1
 
-    def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
-        """All scores by name. Raises `Unmeasurable` with the reason when there is nothing to measure."""
+    def measure(self, evaluation: Evaluation) -> Mapping[str, PerImage | PerSet | Unmeasurable]:
+        """All scores by name, an `Unmeasurable` in place of a number that there is not. Raises `Unmeasurable` with the reason when there is none."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it measures: define measure(self, evaluation)")

@@ -23,6 +23,7 @@ from bench.cells import cell, difference_cell, group_order, heading, number, spr
 from bench.errors import visible
 from bench.extraction import HEADINGS, extraction
 from bench.glance import CLEARLY_WORSE, KEPT, Answer, glance, no_extra, no_fitting, verdict
+from bench.grouped import grouped
 from bench.legend import PARETO, operating_point
 
 LONG, TITLE = 90, 600  # letters of a text that are shown, and that its tooltip has
@@ -58,6 +59,7 @@ def html(board: Board) -> str:
         scatters=charts.scatters(board, _label),
         bars=charts.bars(board),
         by_group=charts.groups(board, _label),
+        grouped=grouped(board),
         group_name=group_name,
         pareto=PARETO,
         gallery=_gallery(board),

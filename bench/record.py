@@ -30,7 +30,7 @@ NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"  # of suites and methods, which become p
 PAGES = ("published", "record.schema", "readme")  # names of pages that no suite may take
 # Columns of the tables that are no scores; a score `x` takes `x` and `x_` with each of the endings.
 IDENTITY = ("method", "parameters", "where", "needs", "holds_against", "seeds", "pareto", "run", "measured_by")
-ENDINGS = ("low", "high", "n", "by_seed", "difference", "difference_low", "difference_high")
+ENDINGS = ("low", "high", "n", "by_seed", "by_group", "difference", "difference_low", "difference_high")
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "clean-fid", "numpy", "scipy", "pandas")
 
 
@@ -69,7 +69,12 @@ class Score(_Strict):
     metric_version: Count
     reason: str = Field(default="", description="why value is null")
     details: dict[str, Any] = Field(default_factory=dict, description="the operating point: profile, threshold, model, hashes")
+    statistic: Literal["lower_median", "lower_mad", "std"] | None = Field(
+        default=None, description="of the values by prompt; null: their mean, or what details or the unit say"
+    )
     groups: dict[str, Number] = Field(default_factory=dict, description="the same number by group of prompts")
+    group_intervals: dict[str, tuple[Number, Number]] = Field(default_factory=dict, description="its interval by group, where groups are few")
+    group_prompts: dict[str, Count] = Field(default_factory=dict, description="prompts behind it by group")
     by_seed: list[Number] = Field(default_factory=list, description="the same number of each independent generation, where there are several")
     threat: Literal["api", "weights"] | None = Field(default=None, description="of an attack: what the attacker holds")
     shown: Shown | None = Field(default=None, description="how a table shows it, where its metric or attack says so")
@@ -141,7 +146,9 @@ class RunRecord(_Strict):
     facts: dict[str, dict[str, Number]] = Field(default_factory=dict, description="what the method reported of its images, means by prompt role")
     cost: dict[ScoreName, Score] = Field(default_factory=dict)
     attacks: dict[ScoreName, Score] = Field(default_factory=dict)
-    per_prompt: dict[str, dict[str, Number]] = Field(default_factory=dict, description="score name to prompt id to mean over its images")
+    per_prompt: dict[str, dict[str, Number]] = Field(
+        default_factory=dict, description="score name to prompt id to mean over its images; of a median over prompts, over its generations"
+    )
     thumbnails: list[Thumbnail] = Field(default_factory=list)
     exhibits: list[RecordedExhibit] = Field(default_factory=list)
     environment: dict[str, Any] = Field(default_factory=dict)

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Collection
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -15,10 +16,30 @@ RESAMPLES = 4000
 MANY = 2000  # prompts, beyond which bias and skew of a mean no longer show and the jackknife would take minutes
 INTERVALS = "expanded BCa bootstrap over prompts"  # of means and percentiles; proportions of one value a prompt are exact
 Statistic = Callable[[np.ndarray], np.ndarray]  # [..., images] to [...]
+StatisticName = Literal["mean", "lower_median", "lower_mad", "std"]
 
 
 def mean(values: np.ndarray) -> np.ndarray:
     return values.mean(axis=-1)
+
+
+def std(values: np.ndarray) -> np.ndarray:
+    """The deviation of the values themselves (ddof 0), as papers print it beside a mean."""
+    return values.std(axis=-1)
+
+
+def lower_median(values: np.ndarray) -> np.ndarray:
+    """The lower of the two middle values of an even number, as `torch.median`; numpy gives their mean."""
+    middle = (values.shape[-1] - 1) // 2
+    return np.partition(values, middle, axis=-1)[..., middle]
+
+
+def lower_mad(values: np.ndarray) -> np.ndarray:
+    """Median of |x - median(x)| without the factor 1.4826, both medians the lower ones."""
+    return lower_median(np.abs(values - lower_median(values)[..., None]))
+
+
+STATISTICS: dict[StatisticName, Statistic] = {"mean": mean, "lower_median": lower_median, "lower_mad": lower_mad, "std": std}
 
 
 def cluster_bootstrap(table: np.ndarray, statistic: Statistic = mean, seed: int = 0) -> tuple[float, float]:

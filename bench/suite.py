@@ -197,6 +197,12 @@ class Suite:
         return (len(prompts) if listed and listed.references else found), found
 
     @cached_property
+    def training_pictures(self) -> tuple[Path, ...]:
+        """Every training picture that the suite's prompts to fit and to measure on have, each once; of all prompts, whichever of them are asked for."""
+        roles: tuple[Role, ...] = ("fit", "memorized")
+        return tuple(dict.fromkeys(path for role in roles for prompt in self._prompts_by_role.get(role, ()) for path in prompt.references))
+
+    @cached_property
     def _prompts_by_role(self) -> dict[str, tuple[Prompt, ...]]:
         return {role: self._read_prompts(role, settings) for role, settings in self.settings.prompts.items()}
 

@@ -8,11 +8,14 @@ import json
 from typing import Any
 
 from bench.board import Board, Row, columns_of
+from bench.grouped import group_values
 
 
 def rows_of(board: Board) -> list[dict[str, Any]]:
-    """What a row stands for, then for every column `<score>`, `_low`, `_high`, `_n`, `_by_seed`; but for costs also `_difference` with `_low` and `_high`."""
+    """What a row stands for, then for every column `<score>`, `_low`, `_high`, `_n`, `_by_seed`, `_by_group` where there are groups; but for costs also
+    `_difference` with `_low` and `_high`."""
     columns = columns_of(board)
+    by_group = {column.name for column in columns if any(score.groups for row in (*board.rows, *board.reported) if (score := row.score(column)))}
     rows = []
     for row, measured_by in (*((row, "the board") for row in board.rows), *((row, "self-reported") for row in board.reported)):
         cells = _identity(row) | {"measured_by": measured_by}
@@ -23,6 +26,8 @@ def rows_of(board: Board) -> list[dict[str, Any]]:
             cells[f"{column.name}_high"] = _round(score.high if score else None)
             cells[f"{column.name}_n"] = score.n if score else 0
             cells[f"{column.name}_by_seed"] = [_round(value) for value in score.by_seed] if score else []
+            if column.name in by_group:
+                cells[f"{column.name}_by_group"] = group_values(score)
             if column.part != "cost":
                 for suffix, value in zip(("difference", "difference_low", "difference_high"), difference or (None, None, None), strict=True):
                     cells[f"{column.name}_{suffix}"] = _round(value)

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 
 from bench import registry
+from bench.attack import Scores
 from bench.canary import TOLERANCES
 from bench.errors import Unmeasurable, UserError, one_line
 from bench.evidence import SIDE, holds_against, small_png
 from bench.measuring import evaluation_of, together
 from bench.method import State
-from bench.metric import Metric, PerImage, PerSet, SampleSet
+from bench.metric import Metric, PerImage, SampleSet
 from bench.progress import Report, silent
 from bench.record import RunRecord, environment
 from bench.runner import Run
@@ -181,7 +182,7 @@ def _scores(
         differ = {prompt for role, prompt in other if role in metric.roles}
         for score_name in dict.fromkeys(score for scores in generations for score in scores):
             score, _ = together([scores[score_name] for scores in generations if score_name in scores])
-            if not isinstance(score, PerImage) or score.percentile is not None:
+            if not isinstance(score, PerImage) or score.percentile is not None or score.statistic not in ("mean", "lower_median"):
                 continue
             if built_in and score_name not in record.per_prompt and _with_references(run.suite, metric) == _with_references(part, metric):
                 problems.append(f"{score_name} has no values by prompt, and can be measured here")
@@ -194,9 +195,7 @@ def _with_references(suite: Suite, metric: Metric) -> set[bool]:
     return {bool(prompt.references) for role in metric.roles for prompt in suite.prompts(role)}
 
 
-def _measured(
-    run: Run, metric: Metric, part: _Part, sets: Mapping[Role, Sequence[SampleSet]], fitted: tuple[State, float, int], generation: int
-) -> dict[str, PerImage | PerSet]:
+def _measured(run: Run, metric: Metric, part: _Part, sets: Mapping[Role, Sequence[SampleSet]], fitted: tuple[State, float, int], generation: int) -> Scores:
     return metric.measure(replace(evaluation_of(run, metric, *fitted, generation), suite=part, samples_of=lambda role: sets[role][generation]))
 
 

@@ -6,6 +6,8 @@ resized and normalised, and how several training pictures of a prompt are reduce
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,15 +15,18 @@ from pydantic import Field, field_validator
 
 from bench.errors import UnknownName, Unmeasurable
 from bench.extractors import PROFILES, CopyDescriptor
-from bench.metric import Evaluation, Metric, PerImage, PerSet
+from bench.metric import Evaluation, Metric, PerImage, PerSet, SampleSet
 from bench.store import read_picture
-from bench.suite import Role
+from bench.suite import Prompt, Role
 
 
 class Sscd(Metric):
     """Similarity to the training picture by a copy descriptor: mean, 95th percentile, share above a threshold; and diversity."""
 
     names: ClassVar[tuple[str, ...]] = ("sscd", "sscd_p95", "memorized_ratio", "diversity")
+    over_prompts: ClassVar[Mapping[str, str]] = {"sscd_p95": "percentile"}
+    pictured: ClassVar[tuple[str, ...]] = ("sscd", "sscd_p95", "memorized_ratio")
+    one_a_prompt: ClassVar[tuple[str, ...]] = ("diversity",)
     roles: ClassVar[tuple[Role, ...]] = ("memorized",)
     files: ClassVar[tuple[str, ...]] = ("weights",)
 
@@ -37,19 +42,12 @@ class Sscd(Metric):
         return name
 
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
-        samples = evaluation.samples("memorized")
-        without = [prompt.id for prompt in samples.prompts if not prompt.references]
-        if without:
-            raise Unmeasurable(f"{len(without)} of {len(samples.prompts)} memorized prompts have no reference picture ({without[0]} is the first)")
-        extractor = CopyDescriptor(evaluation.path(self.weights), self.profile, evaluation.device)
-        generated = samples.features(extractor)
-        references = [extractor([read_picture(path) for path in prompt.references]) for prompt in samples.prompts]
-        similarity = np.stack([reduce_references(g @ r.T, PROFILES[self.profile].references) for g, r in zip(generated, references, strict=True)])
-        details = {"profile": self.profile, "weights_sha256": extractor.digest, "references": sum(len(r) for r in references)}
+        found = compare(evaluation, self.weights, self.profile)
+        similarity = np.stack([reduce_references(table, PROFILES[self.profile].references) for table in found.tables])
 
         def score(table: np.ndarray, higher_is_better: bool = False, unit: str = "cosine", **more: Any) -> PerImage:
             extra = more.pop("details", {})
-            return PerImage(table, samples.prompts, unit, higher_is_better, details=details | extra, **more)
+            return PerImage(table, more.pop("prompts", found.prompts), unit, higher_is_better, details=found.details | extra, **more)
 
         above = (similarity > self.threshold).astype(float)
         scores: dict[str, PerImage | PerSet] = {
@@ -57,9 +55,41 @@ class Sscd(Metric):
             "sscd_p95": score(similarity, percentile=95),
             "memorized_ratio": score(above, unit="share", proportion=True, details={"threshold": self.threshold}),
         }
-        if samples.images > 1:
-            scores["diversity"] = score(1 - mean_pairwise_similarity(generated)[:, None], True, "1 - cosine")
+        if found.samples.images > 1:
+            table = 1 - mean_pairwise_similarity(found.generated)[:, None]
+            scores["diversity"] = score(table, True, "1 - cosine", prompts=found.samples.prompts)
         return scores
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Generations beside training pictures. `tables`: similarities `[images, references]` of each of `prompts`, those that have a training picture."""
+
+    samples: SampleSet
+    generated: np.ndarray  # descriptors of all prompts, `[prompts, images, d]`
+    prompts: tuple[Prompt, ...]
+    tables: tuple[np.ndarray, ...]
+    details: dict[str, Any]
+
+
+def compare(evaluation: Evaluation, weights: str, profile: str) -> Compared:
+    """Describe the memorized prompts' generations and training pictures; prompts whose picture was lost are counted and left out.
+
+    Raises `Unmeasurable` when no prompt has a training picture.
+    """
+    samples = evaluation.samples("memorized")
+    places = [place for place, prompt in enumerate(samples.prompts) if prompt.references]
+    if not places:
+        raise Unmeasurable(f"none of the {len(samples.prompts)} memorized prompts has a training picture")
+    extractor = CopyDescriptor(evaluation.path(weights), profile, evaluation.device)
+    generated = samples.features(extractor)
+    prompts = tuple(samples.prompts[place] for place in places)
+    references = [extractor([read_picture(path) for path in prompt.references]) for prompt in prompts]
+    details = {
+        "profile": profile, "weights_sha256": extractor.digest, "references": sum(len(r) for r in references),
+        "n_expected": len(samples.prompts), "n_found": len(prompts),
+    }  # fmt: skip
+    return Compared(samples, generated, prompts, tuple(generated[place] @ r.T for place, r in zip(places, references, strict=True)), details)
 
 
 def reduce_references(similarity: np.ndarray, how: Literal["max", "mean", "lower_median"]) -> np.ndarray:
