@@ -173,7 +173,9 @@ class Assets:
         entry, (name, inner) = self.entry(text), name_of(text)
         self.path(text)
         if inner:
-            return self.digests_inside(text)[self.place(text)]
+            place = self.place(text)
+            inside = {path: digest for path, digest in self.digests_inside(text).items() if path == place or place in path.parents}
+            return inside[place] if place in inside else digest_of({path.relative_to(place).as_posix(): digest for path, digest in inside.items()})
         if isinstance(entry, PicturesEntry):
             from bench.fetching_images import read_images
 

@@ -107,7 +107,8 @@ def _present(asset: Asset, cache: Path) -> Fetched | None:
 
 def _sources(asset: Asset, mirrors: Sequence[str]) -> list[str]:
     """Everything that may have the asset: mirrors under both names, then its own addresses."""
-    names = [asset.file] + [name for url in asset.urls[:1] if (name := re.split("[?#]", url)[0].rpartition("/")[2]) not in ("", ".", "..")]
+    # A bare name says nothing (every part of a model has a config.json), so it counts only where the digest decides.
+    names = [asset.file] + [name for url in asset.urls[:1] if asset.sha256 and (name := re.split("[?#]", url)[0].rpartition("/")[2]) not in ("", ".", "..")]
     return list(dict.fromkeys([f"{mirror.rstrip('/')}/{name}" for mirror in mirrors for name in names] + list(asset.urls)))
 
 

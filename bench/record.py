@@ -105,6 +105,13 @@ class RecordedSamples(_Strict):
     sha256: dict[str, list[str]] = Field(default_factory=dict, description="prompt id to its images' digests, first 16 hex digits, in the order of their seeds")
 
 
+class RecordedReferences(_Strict):
+    """Training pictures of one role of prompts: how many prompts ought to have one, and how many have; links rot."""
+
+    expected: Count
+    found: Count
+
+
 class RecordedExhibit(_Strict):
     """What an attack found, to look at: generations of one prompt and the training picture that they betray."""
 
@@ -141,6 +148,7 @@ class RunRecord(_Strict):
     tuning: dict[str, Any] | None = Field(default=None, description="how the parameters were chosen, when `bench tune` chose them")
     sources: dict[str, str] = Field(default_factory=dict, description="sha256 of what is no built-in; a plug-in's after its distribution and version")
     images: dict[str, Count] = Field(default_factory=dict, description="images by prompt role")
+    references: dict[str, RecordedReferences] = Field(default_factory=dict, description="training pictures expected and found, by prompt role")
     samples: dict[str, RecordedSamples] = Field(default_factory=dict, description="the images by prompt role, as digests")
     scores: dict[ScoreName, Score] = Field(default_factory=dict)
     facts: dict[str, dict[str, Number]] = Field(default_factory=dict, description="what the method reported of its images, means by prompt role")

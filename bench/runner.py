@@ -30,7 +30,7 @@ from bench.model import load_denoiser
 from bench.parameters import configure
 from bench.planning import judge_problems
 from bench.progress import Report, silent
-from bench.record import RunRecord, device_name, environment, load_record
+from bench.record import RecordedReferences, RunRecord, device_name, environment, load_record
 from bench.sampler import Denoiser
 from bench.store import SampleKey, SampleStore
 from bench.suite import Prompt, Role, Suite
@@ -305,6 +305,10 @@ class Run:
         names = dict.fromkeys(name for facts in reported for name in facts)
         return {name: round(statistics.fmean(facts[name] for facts in reported if name in facts), 6) for name in names}
 
+    def _references(self) -> dict[str, RecordedReferences]:
+        counted = {role: self.suite.references(role) for role in self.suite.settings.prompts}
+        return {role: RecordedReferences(expected=expected, found=found) for role, (expected, found) in counted.items() if expected}
+
     def _new_record(self) -> RunRecord:
         return RunRecord(
             run=self.id,
@@ -323,6 +327,7 @@ class Run:
             parameters=self.method.model_dump(mode="json"),
             changed=self.method.model_dump(mode="json", exclude_defaults=True),
             tuning=self.tuning,
+            references=self._references(),
             sources=self.sources,
             environment=environment(self.device) | {"plugins": self.plugins},
         )
