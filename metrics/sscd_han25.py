@@ -22,7 +22,7 @@ class SscdHan25(PaperSscd, Metric):
     names: ClassVar[tuple[str, ...]] = ("sscd_han25_mean",)
     pictured: ClassVar[tuple[str, ...]] = names
     shown: ClassVar[Mapping[str, Shown]] = {
-        "sscd_han25_mean": PAPER.shown("SSCD (Han)", "max over training pictures, mean over 10 seeds, mean over prompts"),
+        "sscd_han25_mean": PAPER.shown("SSCD (Han)", "max over training pictures, mean over seeds (10 in the paper), mean over prompts"),
     }
     paper: ClassVar[Paper] = PAPER
 

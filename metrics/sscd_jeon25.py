@@ -23,7 +23,7 @@ class SscdJeon25(PaperSscd, Metric):
     names: ClassVar[tuple[str, ...]] = ("sscd_jeon25_mean",)
     pictured: ClassVar[tuple[str, ...]] = names
     shown: ClassVar[Mapping[str, Shown]] = {
-        "sscd_jeon25_mean": PAPER.shown("SSCD (Jeon)", "max over training pictures, mean over 5 seeds, mean over prompts"),
+        "sscd_jeon25_mean": PAPER.shown("SSCD (Jeon)", "max over training pictures, mean over seeds (5 in the paper), mean over prompts"),
     }
     paper: ClassVar[Paper] = PAPER
 

@@ -24,8 +24,10 @@ class SscdMembench25(PaperSscd, Metric):
     pictured: ClassVar[tuple[str, ...]] = names
     one_a_prompt: ClassVar[tuple[str, ...]] = ("sscd_membench25_top1", "sscd_membench25_top3")
     shown: ClassVar[Mapping[str, Shown]] = {
-        "sscd_membench25_top1": PAPER.shown("SSCD Top-1 (MemBench)", "max over training pictures, max over 10 seeds, mean over prompts"),
-        "sscd_membench25_top3": PAPER.shown("SSCD Top-3 (MemBench)", "max over training pictures, mean of the 3 largest of 10 seeds, mean over prompts"),
+        "sscd_membench25_top1": PAPER.shown("SSCD Top-1 (MemBench)", "max over training pictures, max over seeds (10 in the paper), mean over prompts"),
+        "sscd_membench25_top3": PAPER.shown(
+            "SSCD Top-3 (MemBench)", "max over training pictures, mean of the 3 best seeds (of 10 in the paper), mean over prompts"
+        ),
         "sscd_membench25_share": PAPER.shown("SSCD > 0.5 (MemBench)", f"share of all images whose max over training pictures is above {ABOVE}"),
     }
     paper: ClassVar[Paper] = PAPER

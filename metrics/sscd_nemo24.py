@@ -33,9 +33,11 @@ class SscdNemo24(PaperSscd, Metric):
         "sscd_nemo24_orig": "lower_median", "sscd_nemo24_orig_mad": "lower_mad", "sscd_nemo24_d": "lower_median", "sscd_nemo24_d_mad": "lower_mad",
     }  # fmt: skip
     shown: ClassVar[Mapping[str, Shown]] = {
-        "sscd_nemo24_orig": PAPER.shown("SSCD_Orig (NeMo)", "lower median over training pictures, lower median over 10 seeds, lower median over prompts"),
+        "sscd_nemo24_orig": PAPER.shown(
+            "SSCD_Orig (NeMo)", "lower median over training pictures, lower median over seeds (10 in the paper), lower median over prompts"
+        ),
         "sscd_nemo24_orig_mad": PAPER.shown("SSCD_Orig MAD", f"SSCD_Orig: {MAD}"),
-        "sscd_nemo24_d": PAPER.shown("D_SSCD (NeMo)", "lower median over all pairs of a prompt's images, lower median over prompts"),
+        "sscd_nemo24_d": PAPER.shown("D_SSCD (NeMo)", "lower median over all pairs of a prompt's images (45 in the paper), lower median over prompts"),
         "sscd_nemo24_d_mad": PAPER.shown("D_SSCD MAD", f"D_SSCD: {MAD}"),
     }
     paper: ClassVar[Paper] = PAPER

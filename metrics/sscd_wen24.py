@@ -23,7 +23,7 @@ class SscdWen24(PaperSscd, Metric):
     names: ClassVar[tuple[str, ...]] = ("sscd_wen24_mean",)
     pictured: ClassVar[tuple[str, ...]] = names
     shown: ClassVar[Mapping[str, Shown]] = {
-        "sscd_wen24_mean": PAPER.shown("SSCD (Wen)", "max over training pictures, mean over 4 seeds, mean over prompts"),
+        "sscd_wen24_mean": PAPER.shown("SSCD (Wen)", "max over training pictures, mean over seeds (4 in the paper), mean over prompts"),
     }
     paper: ClassVar[Paper] = PAPER
 
