@@ -51,18 +51,11 @@ class Kid(Metric):
         used = samples.prompts[: -(-self.images // samples.images)]
         real = pictures_in(evaluation.path(self.real), self.real_side) if self.real else originals(used, self.real_side)
         generated = np.concatenate(list(first_rows(samples.feature_blocks(extractor), self.images)))
-        values = list(
-            discrepancies(
-                generated,
-                np.concatenate(list(feature_blocks(real, extractor, evaluation.cache, evaluation.report))),
-                self.subsets,
-                self.subset_size,
-                self.seed,
-            )
-        )
+        theirs = np.concatenate(list(feature_blocks(real, extractor, evaluation.cache, evaluation.report)))
+        values = list(discrepancies(generated, theirs, self.subsets, self.subset_size, self.seed))
         details = {
             "mode": "clean", "size": self.size, "weights_sha256": extractor.digest, "subsets": self.subsets,
-            "subset_size": min(self.subset_size, self.images, len(real.files)), "spread_of_subsets": float(np.std(values)),
+            "subset_size": min(self.subset_size, self.images, len(real.files)),
             "real": real.name, "real_images": len(real.files), "real_sha256": real.digest, "crop": real.crop,
         }  # fmt: skip
         return {"kid": PerSet(float(np.mean(values)), self.images, "squared discrepancy", False, prompts=len(samples.prompts), details=details)}
