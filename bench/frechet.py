@@ -107,6 +107,15 @@ def _blocks_of(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
         yield buffer[:filled]
 
 
+def first_rows(blocks: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """The first `count` rows of what comes as blocks; blocks after these are not asked for."""
+    for block in blocks:
+        yield block[:count]
+        count -= len(block)
+        if count <= 0:
+            return
+
+
 def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
     """`|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))` in float64 (Heusel et al. 2017, eq. 6).
 

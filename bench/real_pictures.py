@@ -24,12 +24,13 @@ from PIL import Image
 
 from bench.atomic import write_atomically
 from bench.digests import digest_of, path_digest
-from bench.errors import UserError, one_line
+from bench.errors import Unmeasurable, UserError, one_line
 from bench.extractors import CleanFeatures
 from bench.frechet import Statistics, moments, read_statistics, write_statistics
 from bench.metric import Extractor
 from bench.progress import Report, silent
 from bench.store import read_picture
+from bench.suite import Prompt
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 PART = 512  # pictures whose features stand in one file
@@ -67,6 +68,16 @@ def pictures_in(folder: Path, side: int | None = None) -> RealSet:
     if len(found) < 2:
         raise UserError(f"{folder} holds {len(found)} pictures ({', '.join(sorted(SUFFIXES))}); at least 2 are needed")
     return RealSet(folder.name, tuple(found), side)
+
+
+def originals(prompts: Sequence[Prompt], side: int | None = None) -> RealSet:
+    """The pictures that prompts name as their references, each once, in the order of the prompts. Raises `Unmeasurable` when a prompt names none."""
+    if lacking := [prompt.id for prompt in prompts if not prompt.references]:
+        raise Unmeasurable(f"{len(lacking)} of {len(prompts)} prompts name no reference picture, the first of them {lacking[0]}")
+    files = tuple(dict.fromkeys(path for prompt in prompts for path in prompt.references))
+    if len(files) < 2:
+        raise Unmeasurable("all prompts name the same reference picture, and at least 2 are needed")
+    return RealSet("references of the prompts", files, side)
 
 
 def centre_square(image: Image.Image, side: int) -> Image.Image:

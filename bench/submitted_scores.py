@@ -17,17 +17,9 @@ from bench.suite import Prompt
 
 VALUE, INTERVAL = 2e-6, 5e-6  # how far a number may be from what follows from the prompts' values: means in float32, groups with six decimals
 SLACK = 1e-6  # of cosines: float32
-PLAIN = {
-    "sscd_p95",
-    "fid",
-    "fid_matched",
-    "knn_unique",
-    "clique_unique",
-    "clique_precision",
-    "clique_recall",
-    "clique_clean_flagged",
-}  # built-in, no mean over prompts
-POOLED = PLAIN - {"fid", "fid_matched", "knn_unique", "clique_unique"}  # not the mean over generations either
+SIZED = {"fid", "fid_matched", "kid"}  # built-in, of a number of images that the suite states
+PLAIN = SIZED | {"sscd_p95", "knn_unique", "clique_unique", "clique_precision", "clique_recall", "clique_clean_flagged"}  # built-in, no mean over prompts
+POOLED = PLAIN - SIZED - {"knn_unique", "clique_unique"}  # not the mean over generations either
 UNFLAGGED = {"clique_precision", "clique_recall", "clique_clean_flagged"}  # have a number or not, depending on what was flagged or decided
 FREE = ("facts", "tuning", "environment", "details of scores", "captions of exhibits")  # nothing follows from them, nor they from anything
 ONE_A_PROMPT = {"clique_identified", "clique_extracted", "clique_extracted_sscd"}  # of built-in attacks, one value a prompt; metrics say so themselves
@@ -265,7 +257,7 @@ def counts(case: Case) -> Iterator[str]:
         generations = (len(score.by_seed) or 1) if isinstance(judge, Attack) else seeds
         once = name in ONE_A_PROMPT or (not isinstance(judge, Attack) and name in judge.one_a_prompt)
         each = 1 if once else getattr(judge, "images", 1) if isinstance(judge, Attack) else settings[role_of(judge, name)].images_per_prompt
-        n = judge.images if name in ("fid", "fid_matched") else score.prompts * each * generations  # type: ignore[union-attr]
+        n = judge.images if name in SIZED else score.prompts * each * generations  # type: ignore[union-attr]
         if (name not in PLAIN or part == "scores") and score.n != n:
             yield f"{name} is of {score.n} images, and the suite asks for {n}"
         if not isinstance(judge, Attack) and _is_plain(judge, name) and score.prompts != len(_measured_prompts(case, judge, name)):

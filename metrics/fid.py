@@ -6,19 +6,17 @@ pictures are in use for captions of real pictures, and give different numbers: a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from bench.digests import path_digest
 from bench.errors import Unmeasurable, UserError
 from bench.extractors import CleanFeatures
-from bench.frechet import Statistics, frechet_distance, moments, read_statistics
+from bench.frechet import Statistics, first_rows, frechet_distance, moments, read_statistics
 from bench.metric import Evaluation, Metric, PerImage, PerSet, SampleSet
-from bench.real_pictures import RealSet, crop_name, pictures_in, statistics_of
+from bench.real_pictures import crop_name, originals, pictures_in, statistics_of
 from bench.record import Shown
 from bench.suite import Role
 
@@ -68,7 +66,7 @@ class Fid(Metric):
         if len(samples) < self.images:
             raise Unmeasurable(f"FID of {self.images} images asked for and only {len(samples)} are there")
         extractor = CleanFeatures(evaluation.path(self.weights), self.size, evaluation.device)
-        generated = moments(_first(samples.feature_blocks(extractor), self.images))
+        generated = moments(first_rows(samples.feature_blocks(extractor), self.images))
         scores: dict[str, PerImage | PerSet | Unmeasurable] = {}
         for name in self.names:
             try:
@@ -91,14 +89,9 @@ class Fid(Metric):
         return known if known.digest else replace(known, pictures=file.name, digest=path_digest(file))
 
     def _originals(self, evaluation: Evaluation, samples: SampleSet, extractor: CleanFeatures) -> Statistics:
-        """The references of those prompts whose images are measured, each picture once, in the order of the prompts."""
+        """Of the references of those prompts whose images are measured."""
         prompts = samples.prompts[: -(-self.images // samples.images)]
-        if lacking := [prompt.id for prompt in prompts if not prompt.references]:
-            raise Unmeasurable(f"{len(lacking)} of {len(prompts)} prompts name no reference picture, the first of them {lacking[0]}")
-        files = tuple(dict.fromkeys(path for prompt in prompts for path in prompt.references))
-        if len(files) < 2:
-            raise Unmeasurable("all prompts name the same reference picture, and a covariance takes two")
-        return statistics_of(RealSet("references of the prompts", files, self.real_side), extractor, evaluation.cache, evaluation.report)
+        return statistics_of(originals(prompts, self.real_side), extractor, evaluation.cache, evaluation.report)
 
     def _score(self, evaluation: Evaluation, samples: SampleSet, extractor: CleanFeatures, generated: Statistics, real: Statistics) -> PerSet:
         value = frechet_distance(generated.mu, generated.sigma, real.mu, real.sigma)
@@ -116,12 +109,3 @@ class Fid(Metric):
             "captions_sha256": path_digest(suite.path(suite.settings.prompts["quality"].file)),
         }
         return PerSet(value, self.images, "distance", False, prompts=len(samples.prompts), details=details)
-
-
-def _first(blocks: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
-    """The first `count` rows; what comes after is not asked for."""
-    for block in blocks:
-        yield block[:count]
-        count -= len(block)
-        if count <= 0:
-            return

@@ -22,6 +22,7 @@ from bench.real_pictures import centre_square, decoded, feature_blocks, pictures
 from bench.registry import find
 from bench.runner import Run
 from bench.suite import load_suite
+from metrics.kid import discrepancies
 
 CPU = torch.device("cpu")
 
@@ -310,6 +311,20 @@ def test_a_suite_may_ask_for_the_matched_originals_only(suite_of, tmp_path):
     suite = suite_of("images = 2\nmatched = true\n", ["q0,a bus,real/0.png|real/1.png", "q1,a key,"])  # the first two images are of the first prompt
     record = run_of(suite, tmp_path).execute()
     assert record.scores.keys() == {"fid_matched"} and record.scores["fid_matched"].details["real_images"] == 2
+
+
+def test_kid_shares_the_features_of_fid(suite_of, network, tmp_path, monkeypatch):
+    suite = suite_of('images = 7\nreal = "real"\n[metrics.kid]\nweights = "./features.torchscript.pt"\nreal = "real"\nimages = 7\nsize = 32\nsubset_size = 5\n')
+    run, seen, read = run_of(suite, tmp_path), [], real_pictures.read_picture
+    monkeypatch.setattr(real_pictures, "read_picture", lambda path: seen.append(path.name) or read(path))
+    score = run.execute().scores["kid"]
+    assert len(seen) == len(set(seen)) == 9
+    generated, real = (
+        run.samples("quality").features(network).reshape(8, -1)[:7],
+        network([real_pictures.read_cut(p, None) for p in pictures_in(suite.path("real")).files]),
+    )
+    assert score.value == pytest.approx(np.mean(list(discrepancies(generated, real, 100, 5, 0))), rel=1e-6, abs=1e-9)
+    assert (score.n, score.details["subset_size"], score.details["subsets"], score.shown.heading) == (7, 5, 100, "KID")
 
 
 def test_pictures_of_the_real_set_are_part_of_the_suites_fingerprint(suite_of):
