@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,11 +61,15 @@ def run(
     tuned: Annotated[Path | None, typer.Option(help="Take the parameters that `bench tune` chose from this file of its.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only this many prompts of every role; gives another fingerprint.")] = None,
     seeds: Annotated[int, typer.Option(help="Independent generations of every image; the row gets their spread.")] = 1,
+    shard: Annotated[str | None, typer.Option(help="i/n: make only the i-th of n parts of the images and measure nothing; for schedulers.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run one method through a suite and print its row. Interrupted, the same command goes on where it stopped."""
     from bench.suite import load_suite
+    from bench.work import Shard, make_shard, shard_plan
+
+    part = Shard.parse(shard) if shard is not None else None
 
     chosen = load_suite(suite, limit)
     from bench import registry
@@ -86,9 +91,14 @@ def run(
     with reporter() as report:
         this = Run.resolve(chosen, method, values, records, store, pick_device(device), report, seeds)
         this.tuning = tuning
+        if part and not dry_run:
+            with resumable():
+                made = make_shard(this, part)
+            print(json.dumps(made, indent=1) if as_json else _shard_text(this.method_name, chosen.name, made))
+            return
         record = None if dry_run else this.finished()
         if record is None:
-            plan = this.plan()
+            plan = this.plan() | (shard_plan(this, part) if part else {})
             if dry_run:
                 print(json.dumps(plan, indent=1) if as_json else _plan_text(plan))
                 return
@@ -108,6 +118,17 @@ def _plan_text(plan: dict[str, Any]) -> str:
     return (
         f"{plan['method']} on {plan['suite']} ({plan['fingerprint']}): {images} images, {plan['images_missing']} to make "
         f"(at least {plan['row_evaluations']:,} row evaluations, {plan['disk_mib']} MiB{about})"
+    ) + (f"; shard {plan['shard']} makes {plan['shard_images_missing']} of them, in {plan['units']} of {plan['units_of_run']} units" if "shard" in plan else "")
+
+
+def _shard_text(method: str, suite: str, made: dict[str, Any]) -> str:
+    given = iter(sys.argv[1:])
+    rest = [word for word in given if not word.startswith("--shard=") and not (word == "--shard" and next(given, None))]
+    left = made["images_left"]
+    others = f"{left} images of the run are missing; when the other shards are through" if left else "all images of the run are there"
+    return (
+        f"shard {made['shard']} of {method} on {suite}: {made['units']} of {made['units_of_run']} units, {made['shard_images']} images, "
+        f"{made['images_made']} of them made now\n{others}, this makes what may be missing and measures:\n  bench {shlex.join(rest)}"
     )
 
 

@@ -20,7 +20,8 @@ from bench import registry
 from bench.attack import Attack
 from bench.errors import UserError, one_line
 from bench.evidence import holds_against, recorded_samples, thumbnails
-from bench.generating import generate, make_batch
+from bench.executors import Executor, Local
+from bench.generating import make_batch
 from bench.measuring import measure
 from bench.method import FitData, Method, Need, State
 from bench.metric import Metric, SampleSet, Timing
@@ -31,6 +32,7 @@ from bench.record import RunRecord, device_name, environment, load_record
 from bench.sampler import Denoiser
 from bench.store import SampleKey, SampleStore, write_atomically
 from bench.suite import Prompt, Role, Suite, digest_of, path_digest
+from bench.work import Work, planned
 
 GENERATION = 1_000_000  # image indices of a prompt that one generation may use
 NEEDED_ROLE: dict[Need, Role] = {"fit_prompts": "fit", "training_images": "fit", "clean_prompts": "calibration"}
@@ -53,6 +55,7 @@ class Run:
     tuning: dict[str, Any] | None = None  # how the parameters were chosen; decides nothing
     plugins: dict[str, str] = field(default_factory=dict)  # the distributions that gave the method and metrics, with their versions
     seeds: int = 1  # independent generations of everything that is sampled
+    executor: Executor = field(default_factory=Local)  # who does the work; decides nothing
 
     @classmethod
     def resolve(
@@ -129,6 +132,10 @@ class Run:
         return SampleStore(self.store_root, self.suite.name, self.method_name, identity)
 
     @cached_property
+    def work(self) -> Work:
+        return Work(self.suite.settings.model.batch_size)
+
+    @cached_property
     def denoiser(self) -> Denoiser:
         return load_denoiser(self.suite, self.device)
 
@@ -203,7 +210,7 @@ class Run:
         try:
             self.store.prepare()
             state, fit_seconds, fit_rows = self.fitted()
-            self.generate(state, self.missing())
+            self.executor.make(self, state, planned(self, self.executor.ahead))
             failure = measure(self, record, state, fit_seconds, fit_rows)
             record.images = {role: len(self.keys(role)) for role in self.roles}
             record.samples = recorded_samples(self)
@@ -239,6 +246,8 @@ class Run:
             raise UserError(f"method {self.method_name}: fit must return a dict of tensors by name, not {type(state).__name__}")
         self._wait()
         seconds, rows = time.perf_counter() - start, self.denoiser.evaluations - before
+        if facts.exists():  # another process was faster: what all of them sample with is what the store has
+            return self.fitted()
         if state:
             write_atomically(tensors, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
         write_atomically(facts, json.dumps({"seconds": seconds, "rows": rows, "tensors": len(state)}).encode())
@@ -247,7 +256,7 @@ class Run:
 
     def generate(self, state: State, keys: Sequence[SampleKey]) -> None:
         """Make those images that the store does not hold."""
-        generate(self, state, keys)
+        self.executor.make(self, state, self.work.units(keys))
 
     def time(self, state: State, rounds: int, images: int) -> Timing:
         """Sample batches with the method and without any, in turn, after one round that does not count; kept in the store.
