@@ -61,6 +61,10 @@ def run(
     tuned: Annotated[Path | None, typer.Option(help="Take the parameters that `bench tune` chose from this file of its.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only this many prompts of every role; gives another fingerprint.")] = None,
     seeds: Annotated[int, typer.Option(help="Independent generations of every image; the row gets their spread.")] = 1,
+    executor: Annotated[str, typer.Option(help="Who makes the images: local (this process) or ray (docs/scale.md).")] = "local",
+    workers: Annotated[int | None, typer.Option(help="With ray: worker processes; by default one for each core, or each GPU.")] = None,
+    address: Annotated[str | None, typer.Option(help="With ray: a cluster (host:port or auto); by default workers on this machine.")] = None,
+    gpus: Annotated[float | None, typer.Option(help="With ray on GPUs: how many a worker takes; 0.5 puts two workers on one.")] = None,
     shard: Annotated[str | None, typer.Option(help="i/n: make only the i-th of n parts of the images and measure nothing; for schedulers.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Json = False,
@@ -70,6 +74,8 @@ def run(
     from bench.work import Shard, make_shard, shard_plan
 
     part = Shard.parse(shard) if shard is not None else None
+    if part and executor != "local":
+        raise UserError("--shard and --executor ray exclude each other: a scheduler gives shards to machines, or Ray gives units to its workers")
 
     chosen = load_suite(suite, limit)
     from bench import registry
@@ -84,13 +90,14 @@ def run(
         if values:
             raise UserError("--tuned and -p exclude each other: parameters are either chosen by `bench tune` or given")
         values, tuning = tuned_parameters(tuned, chosen, method)
+    from bench import executors
     from bench.model import pick_device
     from bench.progress import reporter
     from bench.runner import Run
 
-    with reporter() as report:
+    with executors.chosen(executor, workers, address, gpus) as hands, reporter() as report:
         this = Run.resolve(chosen, method, values, records, store, pick_device(device), report, seeds)
-        this.tuning = tuning
+        this.tuning, this.executor = tuning, hands
         if part and not dry_run:
             with resumable():
                 made = make_shard(this, part)

@@ -228,6 +228,10 @@ class Run:
         record.save(self.records)
         return record
 
+    def is_fitted(self) -> bool:
+        """Whether the store has what the method learned, or it learns nothing."""
+        return type(self.method).fit is Method.fit or (self.store.folder / "fit.json").exists()
+
     def fitted(self) -> tuple[State, float, int]:
         """What the method learned, with the seconds and row evaluations it took; from the store when it was learned before."""
         tensors, facts = self.store.folder / "fit.safetensors", self.store.folder / "fit.json"

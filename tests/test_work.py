@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.errors import UserError
+from bench.extractors import CleanFeatures, CopyDescriptor, OpenClip
 from bench.method import Method
+from bench.metric import in_whole_batches
 from bench.model import load_denoiser
 from bench.record import load_record
 from bench.runner import Run
@@ -173,6 +175,20 @@ def test_ctrl_c_in_the_middle_of_a_unit_changes_no_picture(tiny_suite, tmp_path,
     again = new_run(tiny_suite, tmp_path / "hit", name)
     again.executor.make(again, {}, planned(again))
     assert stored(again) == stored(calm)
+
+
+@pytest.mark.parametrize("name", ["descriptor", "clip", "features"])
+def test_features_of_a_picture_do_not_depend_on_what_it_is_extracted_with(tiny_folder, name):
+    extractor = {
+        "descriptor": lambda: CopyDescriptor(tiny_folder / "descriptor.torchscript.pt", "testbed", CPU, 16),
+        "clip": lambda: OpenClip("clip", tiny_folder / "clip", None, CPU, 16),
+        "features": lambda: CleanFeatures(tiny_folder / "features.torchscript.pt", 32, CPU, 16),
+    }[name]()
+    pictures = list(np.random.default_rng(0).integers(0, 256, (37, 32, 32, 3), dtype=np.uint8))
+    together = in_whole_batches(extractor)(pictures)
+    for size in (1, 3, 16, 33):
+        alone = [in_whole_batches(extractor)(pictures[start : start + size]) for start in range(0, len(pictures), size)]
+        assert np.array_equal(np.concatenate(alone), together)
 
 
 class Racing(Method):
