@@ -96,7 +96,8 @@ class Ray:
         spec = Spec.of(run)
         pending: dict[Any, tuple[Any, Unit | None]] = {}
         queue, losses = deque(waiting), dict[Unit | None, int]()
-        done, total = 0, sum(len(run.store.missing(unit)) for unit in waiting)
+        done, loaded, total = 0, 0, sum(len(run.store.missing(unit)) for unit in waiting)
+        run.report("load workers", 0, count)
         run.report("generate", 0, total)
 
         def hire() -> None:
@@ -125,6 +126,9 @@ class Ray:
                 if unit:
                     done += len(run.store.missing(unit))
                     run.report("generate", done, total)
+                else:
+                    loaded = min(loaded + 1, count)  # one hired for another that was lost is no further one
+                    run.report("load workers", loaded, count)
                 if queue:
                     unit = queue.popleft()
                     pending[worker.make.remote(unit)] = (worker, unit)
