@@ -9,6 +9,7 @@ budget says `unknown`. Representatives are then compared with the training pictu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -92,6 +93,9 @@ class CliqueExtraction(Attack):
         memorized, clean = candidates(suite, self.clean_prompts)
         return [([*memorized, *clean], self.images)]
 
+    def adaptive(self) -> bool:
+        return self.early_stop
+
     def calibrate(self, target: Target) -> dict[str, Any]:
         """The threshold at which prompts of the role calibration have an edge at most at `rate`, with the distances it follows from."""
         side = target.suite.settings.model.side
@@ -153,12 +157,14 @@ class CliqueExtraction(Attack):
             if not rest:
                 break
             samples = target.generate(rest, size)
-            for row, prompt in enumerate(rest):
-                found[prompt.text] = self._examined(prompt, samples, row, limit, references, copy_limit)
-                target.report("cliques", row + 1, len(rest))
+            findings = target.map(partial(self._examined, samples, limit, references, copy_limit), enumerate(rest))
+            for done, finding in enumerate(findings, 1):
+                found[finding.prompt.text] = finding
+                target.report("cliques", done, len(rest))
         return [found[prompt.text] for prompt in asked]
 
-    def _examined(self, prompt: Prompt, samples: SampleSet, row: int, limit: int, references: References, copy_limit: int) -> Finding:
+    def _examined(self, samples: SampleSet, limit: int, references: References, copy_limit: int, asked: tuple[int, Prompt]) -> Finding:
+        row, prompt = asked
         pictures = stacked(samples.pictures_of(row), 2)
         return examine(prompt, pictures, self.tiles, limit, self.clique, self.budget, references.copies(prompt, pictures, copy_limit))
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from bench.suite import Prompt, Suite
 
 Threat = Literal["api", "weights"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 EXHIBITS = 10  # of one attack that a record keeps; more are dropped
 Scores = Mapping[str, PerImage | PerSet | Unmeasurable]
 
@@ -49,6 +51,14 @@ class Target:
     weights_: Callable[[], AbstractContextManager[Denoiser]]
     report: Report = silent
     exhibits: list[Exhibit] = field(default_factory=list)
+    map_: Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]] = map
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """`function` of every item, results in order as they come; by several processes at once where the run has them.
+
+        The function and what it holds are then sent there: keep items small, and read pictures inside of it.
+        """
+        return self.map_(function, items)
 
     def generate(self, prompts: Sequence[Prompt], images: int) -> SampleSet:
         """`images` generations of every prompt by the mitigated model, from the store where it has them already."""
@@ -77,8 +87,12 @@ class Attack(BaseModel):
         """Asked before any work. Raises `UserError` when these settings cannot work on the suite."""
 
     def asks(self, suite: Suite) -> Sequence[tuple[Sequence[Prompt], int]]:
-        """Prompts and how many generations of each it will ask for at most, for the plan of a run."""
+        """Prompts and how many generations of each it will ask for at most, in the order in which it asks: for the plan of a run, and to make them ahead."""
         return ()
+
+    def adaptive(self) -> bool:
+        """Whether, with these settings, what it asks for depends on what it got before: then its images are not made ahead."""
+        return False
 
     def run(self, target: Target) -> Scores:
         """All scores by name, `Unmeasurable` for those that this run has no number for. Raises it when there is nothing to attack."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,11 +65,21 @@ def run(
     tuned: Annotated[Path | None, typer.Option(help="Take the parameters that `bench tune` chose from this file of its.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only this many prompts of every role; gives another fingerprint.")] = None,
     seeds: Annotated[int, typer.Option(help="Independent generations of every image; the row gets their spread.")] = 1,
+    executor: Annotated[str, typer.Option(help="Who makes the images: local (this process) or ray (docs/scale.md).")] = "local",
+    workers: Annotated[int | None, typer.Option(help="With ray: worker processes; by default one for each core, or each GPU.")] = None,
+    address: Annotated[str | None, typer.Option(help="With ray: a cluster (host:port or auto); by default workers on this machine.")] = None,
+    gpus: Annotated[float | None, typer.Option(help="With ray on GPUs: how many a worker takes; 0.5 puts two workers on one.")] = None,
+    shard: Annotated[str | None, typer.Option(help="i/n: make only the i-th of n parts of the images and measure nothing; for schedulers.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run one method through a suite and print its row. Interrupted, the same command goes on where it stopped."""
     from bench.suite import load_suite
+    from bench.work import Shard, make_shard, shard_plan
+
+    part = Shard.parse(shard) if shard is not None else None
+    if part and executor != "local":
+        raise UserError("--shard and --executor ray exclude each other: a scheduler gives shards to machines, or Ray gives units to its workers")
 
     chosen = load_suite(suite, limit)
     from bench import registry
@@ -83,19 +94,24 @@ def run(
         if values:
             raise UserError("--tuned and -p exclude each other: parameters are either chosen by `bench tune` or given")
         values, tuning = tuned_parameters(tuned, chosen, method)
-    from bench import planning
+    from bench import executors, planning
     from bench.model import pick_device
     from bench.progress import reporter
     from bench.runner import Run
 
-    with reporter() as report:
-        if dry_run:
-            chosen = planning.lenient(chosen)
+    if dry_run:
+        chosen = planning.lenient(chosen)
+    with executors.chosen(executor, workers, address, gpus) as hands, reporter() as report:
         this = Run.resolve(chosen, method, values, records, store, pick_device(device), report, seeds)
-        this.tuning = tuning
+        this.tuning, this.executor = tuning, hands
+        if part and not dry_run:
+            with resumable():
+                made = make_shard(this, part)
+            print(json.dumps(made, indent=1) if as_json else _shard_text(this.method_name, chosen.name, made))
+            return
         record = None if dry_run else this.finished()
         if record is None:
-            plan = planning.plan(this)
+            plan = planning.plan(this) | (shard_plan(this, part) if part else {})
             if dry_run:
                 print(json.dumps(plan, indent=1) if as_json else planning.text(plan, chosen))
                 return
@@ -106,6 +122,17 @@ def run(
         print(record.model_dump_json(indent=1))
     else:
         _print_row(record, records)
+
+
+def _shard_text(method: str, suite: str, made: dict[str, Any]) -> str:
+    given = iter(sys.argv[1:])
+    rest = [word for word in given if not word.startswith("--shard=") and not (word == "--shard" and next(given, None))]
+    left = made["images_left"]
+    others = f"{left} images of the run are missing; when the other shards are through" if left else "all images of the run are there"
+    return (
+        f"shard {made['shard']} of {method} on {suite}: {made['units']} of {made['units_of_run']} units, {made['shard_images']} images, "
+        f"{made['images_made']} of them made now\n{others}, this makes what may be missing and measures:\n  bench {shlex.join(rest)}"
+    )
 
 
 def _print_row(record: RunRecord, records: Path) -> None:

@@ -1,7 +1,4 @@
-"""Making the images that the store does not hold yet: cut into units, each of which is made and stored as one shard.
-
-A unit is what is lost when a process dies, and what one worker makes at a time.
-"""
+"""Making images in this process, unit by unit; each is stored as one shard. What the units are stands in `bench.work`."""
 
 from __future__ import annotations
 
@@ -13,34 +10,27 @@ import numpy as np
 from bench.method import Method, State
 from bench.sampler import sample
 from bench.store import SampleKey
+from bench.work import Unit, to_sample
 
 if TYPE_CHECKING:
     from bench.runner import Run
 
-IMAGES_PER_SHARD = 64
 
-
-def generate(run: Run, state: State, keys: Sequence[SampleKey]) -> None:
-    """Make those images that the store does not hold, unit by unit."""
-    missing = run.store.missing(keys)
-    if not missing:
+def generate(run: Run, state: State, units: Sequence[Unit]) -> None:
+    """Make those images of the units that the store does not hold."""
+    waiting = [keys for unit in units if (keys := to_sample(unit, run.store, run.work.batch, run.method.mixes_images()))]
+    if not waiting:
         return
-    done = 0
-    run.report("generate", 0, len(missing))
+    done, total = 0, sum(map(len, waiting))
+    run.report("generate", 0, total)
     with run.method.attach(run.denoiser.pipe, state):
-        for unit in units(missing, run.suite.settings.model.batch_size):
+        for keys in waiting:
 
             def made(images: int, before: int = done) -> None:
-                run.report("generate", before + images, len(missing))
+                run.report("generate", before + images, total)
 
-            make_unit(run, state, unit, made)
-            done += len(unit)
-
-
-def units(keys: Sequence[SampleKey], batch: int) -> list[Sequence[SampleKey]]:
-    """Keys in whole batches, as many as make about `IMAGES_PER_SHARD` images."""
-    shard = max(IMAGES_PER_SHARD // batch, 1) * batch
-    return [keys[start : start + shard] for start in range(0, len(keys), shard)]
+            make_unit(run, state, keys, made)
+            done += len(keys)
 
 
 def make_unit(run: Run, state: State, keys: Sequence[SampleKey], made: Callable[[int], None]) -> None:

@@ -192,7 +192,7 @@ def target_of(run: Run, attack: Attack, state: State, generation: int = 0) -> Ta
         run.generate(state, samples.keys)
         return samples
 
-    return Target(run.suite, run.device, attack.threat, generate, weights, run.report)
+    return Target(run.suite, run.device, attack.threat, generate, weights, run.report, map_=run.executor.map)
 
 
 def kept(attack: str, exhibit: Exhibit, with_reference: bool) -> RecordedExhibit:

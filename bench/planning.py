@@ -109,6 +109,8 @@ def text(plan: dict[str, Any], suite: Suite) -> str:
         f"{plan['method']} on {plan['suite']} ({plan['fingerprint'] or 'no fingerprint before its files are here'}): {images} images, "
         f"{plan['images_missing']:,} to make (at least {plan['row_evaluations']:,} row evaluations, {_size(plan['disk_mib'] * 2**20)}{about})"
     ]
+    if "shard" in plan:
+        lines.append(f"  shard {plan['shard']} makes {plan['shard_images_missing']:,} of them, in {plan['units']} of {plan['units_of_run']} units")
     for one in plan["missing"]:
         facts = [one["what"], *([_size(one["bytes"])] if one["bytes"] else []), *(["to be got by hand"] if one["by_hand"] else [])]
         lines.append(f"  missing: {one['name']}: {', '.join(facts)}")

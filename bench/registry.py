@@ -89,7 +89,7 @@ class Entry:
         if self.plugin:
             return importlib.import_module(self.plugin.module)
         assert self.path is not None
-        return importlib.import_module(self.module) if self.module else _import_file(self.path)
+        return importlib.import_module(self.module) if self.module else import_file(self.path)
 
     def _refuse_problem(self) -> None:
         if self.plugin and self.plugin.problem:
@@ -225,7 +225,7 @@ def _file_hash(path: Path) -> str:
         raise UserError(f"the source {path} cannot be read: {one_line(error)}") from error
 
 
-def _import_file(path: Path) -> ModuleType:
+def import_file(path: Path) -> ModuleType:
     name = f"bench_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

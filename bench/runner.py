@@ -22,7 +22,8 @@ from bench.attack import Attack
 from bench.digests import digest_of, path_digest
 from bench.errors import UserError, one_line
 from bench.evidence import holds_against, recorded_samples, thumbnails
-from bench.generating import generate, make_batch
+from bench.executors import Executor, Local
+from bench.generating import make_batch
 from bench.measuring import measure
 from bench.method import FitData, Method, Need, State
 from bench.metric import Metric, SampleSet, Timing
@@ -34,6 +35,7 @@ from bench.record import RecordedReferences, RunRecord, device_name, environment
 from bench.sampler import Denoiser
 from bench.store import SampleKey, SampleStore
 from bench.suite import Prompt, Role, Suite
+from bench.work import Work, planned
 
 GENERATION = 1_000_000  # image indices of a prompt that one generation may use
 NEEDED_ROLE: dict[Need, Role] = {"fit_prompts": "fit", "training_images": "fit", "clean_prompts": "calibration"}
@@ -57,6 +59,7 @@ class Run:
     plugins: dict[str, str] = field(default_factory=dict)  # the distributions that gave the method and metrics, with their versions
     seeds: int = 1  # independent generations of everything that is sampled
     problems: list[str] = field(default_factory=list)  # of a lenient suite: what stands in the way
+    executor: Executor = field(default_factory=Local)  # who does the work; decides nothing
 
     @classmethod
     def resolve(
@@ -149,6 +152,10 @@ class Run:
         return SampleStore(self.store_root, self.suite.store_name, self.method_name, identity)
 
     @cached_property
+    def work(self) -> Work:
+        return Work(self.suite.settings.model.batch_size)
+
+    @cached_property
     def denoiser(self) -> Denoiser:
         return load_denoiser(self.suite, self.device)
 
@@ -208,7 +215,7 @@ class Run:
         try:
             self.store.prepare()
             state, fit_seconds, fit_rows = self.fitted()
-            self.generate(state, self.missing())
+            self.executor.make(self, state, planned(self, self.executor.ahead))
             failure = measure(self, record, state, fit_seconds, fit_rows)
             record.images = {role: len(self.keys(role)) for role in self.roles}
             record.samples = recorded_samples(self)
@@ -225,6 +232,10 @@ class Run:
             raise
         record.save(self.records)
         return record
+
+    def is_fitted(self) -> bool:
+        """Whether the store has what the method learned, or it learns nothing."""
+        return type(self.method).fit is Method.fit or (self.store.folder / "fit.json").exists()
 
     def fitted(self) -> tuple[State, float, int]:
         """What the method learned, with the seconds and row evaluations it took; from the store when it was learned before."""
@@ -244,6 +255,8 @@ class Run:
             raise UserError(f"method {self.method_name}: fit must return a dict of tensors by name, not {type(state).__name__}")
         self._wait()
         seconds, rows = time.perf_counter() - start, self.denoiser.evaluations - before
+        if facts.exists():  # another process was faster: what all of them sample with is what the store has
+            return self.fitted()
         if state:
             write_atomically(tensors, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
         write_atomically(facts, json.dumps({"seconds": seconds, "rows": rows, "tensors": len(state)}).encode())
@@ -252,7 +265,7 @@ class Run:
 
     def generate(self, state: State, keys: Sequence[SampleKey]) -> None:
         """Make those images that the store does not hold."""
-        generate(self, state, keys)
+        self.executor.make(self, state, self.work.units(keys))
 
     def time(self, state: State, rounds: int, images: int) -> Timing:
         """Sample batches with the method and without any, in turn, after one round that does not count; kept in the store.

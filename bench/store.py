@@ -64,12 +64,18 @@ class SampleStore:
         self.folder = root / suite / f"{method}-{digest_of(identity | {'format': FORMAT})[:16]}"
         self._identity = identity
         self._index: dict[SampleKey, Place] = {}
-        for shard in self.shards():
-            self._add_to_index(shard.stem, self._read(shard, ["prompt", "seed"]))
+        self.refresh()
 
     def prepare(self) -> None:
         """Make the folder, so that one that cannot be written is noticed before anything is sampled."""
         write_atomically(self.folder / "key.json", json.dumps(self._identity, indent=1, sort_keys=True).encode())
+
+    def refresh(self) -> None:
+        """Take in the shards that other processes have written meanwhile."""
+        known = {place.shard for place in self._index.values()}
+        for shard in self.shards():
+            if shard.stem not in known:
+                self._add_to_index(shard.stem, self._read(shard, ["prompt", "seed"]))
 
     def shards(self) -> list[Path]:
         return sorted(self.folder.glob("*.parquet"))
@@ -88,7 +94,11 @@ class SampleStore:
         return [key for key in dict.fromkeys(keys) if key not in self._index]
 
     def append(self, keys: Sequence[SampleKey], pictures: np.ndarray, facts: Sequence[dict[str, float]] | None = None) -> None:
-        """Store pictures, uint8 `[n, H, W, 3]`, as one new shard, and beside each what its method reported."""
+        """Store pictures, uint8 `[n, H, W, 3]`, as one new shard, and beside each what its method reported. A picture that is there stays as it is."""
+        new = [row for row, key in enumerate(keys) if key not in self._index]
+        if not new:
+            return
+        keys, pictures, facts = [keys[row] for row in new], pictures[new], [facts[row] for row in new] if facts else None
         encoded = [encode_png(picture) for picture in pictures]
         table = pa.table(
             {
