@@ -61,6 +61,13 @@ def run(
     limit: Annotated[int | None, typer.Option(help="Only this many prompts of every role; gives another fingerprint.")] = None,
     seeds: Annotated[int, typer.Option(help="Independent generations of every image; the row gets their spread.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    batch_size: Annotated[str | None, typer.Option(help="Images sampled together: a number, or auto, the most that fits; the suite's by default.")] = None,
+    memory: Annotated[float | None, typer.Option(help="Ceiling in GiB for --batch-size auto; by default most of what is free.")] = None,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Weights of convolutions in channels-last order.")] = False,
+    attention: Annotated[str, typer.Option(help="sdpa, fused; or sliced, slower in less memory.")] = "sdpa",
+    vae_slicing: Annotated[bool, typer.Option("--vae-slicing", help="Decode image by image.")] = False,
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the UNet; calls with hooks run uncompiled.")] = False,
+    tf32: Annotated[bool, typer.Option("--tf32", help="Let GPUs round float32 factors to 10 bits.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run one method through a suite and print its row. Interrupted, the same command goes on where it stopped."""
@@ -79,12 +86,14 @@ def run(
         if values:
             raise UserError("--tuned and -p exclude each other: parameters are either chosen by `bench tune` or given")
         values, tuning = tuned_parameters(tuned, chosen, method)
+    from bench.execution import Execution, parsed_batch_size
     from bench.model import pick_device
     from bench.progress import reporter
     from bench.runner import Run
 
+    execution = Execution(parsed_batch_size(batch_size), memory, channels_last, attention, vae_slicing, compile_, tf32)  # type: ignore[arg-type]
     with reporter() as report:
-        this = Run.resolve(chosen, method, values, records, store, pick_device(device), report, seeds)
+        this = Run.resolve(chosen, method, values, records, store, pick_device(device), report, seeds, execution)
         this.tuning = tuning
         record = None if dry_run else this.finished()
         if record is None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from bench.method import Method, State
 from bench.sampler import sample
@@ -28,7 +29,7 @@ def generate(run: Run, state: State, keys: Sequence[SampleKey]) -> None:
     done = 0
     run.report("generate", 0, len(missing))
     with run.method.attach(run.denoiser.pipe, state):
-        for unit in units(missing, run.suite.settings.model.batch_size):
+        for unit in units(missing, run.batch_size):
 
             def made(images: int, before: int = done) -> None:
                 run.report("generate", before + images, len(missing))
@@ -45,17 +46,26 @@ def units(keys: Sequence[SampleKey], batch: int) -> list[Sequence[SampleKey]]:
 
 def make_unit(run: Run, state: State, keys: Sequence[SampleKey], made: Callable[[int], None]) -> None:
     """Sample one unit with the method attached already and store it; `made` hears after every batch how many images are there."""
-    batch = run.suite.settings.model.batch_size
     pictures: list[np.ndarray] = []
     facts: list[dict[str, float]] = []
     try:
-        for first in range(0, len(keys), batch):
-            new, reported = make_batch(run, keys[first : first + batch], run.method, state)
+        while len(pictures) < len(keys):
+            try:
+                new, reported = make_batch(run, keys[len(pictures) : len(pictures) + run.batch_size], run.method, state)
+            except torch.OutOfMemoryError as error:
+                run.halve_batch(error)
+                continue
             pictures, facts = pictures + list(new), facts + reported
             made(len(pictures))
     finally:  # also what was finished before a batch failed or Ctrl-C
-        if pictures:
-            run.store.append(keys[: len(pictures)], np.stack(pictures), facts)
+        for first, last in shards(len(pictures)):
+            run.store.append(keys[first:last], np.stack(pictures[first:last]), facts[first:last])
+
+
+def shards(count: int) -> list[tuple[int, int]]:
+    """Where images of one unit begin and end in equal shards of about `IMAGES_PER_SHARD`, however large a batch was."""
+    parts = max(1, round(count / IMAGES_PER_SHARD)) if count else 0
+    return [(part * count // parts, (part + 1) * count // parts) for part in range(parts)]
 
 
 def make_batch(run: Run, keys: Sequence[SampleKey], method: Method, state: State) -> tuple[np.ndarray, list[dict[str, float]]]:

@@ -34,6 +34,10 @@ Scheduler = Literal[
     "UniPCMultistepScheduler",
 ]
 
+# Settings that are younger than records, as paths in the dumped settings. While one holds its default, what it came to say is what
+# older suites said without it, so it is no part of fingerprints and keys, and these stay as they were.
+LATER = ("model.config", "model.vae_tiling")
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,13 +46,17 @@ class _Frozen(BaseModel):
 class ModelSettings(_Frozen):
     """The pipeline and how it is sampled: everything that decides a picture besides prompt, seed and method."""
 
-    path: str = Field(description="diffusers folder, relative to the suite file")
+    path: str = Field(description="diffusers folder or `.safetensors` checkpoint in one file, relative to the suite file")
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     scheduler: Scheduler = Field("DDIMScheduler", description="class name in diffusers; those that draw no noise of their own")
     steps: int = Field(50, ge=1)
     guidance_scale: float = Field(7.5, ge=0)
     side: int = Field(512, ge=8, description="pixels; must be what the model gives")
     batch_size: int = Field(8, ge=1, description="images sampled together")
+    config: str | None = Field(
+        None, description="for a checkpoint in one file: a diffusers folder with configs, tokenizer and scheduler; weights are not needed"
+    )
+    vae_tiling: bool = Field(False, description="decode in tiles, for large pictures; changes pixels where tiles meet")
 
 
 class PromptSettings(_Frozen):
@@ -184,15 +192,23 @@ class Suite:
     @cached_property
     def generation(self) -> dict[str, Any]:
         """What decides a picture besides prompt, seed and method: the key part of the sample store."""
-        model = self.settings.model.model_dump()
-        del model["path"], model["batch_size"]
+        model = self.picture_settings
+        if "config" in model:
+            model["config"] = path_digest(self.path(model["config"]))
         return model | {"model_sha256": path_digest(self.path(self.settings.model.path))}
+
+    @property
+    def picture_settings(self) -> dict[str, Any]:
+        """The settings of the model that decide a picture, without the contents of its files."""
+        model = without_later({"model": self.settings.model.model_dump()}, self.settings)["model"]
+        return {key: value for key, value in model.items() if key not in ("path", "batch_size")}
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the protocol and the contents of every file it names, 16 hex digits."""
-        settings = self.settings.model_dump(mode="json", exclude={"description"})
+        settings = without_later(self.settings.model_dump(mode="json", exclude={"description"}), self.settings)
         files = {settings["model"]["path"], *(p["file"] for p in settings["prompts"].values())}
+        files |= {config for config in (self.settings.model.config,) if config}
         files |= {value for _, _, parameters in self.settings.judges() for value in parameters.values() if self._names_file(value)}
         references = sorted({r for role in self.settings.prompts for p in self.prompts(role) for r in p.references})
         content = {
@@ -205,6 +221,23 @@ class Suite:
 
     def _names_file(self, value: Any) -> bool:
         return isinstance(value, str) and value != "" and (self.file.parent / value).exists()
+
+
+def without_later(dumped: dict[str, Any], settings: BaseModel) -> dict[str, Any]:
+    """Dumped settings without those of `LATER` that hold their default. `*` in a path stands for every key of a table."""
+    for path in LATER:
+        _drop_default(dumped, settings, path.split("."))
+    return dumped
+
+
+def _drop_default(dumped: dict[str, Any], settings: Any, path: list[str]) -> None:
+    first, *rest = path
+    if not rest:
+        if first in dumped and getattr(settings, first) == type(settings).model_fields[first].default:
+            del dumped[first]
+        return
+    for key in list(dumped) if first == "*" else [key for key in (first,) if key in dumped]:
+        _drop_default(dumped[key], settings[key] if isinstance(settings, dict) else getattr(settings, key), rest)
 
 
 def load_suite(name: str, limit: int | None = None) -> Suite:
