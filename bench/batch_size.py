@@ -44,7 +44,7 @@ def batch_size_by_trial(denoiser: Denoiser, memory_gib: float | None = None, gra
 
     counted = denoiser.rows, denoiser.backward_rows
     try:
-        size = (largest if device.type == "cuda" else predicted)(peak, ceiling, most)
+        size = largest(peak, ceiling, most) if device.type == "cuda" else predicted(peak, ceiling, most, held_memory(device))
     finally:
         denoiser.rows, denoiser.backward_rows = counted
     if size < 1:
@@ -59,10 +59,8 @@ def largest(peak: Callable[[int], float], ceiling: float, most: int) -> int:
     fits, size = 0, 1
     while size <= most and peak(size) <= ceiling:
         fits, size = size, 2 * size
-    if not fits or size > most:
-        return min(most, fits)
-    too_large = size
-    while too_large - fits > max(1, fits // 8):
+    too_large = min(size, most + 1)
+    while fits and too_large - fits > max(1, fits // 8):
         middle = (fits + too_large) // 2
         if peak(middle) <= ceiling:
             fits = middle
@@ -71,24 +69,20 @@ def largest(peak: Callable[[int], float], ceiling: float, most: int) -> int:
     return fits
 
 
-def predicted(peak: Callable[[int], float], ceiling: float, most: int) -> int:
+def predicted(peak: Callable[[int], float], ceiling: float, most: int, held: float = 0) -> int:
     """The largest size whose predicted peak stays within the ceiling, without trying one that might not. 0: none fits.
 
-    Sizes are doubled until a batch shows in the peak, which an earlier one may hide.
+    `held` is taken before any batch. Sizes are doubled until a batch shows in the peak, which an earlier one may hide.
     """
     before, size = peak(1), 1
     if before > ceiling:
         return 0
-    while 2 * size <= most:
-        if 2 * before - held_memory(torch.device("cpu")) > ceiling and size > 1:  # were all of the peak the batch's, twice as many would be too much
-            return size
+    while 2 * size <= most and 2 * before - held <= ceiling:  # as if all that is above `held` were the batch's
         now = peak(2 * size)
         if now > before:
             each = (now - before) / size * SPREAD
-            return max(0, min(most, int(size + (ceiling - before) / each)))
+            return max(1, min(most, int(size + (ceiling - before) / each)))
         size *= 2
-        if now > ceiling:
-            return size // 2
     return size
 
 

@@ -112,8 +112,8 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
 
     classes = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL, "text_encoder": transformers.CLIPTextModel}
     parts = {}
-    with _clear_errors(folder):
-        for name, variant in part_variants(folder).items():
+    for name, variant in part_variants(folder).items():
+        with _clear_errors(folder / name):
             model, found = classes[name].from_pretrained(
                 folder / name, variant=variant, local_files_only=True, use_safetensors=True, output_loading_info=True, **_typed(classes[name], dtype)
             )
@@ -121,7 +121,10 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
             missing = sorted(found["missing_keys"])
             if missing:
                 raise UserError(f"the model in {folder} lacks {len(missing)} of the weights of its {name}, first {missing[0]}; fetch or build it again")
+            if mismatched := sorted(str(key) for key, *_ in found["mismatched_keys"]):
+                raise UserError(f"the model in {folder} is damaged: {name}.{mismatched[0]} has another shape than its config says; fetch or build it again")
             parts[name] = model
+    with _clear_errors(folder):
         return diffusers.StableDiffusionPipeline.from_pretrained(
             folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True, safety_checker=None, requires_safety_checker=False, **parts
         )
