@@ -71,6 +71,13 @@ def run(
     gpus: Annotated[float | None, typer.Option(help="With ray on GPUs: how many a worker takes; 0.5 puts two workers on one.")] = None,
     shard: Annotated[str | None, typer.Option(help="i/n: make only the i-th of n parts of the images and measure nothing; for schedulers.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    batch_size: Annotated[str | None, typer.Option(help="Images sampled together: a number, or auto, the most that fits; the suite's by default.")] = None,
+    memory: Annotated[float | None, typer.Option(help="Ceiling in GiB for --batch-size auto; by default most of what is free.")] = None,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Weights of convolutions in channels-last order.")] = False,
+    attention: Annotated[str, typer.Option(help="sdpa, fused; or sliced, slower in less memory.")] = "sdpa",
+    vae_slicing: Annotated[bool, typer.Option("--vae-slicing", help="Decode image by image.")] = False,
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the UNet; calls with hooks run uncompiled.")] = False,
+    tf32: Annotated[bool, typer.Option("--tf32", help="Let GPUs round float32 factors to 10 bits.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run one method through a suite and print its row. Interrupted, the same command goes on where it stopped."""
@@ -95,14 +102,16 @@ def run(
             raise UserError("--tuned and -p exclude each other: parameters are either chosen by `bench tune` or given")
         values, tuning = tuned_parameters(tuned, chosen, method)
     from bench import executors, planning
+    from bench.execution import Execution, parsed_batch_size
     from bench.model import pick_device
     from bench.progress import reporter
     from bench.runner import Run
 
+    execution = Execution(parsed_batch_size(batch_size), memory, channels_last, attention, vae_slicing, compile_, tf32)  # type: ignore[arg-type]
     if dry_run:
         chosen = planning.lenient(chosen)
     with executors.chosen(executor, workers, address, gpus) as hands, reporter() as report:
-        this = Run.resolve(chosen, method, values, records, store, pick_device(device), report, seeds)
+        this = Run.resolve(chosen, method, values, records, store, pick_device(device), report, seeds, execution)
         this.tuning, this.executor = tuning, hands
         if part and not dry_run:
             with resumable():

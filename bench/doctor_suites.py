@@ -236,9 +236,7 @@ def _images(suite: Suite) -> int | None:
 
 def _seconds_an_image(suite: Suite, store: Path, pattern: str) -> float | None:
     """From a timing of `none` on this machine that the store holds, of this protocol; the model's hash, which takes long, is not asked."""
-    from bench.suite import protocol
-
-    wanted = {key: value for key, value in protocol(suite.settings)["model"].items() if key not in ("path", "batch_size")}
+    wanted = suite.picture_settings
     for file in sorted(store.glob(f"{suite.store_name}/none-*/{pattern}")) if pattern else ():
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, statistics.StatisticsError, ZeroDivisionError):
             generation = json.loads((file.parent / "key.json").read_text(encoding="utf-8"))["generation"]

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from bench.execution import at_chosen_precision
 from bench.method import Method, State
 from bench.sampler import sample
 from bench.store import SampleKey
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from bench.runner import Run
 
 
+@at_chosen_precision
 def generate(run: Run, state: State, units: Sequence[Unit]) -> None:
     """Make those images of the units that the store does not hold."""
     waiting = [keys for unit in units if (keys := to_sample(unit, run.store, run.work.batch, run.method.mixes_images()))]
@@ -35,12 +38,15 @@ def generate(run: Run, state: State, units: Sequence[Unit]) -> None:
 
 def make_unit(run: Run, state: State, keys: Sequence[SampleKey], made: Callable[[int], None]) -> None:
     """Sample one unit with the method attached already and store it; `made` hears after every batch how many images are there."""
-    batch = run.suite.settings.model.batch_size
     pictures: list[np.ndarray] = []
     facts: list[dict[str, float]] = []
     try:
-        for first in range(0, len(keys), batch):
-            new, reported = make_batch(run, keys[first : first + batch], run.method, state)
+        while len(pictures) < len(keys):
+            try:
+                new, reported = make_batch(run, keys[len(pictures) : len(pictures) + run.batch_size], run.method, state)
+            except torch.OutOfMemoryError as error:
+                run.halve_batch(error)
+                continue
             pictures, facts = pictures + list(new), facts + reported
             made(len(pictures))
     finally:  # also what was finished before a batch failed or Ctrl-C

@@ -22,12 +22,14 @@ from bench.attack import Attack
 from bench.digests import digest_of, path_digest
 from bench.errors import UserError, one_line
 from bench.evidence import holds_against, recorded_samples, thumbnails
+from bench.execution import Execution, at_chosen_precision
 from bench.executors import Executor, Local
 from bench.generating import make_batch
 from bench.measuring import measure
+from bench.memory import peak_memory_mib
 from bench.method import FitData, Method, Need, State
 from bench.metric import Metric, SampleSet, Timing
-from bench.model import load_denoiser
+from bench.model import load_denoiser, stored_as
 from bench.parameters import configure
 from bench.planning import judge_problems
 from bench.progress import Report, silent
@@ -60,17 +62,21 @@ class Run:
     seeds: int = 1  # independent generations of everything that is sampled
     problems: list[str] = field(default_factory=list)  # of a lenient suite: what stands in the way
     executor: Executor = field(default_factory=Local)  # who does the work; decides nothing
+    execution: Execution = field(default_factory=Execution)  # how, not what: no part of ids and keys
 
     @classmethod
     def resolve(
-        cls, suite: Suite, method: str, parameters: dict[str, Any], records: Path, store: Path, device: torch.device, report: Report = silent, seeds: int = 1
-    ) -> Run:
+        cls, suite: Suite, method: str, parameters: dict[str, Any], records: Path, store: Path, device: torch.device, report: Report = silent, seeds: int = 1,
+        execution: Execution | None = None,
+    ) -> Run:  # fmt: skip
         """Find and check everything that has a name; unknown names fail here, before any work."""
         if seeds < 1:
             raise UserError(f"--seeds must be at least 1, not {seeds}")
         entry = registry.find("method", method)
         configured = configure("method", entry.name, entry.load(), parameters)
         entries = {f"method {entry.name}": entry}
+        execution = execution or Execution()
+        execution.check(entry.name, configured, suite)
         judges: dict[str, dict[str, Any]] = {"metric": {}, "attack": {}}
         problems: list[str] = []
         for kind, name, settings in suite.settings.judges():
@@ -111,6 +117,7 @@ class Run:
             plugins=distributions,
             seeds=seeds,
             problems=problems,
+            execution=execution,
         )
 
     @cached_property
@@ -157,7 +164,24 @@ class Run:
 
     @cached_property
     def denoiser(self) -> Denoiser:
-        return load_denoiser(self.suite, self.device)
+        return load_denoiser(self.suite, self.device, self.execution, gradients=self.method.where in ("embedding", "noise"))
+
+    @property
+    def batch_size(self) -> int:
+        """Images sampled together. Found by trial where that was asked for, on the loaded model."""
+        if self.execution.batch_size == "auto":
+            return self.denoiser.batch_size
+        return self.execution.batch_size or self.suite.settings.model.batch_size
+
+    def halve_batch(self, error: torch.OutOfMemoryError) -> None:
+        """After a batch did not fit: half as many images from now on, where the batch size is ours to choose; else `UserError`."""
+        if self.execution.batch_size == "auto" and self.denoiser.batch_size > 1:
+            self.denoiser.batch_size //= 2
+            torch.cuda.empty_cache()
+            return
+        size = self.batch_size
+        advice = "--attention sliced or --vae-slicing" if size == 1 or self.method.mixes_images() else f"--batch-size {size // 2}, or auto"
+        raise UserError(f"{size} images at once do not fit the device's memory ({one_line(error)[:80]}); repeat the command with {advice}") from error
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -208,6 +232,7 @@ class Run:
             record.save(self.records)
         return record
 
+    @at_chosen_precision
     def execute(self) -> RunRecord:
         """Fit, generate, measure; the record is on disk from the first moment and says how far it came."""
         record = self._new_record()
@@ -228,8 +253,10 @@ class Run:
         except BaseException as error:
             record.status = "failed" if isinstance(error, Exception) else "partial"
             record.errors.append(f"{type(error).__name__}: {one_line(error)}")
+            record.environment |= self._executed()
             record.save(self.records)
             raise
+        record.environment |= self._executed()
         record.save(self.records)
         return record
 
@@ -237,6 +264,13 @@ class Run:
         """Whether the store has what the method learned, or it learns nothing."""
         return type(self.method).fit is Method.fit or (self.store.folder / "fit.json").exists()
 
+    def _executed(self) -> dict[str, Any]:
+        """How the model was run and the memory that it took, for the record's environment."""
+        loaded = "denoiser" in vars(self)  # nothing is loaded only to be described
+        size = self.batch_size if loaded or self.execution.batch_size != "auto" else None
+        return {"execution": self.execution.described(size, stored_as(self.suite)), "peak_memory_mib": peak_memory_mib(self.device)}
+
+    @at_chosen_precision
     def fitted(self) -> tuple[State, float, int]:
         """What the method learned, with the seconds and row evaluations it took; from the store when it was learned before."""
         tensors, facts = self.store.folder / "fit.safetensors", self.store.folder / "fit.json"
@@ -281,7 +315,8 @@ class Run:
             return _read_timing(file)
         taken: dict[bool, list[float]] = {True: [], False: []}
         spent = {True: 0, False: 0}
-        for number, batch in enumerate([batches[0][:2], *batches]):
+        first = batches[0] if self.execution.compile else batches[0][:2]  # what is compiled is compiled for a size
+        for number, batch in enumerate([first, *batches]):
             for mitigated in (False, True) if number % 2 else (True, False):
                 seconds, used = self._timed(batch, state, mitigated)
                 if number:
@@ -297,7 +332,8 @@ class Run:
         with method.attach(self.denoiser.pipe, state):  # a run attaches once, so attaching is no part of an image's time
             self._wait()
             before, start = self.denoiser.evaluations, time.perf_counter()
-            make_batch(self, batch, method, state)
+            for first in range(0, len(batch), self.batch_size):
+                make_batch(self, batch[first : first + self.batch_size], method, state)
             self._wait()
             return time.perf_counter() - start, self.denoiser.evaluations - before
 
@@ -308,7 +344,8 @@ class Run:
 
     def _timing_file(self, batches: list[list[SampleKey]] | None = None) -> Path:
         """Where the timing of these batches on this machine is kept; without batches, a pattern for all that were timed here."""
-        machine = digest_of([device_name(self.device), torch.get_num_threads(), torch.__version__])[:12]
+        executed = [self.execution.changed] if self.execution.changed else []
+        machine = digest_of([device_name(self.device), torch.get_num_threads(), torch.__version__, *executed])[:12]
         timed = "*" if batches is None else digest_of([[[key.prompt, key.seed] for key in batch] for batch in batches])[:12]
         return self.store.folder / f"timing-{machine}-{timed}.json"
 

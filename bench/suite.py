@@ -44,13 +44,17 @@ class _Frozen(BaseModel):
 class ModelSettings(_Frozen):
     """The pipeline and how it is sampled: everything that decides a picture besides prompt, seed and method."""
 
-    path: str = Field(description="diffusers folder, relative to the suite file, or asset:NAME")
+    path: str = Field(description="diffusers folder or `.safetensors` checkpoint in one file, relative to the suite file, or asset:NAME")
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     scheduler: Scheduler = Field("DDIMScheduler", description="class name in diffusers; those that draw no noise of their own")
     steps: int = Field(50, ge=1)
     guidance_scale: float = Field(7.5, ge=0)
     side: int = Field(512, ge=8, description="pixels; must be what the model gives")
     batch_size: int = Field(8, ge=1, description="images sampled together")
+    config: str | None = Field(
+        None, description="for a checkpoint in one file: a diffusers folder with configs, tokenizer and scheduler; weights are not needed"
+    )
+    vae_tiling: bool = Field(False, description="decode in tiles, for large pictures; changes pixels where tiles meet")
 
 
 class PromptSettings(_Frozen):
@@ -126,6 +130,7 @@ class Prompt:
 
 # Settings that came after the first records: while they hold their default they are no part of fingerprints and keys, which stay what they were.
 LATER = {
+    "model": ("config", "vae_tiling"),
     "prompts": ("format", "delimiter", "columns", "references", "expected", "without"),
 }
 
@@ -255,15 +260,22 @@ class Suite:
     @cached_property
     def generation(self) -> dict[str, Any]:
         """What decides a picture besides prompt, seed and method: the key part of the sample store."""
-        model = protocol(self.settings)["model"]
-        del model["path"], model["batch_size"]
+        model = self.picture_settings
+        if "config" in model:
+            model["config"] = self.digest(model["config"])
         return model | {"model_sha256": self.digest(self.settings.model.path)}
+
+    @property
+    def picture_settings(self) -> dict[str, Any]:
+        """The settings of the model that decide a picture, without the contents of its files."""
+        return {key: value for key, value in protocol(self.settings)["model"].items() if key not in ("path", "batch_size")}
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the protocol and the contents of every file it names, 16 hex digits."""
         settings = protocol(self.settings)
         files = {settings["model"]["path"], *(p["file"] for p in settings["prompts"].values())}
+        files |= {config for config in (self.settings.model.config,) if config}
         files |= {value for _, _, parameters in self.settings.judges() for value in parameters.values() if self._names_file(value)}
         references = sorted({r for role in self.settings.prompts for p in self.prompts(role) for r in p.references})
         fetched = self._fetched_digests()

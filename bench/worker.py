@@ -8,12 +8,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from bench import registry
+from bench.catalogue import Entry
 from bench.errors import Unmeasurable, UserError, one_line
+from bench.execution import Execution
 from bench.generating import generate
 from bench.method import State
 from bench.suite import Suite, SuiteSettings
@@ -44,13 +46,14 @@ class Spec:
     settings: str  # of the suite, JSON
     suite_file: str
     limit: int | None
+    entries: dict[str, Entry]  # assets of the suite's own
     method: str
     parameters: str  # JSON
     records: Path
     store: Path
     device: str
     seeds: int
-    execution: Any
+    execution: Execution
     folder: str  # of the store: both must come to the same, or they would not make the same pictures
 
     @classmethod
@@ -58,8 +61,8 @@ class Spec:
         suite, device = run.suite, run.device.type  # without a number: a worker sees the GPU that it was given as the first
         root = run.store_root.resolve() if isinstance(run.store_root, Path) else run.store_root
         return cls(
-            str(Path.cwd()), suite.settings.model_dump_json(exclude_unset=True), str(suite.file.resolve()), suite.limit, _named(run),
-            json.dumps(run.method.model_dump(mode="json")), run.records.resolve(), root, device, run.seeds, getattr(run, "execution", None),
+            str(Path.cwd()), suite.settings.model_dump_json(exclude_unset=True), str(suite.file.resolve()), suite.limit, dict(suite.entries or {}), _named(run),
+            json.dumps(run.method.model_dump(mode="json")), run.records.resolve(), root, device, run.seeds, run.execution,
             run.store.folder.name,
         )  # fmt: skip
 
@@ -67,11 +70,9 @@ class Spec:
         """The run, on this machine. Raises `UserError` when its files are not here or are others than those of whoever sent this."""
         from bench.runner import Run
 
-        suite = Suite(SuiteSettings.model_validate_json(self.settings), Path(self._here(self.suite_file)), self.limit)
+        suite = Suite(SuiteSettings.model_validate_json(self.settings), Path(self._here(self.suite_file)), self.limit, self.entries)
         parameters, device = json.loads(self.parameters), torch.device(self.device)
-        run = Run.resolve(suite, self._here(self.method), parameters, self.records, self.store, device, seeds=self.seeds)
-        if self.execution is not None:
-            vars(run)["execution"] = self.execution
+        run = Run.resolve(suite, self._here(self.method), parameters, self.records, self.store, device, seeds=self.seeds, execution=self.execution)
         if run.store.folder.name != self.folder:
             raise UserError(
                 f"worker on {os.uname().nodename}: suite {suite.name} and method {run.method_name} are not those of the driver "
