@@ -741,7 +741,7 @@ def _asked_classes(name: str) -> dict[str, Any]:
             keys |= {key for part in attack.asks(suite) for key in run.sample_set(*part).keys}
         except Exception:
             exact = False
-    return {"files": files, "problems": problems, "images": len(keys), "exact": exact and not problems, "timing": run._timing_file().name}
+    return {"files": files, "problems": problems, "images": len(keys), "exact": exact and not problems, "timing": run._timing_file()}
 
 
 # --- text

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench import keeping
 from bench.method import Method, State
 from bench.sampler import sample
 from bench.store import SampleKey
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 IMAGES_PER_SHARD = 64
 
 
-def generate(run: Run, state: State, keys: Sequence[SampleKey]) -> None:
-    """Make those images that the store does not hold, unit by unit."""
-    missing = run.store.missing(keys)
+def generate(run: Run, state: State, keys: Sequence[SampleKey], pictures: bool = False) -> None:
+    """Make those images that the store does not hold, unit by unit. `pictures`: all of them will be read, so none may have been dropped."""
+    missing = keeping.missing(run, keys, pictures)
     if not missing:
         return
     done = 0
@@ -33,7 +34,7 @@ def generate(run: Run, state: State, keys: Sequence[SampleKey]) -> None:
             def made(images: int, before: int = done) -> None:
                 run.report("generate", before + images, len(missing))
 
-            make_unit(run, state, unit, made)
+            make_unit(run, state, unit, made, pictures)
             done += len(unit)
 
 
@@ -43,8 +44,11 @@ def units(keys: Sequence[SampleKey], batch: int) -> list[Sequence[SampleKey]]:
     return [keys[start : start + shard] for start in range(0, len(keys), shard)]
 
 
-def make_unit(run: Run, state: State, keys: Sequence[SampleKey], made: Callable[[int], None]) -> None:
-    """Sample one unit with the method attached already and store it; `made` hears after every batch how many images are there."""
+def make_unit(run: Run, state: State, keys: Sequence[SampleKey], made: Callable[[int], None], read: bool = False) -> None:
+    """Sample one unit with the method attached already and store it; `made` hears after every batch how many images are there.
+
+    It is stored with the features that metrics will ask for; pictures that nothing reads any more may be dropped, unless all of them are to be `read`.
+    """
     batch = run.suite.settings.model.batch_size
     pictures: list[np.ndarray] = []
     facts: list[dict[str, float]] = []
@@ -53,9 +57,11 @@ def make_unit(run: Run, state: State, keys: Sequence[SampleKey], made: Callable[
             new, reported = make_batch(run, keys[first : first + batch], run.method, state)
             pictures, facts = pictures + list(new), facts + reported
             made(len(pictures))
-    finally:  # also what was finished before a batch failed or Ctrl-C
+    except BaseException:  # what was finished before a batch failed or Ctrl-C
         if pictures:
-            run.store.append(keys[: len(pictures)], np.stack(pictures), facts)
+            run.store.append(keys[: len(pictures)], pictures, facts)
+        raise
+    keeping.store_unit(run, keys, pictures, facts, read)
 
 
 def make_batch(run: Run, keys: Sequence[SampleKey], method: Method, state: State) -> tuple[np.ndarray, list[dict[str, float]]]:

@@ -148,7 +148,7 @@ def evaluation_of(run: Run, metric: Metric, state: State, fit_seconds: float, fi
             raise UserError(f"metric {type(metric).__name__} reads prompts of the role {role} without declaring it in `roles`")
         return run.samples(role, generation)
 
-    return Evaluation(run.suite, run.device, samples, lambda rounds, images: run.time(state, rounds, images), fit_seconds, fit_rows)
+    return Evaluation(run.suite, run.device, samples, lambda rounds, images: run.time(state, rounds, images), fit_seconds, fit_rows, run.loaded)
 
 
 def target_of(run: Run, attack: Attack, state: State, generation: int = 0) -> Target:
@@ -168,7 +168,7 @@ def target_of(run: Run, attack: Attack, state: State, generation: int = 0) -> Ta
         if lent:  # the store must not get images of weights that an attacker may have changed
             raise UserError("an attack asked for generations while it held the weights; generate before or after, or sample with the denoiser")
         samples = run.sample_set(prompts, images, generation)
-        run.generate(state, samples.keys)
+        run.generate(state, samples.keys, pictures=True)
         return samples
 
     return Target(run.suite, run.device, attack.threat, generate, weights, run.report)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -27,6 +27,9 @@ class Extractor(Protocol):
     def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
         """uint8 `[H, W, 3]` pictures to float32 `[n, d]`."""
         ...
+
+
+AnyExtractor = TypeVar("AnyExtractor", bound=Extractor)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,11 @@ class Evaluation:
     time: Callable[[int, int], Timing]  # (rounds, images a round)
     fit_seconds: float = 0.0
     fit_rows: int = 0
+    loaded_: Callable[[Extractor], Extractor] | None = None
+
+    def loaded(self, extractor: AnyExtractor) -> AnyExtractor:
+        """The same extractor, with its network if this run has loaded it already: each is loaded once, however many metrics ask."""
+        return cast(AnyExtractor, self.loaded_(extractor)) if self.loaded_ else extractor
 
     def samples(self, role: Role) -> SampleSet:
         """The samples of a role. Raises `Unmeasurable` when the suite has no such prompts."""
@@ -129,6 +137,14 @@ class Metric(BaseModel):
     cost: ClassVar[bool] = False
     shown: ClassVar[Mapping[str, Shown]] = {}  # of its scores: heading, decimals and meaning in tables; a score without them has no column
     version: ClassVar[int] = 1
+
+    def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
+        """Of roles whose pictures it reads through these extractors alone: which ones (none of them: it reads no picture).
+
+        Their features are then made while the pictures are in memory, and pictures may be dropped afterwards (`--keep-images`). Of a role that is not
+        named here every picture is kept.
+        """
+        return {}
 
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
         """All scores by name. Raises `Unmeasurable` with the reason when there is nothing to measure."""

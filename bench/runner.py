@@ -8,28 +8,31 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 
 from bench import registry
 from bench.attack import Attack
 from bench.errors import UserError, one_line
 from bench.evidence import holds_against, recorded_samples, thumbnails
 from bench.generating import generate, make_batch
+from bench.keeping import KeepImages, Keeping, attacked, keeping_of, missing
 from bench.measuring import measure
 from bench.method import FitData, Method, Need, State
-from bench.metric import Metric, SampleSet, Timing
+from bench.metric import Extractor, Metric, SampleSet, Timing
 from bench.model import load_denoiser
 from bench.parameters import configure
 from bench.progress import Report, silent
 from bench.record import RunRecord, device_name, environment, load_record
 from bench.sampler import Denoiser
-from bench.store import SampleKey, SampleStore, write_atomically
+from bench.store import SampleKey, SampleStore
+from bench.store_files import Root
 from bench.suite import Prompt, Role, Suite, digest_of, path_digest
 
 GENERATION = 1_000_000  # image indices of a prompt that one generation may use
@@ -47,16 +50,18 @@ class Run:
     metrics: dict[str, Metric]
     attacks: dict[str, Attack]
     records: Path
-    store_root: Path
+    store_root: Root
     device: torch.device
     report: Report = field(default=silent)
     tuning: dict[str, Any] | None = None  # how the parameters were chosen; decides nothing
     plugins: dict[str, str] = field(default_factory=dict)  # the distributions that gave the method and metrics, with their versions
     seeds: int = 1  # independent generations of everything that is sampled
+    keep_images: KeepImages = "all"  # which pictures stay once they have their features; decides nothing else
+    _loaded: dict[tuple[type, str], Extractor] = field(default_factory=dict)
 
     @classmethod
     def resolve(
-        cls, suite: Suite, method: str, parameters: dict[str, Any], records: Path, store: Path, device: torch.device, report: Report = silent, seeds: int = 1
+        cls, suite: Suite, method: str, parameters: dict[str, Any], records: Path, store: Root, device: torch.device, report: Report = silent, seeds: int = 1
     ) -> Run:
         """Find and check everything that has a name; unknown names fail here, before any work."""
         if seeds < 1:
@@ -155,8 +160,17 @@ class Run:
         """The images of a role in all generations."""
         return [key for generation in range(self.seeds) for key in self.samples(role, generation).keys]
 
+    @cached_property
+    def keeping(self) -> Keeping:
+        """Which pictures are kept, and which features are made of each while it is in memory."""
+        return keeping_of(self)
+
+    def loaded(self, extractor: Extractor) -> Extractor:
+        """The same extractor, with its network if it is loaded already."""
+        return self._loaded.setdefault((type(extractor), extractor.fingerprint), extractor)
+
     def missing(self) -> list[SampleKey]:
-        return self.store.missing(key for role in self.roles for key in self.keys(role))
+        return missing(self, (key for role in self.roles for key in self.keys(role)))
 
     def plan(self) -> dict[str, Any]:
         """What the run would do: images, row evaluations, disk, and time where an earlier measurement on this store allows an estimate."""
@@ -165,10 +179,10 @@ class Run:
             f"attack {name}": [self.sample_set(*part, generation).keys for part in attack.asks(self.suite) for generation in range(self.seeds)]
             for name, attack in self.attacks.items()
         }
-        of_attacks = [key for parts in asked.values() for keys in parts for key in keys]
-        missing = len(self.store.missing([*self.missing(), *of_attacks]))
-        timings = sorted(self.store.folder.glob(self._timing_file().name))
-        timing = _read_timing(timings[0]) if timings else None
+        to_make = {*self.missing(), *missing(self, attacked(self), pictures=True)}
+        to_keep = len(to_make if self.keep_images == "all" else to_make - self.keeping.droppable)
+        timings = [name for name in self.store.files.names() if fnmatchcase(name, self._timing_file())]
+        timing = _read_timing(self.store.files.read(timings[0])) if timings else None
         return {
             "suite": self.suite.name,
             "fingerprint": self.suite.fingerprint,
@@ -176,10 +190,10 @@ class Run:
             "parameters": self.method.model_dump(mode="json"),
             "seeds": self.seeds,
             "images": {role: len(self.keys(role)) for role in self.roles} | {name: sum(map(len, parts)) for name, parts in asked.items() if parts},
-            "images_missing": missing,
-            "row_evaluations": missing * settings.steps * 2,
-            "disk_mib": round(missing * settings.side**2 * 2.2 / 2**20, 1),
-            "seconds_estimated": round(missing * statistics.median(timing.method_seconds) / (timing.images / len(timing.method_seconds)), 1)
+            "images_missing": len(to_make),
+            "row_evaluations": len(to_make) * settings.steps * 2,
+            "disk_mib": round(to_keep * settings.side**2 * 2.2 / 2**20, 1),
+            "seconds_estimated": round(len(to_make) * statistics.median(timing.method_seconds) / (timing.images / len(timing.method_seconds)), 1)
             if timing
             else None,
             "record": str(self.records / self.suite.name / self.method_name / f"{self.id}.json"),
@@ -210,6 +224,8 @@ class Run:
             record.holds_against = holds_against(self, state)
             record.facts = {role: facts for role in self.roles if (facts := self._facts(role))}
             record.thumbnails = thumbnails(self) if "memorized" in self.roles else []
+            if "memorized" in self.roles and not record.thumbnails:
+                record.warnings.append(f"no thumbnails: pictures were dropped once they had their features (--keep-images {self.keep_images})")
             if failure:
                 raise failure
             record.status = "complete"
@@ -223,13 +239,13 @@ class Run:
 
     def fitted(self) -> tuple[State, float, int]:
         """What the method learned, with the seconds and row evaluations it took; from the store when it was learned before."""
-        tensors, facts = self.store.folder / "fit.safetensors", self.store.folder / "fit.json"
-        if facts.exists():
-            known = json.loads(facts.read_text())
+        files, tensors, facts = self.store.files, "fit.safetensors", "fit.json"
+        if files.exists(facts):
+            known = json.loads(files.read(facts))
             try:
-                return (load_file(tensors, device=str(self.device)) if known["tensors"] else {}), known["seconds"], known["rows"]
+                return (self._read_state(tensors) if known["tensors"] else {}), known["seconds"], known["rows"]
             except (OSError, SafetensorError) as error:
-                raise UserError(f"fitted state {tensors} is damaged: {one_line(error)}; delete {facts} and repeat the command") from error
+                raise UserError(f"fitted state {files}/{tensors} is damaged: {one_line(error)}; delete {files}/{facts} and repeat the command") from error
         if type(self.method).fit is Method.fit:
             return {}, 0.0, 0
         self.report(f"fit {self.method_name}", 0, 1)
@@ -240,14 +256,20 @@ class Run:
         self._wait()
         seconds, rows = time.perf_counter() - start, self.denoiser.evaluations - before
         if state:
-            write_atomically(tensors, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
-        write_atomically(facts, json.dumps({"seconds": seconds, "rows": rows, "tensors": len(state)}).encode())
+            files.write(tensors, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+        files.write(facts, json.dumps({"seconds": seconds, "rows": rows, "tensors": len(state)}).encode())
         self.report(f"fit {self.method_name}", 1, 1)
         return state, seconds, rows
 
-    def generate(self, state: State, keys: Sequence[SampleKey]) -> None:
-        """Make those images that the store does not hold."""
-        generate(self, state, keys)
+    def _read_state(self, name: str) -> State:
+        path = self.store.files.local(name)
+        if path:
+            return load_file(path, device=str(self.device))
+        return {tensor: value.to(self.device) for tensor, value in load(self.store.files.read(name)).items()}
+
+    def generate(self, state: State, keys: Sequence[SampleKey], pictures: bool = False) -> None:
+        """Make those images that the store does not hold. `pictures`: all of them will be read, so none may have been dropped."""
+        generate(self, state, keys, pictures)
 
     def time(self, state: State, rounds: int, images: int) -> Timing:
         """Sample batches with the method and without any, in turn, after one round that does not count; kept in the store.
@@ -259,8 +281,8 @@ class Run:
         rows = [i * len(samples.prompts) // (rounds * count) for i in range(rounds * count)]
         batches = [[key for row in rows[r::rounds] for key in samples.keys[row * samples.images :][: samples.images]] for r in range(rounds)]
         file = self._timing_file(batches)
-        if file.exists():
-            return _read_timing(file)
+        if self.store.files.exists(file):
+            return _read_timing(self.store.files.read(file))
         taken: dict[bool, list[float]] = {True: [], False: []}
         spent = {True: 0, False: 0}
         for number, batch in enumerate([batches[0][:2], *batches]):
@@ -271,7 +293,7 @@ class Run:
                     spent[mitigated] += used
             self.report("time against none", number, rounds)
         timing = Timing(tuple(taken[True]), tuple(taken[False]), sum(map(len, batches)), spent[True], spent[False])
-        write_atomically(file, json.dumps(asdict(timing)).encode())
+        self.store.files.write(file, json.dumps(asdict(timing)).encode())
         return timing
 
     def _timed(self, batch: list[SampleKey], state: State, mitigated: bool) -> tuple[float, int]:
@@ -288,11 +310,11 @@ class Run:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _timing_file(self, batches: list[list[SampleKey]] | None = None) -> Path:
-        """Where the timing of these batches on this machine is kept; without batches, a pattern for all that were timed here."""
+    def _timing_file(self, batches: list[list[SampleKey]] | None = None) -> str:
+        """The file of the store that keeps the timing of these batches on this machine; without batches, a pattern for all that were timed here."""
         machine = digest_of([device_name(self.device), torch.get_num_threads(), torch.__version__])[:12]
         timed = "*" if batches is None else digest_of([[[key.prompt, key.seed] for key in batch] for batch in batches])[:12]
-        return self.store.folder / f"timing-{machine}-{timed}.json"
+        return f"timing-{machine}-{timed}.json"
 
     def _facts(self, role: Role) -> dict[str, float]:
         """Means over a role's images of what the method reported of each: of truth values, the share."""
@@ -319,10 +341,10 @@ class Run:
             changed=self.method.model_dump(mode="json", exclude_defaults=True),
             tuning=self.tuning,
             sources=self.sources,
-            environment=environment(self.device) | {"plugins": self.plugins},
+            environment=environment(self.device) | {"plugins": self.plugins, "keep_images": self.keep_images},
         )
 
 
-def _read_timing(file: Path) -> Timing:
-    known = json.loads(file.read_text())
+def _read_timing(content: bytes) -> Timing:
+    known = json.loads(content)
     return Timing(tuple(known["method_seconds"]), tuple(known["none_seconds"]), known["images"], known["method_rows"], known["none_rows"])

@@ -5,9 +5,10 @@ FID falls with the number of images, so the number is the suite's and part of th
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -15,8 +16,8 @@ from pydantic import Field
 
 from bench.errors import Unmeasurable, UserError, one_line
 from bench.extractors import CleanFeatures
-from bench.metric import Evaluation, Metric, PerImage, PerSet
-from bench.suite import Role
+from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet
+from bench.suite import Role, Suite
 
 
 class Fid(Metric):
@@ -31,11 +32,14 @@ class Fid(Metric):
     images: int = Field(ge=2, description="the number of images; fewer are refused")
     size: int = Field(299, ge=8, description="side that pictures are resized to; 299 for Inception")
 
+    def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
+        return {"quality": [CleanFeatures(suite.path(self.weights), self.size, device)]}
+
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
         samples = evaluation.samples("quality")
         if len(samples) < self.images:
             raise Unmeasurable(f"FID of {self.images} images asked for and only {len(samples)} are there")
-        extractor = CleanFeatures(evaluation.path(self.weights), self.size, evaluation.device)
+        extractor = evaluation.loaded(CleanFeatures(evaluation.path(self.weights), self.size, evaluation.device))
         features = samples.features(extractor).reshape(len(samples), -1)[: self.images].astype(np.float64)
         real = read_statistics(evaluation.path(self.statistics), features.shape[1])
         if real.fingerprint not in ("", extractor.fingerprint):

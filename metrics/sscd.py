@@ -6,6 +6,7 @@ resized and normalised, and how several training pictures of a prompt are reduce
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,9 +14,9 @@ from pydantic import Field, field_validator
 
 from bench.errors import UnknownName, Unmeasurable
 from bench.extractors import PROFILES, CopyDescriptor
-from bench.metric import Evaluation, Metric, PerImage, PerSet
+from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet
 from bench.store import read_picture
-from bench.suite import Role
+from bench.suite import Role, Suite
 
 
 class Sscd(Metric):
@@ -36,12 +37,15 @@ class Sscd(Metric):
             raise UnknownName("SSCD profile", name, PROFILES)
         return name
 
+    def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
+        return {"memorized": [CopyDescriptor(suite.path(self.weights), self.profile, device)]}
+
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
         samples = evaluation.samples("memorized")
         without = [prompt.id for prompt in samples.prompts if not prompt.references]
         if without:
             raise Unmeasurable(f"{len(without)} of {len(samples.prompts)} memorized prompts have no reference picture ({without[0]} is the first)")
-        extractor = CopyDescriptor(evaluation.path(self.weights), self.profile, evaluation.device)
+        extractor = evaluation.loaded(CopyDescriptor(evaluation.path(self.weights), self.profile, evaluation.device))
         generated = samples.features(extractor)
         references = [extractor([read_picture(path) for path in prompt.references]) for prompt in samples.prompts]
         similarity = np.stack([reduce_references(g @ r.T, PROFILES[self.profile].references) for g, r in zip(generated, references, strict=True)])
