@@ -20,7 +20,7 @@ from bench.records_cli import COMMITTED, Json
 if TYPE_CHECKING:
     from bench.record import RunRecord
 
-RECORDS, STORE = Path("runs/records"), Path("runs/store")
+RECORDS, STORE = Path("runs/records"), "runs/store"
 
 app = typer.Typer(
     help="Benchmark of mitigations against memorization in text-to-image diffusion models.",
@@ -55,11 +55,12 @@ def run(
     suite: Annotated[str, typer.Option("--suite", help="A name from `bench list suites`, or a TOML file.")] = "testbed",
     parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value; see `bench show METHOD`. May be repeated.")] = None,
     records: Records = RECORDS,
-    store: Annotated[Path, typer.Option(help="Folder where images and features are kept.")] = STORE,
+    store: Annotated[str, typer.Option(help="Where images and features are kept: a folder, or a URL such as s3://bucket/folder.")] = STORE,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU by default where there is one.")] = None,
     tuned: Annotated[Path | None, typer.Option(help="Take the parameters that `bench tune` chose from this file of its.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only this many prompts of every role; gives another fingerprint.")] = None,
     seeds: Annotated[int, typer.Option(help="Independent generations of every image; the row gets their spread.")] = 1,
+    keep_images: Annotated[str, typer.Option("--keep-images", help="none, sample or all: pictures kept once they have their features.")] = "all",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -79,13 +80,14 @@ def run(
         if values:
             raise UserError("--tuned and -p exclude each other: parameters are either chosen by `bench tune` or given")
         values, tuning = tuned_parameters(tuned, chosen, method)
+    from bench.keeping import keep_images_of
     from bench.model import pick_device
     from bench.progress import reporter
     from bench.runner import Run
 
     with reporter() as report:
         this = Run.resolve(chosen, method, values, records, store, pick_device(device), report, seeds)
-        this.tuning = tuning
+        this.tuning, this.keep_images = tuning, keep_images_of(keep_images)
         record = None if dry_run else this.finished()
         if record is None:
             plan = this.plan()
@@ -166,7 +168,7 @@ def calibrate(
     suite: Annotated[str, typer.Option("--suite", help="A name from `bench list suites`, or a TOML file.")] = "testbed",
     parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value, over the suite's. May be repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the result goes; by default beside the suite file, as its `calibration` names it.")] = None,
-    store: Annotated[Path, typer.Option(help="Folder where images and features are kept.")] = STORE,
+    store: Annotated[str, typer.Option(help="Where images and features are kept: a folder, or a URL such as s3://bucket/folder.")] = STORE,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU by default where there is one.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -261,7 +263,7 @@ def leaderboard(
 def doctor(
     suite: Annotated[list[str] | None, typer.Option("--suite", help="A name from `bench list suites`, or a TOML file; by default all names.")] = None,
     records: Records = RECORDS,
-    store: Annotated[Path, typer.Option(help="Folder where images and features are kept.")] = STORE,
+    store: Annotated[Path, typer.Option(help="Folder where images and features are kept.")] = Path(STORE),
     as_json: Json = False,
 ) -> None:
     """Say in one screen what this machine can run, what is missing, and how to get it."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 
-from bench.errors import one_line
+from bench.errors import UnknownName, one_line
 from bench.evidence import shown_keys
 from bench.metric import Extractor
 from bench.shards import extracted
@@ -41,6 +41,13 @@ class Keeping:
     def of_unit(self, keys: Iterable[SampleKey]) -> list[str]:
         """The extractors that some image of a unit needs: features are made of whole units, as they are when they are made later."""
         return [name for name in dict.fromkeys(name for key in keys for name in self.extractors.get(key, ())) if name not in self.broken]
+
+
+def keep_images_of(text: str) -> KeepImages:
+    """What `--keep-images` says. Raises `UserError` for anything that is not known."""
+    if text not in get_args(KeepImages):
+        raise UnknownName("--keep-images", text, get_args(KeepImages))
+    return cast(KeepImages, text)
 
 
 def keeping_of(run: Run) -> Keeping:
