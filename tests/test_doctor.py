@@ -317,7 +317,7 @@ def test_images_and_evaluations_are_those_of_the_plan_of_a_run(tmp_path):
         told = doctor._asked_classes(name)
         run = Run.resolve(load_suite(name), "none", {}, tmp_path, tmp_path, torch.device("cpu"))
         plan = run.plan()
-        assert told["exact"] and not told["problems"] and told["timing"] == run._timing_file().name
+        assert told["exact"] and not told["problems"] and told["timing"] == run._timing_file()
         assert told["images"] == plan["images_missing"] and told["images"] * run.suite.settings.model.steps * 2 == plan["row_evaluations"]
 
 
