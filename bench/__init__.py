@@ -14,6 +14,7 @@ _PUBLIC = {
     "Target": "bench.attack",
     "Exhibit": "bench.attack",
     "Evaluation": "bench.metric",
+    "Extractor": "bench.metric",
     "PerImage": "bench.metric",
     "PerSet": "bench.metric",
     "Unmeasurable": "bench.errors",

@@ -14,11 +14,12 @@ from bench.measuring import target_of
 from bench.parameters import configure
 from bench.progress import Report
 from bench.runner import Run
+from bench.store_files import Root
 from bench.suite import Suite
 
 
 def calibrate(
-    suite: Suite, name: str, values: dict[str, Any], store: Path, device: torch.device, out: Path | None, report: Report
+    suite: Suite, name: str, values: dict[str, Any], store: Root, device: torch.device, out: Path | None, report: Report
 ) -> tuple[Path, dict[str, Any]]:
     """Calibrate an attack with the suite's settings and `values` over them; returns the file written and its content.
 

@@ -22,7 +22,7 @@ from bench.records_cli import COMMITTED, Json
 if TYPE_CHECKING:
     from bench.record import RunRecord
 
-RECORDS, STORE = Path("runs/records"), Path("runs/store")
+RECORDS, STORE = Path("runs/records"), "runs/store"
 
 app = typer.Typer(
     help="Benchmark of mitigations against memorization in text-to-image diffusion models.",
@@ -60,7 +60,7 @@ def run(
     suite: Annotated[str, typer.Option("--suite", help="A name from `bench list suites`, or a TOML file.")] = "testbed",
     parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value; see `bench show METHOD`. May be repeated.")] = None,
     records: Records = RECORDS,
-    store: Annotated[Path, typer.Option(help="Folder where images and features are kept.")] = STORE,
+    store: Annotated[str, typer.Option(help="Where images and features are kept: a folder, or a URL such as s3://bucket/folder.")] = STORE,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU by default where there is one.")] = None,
     tuned: Annotated[Path | None, typer.Option(help="Take the parameters that `bench tune` chose from this file of its.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only this many prompts of every role; gives another fingerprint.")] = None,
@@ -70,6 +70,7 @@ def run(
     address: Annotated[str | None, typer.Option(help="With ray: a cluster (host:port or auto); by default workers on this machine.")] = None,
     gpus: Annotated[float | None, typer.Option(help="With ray on GPUs: how many a worker takes; 0.5 puts two workers on one.")] = None,
     shard: Annotated[str | None, typer.Option(help="i/n: make only the i-th of n parts of the images and measure nothing; for schedulers.")] = None,
+    keep_images: Annotated[str, typer.Option("--keep-images", help="none, sample or all: pictures kept once they have their features.")] = "all",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     batch_size: Annotated[str | None, typer.Option(help="Images sampled together: a number, or auto, the most that fits; the suite's by default.")] = None,
     memory: Annotated[float | None, typer.Option(help="Ceiling in GiB for --batch-size auto; by default most of what is free.")] = None,
@@ -103,6 +104,7 @@ def run(
         values, tuning = tuned_parameters(tuned, chosen, method)
     from bench import executors, planning
     from bench.execution import Execution, parsed_batch_size
+    from bench.keeping import keep_images_of
     from bench.model import pick_device
     from bench.progress import reporter
     from bench.runner import Run
@@ -112,7 +114,7 @@ def run(
         chosen = planning.lenient(chosen)
     with executors.chosen(executor, workers, address, gpus) as hands, reporter() as report:
         this = Run.resolve(chosen, method, values, records, store, pick_device(device), report, seeds, execution)
-        this.tuning, this.executor = tuning, hands
+        this.tuning, this.executor, this.keep_images = tuning, hands, keep_images_of(keep_images)
         if part and not dry_run:
             with resumable():
                 made = make_shard(this, part)
@@ -199,7 +201,7 @@ def calibrate(
     suite: Annotated[str, typer.Option("--suite", help="A name from `bench list suites`, or a TOML file.")] = "testbed",
     parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value, over the suite's. May be repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the result goes; by default beside the suite file, as its `calibration` names it.")] = None,
-    store: Annotated[Path, typer.Option(help="Folder where images and features are kept.")] = STORE,
+    store: Annotated[str, typer.Option(help="Where images and features are kept: a folder, or a URL such as s3://bucket/folder.")] = STORE,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU by default where there is one.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -294,7 +296,7 @@ def leaderboard(
 def doctor(
     suite: Annotated[list[str] | None, typer.Option("--suite", help="A name from `bench list suites`, or a TOML file; by default all names.")] = None,
     records: Records = RECORDS,
-    store: Annotated[Path, typer.Option(help="Folder where images and features are kept.")] = STORE,
+    store: Annotated[Path, typer.Option(help="Folder where images and features are kept.")] = Path(STORE),
     as_json: Json = False,
 ) -> None:
     """Say in one screen what this machine can run, what is missing, and how to get it."""

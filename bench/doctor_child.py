@@ -106,10 +106,10 @@ def _asked_classes(name: str) -> dict[str, Any]:
     keys = {key for role in run.roles for key in run.keys(role)}
     for attack in judges["attack"].values():
         try:
-            keys |= {key for part in attack.asks(suite) for key in run.sample_set(*part).keys}
+            keys |= {key for part in attack.asks(suite) for key in run.keys_of(*part)}
         except Exception:
             exact = False
-    return {"files": files, "problems": problems, "images": len(keys), "exact": exact and not problems, "timing": run._timing_file().name}
+    return {"files": files, "problems": problems, "images": len(keys), "exact": exact and not problems, "timing": run._timing_file()}
 
 
 if __name__ == "__main__":

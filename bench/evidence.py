@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.atomic import write_atomically
 from bench.board import REFERENCE
 from bench.record import RecordedSamples, Thumbnail
-from bench.store import decode_png, encode_png, pixel_digest, read_picture
+from bench.store import SampleKey, decode_png, encode_png, read_picture
 
 if TYPE_CHECKING:
     from bench.method import State
@@ -26,11 +25,14 @@ PROMPTS = 512  # of a role whose images have digests in the record, at most
 
 
 def thumbnails(run: Run) -> list[Thumbnail]:
-    """The first image of memorized prompts, evenly spread where there are very many, so that a reader can look instead of believing."""
+    """The first image of memorized prompts, evenly spread where there are very many, so that a reader can look instead of believing.
+
+    Of those whose picture was dropped there is none.
+    """
     samples = run.samples("memorized")
-    rows = evenly(len(samples.prompts), THUMBNAILS)
-    prompts = [samples.prompts[row] for row in rows]
-    keys = [samples.keys[row * samples.images] for row in rows]
+    there = [row for row in evenly(len(samples.prompts), THUMBNAILS) if samples.keys[row * samples.images] not in run.store.dropped]
+    prompts = [samples.prompts[row] for row in there]
+    keys = [samples.keys[row * samples.images] for row in there]
     shared = run.suite.settings.share_references
     return [
         Thumbnail(
@@ -57,11 +59,20 @@ def _samples_of(run: Run, role: Role) -> RecordedSamples:
     sets = [run.samples(role, generation) for generation in range(run.seeds)]
     prompts, images = sets[0].prompts, sets[0].images
     rows = evenly(len(prompts), PROMPTS)
-    keys = [key for row in rows for samples in sets for key in samples.keys[row * images : (row + 1) * images]]
-    digests = [pixel_digest(picture) for picture in run.store.pictures(keys)]
+    digests = run.store.pixel_digests([key for row in rows for samples in sets for key in samples.keys[row * images : (row + 1) * images]])
     each = images * run.seeds
     of_prompt = {prompts[row].id: digests[number * each : (number + 1) * each] for number, row in enumerate(rows)}
     return RecordedSamples(prompts=len(prompts), images=each, sha256=of_prompt)
+
+
+def shown_keys(run: Run) -> set[SampleKey]:
+    """The images that thumbnails and digests of a record come from."""
+    found: set[SampleKey] = set()
+    for role in run.roles:
+        for samples in (run.samples(role, generation) for generation in range(run.seeds)):
+            rows = {*evenly(len(samples.prompts), PROMPTS), *(evenly(len(samples.prompts), THUMBNAILS) if role == "memorized" else ())}
+            found.update(key for row in rows for key in samples.keys[row * samples.images : (row + 1) * samples.images])
+    return found
 
 
 def evenly(total: int, most: int) -> list[int]:
@@ -77,14 +88,14 @@ def holds_against(run: Run, state: State) -> list[Literal["api", "weights"]]:
     """
     if run.method_name == REFERENCE:
         return []
-    file = run.store.folder / "weights.json"
-    if not file.exists():
+    files, name = run.store.files, "weights.json"
+    if not files.exists(name):
         pipe = run.denoiser.pipe
         before = _weights_digest(pipe)
         with run.method.attach(pipe, state):
             changed = _weights_digest(pipe) != before
-        write_atomically(file, json.dumps({"changed": changed}).encode())
-    return ["api", "weights"] if json.loads(file.read_text())["changed"] else ["api"]
+        files.write(name, json.dumps({"changed": changed}).encode())
+    return ["api", "weights"] if json.loads(files.read(name))["changed"] else ["api"]
 
 
 def _weights_digest(pipe: object) -> str:

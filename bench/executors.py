@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from bench.errors import UserError, one_line
 from bench.generating import generate
+from bench.keeping import missing
 from bench.method import State
 from bench.work import Unit
 from bench.worker import Refusal, Spec, Worker, apply, cores, files_in_use
@@ -34,8 +35,8 @@ class Executor(Protocol):
     @property
     def ahead(self) -> bool: ...
 
-    def make(self, run: Run, state: State, units: Sequence[Unit]) -> None:
-        """Store those images of the units that the store does not hold."""
+    def make(self, run: Run, state: State, units: Sequence[Unit], pictures: bool = False) -> None:
+        """Store those images of the units that the store does not hold. `pictures`: all of them will be read, so none may have been dropped."""
         ...
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -48,8 +49,8 @@ class Local:
 
     ahead = False
 
-    def make(self, run: Run, state: State, units: Sequence[Unit]) -> None:
-        generate(run, state, units)
+    def make(self, run: Run, state: State, units: Sequence[Unit], pictures: bool = False) -> None:
+        generate(run, state, units, pictures)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         return map(function, items)
@@ -73,21 +74,22 @@ class Ray:
         self.workers, self.address, self.gpus = workers, address, gpus
         self._mine = False
 
-    def make(self, run: Run, state: State, units: Sequence[Unit]) -> None:
+    def make(self, run: Run, state: State, units: Sequence[Unit], pictures: bool = False) -> None:
         """Raises `UserError` when a worker does, and for a unit that was lost with its worker again and again."""
         run.store.refresh()
-        waiting = [unit for unit in units if run.store.missing(unit)]
+        lacking = set(missing(run, (key for unit in units for key in unit), pictures))
+        waiting = [unit for unit in units if not lacking.isdisjoint(unit)]
         if not waiting:
             return
         self._start()
         try:
-            self._distribute(run, waiting)
+            self._distribute(run, waiting, len(lacking), pictures)
         finally:
             run.store.refresh()
-        if left := run.store.missing(key for unit in waiting for key in unit):
-            raise UserError(f"workers stored images and {len(left)} are not in {run.store.folder} here: give a --store that all machines share")
+        if left := missing(run, (key for unit in waiting for key in unit), pictures):
+            raise UserError(f"workers stored images and {len(left)} are not in {run.store.files} here: give a --store that all machines share")
 
-    def _distribute(self, run: Run, waiting: Sequence[Unit]) -> None:
+    def _distribute(self, run: Run, waiting: Sequence[Unit], total: int, pictures: bool) -> None:
         import ray
 
         count = min(self._count(run.device.type == "cuda"), len(waiting))
@@ -96,7 +98,7 @@ class Ray:
         spec = Spec.of(run)
         pending: dict[Any, tuple[Any, Unit | None]] = {}
         queue, losses = deque(waiting), dict[Unit | None, int]()
-        done, loaded, total = 0, 0, sum(len(run.store.missing(unit)) for unit in waiting)
+        done, loaded, images = 0, 0, sum(map(len, waiting))
         run.report("load workers", 0, count)
         run.report("generate", 0, total)
 
@@ -124,14 +126,14 @@ class Ray:
                 except ray.exceptions.RayTaskError as error:
                     raise getattr(error, "cause", None) or error from error
                 if unit:
-                    done += len(run.store.missing(unit))
-                    run.report("generate", done, total)
+                    done += len(unit)
+                    run.report("generate", round(total * done / images), total)
                 else:
                     loaded = min(loaded + 1, count)  # one hired for another that was lost is no further one
                     run.report("load workers", loaded, count)
                 if queue:
                     unit = queue.popleft()
-                    pending[worker.make.remote(unit)] = (worker, unit)
+                    pending[worker.make.remote(unit, pictures)] = (worker, unit)
                 else:
                     ray.kill(worker)
         finally:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from bench import keeping
 from bench.execution import at_chosen_precision
 from bench.method import Method, State
 from bench.sampler import sample
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
 
 @at_chosen_precision
-def generate(run: Run, state: State, units: Sequence[Unit]) -> None:
-    """Make those images of the units that the store does not hold."""
-    waiting = [keys for unit in units if (keys := to_sample(unit, run.store, run.work.batch, run.method.mixes_images()))]
+def generate(run: Run, state: State, units: Sequence[Unit], pictures: bool = False) -> None:
+    """Make those images of the units that the store does not hold. `pictures`: all of them will be read, so none may have been dropped."""
+    lacking = set(keeping.missing(run, (key for unit in units for key in unit), pictures))
+    waiting = [keys for unit in units if (keys := to_sample(unit, lacking, run.work.batch, run.method.mixes_images()))]
     if not waiting:
         return
     done, total = 0, sum(map(len, waiting))
@@ -32,12 +34,15 @@ def generate(run: Run, state: State, units: Sequence[Unit]) -> None:
             def made(images: int, before: int = done) -> None:
                 run.report("generate", before + images, total)
 
-            make_unit(run, state, keys, made)
+            make_unit(run, state, keys, made, pictures)
             done += len(keys)
 
 
-def make_unit(run: Run, state: State, keys: Sequence[SampleKey], made: Callable[[int], None]) -> None:
-    """Sample one unit with the method attached already and store it; `made` hears after every batch how many images are there."""
+def make_unit(run: Run, state: State, keys: Sequence[SampleKey], made: Callable[[int], None], read: bool = False) -> None:
+    """Sample one unit with the method attached already and store it; `made` hears after every batch how many images are there.
+
+    It is stored with the features that metrics will ask for; pictures that nothing reads any more may be dropped, unless all of them are to be `read`.
+    """
     pictures: list[np.ndarray] = []
     facts: list[dict[str, float]] = []
     try:
@@ -49,9 +54,11 @@ def make_unit(run: Run, state: State, keys: Sequence[SampleKey], made: Callable[
                 continue
             pictures, facts = pictures + list(new), facts + reported
             made(len(pictures))
-    finally:  # also what was finished before a batch failed or Ctrl-C
+    except BaseException:  # what was finished before a batch failed or Ctrl-C
         if pictures:
-            run.store.append(keys[: len(pictures)], np.stack(pictures), facts)
+            run.store.append(keys[: len(pictures)], pictures, facts)
+        raise
+    keeping.store_unit(run, keys, pictures, facts, read)
 
 
 def make_batch(run: Run, keys: Sequence[SampleKey], method: Method, state: State) -> tuple[np.ndarray, list[dict[str, float]]]:

@@ -169,7 +169,7 @@ def evaluation_of(run: Run, metric: Metric, state: State, fit_seconds: float, fi
     def time(rounds: int, images: int) -> Timing:
         return run.time(state, rounds, images)
 
-    return Evaluation(run.suite, run.device, samples, time, fit_seconds, fit_rows, run.report, run.store_root / "_real")
+    return Evaluation(run.suite, run.device, samples, time, fit_seconds, fit_rows, run.report, run.cache, run.loaded)
 
 
 def target_of(run: Run, attack: Attack, state: State, generation: int = 0) -> Target:
@@ -189,7 +189,7 @@ def target_of(run: Run, attack: Attack, state: State, generation: int = 0) -> Ta
         if lent:  # the store must not get images of weights that an attacker may have changed
             raise UserError("an attack asked for generations while it held the weights; generate before or after, or sample with the denoiser")
         samples = run.sample_set(prompts, images, generation)
-        run.generate(state, samples.keys)
+        run.generate(state, samples.keys, pictures=True)
         return samples
 
     return Target(run.suite, run.device, attack.threat, generate, weights, run.report, map_=run.executor.map)

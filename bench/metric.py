@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -43,6 +43,9 @@ def in_whole_batches(extractor: Extractor) -> Callable[[list[np.ndarray]], np.nd
         return extractor([*pictures, *pictures[-1:] * (-len(pictures) % size)])[: len(pictures)]
 
     return extract
+
+
+AnyExtractor = TypeVar("AnyExtractor", bound=Extractor)
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,11 @@ class Evaluation:
     fit_rows: int = 0
     report: Report = silent
     cache: Path = Path("runs/store/_real")  # for what is the same in every run, such as features of real pictures; no suite's name begins so
+    loaded_: Callable[[Extractor], Extractor] | None = None
+
+    def loaded(self, extractor: AnyExtractor) -> AnyExtractor:
+        """The same extractor, with its network if this run has loaded it already: each is loaded once, however many metrics ask."""
+        return cast(AnyExtractor, self.loaded_(extractor)) if self.loaded_ else extractor
 
     def samples(self, role: Role) -> SampleSet:
         """The samples of a role. Raises `Unmeasurable` when the suite has no such prompts."""
@@ -155,6 +163,14 @@ class Metric(BaseModel):
     one_a_prompt: ClassVar[tuple[str, ...]] = ()  # of its scores, those whose tables have a single column
     shown: ClassVar[Mapping[str, Shown]] = {}  # of its scores: heading, decimals and meaning in tables; a score without them has no column
     version: ClassVar[int] = 1
+
+    def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
+        """Of roles whose pictures it reads through these extractors alone: which ones (none of them: it reads no picture).
+
+        Their features are then made while the pictures are in memory, and pictures may be dropped afterwards (`--keep-images`). Of a role that is not
+        named here every picture is kept.
+        """
+        return {}
 
     def measure(self, evaluation: Evaluation) -> Mapping[str, PerImage | PerSet | Unmeasurable]:
         """All scores by name, an `Unmeasurable` in place of a number that there is not. Raises `Unmeasurable` with the reason when there is none."""

@@ -34,11 +34,15 @@ def plan(run: Run) -> dict[str, Any]:
             asked[f"attack {name}"] = [run.keys_of(*part, generation) for part in attack.asks(run.suite) for generation in range(run.seeds)]
         except UserError as error:
             problems.append(one_line(error))
-    keys = [key for role in run.roles for key in run.keys(role)] + [key for parts in asked.values() for keys in parts for key in keys]
     lacking = missing_assets(run.suite)
-    missing = len(dict.fromkeys(keys)) if lacking else len(run.store.missing(keys))
+    of_attacks = [key for parts in asked.values() for keys in parts for key in keys]
+    of_roles = [key for role in run.roles for key in run.keys(role)]
+    # Where files are missing, so are the images: the key of their store is not known yet.
+    to_make = set(of_roles + of_attacks) if lacking or problems else {*run.missing(), *run.lacking(of_attacks, pictures=True)}
+    missing = len(to_make)
+    kept = missing if run.keep_images == "all" or lacking or problems else len(to_make - run.keeping.droppable)
     rows = missing * settings.steps * 2
-    seconds = None if lacking else _seconds_an_image(run)
+    seconds = None if lacking or problems else _seconds_an_image(run)
     tflop = _tflop(run.suite)
     return {
         "suite": run.suite.name,
@@ -49,7 +53,7 @@ def plan(run: Run) -> dict[str, Any]:
         "images": {role: len(run.keys(role)) for role in run.roles} | {name: sum(map(len, parts)) for name, parts in asked.items() if parts},
         "images_missing": missing,
         "row_evaluations": rows,
-        "disk_mib": round(missing * settings.side**2 * PNG / 2**20, 1),
+        "disk_mib": round(kept * settings.side**2 * PNG / 2**20, 1),
         "seconds_estimated": None if seconds is None else round(missing * seconds, 1),
         "gpu_hours": None if tflop is None else round(rows * tflop / SUSTAINED / 3600, 1),
         "missing": [vars(one) for one in lacking],

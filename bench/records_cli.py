@@ -45,7 +45,7 @@ def report(
 
 def submit(
     record: Annotated[Path, typer.Argument(help="A run record (JSON) that somebody sends.")],
-    store: Annotated[Path | None, typer.Option(help="The sample store of that run, where it came too: its images are compared with their digests.")] = None,
+    store: Annotated[str | None, typer.Option(help="The sample store of that run, where it came too: its images are compared with their digests.")] = None,
     suite: Annotated[str | None, typer.Option("--suite", help="The suite's TOML file, where it is none from `bench list suites`.")] = None,
     out: Annotated[Path, typer.Option(help="Where it goes.")] = Path("leaderboards/self-reported"),
     as_json: Json = False,
@@ -68,7 +68,7 @@ def verify(
     seed: Annotated[int | None, typer.Option(help="Draws which prompts; by default one that nobody can know in advance.")] = None,
     suite: Annotated[str | None, typer.Option("--suite", help="The suite's TOML file, where it is none from `bench list suites`.")] = None,
     method: Annotated[str | None, typer.Option("--method", help="The method's Python file, where it is none from `bench list methods`.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Keep images here, to go on after an interruption; a temporary folder by default.")] = None,
+    store: Annotated[str | None, typer.Option(help="Keep images here, to go on after an interruption; a temporary folder by default.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU by default where there is one.")] = None,
     as_json: Json = False,
 ) -> None:

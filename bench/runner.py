@@ -6,18 +6,19 @@ import json
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 
 from bench import registry
-from bench.atomic import write_atomically
+from bench.assets import cache_folder
 from bench.attack import Attack
 from bench.digests import digest_of, path_digest
 from bench.errors import UserError, one_line
@@ -25,10 +26,11 @@ from bench.evidence import holds_against, recorded_samples, thumbnails
 from bench.execution import Execution, at_chosen_precision
 from bench.executors import Executor, Local
 from bench.generating import make_batch
+from bench.keeping import KeepImages, Keeping, keeping_of, missing
 from bench.measuring import measure
 from bench.memory import peak_memory_mib
 from bench.method import FitData, Method, Need, State
-from bench.metric import Metric, SampleSet, Timing
+from bench.metric import Extractor, Metric, SampleSet, Timing
 from bench.model import load_denoiser, stored_as
 from bench.parameters import configure
 from bench.planning import judge_problems
@@ -36,6 +38,7 @@ from bench.progress import Report, silent
 from bench.record import RecordedReferences, RunRecord, device_name, environment, load_record
 from bench.sampler import Denoiser
 from bench.store import SampleKey, SampleStore
+from bench.store_files import Root, open_folder
 from bench.suite import Prompt, Role, Suite
 from bench.work import Work, planned
 
@@ -54,7 +57,7 @@ class Run:
     metrics: dict[str, Metric]
     attacks: dict[str, Attack]
     records: Path
-    store_root: Path
+    store_root: Root
     device: torch.device
     report: Report = field(default=silent)
     tuning: dict[str, Any] | None = None  # how the parameters were chosen; decides nothing
@@ -63,10 +66,12 @@ class Run:
     problems: list[str] = field(default_factory=list)  # of a lenient suite: what stands in the way
     executor: Executor = field(default_factory=Local)  # who does the work; decides nothing
     execution: Execution = field(default_factory=Execution)  # how, not what: no part of ids and keys
+    keep_images: KeepImages = "all"  # which pictures stay once they have their features; decides nothing else
+    _loaded: dict[tuple[type, str], Extractor] = field(default_factory=dict)
 
     @classmethod
     def resolve(
-        cls, suite: Suite, method: str, parameters: dict[str, Any], records: Path, store: Path, device: torch.device, report: Report = silent, seeds: int = 1,
+        cls, suite: Suite, method: str, parameters: dict[str, Any], records: Path, store: Root, device: torch.device, report: Report = silent, seeds: int = 1,
         execution: Execution | None = None,
     ) -> Run:  # fmt: skip
         """Find and check everything that has a name; unknown names fail here, before any work."""
@@ -158,6 +163,12 @@ class Run:
             identity["batch_size"] = self.suite.settings.model.batch_size
         return SampleStore(self.store_root, self.suite.store_name, self.method_name, identity)
 
+    @property
+    def cache(self) -> Path:
+        """A folder of this machine for what is the same in every run, such as features of real pictures; no suite's name begins so."""
+        local = open_folder(self.store_root).local("_real")
+        return local or cache_folder() / "_real"
+
     @cached_property
     def work(self) -> Work:
         return Work(self.suite.settings.model.batch_size)
@@ -214,12 +225,25 @@ class Run:
         prompts, images = self.suite.prompts(role), self.suite.settings.prompts[role].images_per_prompt
         return [key for generation in range(self.seeds) for key in self.keys_of(prompts, images, generation)]
 
+    @cached_property
+    def keeping(self) -> Keeping:
+        """Which pictures are kept, and which features are made of each while it is in memory."""
+        return keeping_of(self)
+
+    def loaded(self, extractor: Extractor) -> Extractor:
+        """The same extractor, with its network if it is loaded already."""
+        return self._loaded.setdefault((type(extractor), extractor.fingerprint), extractor)
+
     def missing(self) -> list[SampleKey]:
-        return self.store.missing(key for role in self.roles for key in self.keys(role))
+        return self.lacking(key for role in self.roles for key in self.keys(role))
+
+    def lacking(self, keys: Iterable[SampleKey], pictures: bool = False) -> list[SampleKey]:
+        """Those images that must be made: not stored, or without what is needed of them; with `pictures`, also those whose picture was dropped."""
+        return missing(self, keys, pictures)
 
     def timings(self) -> list[Timing]:
         """Timings of this method on this kind of machine that the store holds."""
-        return [_read_timing(file) for file in sorted(self.store.folder.glob(self._timing_file().name))]
+        return [_read_timing(self.store.files.read(name)) for name in self.store.files.names() if fnmatchcase(name, self._timing_file())]
 
     def finished(self) -> RunRecord | None:
         """The complete record of exactly this run on this kind of device, when there is one already."""
@@ -247,6 +271,8 @@ class Run:
             record.holds_against = holds_against(self, state)
             record.facts = {role: facts for role in self.roles if (facts := self._facts(role))}
             record.thumbnails = thumbnails(self) if "memorized" in self.roles else []
+            if "memorized" in self.roles and not record.thumbnails:
+                record.warnings.append(f"no thumbnails: pictures were dropped once they had their features (--keep-images {self.keep_images})")
             if failure:
                 raise failure
             record.status = "complete"
@@ -262,7 +288,7 @@ class Run:
 
     def is_fitted(self) -> bool:
         """Whether the store has what the method learned, or it learns nothing."""
-        return type(self.method).fit is Method.fit or (self.store.folder / "fit.json").exists()
+        return type(self.method).fit is Method.fit or self.store.files.exists("fit.json")
 
     def _executed(self) -> dict[str, Any]:
         """How the model was run and the memory that it took, for the record's environment."""
@@ -273,13 +299,13 @@ class Run:
     @at_chosen_precision
     def fitted(self) -> tuple[State, float, int]:
         """What the method learned, with the seconds and row evaluations it took; from the store when it was learned before."""
-        tensors, facts = self.store.folder / "fit.safetensors", self.store.folder / "fit.json"
-        if facts.exists():
-            known = json.loads(facts.read_text())
+        files, tensors, facts = self.store.files, "fit.safetensors", "fit.json"
+        if files.exists(facts):
+            known = json.loads(files.read(facts))
             try:
-                return (load_file(tensors, device=str(self.device)) if known["tensors"] else {}), known["seconds"], known["rows"]
+                return (self._read_state(tensors) if known["tensors"] else {}), known["seconds"], known["rows"]
             except (OSError, SafetensorError) as error:
-                raise UserError(f"fitted state {tensors} is damaged: {one_line(error)}; delete {facts} and repeat the command") from error
+                raise UserError(f"fitted state {files}/{tensors} is damaged: {one_line(error)}; delete {files}/{facts} and repeat the command") from error
         if type(self.method).fit is Method.fit:
             return {}, 0.0, 0
         self.report(f"fit {self.method_name}", 0, 1)
@@ -289,17 +315,23 @@ class Run:
             raise UserError(f"method {self.method_name}: fit must return a dict of tensors by name, not {type(state).__name__}")
         self._wait()
         seconds, rows = time.perf_counter() - start, self.denoiser.evaluations - before
-        if facts.exists():  # another process was faster: what all of them sample with is what the store has
+        if files.exists(facts):  # another process was faster: what all of them sample with is what the store has
             return self.fitted()
         if state:
-            write_atomically(tensors, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
-        write_atomically(facts, json.dumps({"seconds": seconds, "rows": rows, "tensors": len(state)}).encode())
+            files.write(tensors, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+        files.write(facts, json.dumps({"seconds": seconds, "rows": rows, "tensors": len(state)}).encode())
         self.report(f"fit {self.method_name}", 1, 1)
         return state, seconds, rows
 
-    def generate(self, state: State, keys: Sequence[SampleKey]) -> None:
-        """Make those images that the store does not hold."""
-        self.executor.make(self, state, self.work.units(keys))
+    def _read_state(self, name: str) -> State:
+        path = self.store.files.local(name)
+        if path:
+            return load_file(path, device=str(self.device))
+        return {tensor: value.to(self.device) for tensor, value in load(self.store.files.read(name)).items()}
+
+    def generate(self, state: State, keys: Sequence[SampleKey], pictures: bool = False) -> None:
+        """Make those images that the store does not hold. `pictures`: all of them will be read, so none may have been dropped."""
+        self.executor.make(self, state, self.work.units(keys), pictures)
 
     def time(self, state: State, rounds: int, images: int) -> Timing:
         """Sample batches with the method and without any, in turn, after one round that does not count; kept in the store.
@@ -311,8 +343,8 @@ class Run:
         rows = [i * len(samples.prompts) // (rounds * count) for i in range(rounds * count)]
         batches = [[key for row in rows[r::rounds] for key in samples.keys[row * samples.images :][: samples.images]] for r in range(rounds)]
         file = self._timing_file(batches)
-        if file.exists():
-            return _read_timing(file)
+        if self.store.files.exists(file):
+            return _read_timing(self.store.files.read(file))
         taken: dict[bool, list[float]] = {True: [], False: []}
         spent = {True: 0, False: 0}
         first = batches[0] if self.execution.compile else batches[0][:2]  # what is compiled is compiled for a size
@@ -324,7 +356,7 @@ class Run:
                     spent[mitigated] += used
             self.report("time against none", number, rounds)
         timing = Timing(tuple(taken[True]), tuple(taken[False]), sum(map(len, batches)), spent[True], spent[False])
-        write_atomically(file, json.dumps(asdict(timing)).encode())
+        self.store.files.write(file, json.dumps(asdict(timing)).encode())
         return timing
 
     def _timed(self, batch: list[SampleKey], state: State, mitigated: bool) -> tuple[float, int]:
@@ -342,12 +374,12 @@ class Run:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _timing_file(self, batches: list[list[SampleKey]] | None = None) -> Path:
-        """Where the timing of these batches on this machine is kept; without batches, a pattern for all that were timed here."""
+    def _timing_file(self, batches: list[list[SampleKey]] | None = None) -> str:
+        """The file of the store that keeps the timing of these batches on this machine; without batches, a pattern for all that were timed here."""
         executed = [self.execution.changed] if self.execution.changed else []
         machine = digest_of([device_name(self.device), torch.get_num_threads(), torch.__version__, *executed])[:12]
         timed = "*" if batches is None else digest_of([[[key.prompt, key.seed] for key in batch] for batch in batches])[:12]
-        return self.store.folder / f"timing-{machine}-{timed}.json"
+        return f"timing-{machine}-{timed}.json"
 
     def _facts(self, role: Role) -> dict[str, float]:
         """Means over a role's images of what the method reported of each: of truth values, the share."""
@@ -379,10 +411,10 @@ class Run:
             tuning=self.tuning,
             references=self._references(),
             sources=self.sources,
-            environment=environment(self.device) | {"plugins": self.plugins},
+            environment=environment(self.device) | {"plugins": self.plugins, "keep_images": self.keep_images},
         )
 
 
-def _read_timing(file: Path) -> Timing:
-    known = json.loads(file.read_text())
+def _read_timing(content: bytes) -> Timing:
+    known = json.loads(content)
     return Timing(tuple(known["method_seconds"]), tuple(known["none_seconds"]), known["images"], known["method_rows"], known["none_rows"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 from bench.attack import Attack
@@ -13,6 +12,7 @@ from bench.board import PARTS
 from bench.metric import Metric
 from bench.record import RunRecord, Score
 from bench.runner import Run
+from bench.store_files import Root
 from bench.suite import Role, Suite
 
 NAME = 100  # characters of a method's name, which becomes a folder
@@ -26,7 +26,7 @@ class Case:
     suite: Suite
     run: Run
     reference: RunRecord | None  # of our own records of the same protocol, the one without mitigation
-    store: Path | None
+    store: Root | None
     notes: list[str] = field(default_factory=list)
 
 

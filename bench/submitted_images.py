@@ -7,17 +7,17 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from bench.attack import EXHIBITS
-from bench.errors import one_line
+from bench.errors import UserError, one_line
 from bench.evidence import PROMPTS, SIDE, THUMBNAILS, evenly, small_png
 from bench.record import RunRecord
 from bench.runner import Run
 from bench.store import SampleKey, SampleStore, decode_png, pixel_digest, read_picture
+from bench.store_files import Root, open_folder
 from bench.submitted import NAME, Case
 from bench.suite import Prompt, Role
 
@@ -94,7 +94,9 @@ def thumbnails(case: Case) -> Iterator[str]:
     prompts, samples = case.suite.prompts("memorized"), case.run.samples("memorized")
     wanted = {prompts[row].id: row for row in evenly(len(prompts), THUMBNAILS)}
     recorded, side = case.record.samples.get("memorized"), case.suite.settings.model.side
-    if sorted(thumbnail.prompt_id for thumbnail in case.record.thumbnails) != sorted(wanted):
+    if not case.record.thumbnails and case.record.environment.get("keep_images") == "none":
+        yield "there are no thumbnails, as pictures were dropped: measure it again with --keep-images sample"
+    elif sorted(thumbnail.prompt_id for thumbnail in case.record.thumbnails) != sorted(wanted):
         yield f"{len(case.record.thumbnails)} thumbnails, and not one of each of {len(wanted)} memorized prompts"
     for thumbnail in case.record.thumbnails:
         row = wanted.get(thumbnail.prompt_id)
@@ -164,28 +166,40 @@ def store(case: Case) -> Iterator[str]:
     missing = set(stores[0].missing(key for _, key, _ in wanted))
     if missing:
         yield f"{len(missing)} of {len(wanted)} images are not there"
-    there = [item for item in wanted if item[1] not in missing]
+    dropped = [item for item in wanted if item[1] in stores[0].dropped]
+    if dropped:
+        case.notes.append(
+            f"the pictures of {len(dropped)} of {len(wanted)} images were dropped from the store (--keep-images): "
+            "of these only its digests were compared, which say no more than the record"
+        )
+        kept = stores[0].pixel_digests([key for _, key, _ in dropped])
+        if other := [prompt for (prompt, _, digest), own in zip(dropped, kept, strict=True) if own != digest]:
+            yield f"{len(other)} of {len(dropped)} digests of dropped pictures are not the record's; the first is one of prompt {other[0]}"
+    there = [item for item in wanted if item[1] not in missing and item[1] not in stores[0].dropped]
     same = equal(stores[0], [(key, digest) for _, key, digest in there], case.suite.settings.model.side)
     wrong = [prompt for (prompt, _, _), right in zip(there, same, strict=True) if not right]
     if wrong:
         yield f"{len(wrong)} of {len(there)} images differ from their digests; the first is one of prompt {wrong[0]}"
-    else:
+    elif there:
         case.notes.append(f"{len(there)} images were compared with their digests, and all agree")
 
 
-def _stores_of(case: Case, root: Path) -> Iterator[SampleStore]:
+def _stores_of(case: Case, root: Root) -> Iterator[SampleStore]:
     """The folders whose key says that they are of this method and made as the suite says; their name follows from the key."""
     record = case.record
     own = {
         "method": record.method, "version": record.method_version, "parameters": record.parameters,
         "source": record.sources.get(f"method {record.method}"), "generation": case.suite.generation,
     }  # fmt: skip
-    for folder in sorted((root / case.suite.store_name).glob(f"{record.method}-*")):
+    files = open_folder(root).at(case.suite.store_name)
+    for folder in files.folders():
+        if not folder.startswith(f"{record.method}-"):
+            continue
         try:
-            identity = json.loads((folder / "key.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            identity = json.loads(files.read(f"{folder}/key.json"))
+        except (UserError, ValueError):
             continue
         if isinstance(identity, dict) and all(identity.get(key) == value for key, value in own.items()):
             found = SampleStore(root, case.suite.store_name, record.method, identity)
-            if found.folder == folder:
+            if found.files == files.at(folder):
                 yield found

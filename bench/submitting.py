@@ -23,6 +23,7 @@ from bench.method import Method
 from bench.parameters import configure
 from bench.record import RunRecord, load_record
 from bench.runner import Run
+from bench.store_files import Root
 from bench.submitted import NAME, Case, Check, short
 from bench.suite import Suite, load_suite
 
@@ -52,7 +53,7 @@ class Submission:
         return tuple(finding.text for finding in self.findings if finding.verdict == "failed")
 
 
-def submit(record: Path, out: Path, store: Path | None, committed: Path, suite: Suite | None = None) -> Submission:
+def submit(record: Path, out: Path, store: Root | None, committed: Path, suite: Suite | None = None) -> Submission:
     """Check a record and write it to `<out>/<suite>/<method>/<run>.json`; nothing is written when one check fails.
 
     `store`: the sample store of the run, where it was sent too. `committed`: our own records. `suite`: the suite where it is none that has a

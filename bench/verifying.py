@@ -29,6 +29,7 @@ from bench.progress import Report, silent
 from bench.record import RunRecord, environment
 from bench.runner import Run
 from bench.store import SampleKey
+from bench.store_files import Root
 from bench.submitted import Case, scores_of, short
 from bench.submitted_images import Keyed, equal, keyed, small_picture
 from bench.submitted_scores import FREE, PLAIN
@@ -55,7 +56,7 @@ class _Part(Suite):
 
 
 def verify(
-    record: RunRecord, suite: Suite, prompts: int, seed: int, store: Path, device: torch.device, report: Report = silent, method: str | None = None
+    record: RunRecord, suite: Suite, prompts: int, seed: int, store: Root, device: torch.device, report: Report = silent, method: str | None = None
 ) -> Verification:
     """Make `prompts` prompts of every role again (`seed` draws which) and compare them with the record.
 
@@ -74,10 +75,11 @@ def verify(
     sets = {role: [_subset(run, part, role, list(drawn[role].values()), generation) for generation in range(record.seeds)] for role in drawn}
     run.store.prepare()
     fitted = run.fitted()
-    there = len(run.store)
+    there, dropped = len(run.store), set(run.store.dropped)
     images = [(role, prompt, image) for role, by_prompt in drawn.items() for prompt, images in by_prompt.items() for image in images]
     notes = _generate(run, fitted[0], [key for _, _, (key, _) in images])
-    made = len(run.store) - there
+    again = len(dropped - run.store.dropped)
+    made = len(run.store) - there + again
     same = equal(run.store, [image for *_, image in images], suite.settings.model.side)
     other = {(role, prompt) for (role, prompt, _), right in zip(images, same, strict=True) if not right}
     compared = [*_scores(run, record, part, sets, fitted, other, notes, problems), *_pictures(record, part, sets, notes)]
@@ -85,6 +87,8 @@ def verify(
         problems.append(f"holds_against is {short(record.holds_against)} in the record, and {short(against)} was measured here")
     if there:
         notes.append(f"the store held {there} images of this method before; what it holds is not made again")
+    if dropped:
+        notes.append(f"the pictures of {len(dropped)} of these were dropped (--keep-images); {again} were made again for this")
     if sum(same) < len(same) / 2 and _machine(record.environment) == _machine(environment(device)):
         notes.append("suspect: most images differ, and the record says that they were made on such a machine with this version of torch and as many threads")
     if not compared:
@@ -104,7 +108,7 @@ def _machine(environment: Mapping[str, Any]) -> tuple[Any, ...]:
     return environment.get("device_name"), packages.get("torch") if isinstance(packages, dict) else None, environment.get("threads")
 
 
-def _run_of(record: RunRecord, suite: Suite, method: str | None, store: Path, device: torch.device, report: Report) -> Run:
+def _run_of(record: RunRecord, suite: Suite, method: str | None, store: Root, device: torch.device, report: Report) -> Run:
     """The record's run, here. Raises `UserError` when it is not the same question, code or metrics."""
     if other := other_protocol(record, suite):
         raise UserError(f"this record cannot be made again: {'; '.join(other)}")
@@ -114,7 +118,7 @@ def _run_of(record: RunRecord, suite: Suite, method: str | None, store: Path, de
         raise UserError("this record has no digests of its images, as those of schema 1: measure it again with this version")
     if method is None and (record.method.endswith(".py") or not registry.knows("method", record.method)):
         raise UserError(f"method '{record.method}' is not known here; give its Python file, or install the distribution that has it")
-    run = Run.resolve(suite, method or record.method, record.parameters, store / "records", store, device, report, seeds=record.seeds)
+    run = Run.resolve(suite, method or record.method, record.parameters, Path(), store, device, report, seeds=record.seeds)
     if run.method_name != record.method or run.method.version != record.method_version:
         raise UserError(f"the record is of {record.method} version {record.method_version}, and here is {run.method_name} version {run.method.version}")
     for name in sorted(record.sources.keys() | run.sources.keys()):

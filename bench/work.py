@@ -13,12 +13,12 @@ missing then are whole batches too, and even rounding is the same.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
-from bench.store import SampleKey, SampleStore
+from bench.store import SampleKey
 
 if TYPE_CHECKING:
     from bench.runner import Run
@@ -49,9 +49,8 @@ def cut(keys: Sequence[SampleKey], batch: int) -> list[Unit]:
     return [tuple(keys[start : start + size]) for start in range(0, len(keys), size)]
 
 
-def to_sample(unit: Unit, store: SampleStore, batch: int, mixes_images: bool) -> list[SampleKey]:
-    """What must be sampled so that all of a unit is stored: what is missing, or the whole batches that it lies in."""
-    missing = set(store.missing(unit))
+def to_sample(unit: Unit, missing: Set[SampleKey], batch: int, mixes_images: bool) -> list[SampleKey]:
+    """What must be sampled so that all of a unit is there: what is missing, or the whole batches that it lies in."""
     if not mixes_images:
         return [key for key in unit if key in missing]
     batches = [unit[start : start + batch] for start in range(0, len(unit), batch)]
@@ -62,7 +61,7 @@ def parts(run: Run) -> list[list[SampleKey]]:
     """The images that a run asks for, as it asks: of its roles, then of every attack, generation and ask, but for attacks that decide as they go."""
     of_roles = [key for role in run.roles for key in run.keys(role)]
     asked = [
-        list(run.sample_set(prompts, images, generation).keys)
+        list(run.keys_of(prompts, images, generation))
         for attack in run.attacks.values()
         if not attack.adaptive()
         for generation in range(run.seeds)
@@ -103,7 +102,7 @@ def shard_plan(run: Run, shard: Shard) -> dict[str, Any]:
     """What a shard would make: its units of all, its images, and how many of these are missing."""
     everything = planned(run)
     units = shard.units(everything)
-    missing = sum(len(run.store.missing(unit)) for unit in units)
+    missing = len(run.lacking(key for unit in units for key in unit))
     return {"shard": str(shard), "units": len(units), "units_of_run": len(everything), "shard_images": sum(map(len, units)), "shard_images_missing": missing}
 
 
@@ -118,5 +117,5 @@ def make_shard(run: Run, shard: Shard) -> dict[str, Any]:
         state, *_ = run.fitted()
         run.executor.make(run, state, shard.units(planned(run)))
     run.store.refresh()
-    left = len(run.store.missing(key for unit in planned(run) for key in unit))
+    left = len(run.lacking(key for unit in planned(run) for key in unit))
     return plan | {"images_made": plan["shard_images_missing"], "images_left": left}

@@ -17,7 +17,9 @@ from bench.catalogue import Entry
 from bench.errors import Unmeasurable, UserError, one_line
 from bench.execution import Execution
 from bench.generating import generate
+from bench.keeping import KeepImages
 from bench.method import State
+from bench.store_files import Root
 from bench.suite import Suite, SuiteSettings
 from bench.work import Unit
 
@@ -50,10 +52,11 @@ class Spec:
     method: str
     parameters: str  # JSON
     records: Path
-    store: Path
+    store: Root
     device: str
     seeds: int
     execution: Execution
+    keep_images: KeepImages
     folder: str  # of the store: both must come to the same, or they would not make the same pictures
 
     @classmethod
@@ -63,7 +66,7 @@ class Spec:
         return cls(
             str(Path.cwd()), suite.settings.model_dump_json(exclude_unset=True), str(suite.file.resolve()), suite.limit, dict(suite.entries or {}), _named(run),
             json.dumps(run.method.model_dump(mode="json")), run.records.resolve(), root, device, run.seeds, run.execution,
-            run.store.folder.name,
+            run.keep_images, run.store.name,
         )  # fmt: skip
 
     def run(self) -> Run:
@@ -73,7 +76,8 @@ class Spec:
         suite = Suite(SuiteSettings.model_validate_json(self.settings), Path(self._here(self.suite_file)), self.limit, self.entries)
         parameters, device = json.loads(self.parameters), torch.device(self.device)
         run = Run.resolve(suite, self._here(self.method), parameters, self.records, self.store, device, seeds=self.seeds, execution=self.execution)
-        if run.store.folder.name != self.folder:
+        run.keep_images = self.keep_images
+        if run.store.name != self.folder:
             raise UserError(
                 f"worker on {os.uname().nodename}: suite {suite.name} and method {run.method_name} are not those of the driver "
                 "(the model's files, the method's code or the version of bench differ); give all machines the same"
@@ -105,19 +109,19 @@ class Worker:
         try:
             run = self._spec.run()
             if not run.is_fitted():
-                raise UserError(f"worker on {os.uname().nodename}: no fitted state in {run.store.folder}; give a --store that all machines share")
+                raise UserError(f"worker on {os.uname().nodename}: no fitted state in {run.store.files}; give a --store that all machines share")
             self._state, *_ = run.fitted()
             self._run = run if run.denoiser else None
         except UserError as error:
             return Refusal(one_line(error))
         return None
 
-    def make(self, unit: Unit) -> Refusal | None:
-        """Store what is missing of a unit."""
+    def make(self, unit: Unit, pictures: bool = False) -> Refusal | None:
+        """Store what is missing of a unit. `pictures`: they will be read, so none may have been dropped."""
         assert self._run is not None
         try:
             self._run.store.refresh()  # a worker that was lost may have stored a part of it
-            generate(self._run, self._state, [unit])
+            generate(self._run, self._state, [unit], pictures)
         except UserError as error:
             return Refusal(one_line(error))
         return None

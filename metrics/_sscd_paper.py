@@ -7,7 +7,7 @@ are checkpoint and preprocessing, so numbers of two papers are never compared. W
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -16,10 +16,10 @@ from pydantic import Field
 
 from bench import stats
 from bench.errors import Unmeasurable
-from bench.extractors import PROFILES
-from bench.metric import Evaluation, Metric, PerImage
+from bench.extractors import PROFILES, CopyDescriptor
+from bench.metric import Evaluation, Extractor, Metric, PerImage
 from bench.record import Shown
-from bench.suite import Role
+from bench.suite import Role, Suite
 from metrics.sscd import Compared, compare, reduce_references
 
 Seeds = Literal["mean", "max", "min", "lower_median", "top3", "first"]
@@ -84,6 +84,9 @@ class PaperSscd(Metric):
     files: ClassVar[tuple[str, ...]] = ("weights",)
 
     weights: str = Field(description="TorchScript of the paper's copy descriptor, relative to the suite file")
+
+    def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
+        return {"memorized": [CopyDescriptor(suite.path(self.weights), self.paper.profile, device)]}
 
     def compared(self, evaluation: Evaluation) -> Compared:
         """Similarities by prompt; raises `Unmeasurable` when no prompt has a training picture."""

@@ -6,15 +6,16 @@ for, never one that a mitigation made of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from bench.extractors import OpenClip
-from bench.metric import Evaluation, Metric, PerImage, PerSet
-from bench.suite import Role
+from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet
+from bench.suite import Role, Suite
 
 
 class ClipScore(Metric):
@@ -27,9 +28,15 @@ class ClipScore(Metric):
     model: str = Field(description="an open_clip folder relative to the suite file, or the name of an architecture if `weights` is given")
     weights: str = Field("", description="checkpoint of the architecture, relative to the suite file")
 
+    def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
+        clip = self._clip(suite, device)
+        return {"memorized": [clip], "clean": [clip]}
+
+    def _clip(self, suite: Suite, device: Any) -> OpenClip:
+        return OpenClip(self.model, None if self.weights else suite.path(self.model), suite.path(self.weights) if self.weights else None, device)
+
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
-        folder = evaluation.path(self.model) if not self.weights else None
-        clip = OpenClip(self.model, folder, evaluation.path(self.weights) if self.weights else None, evaluation.device)
+        clip = evaluation.loaded(self._clip(evaluation.suite, evaluation.device))
         scores: dict[str, PerImage | PerSet] = {}
         for name, role in (("clip_score", "memorized"), ("clip_score_clean", "clean")):
             if not evaluation.suite.prompts(role):  # type: ignore[arg-type]

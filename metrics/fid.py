@@ -6,6 +6,7 @@ pictures are in use for captions of real pictures, and give different numbers: a
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -15,10 +16,10 @@ from bench.digests import path_digest
 from bench.errors import Unmeasurable, UserError
 from bench.extractors import CleanFeatures
 from bench.frechet import Statistics, first_rows, frechet_distance, moments, read_statistics
-from bench.metric import Evaluation, Metric, PerImage, PerSet, SampleSet
+from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet, SampleSet
 from bench.real_pictures import crop_name, originals, pictures_in, statistics_of
 from bench.record import Shown
-from bench.suite import Role
+from bench.suite import Role, Suite
 
 
 class _Names:
@@ -60,12 +61,15 @@ class Fid(Metric):
             raise ValueError("real_side says how real pictures are cut, and statistics were made of pictures cut before: leave it out")
         return self
 
+    def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
+        return {"quality": [CleanFeatures(suite.path(self.weights), self.size, device)]}
+
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet | Unmeasurable]:
         """Moments of the images once; then each distance, or the reason why there is none."""
         samples = evaluation.samples("quality")
         if len(samples) < self.images:
             raise Unmeasurable(f"FID of {self.images} images asked for and only {len(samples)} are there")
-        extractor = CleanFeatures(evaluation.path(self.weights), self.size, evaluation.device)
+        extractor = evaluation.loaded(CleanFeatures(evaluation.path(self.weights), self.size, evaluation.device))
         generated = moments(first_rows(samples.feature_blocks(extractor), self.images))
         scores: dict[str, PerImage | PerSet | Unmeasurable] = {}
         for name in self.names:

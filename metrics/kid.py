@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -11,10 +11,10 @@ from pydantic import Field
 from bench.errors import Unmeasurable
 from bench.extractors import CleanFeatures
 from bench.frechet import first_rows
-from bench.metric import Evaluation, Metric, PerImage, PerSet
+from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet
 from bench.real_pictures import feature_blocks, originals, pictures_in
 from bench.record import Shown
-from bench.suite import Role
+from bench.suite import Role, Suite
 
 
 class Kid(Metric):
@@ -43,11 +43,14 @@ class Kid(Metric):
     subset_size: int = Field(1000, ge=2, description="pictures of each set in a subset; as many as there are where there are fewer")
     seed: int = Field(0, ge=0, description="of the subsets")
 
+    def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
+        return {"quality": [CleanFeatures(suite.path(self.weights), self.size, device)]}
+
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
         samples = evaluation.samples("quality")
         if len(samples) < self.images:
             raise Unmeasurable(f"KID of {self.images} images asked for and only {len(samples)} are there")
-        extractor = CleanFeatures(evaluation.path(self.weights), self.size, evaluation.device)
+        extractor = evaluation.loaded(CleanFeatures(evaluation.path(self.weights), self.size, evaluation.device))
         used = samples.prompts[: -(-self.images // samples.images)]
         real = pictures_in(evaluation.path(self.real), self.real_side) if self.real else originals(used, self.real_side)
         generated = np.concatenate(list(first_rows(samples.feature_blocks(extractor), self.images)))

@@ -6,7 +6,7 @@ resized and normalised, and how several training pictures of a prompt are reduce
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -15,9 +15,9 @@ from pydantic import Field, field_validator
 
 from bench.errors import UnknownName, Unmeasurable
 from bench.extractors import PROFILES, CopyDescriptor
-from bench.metric import Evaluation, Metric, PerImage, PerSet, SampleSet
+from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet, SampleSet
 from bench.store import read_picture
-from bench.suite import Prompt, Role
+from bench.suite import Prompt, Role, Suite
 
 
 class Sscd(Metric):
@@ -40,6 +40,9 @@ class Sscd(Metric):
         if name not in PROFILES:
             raise UnknownName("SSCD profile", name, PROFILES)
         return name
+
+    def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
+        return {"memorized": [CopyDescriptor(suite.path(self.weights), self.profile, device)]}
 
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
         found = compare(evaluation, self.weights, self.profile)
@@ -81,7 +84,7 @@ def compare(evaluation: Evaluation, weights: str, profile: str) -> Compared:
     places = [place for place, prompt in enumerate(samples.prompts) if prompt.references]
     if not places:
         raise Unmeasurable(f"none of the {len(samples.prompts)} memorized prompts has a training picture")
-    extractor = CopyDescriptor(evaluation.path(weights), profile, evaluation.device)
+    extractor = evaluation.loaded(CopyDescriptor(evaluation.path(weights), profile, evaluation.device))
     generated = samples.features(extractor)
     prompts = tuple(samples.prompts[place] for place in places)
     references = [extractor([read_picture(path) for path in prompt.references]) for prompt in prompts]

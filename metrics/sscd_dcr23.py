@@ -52,7 +52,7 @@ class SscdDcr23(PaperSscd, Metric):
         listed = evaluation.suite.training_pictures
         if not listed:
             raise Unmeasurable("the suite's prompts have no training pictures")
-        extractor = CopyDescriptor(evaluation.path(self.weights), self.paper.profile, evaluation.device)
+        extractor = evaluation.loaded(CopyDescriptor(evaluation.path(self.weights), self.paper.profile, evaluation.device))
         generated = samples.features(extractor)
         references = extractor([read_picture(path) for path in listed])
         details = self.details(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from bench.metric import Evaluation, Metric, PerImage, PerSet
-from bench.suite import Role
+from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet
+from bench.suite import Role, Suite
 
 
 class Walltime(Metric):
@@ -21,6 +22,9 @@ class Walltime(Metric):
 
     rounds: int = Field(3, ge=1, description="batches sampled with the method and without it, in turn")
     images: int = Field(8, ge=1, description="images a batch, as far as whole prompts fill it")
+
+    def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
+        return {"memorized": []}  # it reads no picture
 
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
         timing = evaluation.time(self.rounds, self.images)

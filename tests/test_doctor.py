@@ -323,7 +323,7 @@ def test_images_and_evaluations_are_those_of_the_plan_of_a_run(tmp_path):
         told = doctor_child._asked_classes(name)
         run = Run.resolve(load_suite(name), "none", {}, tmp_path, tmp_path, torch.device("cpu"))
         planned = plan(run)
-        assert told["exact"] and not told["problems"] and told["timing"] == run._timing_file().name
+        assert told["exact"] and not told["problems"] and told["timing"] == run._timing_file()
         assert told["images"] == planned["images_missing"] and told["images"] * run.suite.settings.model.steps * 2 == planned["row_evaluations"]
 
 
