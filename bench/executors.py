@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import torch
+
 from bench.errors import UserError, one_line
 from bench.generating import generate
 from bench.keeping import missing
@@ -94,7 +96,7 @@ class Ray:
 
         count = min(self._count(run.device.type == "cuda"), len(waiting))
         options = {"num_cpus": 1, "num_gpus": self.gpus if run.device.type == "cuda" else 0}
-        threads = 1 if self.address else max(1, cores() // count)
+        threads = 1 if self.address else max(1, min(cores() // count, torch.get_num_threads()))
         spec = Spec.of(run)
         pending: dict[Any, tuple[Any, Unit | None]] = {}
         queue, losses = deque(waiting), dict[Unit | None, int]()

@@ -45,7 +45,7 @@ class Spec:
     """A run as another process can make it again. Paths are absolute; below `base`, the folder it was started in, also relative to the worker's."""
 
     base: str
-    settings: str  # of the suite, JSON
+    settings: SuiteSettings  # as they are: a suite that code made may be one that no file could hold
     suite_file: str
     limit: int | None
     entries: dict[str, Entry]  # assets of the suite's own
@@ -64,7 +64,7 @@ class Spec:
         suite, device = run.suite, run.device.type  # without a number: a worker sees the GPU that it was given as the first
         root = run.store_root.resolve() if isinstance(run.store_root, Path) else run.store_root
         return cls(
-            str(Path.cwd()), suite.settings.model_dump_json(exclude_unset=True), str(suite.file.resolve()), suite.limit, dict(suite.entries or {}), _named(run),
+            str(Path.cwd()), suite.settings, str(suite.file.resolve()), suite.limit, dict(suite.entries or {}), _named(run),
             json.dumps(run.method.model_dump(mode="json")), run.records.resolve(), root, device, run.seeds, run.execution,
             run.keep_images, run.store.name,
         )  # fmt: skip
@@ -73,7 +73,7 @@ class Spec:
         """The run, on this machine. Raises `UserError` when its files are not here or are others than those of whoever sent this."""
         from bench.runner import Run
 
-        suite = Suite(SuiteSettings.model_validate_json(self.settings), Path(self._here(self.suite_file)), self.limit, self.entries)
+        suite = Suite(self.settings, Path(self._here(self.suite_file)), self.limit, self.entries)
         parameters, device = json.loads(self.parameters), torch.device(self.device)
         run = Run.resolve(suite, self._here(self.method), parameters, self.records, self.store, device, seeds=self.seeds, execution=self.execution)
         run.keep_images = self.keep_images

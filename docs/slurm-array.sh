@@ -18,7 +18,7 @@ run=(bench run --method "${METHOD:?say which method}" --suite "${SUITE:?say whic
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
     # The first task also hands in the job that joins the shards; it starts when all of them have ended well, and makes what may still be missing.
     if [ "$SLURM_ARRAY_TASK_ID" = "$SLURM_ARRAY_TASK_MIN" ] && [ "${SLURM_RESTART_COUNT:-0}" = 0 ]; then
-        sbatch --dependency="afterok:$SLURM_ARRAY_JOB_ID" --array= --job-name=bench-measure --gres=gpu:1 --cpus-per-task=4 --time=04:00:00 \
+        sbatch --dependency="afterok:$SLURM_ARRAY_JOB_ID" --job-name=bench-measure --gres=gpu:1 --cpus-per-task=4 --time=04:00:00 \
             --export=ALL --wrap="${run[*]}"
     fi
     "${run[@]}" --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"

@@ -1,6 +1,7 @@
 """Who does the work changes nothing in the result. What needs Ray shares one cluster of two workers here, and is skipped where Ray is not installed."""
 
 import os
+import pickle
 import signal
 
 import pytest
@@ -13,7 +14,7 @@ from bench.errors import Unmeasurable, UserError
 from bench.executors import Local, Ray
 from bench.runner import Run
 from bench.store import SampleKey, pixel_digest
-from bench.suite import load_suite
+from bench.suite import Suite, load_suite
 from bench.work import planned
 from bench.worker import Spec
 from conftest import SUITE
@@ -148,11 +149,16 @@ def test_a_local_map_is_a_plain_loop_that_begins_when_asked():
 def test_a_spec_comes_to_the_same_run(tiny_suite, tmp_path, monkeypatch):
     (tmp_path / "mixing.py").write_text(MIXING)
     run = new_run(tiny_suite, tmp_path, str(tmp_path / "mixing.py"), notes="x")
-    again = Spec.of(run).run()
+    again = pickle.loads(pickle.dumps(Spec.of(run))).run()
     assert (again.id, again.store.folder, planned(again), again.device) == (run.id, run.store.folder, planned(run), run.device)
     (tmp_path / "mixing.py").write_text(MIXING + "\n# edited\n")
     with pytest.raises(UserError, match="are not those of the driver"):
         Spec.of(run).run()
+
+
+def test_a_suite_that_code_made_can_be_sent_too(tiny_suite, tmp_path):
+    bare = Suite(tiny_suite.settings.model_copy(update={"metrics": {}, "attacks": {}}), tiny_suite.file, 3)
+    assert pickle.loads(pickle.dumps(Spec.of(new_run(bare, tmp_path)))).run().suite.fingerprint == bare.fingerprint
 
 
 def test_files_below_the_working_folder_are_found_in_that_of_the_worker(tiny_suite, tmp_path, monkeypatch):
