@@ -138,6 +138,7 @@ class Metric(BaseModel):
     one_a_prompt: ClassVar[tuple[str, ...]] = ()  # of its scores, those whose tables have a single column
     shown: ClassVar[Mapping[str, Shown]] = {}  # of its scores: heading, decimals and meaning in tables; a score without them has no column
     version: ClassVar[int] = 1
+    trial: ClassVar[Mapping[str, Any]] = {}  # settings with which `bench check` tries it on its tiny suite, where that names none
 
     def measure(self, evaluation: Evaluation) -> Mapping[str, PerImage | PerSet | Unmeasurable]:
         """All scores by name, an `Unmeasurable` in place of a number that there is not. Raises `Unmeasurable` with the reason when there is none."""

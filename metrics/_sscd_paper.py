@@ -7,7 +7,7 @@ are checkpoint and preprocessing, so numbers of two papers are never compared. W
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -82,6 +82,7 @@ class PaperSscd(Metric):
     paper: ClassVar[Paper]
     roles: ClassVar[tuple[Role, ...]] = ("memorized",)
     files: ClassVar[tuple[str, ...]] = ("weights",)
+    trial: ClassVar[Mapping[str, Any]] = {"weights": "./descriptor.torchscript.pt"}
 
     weights: str = Field(description="TorchScript of the paper's copy descriptor, relative to the suite file")
 
