@@ -78,7 +78,8 @@ def check(entry: Entry, values: dict[str, Any], folder: Path | None = None) -> l
     with tempfile.TemporaryDirectory() as place, network_refused() as attempts:
         cls = entry.load()
         suite = load_suite(str(folder / "tiny.toml")) if folder else build_tiny_suite(Path(place))
-        given = suite.settings.metrics.get(entry.name, {}) if entry.kind == "metric" else getattr(cls, "trial", {}) if entry.kind == "attack" else {}
+        own = suite.settings.metrics if entry.kind == "metric" else {}
+        given = own.get(entry.name, getattr(cls, "trial", {}))
         values = {**given, **values}
         subject = Subject(entry, cls, configure(entry.kind, entry.name, cls, values), values, suite.file.parent)
         contracts = COMMON_CONTRACTS | {"method": METHOD_CONTRACTS, "metric": METRIC_CONTRACTS, "attack": ATTACK_CONTRACTS}[entry.kind]

@@ -163,6 +163,7 @@ class Metric(BaseModel):
     one_a_prompt: ClassVar[tuple[str, ...]] = ()  # of its scores, those whose tables have a single column
     shown: ClassVar[Mapping[str, Shown]] = {}  # of its scores: heading, decimals and meaning in tables; a score without them has no column
     version: ClassVar[int] = 1
+    trial: ClassVar[Mapping[str, Any]] = {}  # settings with which `bench check` tries it on its tiny suite, where that names none
 
     def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
         """Of roles whose pictures it reads through these extractors alone: which ones (none of them: it reads no picture).

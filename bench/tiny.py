@@ -120,6 +120,9 @@ def build_tiny_suite(folder: Path) -> Suite:
         save_torchscript(Descriptor(), SIDE, folder / "descriptor.torchscript.pt")
         save_torchscript(FeatureNetwork(), SIDE, folder / "features.torchscript.pt")
         save_clip(CLIP(**clip_config(len(pipe.tokenizer))), folder / "clip", pipe.tokenizer)
+        # For metrics that enlarge pictures first, to 320 pixels say: convolutions would take most of the time of their checks.
+        pooled = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 16))
+        save_torchscript(pooled, SIDE, folder / "pooled.torchscript.pt")
     np.savez(folder / "frechet_reference.npz", mu=np.zeros(64), sigma=np.eye(64), n=100)
     random = np.random.default_rng(0)
     rows = [["id", "prompt", "group", "split", "reference"]]

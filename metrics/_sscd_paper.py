@@ -82,6 +82,7 @@ class PaperSscd(Metric):
     paper: ClassVar[Paper]
     roles: ClassVar[tuple[Role, ...]] = ("memorized",)
     files: ClassVar[tuple[str, ...]] = ("weights",)
+    trial: ClassVar[Mapping[str, Any]] = {"weights": "./pooled.torchscript.pt"}
 
     weights: str = Field(description="TorchScript of the paper's copy descriptor, relative to the suite file")
 

@@ -146,11 +146,7 @@ def lost(tiny_folder):
     for i, caption in enumerate(CAPTIONS):
         rows.append([f"p{i}", caption, ["VM", "TM"][i % 2], "fit" if i < 2 else "memorized", "" if i == 4 else f"reference-{i}.png"])
     write_csv(tiny_folder / "lost.csv", rows)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 16))
-    torch.jit.trace(network.eval(), torch.rand(2, 3, 64, 64)).save(str(tiny_folder / "pool.torchscript.pt"))
-    profiles = "".join(f'\n[metrics.{name}]\nweights = "./pool.torchscript.pt"\n' for name in ("sscd_nemo24", "sscd_membench25", "sscd_dcr23"))
+    profiles = "".join(f'\n[metrics.{name}]\nweights = "./pooled.torchscript.pt"\n' for name in ("sscd_nemo24", "sscd_membench25", "sscd_dcr23"))
     text = SUITE.replace('name = "tiny"', 'name = "lost"').replace('"prompts.csv"', '"lost.csv"').replace("steps = 3", "steps = 1")
     text = text.partition("[prompts.quality]")[0] + "[metrics.sscd]" + text.partition("[metrics.sscd]")[2].partition("[metrics.clip_score]")[0] + profiles
     (tiny_folder / "lost.toml").write_text(text)

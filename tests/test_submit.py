@@ -393,7 +393,7 @@ def test_without_flagged_prompts_there_is_no_precision(good, own, suite, tmp_pat
     content = json.loads(json.dumps(good))
     lost(content, "clique_precision")
     identified = score(content, "clique_identified")
-    none = {"value": 0.0, "low": 0.0, "high": 1 - 0.025**0.25, "by_seed": [0.0, 0.0], "groups": dict.fromkeys(identified["groups"], 0.0)}
+    none = {"value": 0.0, "low": 0.0, "high": 1 - 0.025**0.25, "by_seed": [0.0, 0.0], "groups": dict.fromkeys(identified["groups"], 0.0), "group_intervals": {}}
     identified.update(none)
     content["per_prompt"]["clique_identified"] = dict.fromkeys(content["per_prompt"]["clique_identified"], 0.0)
     assert submitted(content, tmp_path, suite).failures == ()
@@ -405,7 +405,7 @@ def test_a_search_that_was_undecided_in_one_generation_is_no_lie(good, suite, tm
         found, means = score(content, name), content["per_prompt"][name]
         del means["p2"]
         low, high = clopper_pearson(int(sum(means.values())), 3)
-        found.update(n=6, prompts=3, low=low, high=high)
+        found.update(n=6, prompts=3, low=low, high=high, group_intervals={}, group_prompts={"1": 1, "10": 2})
     score(content, "clique_precision").update(by_seed=[0.25], n=4, value=0.25)  # nothing was flagged in the other
     score(content, "clique_recall").update(by_seed=[0.5], n=2, value=0.5, threat="api", unit="share", higher_is_better=True, reason="")
     assert submitted(content, tmp_path, suite).failures == ()

@@ -85,6 +85,10 @@ def consistent(record, suite):
             groups.setdefault(prompts[prompt].group, []).append(mean)
         score.value = float(np.mean(list(means.values())))
         score.groups = {group: round(float(np.mean(values)), 6) for group, values in groups.items() if group}
+        each = max(score.n // len(means), 1)
+        score.group_intervals = {
+            group: next(_intervals_of(np.array(values)[:, None], score, True, each)) for group, values in groups.items() if group in score.group_intervals
+        }
         score.by_seed = [score.value] * len(score.by_seed)
         score.low, score.high = next(_intervals_of(np.array(list(means.values()))[:, None], score, True))
     return record
