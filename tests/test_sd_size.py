@@ -2,7 +2,7 @@
 
     BENCH_SLOW=1 python -m pytest tests/test_sd_size.py --numprocesses 0
 
-It takes 2.5 GiB of disk, 8 GiB of memory and, on two cores, the better part of an hour. BENCH_SLOW=256 makes pictures of 256 pixels instead
+It takes 2.5 GiB of disk, at least 7 GiB of memory and, on two cores, an hour or more. BENCH_SLOW=256 makes pictures of 256 pixels instead
 of 512, four times as fast. What each method costs is printed by tests/benchmarks/sd_size.py, which the builders are from.
 """
 
