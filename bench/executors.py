@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -20,6 +20,7 @@ from bench.errors import UserError, one_line
 from bench.generating import generate
 from bench.keeping import missing
 from bench.method import State
+from bench.store import SampleKey
 from bench.work import Unit
 from bench.worker import Refusal, Spec, Worker, apply, cores, files_in_use
 
@@ -37,8 +38,8 @@ class Executor(Protocol):
     @property
     def ahead(self) -> bool: ...
 
-    def make(self, run: Run, state: State, units: Sequence[Unit], pictures: bool = False) -> None:
-        """Store those images of the units that the store does not hold. `pictures`: all of them will be read, so none may have been dropped."""
+    def make(self, run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()) -> None:
+        """Store those images of the units that the store does not hold. `pictures`: those that will be read, so that they may not have been dropped."""
         ...
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -51,7 +52,7 @@ class Local:
 
     ahead = False
 
-    def make(self, run: Run, state: State, units: Sequence[Unit], pictures: bool = False) -> None:
+    def make(self, run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()) -> None:
         generate(run, state, units, pictures)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -76,7 +77,7 @@ class Ray:
         self.workers, self.address, self.gpus = workers, address, gpus
         self._mine = False
 
-    def make(self, run: Run, state: State, units: Sequence[Unit], pictures: bool = False) -> None:
+    def make(self, run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()) -> None:
         """Raises `UserError` when a worker does, and for a unit that was lost with its worker again and again."""
         run.store.refresh()
         lacking = set(missing(run, (key for unit in units for key in unit), pictures))
@@ -91,7 +92,7 @@ class Ray:
         if left := missing(run, (key for unit in waiting for key in unit), pictures):
             raise UserError(f"workers stored images and {len(left)} are not in {run.store.files} here: give a --store that all machines share")
 
-    def _distribute(self, run: Run, waiting: Sequence[Unit], total: int, pictures: bool) -> None:
+    def _distribute(self, run: Run, waiting: Sequence[Unit], total: int, pictures: Set[SampleKey]) -> None:
         import ray
 
         count = min(self._count(run.device.type == "cuda"), len(waiting))
@@ -135,7 +136,7 @@ class Ray:
                     run.report("load workers", loaded, count)
                 if queue:
                     unit = queue.popleft()
-                    pending[worker.make.remote(unit, pictures)] = (worker, unit)
+                    pending[worker.make.remote(unit, frozenset(pictures).intersection(unit))] = (worker, unit)
                 else:
                     ray.kill(worker)
         finally:

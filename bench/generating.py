@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @at_chosen_precision
-def generate(run: Run, state: State, units: Sequence[Unit], pictures: bool = False) -> None:
-    """Make those images of the units that the store does not hold. `pictures`: all of them will be read, so none may have been dropped."""
+def generate(run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()) -> None:
+    """Make those images of the units that the store does not hold. `pictures`: those that will be read, so that they may not have been dropped."""
     lacking = set(keeping.missing(run, (key for unit in units for key in unit), pictures))
     waiting = [keys for unit in units if (keys := to_sample(unit, lacking, run.work.batch, run.method.mixes_images()))]
     if not waiting:
@@ -38,10 +38,10 @@ def generate(run: Run, state: State, units: Sequence[Unit], pictures: bool = Fal
             done += len(keys)
 
 
-def make_unit(run: Run, state: State, keys: Sequence[SampleKey], made: Callable[[int], None], read: bool = False) -> None:
+def make_unit(run: Run, state: State, keys: Sequence[SampleKey], made: Callable[[int], None], read: Set[SampleKey] = frozenset()) -> None:
     """Sample one unit with the method attached already and store it; `made` hears after every batch how many images are there.
 
-    It is stored with the features that metrics will ask for; pictures that nothing reads any more may be dropped, unless all of them are to be `read`.
+    It is stored with the features that metrics will ask for; pictures that nothing reads any more may be dropped, but for those to be `read` now.
     """
     pictures: list[np.ndarray] = []
     facts: list[dict[str, float]] = []

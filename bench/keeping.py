@@ -6,7 +6,7 @@ features are all that it needs, and no attack reads it. `sample` keeps some of e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
@@ -84,17 +84,16 @@ def attacked(run: Run) -> set[SampleKey]:
     return {key for part in parts for generation in range(run.seeds) for key in run.keys_of(*part, generation)}
 
 
-def missing(run: Run, keys: Iterable[SampleKey], pictures: bool = False) -> list[SampleKey]:
+def missing(run: Run, keys: Iterable[SampleKey], pictures: Set[SampleKey] = frozenset()) -> list[SampleKey]:
     """Those images that must be made, each once, in the order given: not stored, or without something that is still needed.
 
-    `pictures`: whoever asks reads the pictures themselves.
+    `pictures`: images whose pictures themselves will be read.
     """
     store = run.store
     lacking = set(store.missing(keys := list(dict.fromkeys(keys))))
     without = [key for key in keys if key in store.dropped]
-    if without and pictures:
-        lacking.update(without)
-    elif without:
+    lacking.update(pictures & set(without))
+    if without:
         wanted = run.keeping
         having = {name: store.with_features(name) for name in wanted.of_unit(without)}
         lacking.update(
@@ -104,13 +103,13 @@ def missing(run: Run, keys: Iterable[SampleKey], pictures: bool = False) -> list
     return [key for key in keys if key in lacking]
 
 
-def store_unit(run: Run, keys: Sequence[SampleKey], pictures: list[np.ndarray], facts: list[dict[str, float]], read: bool = False) -> None:
-    """Store one unit with its features, without the pictures that nothing reads any more. `read`: somebody will read all of them.
+def store_unit(run: Run, keys: Sequence[SampleKey], pictures: list[np.ndarray], facts: list[dict[str, float]], read: Set[SampleKey] = frozenset()) -> None:
+    """Store one unit with its features, without the pictures that nothing reads any more. `read`: those that somebody will read now.
 
     Where an extractor breaks the pictures stay, for whoever asks for its features to say what is wrong.
     """
     wanted, features = run.keeping, dict[str, np.ndarray]()
-    dropped = frozenset[SampleKey]() if read else wanted.droppable.intersection(keys)
+    dropped = wanted.droppable.intersection(keys) - read
     try:
         for name in wanted.of_unit(keys):
             try:

@@ -239,7 +239,8 @@ class Run:
 
     def lacking(self, keys: Iterable[SampleKey], pictures: bool = False) -> list[SampleKey]:
         """Those images that must be made: not stored, or without what is needed of them; with `pictures`, also those whose picture was dropped."""
-        return missing(self, keys, pictures)
+        keys = list(keys)
+        return missing(self, keys, frozenset(keys) if pictures else frozenset())
 
     def timings(self) -> list[Timing]:
         """Timings of this method on this kind of machine that the store holds."""
@@ -331,7 +332,7 @@ class Run:
 
     def generate(self, state: State, keys: Sequence[SampleKey], pictures: bool = False) -> None:
         """Make those images that the store does not hold. `pictures`: all of them will be read, so none may have been dropped."""
-        self.executor.make(self, state, self.work.units(keys), pictures)
+        self.executor.make(self, state, self.work.units(keys), frozenset(keys) if pictures else frozenset())
 
     def time(self, state: State, rounds: int, images: int) -> Timing:
         """Sample batches with the method and without any, in turn, after one round that does not count; kept in the store.

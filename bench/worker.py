@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from bench.execution import Execution
 from bench.generating import generate
 from bench.keeping import KeepImages
 from bench.method import State
+from bench.store import SampleKey
 from bench.store_files import Root
 from bench.suite import Suite, SuiteSettings
 from bench.work import Unit
@@ -116,8 +117,8 @@ class Worker:
             return Refusal(one_line(error))
         return None
 
-    def make(self, unit: Unit, pictures: bool = False) -> Refusal | None:
-        """Store what is missing of a unit. `pictures`: they will be read, so none may have been dropped."""
+    def make(self, unit: Unit, pictures: Set[SampleKey] = frozenset()) -> Refusal | None:
+        """Store what is missing of a unit. `pictures`: those that will be read, so that they may not have been dropped."""
         assert self._run is not None
         try:
             self._run.store.refresh()  # a worker that was lost may have stored a part of it

@@ -13,6 +13,7 @@ from bench.attack import Attack
 from bench.errors import UserError
 from bench.keeping import keep_images_of
 from bench.metric import Metric, PerSet
+from bench.planning import plan
 from bench.runner import Run
 from bench.store import decode_png, pixel_digest
 from bench.submitting import submit
@@ -93,7 +94,7 @@ def test_a_run_whose_store_is_behind_a_url_gives_the_same_record(suite, whole, t
     record = resolve(suite, tmp_path, store=store).execute()
     assert compared(record) == compared(whole[1]) and record.thumbnails == whole[1].thumbnails and record.status == "complete"
     again = resolve(suite, tmp_path / "again", store=store)
-    assert again.missing() == [] and again.plan()["images_missing"] == 0
+    assert again.missing() == [] and plan(again)["images_missing"] == 0
 
 
 def test_features_are_there_as_soon_as_the_pictures_and_are_those_made_later(suite, tmp_path):
@@ -121,7 +122,7 @@ def test_every_network_is_loaded_once_a_run(suite, tmp_path, monkeypatch):
         return load(path, device)
 
     monkeypatch.setattr(extractors, "load_torchscript", counted)
-    monkeypatch.setattr("bench.generating.IMAGES_PER_SHARD", 4)
+    monkeypatch.setattr("bench.work.IMAGES_PER_UNIT", 4)
     resolve(suite, tmp_path).execute()
     assert set(loads.values()) == {1}
 
@@ -164,7 +165,7 @@ def test_roles_whose_metrics_read_pictures_keep_theirs(suite, tmp_path):
 def test_what_an_attack_reads_stays(suite, tmp_path):
     run = resolve(suite, tmp_path, "none")
     run.attacks["reader"] = Reader()
-    assert run.plan()["disk_mib"] <= resolve(suite, tmp_path).plan()["disk_mib"]
+    assert plan(run)["disk_mib"] <= plan(resolve(suite, tmp_path))["disk_mib"]
     record = run.execute()
     assert record.attacks["read"].value > 0
     assert set(run.store.dropped) == {*run.keys("memorized"), *run.keys("clean")} - set(run.sample_set(suite.prompts("memorized"), 1).keys)
@@ -213,7 +214,7 @@ def test_an_extractor_that_breaks_keeps_the_pictures_and_costs_only_its_metric(s
         raise RuntimeError("out of order")
 
     monkeypatch.setattr(CleanFeatures, "__call__", breaks)
-    monkeypatch.setattr("bench.generating.IMAGES_PER_SHARD", 4)
+    monkeypatch.setattr("bench.work.IMAGES_PER_UNIT", 4)
     run = resolve(suite, tmp_path, "none")
     with pytest.raises(RuntimeError, match="out of order"):
         run.execute()
@@ -257,6 +258,6 @@ def test_an_unknown_choice_of_pictures_is_one_line():
 
 
 def test_plans_count_the_disk_of_kept_pictures_only(suite, tmp_path):
-    plans = {keep: resolve(suite, Path(tmp_path), keep).plan() for keep in ("all", "none")}
+    plans = {keep: plan(resolve(suite, Path(tmp_path), keep)) for keep in ("all", "none")}
     assert plans["all"]["images_missing"] == plans["none"]["images_missing"] == 14
     assert plans["none"]["disk_mib"] == 0

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -44,7 +45,7 @@ def _one_model(tiny_folder):
     """Loaded once for all runs of this module."""
     denoiser = load_denoiser(load_suite(str(tiny_folder / "tiny.toml")), CPU)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.runner.load_denoiser", lambda *_: denoiser)
+        patch.setattr("bench.runner.load_denoiser", lambda *_, **__: denoiser)
         patch.setattr("bench.work.IMAGES_PER_UNIT", 8)
         yield
 
@@ -69,7 +70,7 @@ def stored(run):
 
 def rows_of(run):
     """How often each image stands in the store's files."""
-    tables = [run.store._read(shard, ["prompt", "seed"]).to_pylist() for shard in run.store.shards()]
+    tables = [pq.read_table(shard, columns=["prompt", "seed"]).to_pylist() for shard in run.store.shards()]
     return Counter(SampleKey(row["prompt"], row["seed"]) for table in tables for row in table)
 
 
@@ -153,8 +154,9 @@ def test_only_batches_with_a_missing_image_are_sampled_again(tiny_suite, tmp_pat
     run = new_run(tiny_suite, tmp_path)
     run.executor.make(run, {}, planned(run)[:1])
     first, unit = planned(run)[0], (*planned(run)[0], *(SampleKey("new", seed) for seed in range(3)))
-    assert to_sample(first, run.store, 4, True) == to_sample(first, run.store, 4, False) == []
-    assert to_sample(unit, run.store, 5, True) == list(unit[5:]) and to_sample(unit, run.store, 5, False) == list(unit[8:])
+    lacking = set(run.lacking(unit))
+    assert to_sample(first, lacking, 4, True) == to_sample(first, lacking, 4, False) == []
+    assert to_sample(unit, lacking, 5, True) == list(unit[5:]) and to_sample(unit, lacking, 5, False) == list(unit[8:])
 
 
 @pytest.mark.parametrize("method", ["none", "mixing"])
@@ -213,6 +215,7 @@ def test_two_that_fit_at_once_sample_with_the_same_state(tiny_suite, tmp_path):
 def test_a_store_sees_what_others_stored_and_keeps_what_it_has(tiny_suite, tmp_path):
     one, other = new_run(tiny_suite, tmp_path), new_run(tiny_suite, tmp_path)
     unit = planned(one)[0]
+    assert len(one.store) == 0
     other.executor.make(other, {}, [unit])
     assert one.store.missing(unit) == list(unit)
     one.store.refresh()
