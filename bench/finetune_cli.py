@@ -52,12 +52,16 @@ def finetune(
     fit: Annotated[int, typer.Option(min=1, help="Repeated captions that pruning learns from; the others are judged.")] = 10,
     images: Annotated[int, typer.Option(min=2, help="Generations a caption.")] = 50,
     clique: Annotated[int, typer.Option(min=2, help="Generations that must agree.")] = 3,
-    threshold: Annotated[str, typer.Option(help="calibrated (on clean captions), paper (50.0 unnormalised at 512 pixels: 0.2255), or a normalised distance.")] = "calibrated",
+    threshold: Annotated[
+        str, typer.Option(help="calibrated (on clean captions), paper (50.0 unnormalised at 512 pixels: 0.2255), or a normalised distance.")
+    ] = "calibrated",
     rate: Annotated[float, typer.Option(help="Share of clean captions of which two generations may agree at the calibrated threshold.")] = 0.01,
     calibration_prompts: Annotated[int, typer.Option(min=0, help="Clean captions that the threshold is calibrated on.")] = 100,
     clean_prompts: Annotated[int, typer.Option(min=0, help="Clean captions that are attacked beside; a flagged one is an error.")] = 16,
     clean: Annotated[Path | None, typer.Option(help="CSV of clean captions (prompt or text); by default those of the pictures that are not repeated.")] = None,
-    early_stop: Annotated[bool, typer.Option("--early-stop", help="Stop generating for a caption once it is identified: the same flags, fewer images.")] = False,
+    early_stop: Annotated[
+        bool, typer.Option("--early-stop", help="Stop generating for a caption once it is identified: the same flags, fewer images.")
+    ] = False,
     inference_steps: Annotated[int, typer.Option(min=1, help="Denoising steps of a generation.")] = 50,
     guidance: Annotated[float, typer.Option(min=0)] = 7.5,
     images_batch: Annotated[int, typer.Option(min=1, help="Images sampled together.")] = 8,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,9 @@ class Pair:
 
 
 def read_pairs(folder: Path) -> list[Pair]:
-    """The pairs of a folder, sorted by name: `metadata.csv` or `metadata.jsonl` (file_name, text) as Hugging Face's imagefolder, or `NAME.txt` beside each picture.
+    """The pairs of a folder, sorted by name.
 
+    Captions stand in `metadata.csv` or `metadata.jsonl` (file_name, text), as for Hugging Face's imagefolder, or in `NAME.txt` beside each picture.
     Raises `UserError` for a folder without captions, and for the first picture that is missing, named twice or without a caption.
     """
     if not folder.is_dir():
@@ -142,28 +144,37 @@ def fitted_picture(path: Path, side: int) -> np.ndarray:
 
 
 def encoded_once(
-    file: Path, pairs: Sequence[Pair], side: int, flip: bool, encode: Callable[[np.ndarray], np.ndarray], report: Callable[[str, int, int], None], batch: int = 8
+    file: Path,
+    pairs: Sequence[Pair],
+    side: int,
+    flip: bool,
+    encode: Callable[[np.ndarray], np.ndarray],
+    report: Callable[[str, int, int], None],
+    batch: int = 8,
 ) -> np.ndarray:
     """What the autoencoder makes of every picture, float32 `[n, 1 or 2, 2, C, h, w]` (mirrored too with `flip`; mean and deviation), kept in `file`.
 
     `encode` takes uint8 `[b, side, side, 3]` to `[b, 2, C, h, w]`. The file is memory-mapped, so a large set needs no memory.
     """
-    views = 2 if flip else 1
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{file.name}.tmp")
-        kept: np.ndarray | None = None
-        for start in range(0, len(pairs), batch):
-            report("encode", start, len(pairs))
-            pictures = np.stack([fitted_picture(pair.path, side) for pair in pairs[start : start + batch]])
-            for view in range(views):
-                moments = encode(pictures[:, :, ::-1] if view else pictures)
-                if kept is None:
-                    kept = np.lib.format.open_memmap(temporary, "w+", np.float32, (len(pairs), views, *moments.shape[1:]))
-                kept[start : start + batch, view] = moments
-        assert isinstance(kept, np.memmap)
-        kept.flush()
-        del kept
-        temporary.replace(file)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as stream:  # written and not mapped: a full disk is then an error and no signal
+                for start in range(0, len(pairs), batch):
+                    report("encode", start, len(pairs))
+                    pictures = np.stack([fitted_picture(pair.path, side) for pair in pairs[start : start + batch]])
+                    moments = np.stack([encode(pictures), *([encode(pictures[:, :, ::-1])] if flip else [])], 1).astype("<f4")
+                    if start == 0:
+                        shape = (len(pairs), *moments.shape[1:])
+                        np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+                    stream.write(moments.tobytes())
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(file)
+        except OSError as error:
+            raise UserError(f"{file} cannot be written: {one_line(error)}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
         report("encode", len(pairs), len(pairs))
     return np.load(file, mmap_mode="r", allow_pickle=False)

@@ -28,7 +28,7 @@ import torch
 from bench import registry
 from bench.calibrating import calibrate
 from bench.errors import UserError, one_line
-from bench.finetune import Prepared, duplicated_pairs
+from bench.finetune import Prepared, duplicated_pairs, pipeline_side
 from bench.parameters import configure
 from bench.progress import Report, silent
 from bench.record import RunRecord, Score, environment
@@ -40,7 +40,12 @@ ATTACK = "clique_extraction"
 TILES = 4  # a side
 # Unnormalised distances are over all numbers of a tile: 50.0 is 50 / sqrt(3 * 128^2) = 0.2255 where pictures have 512 pixels a side, the paper's case.
 PAPER_DISTANCE, PAPER_SIDE = 50.0, 512
-SCORES = {"identified": "clique_identified", "memorized": "clique_extracted", "memorized_sscd": "clique_extracted_sscd", "clean_flagged": "clique_clean_flagged"}
+SCORES = {
+    "identified": "clique_identified",
+    "memorized": "clique_extracted",
+    "memorized_sscd": "clique_extracted_sscd",
+    "clean_flagged": "clique_clean_flagged",
+}
 # Table 1 of the paper: SD 1.5 fine-tuned on Imagenette, 15,000 steps of 4, 100 pictures 50 times, 50 generations a prompt, cliques of 3.
 PUBLISHED = {
     "source": "Chavhan et al. 2024, arXiv:2406.18566, Table 1",
@@ -105,14 +110,14 @@ def _clean_captions(protocol: Protocol, others: list[str], repeated: set[str]) -
     """Captions that belong to no repeated picture, each once, in an order drawn from the seed: those for calibration, then those for the attack."""
     given = _read_captions(protocol.clean) if protocol.clean else others
     captions = [caption for caption in dict.fromkeys(given) if caption not in repeated]
-    needed = protocol.calibration_prompts + max(protocol.clean_prompts, 1)
-    if len(captions) < needed:
+    to_calibrate, to_attack = protocol.calibration_prompts, max(protocol.clean_prompts, 1)
+    if len(captions) < to_calibrate + to_attack:
         raise UserError(
-            f"there are {len(captions)} clean captions, and {protocol.calibration_prompts} to calibrate and {max(protocol.clean_prompts, 1)} to attack are asked for; "
+            f"there are {len(captions)} clean captions, and {to_calibrate} to calibrate and {to_attack} to attack are asked for; "
             "give more with --clean, or lower --calibration-prompts (and raise --rate) or --clean-prompts"
         )
     order = np.random.default_rng([protocol.seed, 3]).permutation(len(captions))
-    return [captions[number] for number in order[:needed]]
+    return [captions[number] for number in order[: to_calibrate + to_attack]]
 
 
 def _read_captions(file: Path) -> list[str]:
@@ -174,9 +179,8 @@ def _lines(content: dict[str, Any]) -> str:
 
 
 def _side(pipeline: Path) -> int:
-    """Pixels a side of what a diffusers folder gives, from its configurations."""
     unet, vae = (json.loads((pipeline / part / "config.json").read_text(encoding="utf-8")) for part in ("unet", "vae"))
-    return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    return pipeline_side(unet, vae)
 
 
 def check_early(prepared: Prepared, protocol: Protocol, method: str, settings: Sequence[dict[str, Any]]) -> None:
@@ -214,7 +218,7 @@ def experiment(
     result = {
         "schema": 1,
         "paper": PUBLISHED["source"],
-        "training": prepared.identity | facts | {"repeated": len(prepared.duplicated)},
+        "training": prepared.identity | facts | {"losses": _some(facts["losses"])},
         "suite": {"fingerprint": suite.fingerprint, **suite.settings.model_dump(mode="json", include={"model", "attacks", "seed"})},
         "prompts": {role: len(suite.prompts(role)) for role in suite.settings.prompts},
         "rows": rows,
@@ -222,6 +226,11 @@ def experiment(
     }
     write_atomically(prepared.out / "result.json", (json.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
     return result
+
+
+def _some(losses: list[list[float]], most: int = 20) -> list[list[float]]:
+    """At most that many of the logged losses, evenly spread, the last one among them."""
+    return [losses[(i + 1) * len(losses) // most - 1] for i in range(most)] if len(losses) > most else losses
 
 
 def _labelled(report: Report, number: int, name: str) -> Report:
