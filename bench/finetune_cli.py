@@ -76,8 +76,9 @@ def finetune(
 ) -> None:
     """Fine-tune a model on pictures some of which are repeated, attack it, prune it, attack it again (Chavhan et al. 2024, section 5.4)."""
     from bench.cli import resumable
-    from bench.finetune import Training, prepare, train
+    from bench.finetune import prepare, train
     from bench.finetune_experiment import Protocol, check_early, experiment, table
+    from bench.finetune_loop import Training
     from bench.model import pick_device
     from bench.progress import reporter
     from bench.store import write_atomically
@@ -98,8 +99,10 @@ def finetune(
     print(plan_text(len(prepared.pairs), training), file=sys.stderr)
     with resumable():
         if not no_train:
-            with reporter() as report, _bar(steps) as watch:
-                facts = train(prepared, where, report, watch)
+            facts = prepared.finished()
+            if facts is None:
+                with reporter() as report, _bar(steps) as watch:
+                    facts = train(prepared, where, report, watch)
             if facts["captions_cut"]:
                 print(f"bench: {facts['captions_cut']} captions are longer than the text encoder reads and were cut", file=sys.stderr)
         if no_attack:
@@ -148,6 +151,8 @@ def _bar(steps: int) -> Iterator[Callable[[int, float], None]]:
         mean: list[float] = []
 
         def watch(step: int, loss: float) -> None:
+            if not mean:  # also after a resumption, whose first step is no sign of how fast steps are
+                progress.reset(task, total=steps, completed=step)
             mean[:] = [loss if not mean else mean[0] + (loss - mean[0]) / 50]
             progress.update(task, completed=step, loss=mean[0])
 
