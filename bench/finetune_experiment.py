@@ -214,7 +214,7 @@ def experiment(
     rows = []
     for number, (name, values) in enumerate([("none", {}), *((method, values) for values in settings)]):
         run = Run.resolve(suite, name, values, records, store, device, _labelled(report, number, name))
-        rows.append(_row(run.finished() or run.execute()))
+        rows.append(_row(run.finished() or run.execute(), values))
     result = {
         "schema": 1,
         "paper": PUBLISHED["source"],
@@ -237,13 +237,13 @@ def _labelled(report: Report, number: int, name: str) -> Report:
     return lambda what, done, of: report(f"{number}-{name}: {what}", done, of)
 
 
-def _row(record: RunRecord) -> dict[str, Any]:
+def _row(record: RunRecord, given: dict[str, Any]) -> dict[str, Any]:
     found = {key: _cell(record.attacks[name]) for key, name in SCORES.items() if name in record.attacks}
     if "sscd" in record.scores:
         found["sscd"] = _cell(record.scores["sscd"])
     details = record.attacks[SCORES["identified"]].details
     kept = {key: details[key] for key in ("threshold", "verification", "similarity", "calibration", "images_used", "unknown") if key in details}
-    return {"method": record.method, "parameters": record.changed, "run": record.run, "scores": found, "attack": kept}
+    return {"method": record.method, "parameters": given, "run": record.run, "scores": found, "attack": kept}
 
 
 def _cell(score: Score) -> dict[str, Any]:
