@@ -51,7 +51,7 @@ def data(tmp_path) -> Path:
 
 @pytest.fixture
 def training(tiny_folder, data) -> Training:
-    return Training(tiny_folder / "pipeline", data, 4, 3, steps=6, batch_size=2, learning_rate=1e-3, warmup=2, ema=0.9, flip=True, accumulate=2)
+    return Training(tiny_folder / "pipeline", data, 4, 3, steps=4, batch_size=2, learning_rate=1e-3, warmup=2, ema=0.9, flip=True)
 
 
 def weights(folder: Path, part="unet") -> dict[str, torch.Tensor]:
@@ -167,9 +167,9 @@ def test_latents_are_encoded_once_and_mirrored_ones_beside(data, tmp_path):
 
 def test_the_loss_falls_on_a_set_that_can_be_learned_by_heart(training, tmp_path):
     losses = []
-    easy = replace(training, duplicate=1, times=200, steps=40, batch_size=4, accumulate=1, ema=0, flip=False, learning_rate=4e-3)
+    easy = replace(training, duplicate=1, times=200, steps=30, batch_size=4, accumulate=1, ema=0, flip=False, learning_rate=4e-3)
     train(prepare(easy, tmp_path / "out"), CPU, watch=lambda step, loss: losses.append(loss))
-    assert np.mean(losses[-15:]) < 0.8 * np.mean(losses[:10])
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
 
 
 def test_only_the_unet_changes_and_the_result_says_nothing_of_where_it_was_made(training, tmp_path, tiny_folder):
@@ -183,42 +183,43 @@ def test_only_the_unet_changes_and_the_result_says_nothing_of_where_it_was_made(
 
 
 def test_interrupted_and_killed_trainings_that_go_on_end_as_undisturbed_ones(training, tmp_path):
+    training = replace(training, accumulate=2)
     train(prepare(training, tmp_path / "straight"), CPU)
 
     def interrupt(step, loss):
-        if step == 2:
+        if step == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         train(prepare(training, tmp_path / "again"), CPU, watch=interrupt)
-    assert [path.name for path in (tmp_path / "again/checkpoints").iterdir()] == ["step-00000002"]
+    assert [path.name for path in (tmp_path / "again/checkpoints").iterdir()] == ["step-00000001"]
     assert not (tmp_path / "again/pipeline").exists()
 
     class Killed(BaseException):
         pass
 
     def kill(step, loss):
-        if step == 5:
+        if step == 3:
             raise Killed
 
     often = replace(training, checkpoint_every=2)
     with pytest.raises(Killed):
         train(prepare(often, tmp_path / "again"), CPU, watch=kill)
-    assert [path.name for path in (tmp_path / "again/checkpoints").iterdir()] == ["step-00000004"]
+    assert [path.name for path in (tmp_path / "again/checkpoints").iterdir()] == ["step-00000002"]
     seen = []
     train(prepare(training, tmp_path / "again"), CPU, watch=lambda step, loss: seen.append(step))
-    assert seen == [5, 6]
+    assert seen == [3, 4]
     assert same(weights(tmp_path / "again"), weights(tmp_path / "straight"))
 
 
 def test_a_finished_training_is_not_repeated_and_more_steps_go_on_from_it(training, tmp_path):
     seen = []
-    for steps in (3, 3, 6):
+    for steps in (2, 2, 4):
         train(prepare(replace(training, steps=steps), tmp_path / "out"), CPU, watch=lambda step, loss: seen.append(step))
-    assert seen == [1, 2, 3, 4, 5, 6]
+    assert seen == [1, 2, 3, 4]
     train(prepare(training, tmp_path / "straight"), CPU)
     assert same(weights(tmp_path / "out"), weights(tmp_path / "straight"))
-    assert "is beyond the 4 steps" in refused(lambda: train(prepare(replace(training, steps=4), tmp_path / "out"), CPU))
+    assert "is beyond the 3 steps" in refused(lambda: train(prepare(replace(training, steps=3), tmp_path / "out"), CPU))
 
 
 def test_a_folder_of_another_training_is_refused_with_what_differs(training, data, tmp_path):
@@ -233,17 +234,17 @@ def test_what_is_not_finite_stops_the_training_and_keeps_the_last_good_checkpoin
     plain = Learner._loss
 
     def loss(self, batch):
-        if self.step == 4 and broken == "loss":
+        if self.step == 2 and broken == "loss":
             return plain(self, batch) * float("nan")
-        if self.step == 3 and broken == "weight":
+        if self.step == 1 and broken == "weight":
             with torch.no_grad():
                 next(self.unet.parameters()).fill_(float("inf"))
-            return self.average.conv_in.bias.sum() * 0 + sum(p.sum() for p in [self.unet.conv_out.bias])
+            return self.unet.conv_out.bias.sum()  # finite, as the loss of that step is
         return plain(self, batch)
 
     monkeypatch.setattr(Learner, "_loss", loss)
-    line = refused(lambda: train(prepare(replace(training, checkpoint_every=2), tmp_path / "out"), CPU))
-    assert "finite" in line or "the loss is nan at step 5" in line
+    line = refused(lambda: train(prepare(replace(training, checkpoint_every=1), tmp_path / "out"), CPU))
+    assert "finite" in line or "the loss is nan at step 3" in line
     kept = list((tmp_path / "out/checkpoints").iterdir())
     assert str(kept[0]) in line and len(kept) == 1
     assert all(torch.isfinite(value).all() for value in load_file(kept[0] / "unet.safetensors").values())
@@ -253,22 +254,22 @@ def test_a_full_disk_costs_no_checkpoint(training, tmp_path, monkeypatch):
     plain = finetune_loop.save_file
 
     def full(tensors, path):
-        if (tmp_path / "out/checkpoints/step-00000002").exists():
+        if (tmp_path / "out/checkpoints/step-00000001").exists():
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
         plain(tensors, path)
 
     monkeypatch.setattr(finetune_loop, "save_file", full)
-    line = refused(lambda: train(prepare(replace(training, checkpoint_every=2), tmp_path / "out"), CPU))
-    assert "No space left" in line and [path.name for path in (tmp_path / "out/checkpoints").iterdir()] == ["step-00000002"]
+    line = refused(lambda: train(prepare(replace(training, checkpoint_every=1), tmp_path / "out"), CPU))
+    assert "No space left" in line and [path.name for path in (tmp_path / "out/checkpoints").iterdir()] == ["step-00000001"]
     monkeypatch.undo()
     train(prepare(training, tmp_path / "out"), CPU)
 
 
 def test_a_damaged_checkpoint_is_one_line(training, tmp_path):
     train(prepare(training, tmp_path / "out"), CPU)
-    (tmp_path / "out/checkpoints/step-00000006/unet.safetensors").write_bytes(b"\0" * 40)
-    assert "is damaged" in refused(lambda: train(prepare(replace(training, steps=8), tmp_path / "out"), CPU))
+    (tmp_path / "out/checkpoints/step-00000004/unet.safetensors").write_bytes(b"\0" * 40)
+    assert "is damaged" in refused(lambda: train(prepare(replace(training, steps=5), tmp_path / "out"), CPU))
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
