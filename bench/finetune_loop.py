@@ -83,6 +83,7 @@ class Learner:
         optimizer = torch.optim.AdamW(unet.parameters(), lr=training.learning_rate, weight_decay=0.01)
         self.unet, self.optimizer = self.accelerator.prepare(unet, optimizer)
         self.step, self.seconds, self.losses = 0, 0.0, list[list[float]]()
+        self.recent = list[float]()  # losses since the last one logged
         self._resume()
 
     @property
@@ -94,7 +95,7 @@ class Learner:
 
         Raises `UserError` when a loss or a weight is not finite, and `KeyboardInterrupt` after Ctrl-C, once its step is saved.
         """
-        training, recent, began, before = self.training, list[float](), time.perf_counter(), self.seconds
+        training, recent, began, before = self.training, self.recent, time.perf_counter(), self.seconds
         with _finishing_the_step() as stopped, torch.random.fork_rng():
             while self.step < training.steps:
                 loss = self._advance()
@@ -171,7 +172,7 @@ class Learner:
         scaler = self.accelerator.scaler
         state = {
             "optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler is not None else {},
-            "step": self.step, "seconds": self.seconds, "losses": self.losses,
+            "step": self.step, "seconds": self.seconds, "losses": self.losses, "recent": self.recent,
         }  # fmt: skip
         try:
             temporary.mkdir(parents=True)
@@ -202,7 +203,7 @@ class Learner:
             raise UserError(f"checkpoint {kept[-1]} is damaged: {one_line(error)[:160]}; delete it to begin again") from error
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step, self.seconds, self.losses = state["step"], state["seconds"], state["losses"]
+        self.step, self.seconds, self.losses, self.recent = state["step"], state["seconds"], state["losses"], state["recent"]
         if self.step > self.training.steps:
             raise UserError(f"{kept[-1]} is beyond the {self.training.steps} steps asked for; raise --steps or give another folder with --out")
 

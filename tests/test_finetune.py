@@ -184,7 +184,7 @@ def test_only_the_unet_changes_and_the_result_says_nothing_of_where_it_was_made(
 
 def test_interrupted_and_killed_trainings_that_go_on_end_as_undisturbed_ones(training, tmp_path):
     training = replace(training, accumulate=2)
-    train(prepare(training, tmp_path / "straight"), CPU)
+    straight = train(prepare(training, tmp_path / "straight"), CPU)
 
     def interrupt(step, loss):
         if step == 1:
@@ -207,8 +207,8 @@ def test_interrupted_and_killed_trainings_that_go_on_end_as_undisturbed_ones(tra
         train(prepare(often, tmp_path / "again"), CPU, watch=kill)
     assert [path.name for path in (tmp_path / "again/checkpoints").iterdir()] == ["step-00000002"]
     seen = []
-    train(prepare(training, tmp_path / "again"), CPU, watch=lambda step, loss: seen.append(step))
-    assert seen == [3, 4]
+    again = train(prepare(training, tmp_path / "again"), CPU, watch=lambda step, loss: seen.append(step))
+    assert seen == [3, 4] and again["losses"] == straight["losses"]
     assert same(weights(tmp_path / "again"), weights(tmp_path / "straight"))
 
 
