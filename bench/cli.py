@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from bench import records_cli, statistics_cli, suite_cli
+from bench import finetune_cli, records_cli, statistics_cli, suite_cli
 from bench.analyze_cli import analyze
 from bench.errors import UserError, one_line
 from bench.fetch_cli import fetch
@@ -35,6 +35,8 @@ testbed = typer.Typer(help="The embedded default: how it is made and what was me
 app.add_typer(testbed, name="testbed")
 app.add_typer(analyze, name="analyze")
 app.add_typer(suite_cli.suite, name="suite")
+app.command(epilog="Example:  bench finetune --model ./pipeline --data ./pictures --duplicate 100 --times 50 --sscd sscd.torchscript.pt")(finetune_cli.finetune)
+testbed.command(epilog="Example:  bench testbed scenes --out scenes --count 160 --seed 1")(finetune_cli.scenes)
 app.command(epilog="Example:  bench compare runs/records/testbed/none/0123456789ab.json runs/records/testbed/wanda/ba9876543210.json")(records_cli.compare)
 app.command(epilog="Example:  bench report runs/records/testbed/wanda/ba9876543210.json --out wanda.html")(records_cli.report)
 app.command(epilog="Example:  bench submit theirs.json --store their-store")(records_cli.submit)
