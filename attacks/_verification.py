@@ -14,7 +14,8 @@ from attacks._nearest import within
 from attacks._training_set import TrainingSet
 from bench.metric import Extractor
 from bench.store import read_picture
-from bench.suite import Prompt, Role, Suite
+from bench.suite import Prompt, Suite
+from bench.suite_settings import Role
 
 TRAINING_ROLES: tuple[Role, ...] = ("memorized", "fit")
 

@@ -30,7 +30,8 @@ from bench.attack import Attack, Scores, Target, Threat
 from bench.digests import digest_of, path_digest
 from bench.errors import Unmeasurable
 from bench.metric import PerImage, PerSet
-from bench.suite import Prompt, Role, Suite
+from bench.suite import Prompt, Suite
+from bench.suite_settings import Role
 
 Anchor = Literal["generated", "train"]
 MEMORY = 2**30  # bytes of generations that are compared at a time

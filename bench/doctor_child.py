@@ -83,6 +83,7 @@ def _asked_classes(name: str) -> dict[str, Any]:
     from bench.model import pick_device
     from bench.parameters import configure
     from bench.runner import Run
+    from bench.timing import timing_file
 
     suite = lenient_suite(name)
     judges: dict[str, dict[str, Any]] = {"metric": {}, "attack": {}}
@@ -109,7 +110,7 @@ def _asked_classes(name: str) -> dict[str, Any]:
             keys |= {key for part in attack.asks(suite) for key in run.keys_of(*part)}
         except Exception:
             exact = False
-    return {"files": files, "problems": problems, "images": len(keys), "exact": exact and not problems, "timing": run._timing_file()}
+    return {"files": files, "problems": problems, "images": len(keys), "exact": exact and not problems, "timing": timing_file(run)}
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from bench.store import SampleKey, decode_png, encode_png, read_picture
 if TYPE_CHECKING:
     from bench.method import State
     from bench.runner import Run
-    from bench.suite import Role
+    from bench.suite_settings import Role
 
 THUMBNAILS, SIDE = 64, 128  # prompts at most; pixels a side at most
 PROMPTS = 512  # of a role whose images have digests in the record, at most

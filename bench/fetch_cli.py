@@ -29,7 +29,7 @@ def fetch(
 ) -> None:
     """Bring what suites need: models, scorers, prompt lists, training pictures; each by its sha256. Interrupted, the same command goes on."""
     from bench.assets import cache_folder
-    from bench.cli import resumable
+    from bench.cli_options import resumable
     from bench.fetching_suite import fetch_entries, parse_local, plan_text, text, wanted_entries
     from bench.progress import reporter
     from bench.suite import load_suite

@@ -76,7 +76,7 @@ def finetune(
 ) -> None:
     """Fine-tune a model on pictures some of which are repeated, attack it, prune it, attack it again (Chavhan et al. 2024, section 5.4)."""
     from bench.atomic import write_atomically
-    from bench.cli import resumable
+    from bench.cli_options import resumable
     from bench.finetune import prepare, train
     from bench.finetune_experiment import Protocol, check_early, experiment, table
     from bench.finetune_loop import Training

@@ -34,7 +34,8 @@ from bench.parameters import configure
 from bench.progress import Report, silent
 from bench.record import RunRecord, Score, environment
 from bench.runner import Run
-from bench.suite import Scheduler, load_suite
+from bench.suite import load_suite
+from bench.suite_settings import Scheduler
 
 ATTACK = "clique_extraction"
 TILES = 4  # a side

@@ -17,7 +17,7 @@ from bench.evidence import shown_keys
 from bench.metric import Extractor, in_whole_batches
 from bench.shards import extracted
 from bench.store import SampleKey
-from bench.suite import Role
+from bench.suite_settings import Role
 
 if TYPE_CHECKING:
     from bench.runner import Run

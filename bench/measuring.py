@@ -16,7 +16,9 @@ from bench.evidence import small_png
 from bench.method import State
 from bench.metric import Evaluation, Metric, PerImage, PerSet, SampleSet, Timing
 from bench.record import RecordedExhibit, RunRecord, Score
-from bench.suite import Prompt, Role
+from bench.suite import Prompt
+from bench.suite_settings import Role
+from bench.timing import time_against_none
 
 if TYPE_CHECKING:
     from bench.runner import Run
@@ -167,7 +169,7 @@ def evaluation_of(run: Run, metric: Metric, state: State, fit_seconds: float, fi
         return run.samples(role, generation)
 
     def time(rounds: int, images: int) -> Timing:
-        return run.time(state, rounds, images)
+        return time_against_none(run, state, rounds, images)
 
     return Evaluation(run.suite, run.device, samples, time, fit_seconds, fit_rows, run.report, run.cache, run.loaded)
 

@@ -17,7 +17,8 @@ from bench.stats import StatisticName
 if TYPE_CHECKING:
     from bench.record import Shown
     from bench.store import SampleKey, SampleStore
-    from bench.suite import Prompt, Role, Suite
+    from bench.suite import Prompt, Suite
+    from bench.suite_settings import Role
 
 
 class Extractor(Protocol):

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from bench.atomic import write_atomically
 from bench.errors import visible
 from bench.new_suite_given import PARTS, Checks, absolute
-from bench.suite import Scheduler
+from bench.suite_settings import Scheduler
 
 
 class ModelChecks(Checks):

@@ -22,7 +22,7 @@ from bench.errors import UserError, one_line, visible
 from bench.new_suite_given import Checks, absolute
 from bench.new_suite_prompts import Row
 from bench.parameters import configure, validation_line
-from bench.suite import SuiteSettings
+from bench.suite_settings import SuiteSettings
 
 ENOUGH = 2048  # features of Inception: a covariance of fewer pictures is singular
 

@@ -14,6 +14,7 @@ from bench.attack import Attack
 from bench.catalogue import PREFIX, HubEntry, Lacking
 from bench.errors import UserError, one_line
 from bench.store import SampleKey
+from bench.timing import timings
 
 if TYPE_CHECKING:
     from bench.runner import Run
@@ -71,10 +72,10 @@ def missing_assets(suite: Suite) -> list[Lacking]:
 
 
 def _seconds_an_image(run: Run) -> float | None:
-    timings = run.timings()
-    if not timings:
+    known = timings(run)
+    if not known:
         return None
-    return statistics.median(timings[0].method_seconds) / (timings[0].images / len(timings[0].method_seconds))
+    return statistics.median(known[0].method_seconds) / (known[0].images / len(known[0].method_seconds))
 
 
 def _tflop(suite: Suite) -> float | None:

@@ -7,8 +7,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -25,21 +24,22 @@ from bench.errors import UserError, one_line
 from bench.evidence import holds_against, recorded_samples, thumbnails
 from bench.execution import Execution, at_chosen_precision
 from bench.executors import Executor, Local
-from bench.generating import make_batch
 from bench.keeping import KeepImages, Keeping, keeping_of, missing
 from bench.measuring import measure
 from bench.memory import peak_memory_mib
 from bench.method import FitData, Method, Need, State
-from bench.metric import Extractor, Metric, SampleSet, Timing
+from bench.metric import Extractor, Metric, SampleSet
 from bench.model import load_denoiser, stored_as
 from bench.parameters import configure
 from bench.planning import judge_problems
 from bench.progress import Report, silent
-from bench.record import RecordedReferences, RunRecord, device_name, environment, load_record
+from bench.record import RecordedReferences, RunRecord, environment, load_record
 from bench.sampler import Denoiser
 from bench.store import SampleKey, SampleStore
 from bench.store_files import Root, open_folder
-from bench.suite import Prompt, Role, Suite
+from bench.suite import Prompt, Suite
+from bench.suite_settings import Role
+from bench.timing import wait_for
 from bench.work import Work, planned
 
 GENERATION = 1_000_000  # image indices of a prompt that one generation may use
@@ -242,10 +242,6 @@ class Run:
         keys = list(keys)
         return missing(self, keys, frozenset(keys) if pictures else frozenset())
 
-    def timings(self) -> list[Timing]:
-        """Timings of this method on this kind of machine that the store holds."""
-        return [_read_timing(self.store.files.read(name)) for name in self.store.files.names() if fnmatchcase(name, self._timing_file())]
-
     def finished(self) -> RunRecord | None:
         """The complete record of exactly this run on this kind of device, when there is one already."""
         path = self.records / self.suite.name / self.method_name / f"{self.id}.json"
@@ -314,7 +310,7 @@ class Run:
         state = self.method.fit(self.denoiser, self.fit_data)
         if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise UserError(f"method {self.method_name}: fit must return a dict of tensors by name, not {type(state).__name__}")
-        self._wait()
+        wait_for(self.device)
         seconds, rows = time.perf_counter() - start, self.denoiser.evaluations - before
         if files.exists(facts):  # another process was faster: what all of them sample with is what the store has
             return self.fitted()
@@ -333,54 +329,6 @@ class Run:
     def generate(self, state: State, keys: Sequence[SampleKey], pictures: bool = False) -> None:
         """Make those images that the store does not hold. `pictures`: all of them will be read, so none may have been dropped."""
         self.executor.make(self, state, self.work.units(keys), frozenset(keys) if pictures else frozenset())
-
-    def time(self, state: State, rounds: int, images: int) -> Timing:
-        """Sample batches with the method and without any, in turn, after one round that does not count; kept in the store.
-
-        What a method costs may depend on the prompt, so batches hold all images of prompts that are evenly spread over the list.
-        """
-        samples = self.samples("memorized")
-        count = max(1, images // samples.images)
-        rows = [i * len(samples.prompts) // (rounds * count) for i in range(rounds * count)]
-        batches = [[key for row in rows[r::rounds] for key in samples.keys[row * samples.images :][: samples.images]] for r in range(rounds)]
-        file = self._timing_file(batches)
-        if self.store.files.exists(file):
-            return _read_timing(self.store.files.read(file))
-        taken: dict[bool, list[float]] = {True: [], False: []}
-        spent = {True: 0, False: 0}
-        first = batches[0] if self.execution.compile else batches[0][:2]  # what is compiled is compiled for a size
-        for number, batch in enumerate([first, *batches]):
-            for mitigated in (False, True) if number % 2 else (True, False):
-                seconds, used = self._timed(batch, state, mitigated)
-                if number:
-                    taken[mitigated].append(seconds)
-                    spent[mitigated] += used
-            self.report("time against none", number, rounds)
-        timing = Timing(tuple(taken[True]), tuple(taken[False]), sum(map(len, batches)), spent[True], spent[False])
-        self.store.files.write(file, json.dumps(asdict(timing)).encode())
-        return timing
-
-    def _timed(self, batch: list[SampleKey], state: State, mitigated: bool) -> tuple[float, int]:
-        method = self.method if mitigated else Method()
-        with method.attach(self.denoiser.pipe, state):  # a run attaches once, so attaching is no part of an image's time
-            self._wait()
-            before, start = self.denoiser.evaluations, time.perf_counter()
-            for first in range(0, len(batch), self.batch_size):
-                make_batch(self, batch[first : first + self.batch_size], method, state)
-            self._wait()
-            return time.perf_counter() - start, self.denoiser.evaluations - before
-
-    def _wait(self) -> None:
-        """Let a GPU finish before a clock is read."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def _timing_file(self, batches: list[list[SampleKey]] | None = None) -> str:
-        """The file of the store that keeps the timing of these batches on this machine; without batches, a pattern for all that were timed here."""
-        executed = [self.execution.changed] if self.execution.changed else []
-        machine = digest_of([device_name(self.device), torch.get_num_threads(), torch.__version__, *executed])[:12]
-        timed = "*" if batches is None else digest_of([[[key.prompt, key.seed] for key in batch] for batch in batches])[:12]
-        return f"timing-{machine}-{timed}.json"
 
     def _facts(self, role: Role) -> dict[str, float]:
         """Means over a role's images of what the method reported of each: of truth values, the share."""
@@ -414,8 +362,3 @@ class Run:
             sources=self.sources,
             environment=environment(self.device) | {"plugins": self.plugins, "keep_images": self.keep_images},
         )
-
-
-def _read_timing(content: bytes) -> Timing:
-    known = json.loads(content)
-    return Timing(tuple(known["method_seconds"]), tuple(known["none_seconds"]), known["images"], known["method_rows"], known["none_rows"])

@@ -31,7 +31,7 @@ def statistics(
         raise UserError(f"the network {inception} is missing; `bench fetch` gets the one of clean-fid")
     if out.exists() and not force:
         raise UserError(f"{out} is there already; give another name, or --force to write over it")
-    from bench.cli import resumable
+    from bench.cli_options import resumable
     from bench.model import pick_device
     from bench.progress import reporter
     from bench.real_pictures import make_statistics

@@ -13,7 +13,8 @@ from bench.metric import Metric
 from bench.record import RunRecord, Score
 from bench.runner import Run
 from bench.store_files import Root
-from bench.suite import Role, Suite
+from bench.suite import Suite
+from bench.suite_settings import Role
 
 NAME = 100  # characters of a method's name, which becomes a folder
 

@@ -19,7 +19,8 @@ from bench.runner import Run
 from bench.store import SampleKey, SampleStore, decode_png, pixel_digest, read_picture
 from bench.store_files import Root, open_folder
 from bench.submitted import NAME, Case
-from bench.suite import Prompt, Role
+from bench.suite import Prompt
+from bench.suite_settings import Role
 
 Keyed = tuple[SampleKey, str]  # where a store has it, and its digest
 

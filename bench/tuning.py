@@ -25,7 +25,8 @@ from bench.parameters import configure, parse_assignments, validation_line
 from bench.progress import Report, silent
 from bench.record import environment
 from bench.runner import NEEDED_ROLE, Run
-from bench.suite import PromptSettings, Role, Suite
+from bench.suite import Suite
+from bench.suite_settings import PromptSettings, Role
 
 REPLICATION, ALIGNMENT, CLEAN_ALIGNMENT = SCORES = ("sscd", "clip_score", "clip_score_clean")
 # A copy of the training picture shows all that its caption names, so giving copies up must cost alignment there.

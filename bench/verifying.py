@@ -34,7 +34,8 @@ from bench.submitted import Case, scores_of, short
 from bench.submitted_images import Keyed, equal, keyed, small_picture
 from bench.submitted_scores import FREE, PLAIN
 from bench.submitting import CONSISTENCY, asked, differences, other_protocol
-from bench.suite import Prompt, Role, Suite
+from bench.suite import Prompt, Suite
+from bench.suite_settings import Role
 from bench.verified import Compared, Verification
 
 MEAN = 0.02  # that the values of prompts may differ on average, for scores that bench/canary.py does not know: cosines, shares

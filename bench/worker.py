@@ -21,7 +21,8 @@ from bench.keeping import KeepImages
 from bench.method import State
 from bench.store import SampleKey
 from bench.store_files import Root
-from bench.suite import Suite, SuiteSettings
+from bench.suite import Suite
+from bench.suite_settings import SuiteSettings
 from bench.work import Unit
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from bench.errors import Unmeasurable
 from bench.extractors import PROFILES, CopyDescriptor
 from bench.metric import Evaluation, Extractor, Metric, PerImage
 from bench.record import Shown
-from bench.suite import Role, Suite
+from bench.suite import Suite
+from bench.suite_settings import Role
 from metrics.sscd import Compared, compare, reduce_references
 
 Seeds = Literal["mean", "max", "min", "lower_median", "top3", "first"]

@@ -15,7 +15,8 @@ from pydantic import Field
 
 from bench.extractors import OpenClip
 from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet
-from bench.suite import Role, Suite
+from bench.suite import Suite
+from bench.suite_settings import Role
 
 
 class ClipScore(Metric):

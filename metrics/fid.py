@@ -19,7 +19,8 @@ from bench.frechet import Statistics, first_rows, frechet_distance, moments, rea
 from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet, SampleSet
 from bench.real_pictures import crop_name, originals, pictures_in, statistics_of
 from bench.record import Shown
-from bench.suite import Role, Suite
+from bench.suite import Suite
+from bench.suite_settings import Role
 
 
 class _Names:

@@ -14,7 +14,8 @@ from bench.frechet import first_rows
 from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet
 from bench.real_pictures import feature_blocks, originals, pictures_in
 from bench.record import Shown
-from bench.suite import Role, Suite
+from bench.suite import Suite
+from bench.suite_settings import Role
 
 
 class Kid(Metric):

@@ -17,7 +17,8 @@ from bench.errors import UnknownName, Unmeasurable
 from bench.extractors import PROFILES, CopyDescriptor
 from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet, SampleSet
 from bench.store import read_picture
-from bench.suite import Prompt, Role, Suite
+from bench.suite import Prompt, Suite
+from bench.suite_settings import Role
 
 
 class Sscd(Metric):

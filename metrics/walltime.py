@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet
-from bench.suite import Role, Suite
+from bench.suite import Suite
+from bench.suite_settings import Role
 
 
 class Walltime(Metric):

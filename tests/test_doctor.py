@@ -15,6 +15,7 @@ from bench.doctor_suites import Room
 from bench.doctor_text import COLUMNS, LINES, text
 from bench.planning import plan
 from bench.suite import load_suite
+from bench.timing import timing_file
 from conftest import SUITE
 
 GIB = 2**30
@@ -323,7 +324,7 @@ def test_images_and_evaluations_are_those_of_the_plan_of_a_run(tmp_path):
         told = doctor_child._asked_classes(name)
         run = Run.resolve(load_suite(name), "none", {}, tmp_path, tmp_path, torch.device("cpu"))
         planned = plan(run)
-        assert told["exact"] and not told["problems"] and told["timing"] == run._timing_file()
+        assert told["exact"] and not told["problems"] and told["timing"] == timing_file(run)
         assert told["images"] == planned["images_missing"] and told["images"] * run.suite.settings.model.steps * 2 == planned["row_evaluations"]
 
 

@@ -14,7 +14,8 @@ from bench.method import FitData, Method
 from bench.model import load_denoiser, load_pipeline, stored_as
 from bench.model_files import part_variants, read_header
 from bench.sampler import Denoiser, sample
-from bench.suite import LATER, load_suite
+from bench.suite import load_suite
+from bench.suite_settings import LATER
 from bench.tiny import tiny_tokenizer
 from conftest import CAPTIONS, SUITE, build_tiny_pipeline
 from methods._nemo_layers import RowMasks, value_layers

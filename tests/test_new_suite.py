@@ -26,7 +26,8 @@ from bench.new_suite_table import SuiteDraft
 from bench.new_suite_toml import toml_value
 from bench.planning import plan
 from bench.runner import Run
-from bench.suite import SuiteSettings, load_suite
+from bench.suite import load_suite
+from bench.suite_settings import SuiteSettings
 from conftest import CAPTIONS, write_csv
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

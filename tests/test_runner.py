@@ -19,6 +19,7 @@ from bench.record import load_record
 from bench.runner import Run
 from bench.sampler import sample
 from bench.suite import Suite, load_suite
+from bench.timing import time_against_none
 
 CPU = torch.device("cpu")
 
@@ -293,19 +294,19 @@ def test_what_a_method_reports_of_its_images_is_stored_and_averaged(tiny_suite, 
     assert again.store.facts(keys) == stored
 
 
-def test_what_a_method_costs_is_timed_on_prompts_from_the_whole_list(tiny_suite, tmp_path):
+def test_what_a_method_costs_is_timed_on_prompts_from_the_whole_list(tiny_suite, tmp_path, monkeypatch):
     class Metrics:
         rounds, images = 2, 4
 
     run = new_run(tiny_suite, tmp_path)
     seen = []
-    run._timed = lambda batch, state, mitigated: (seen.append([key.prompt for key in batch]), (1.0, 1))[1]
-    timing = run.time({}, Metrics.rounds, Metrics.images)
+    monkeypatch.setattr("bench.timing.timed", lambda run, batch, state, mitigated: (seen.append([key.prompt for key in batch]), (1.0, 1))[1])
+    timing = time_against_none(run, {}, Metrics.rounds, Metrics.images)
     prompts = [prompt.text for prompt in tiny_suite.prompts("memorized")]
     assert timing.images == 8 and seen[-1] == seen[-2], "with the method and without on the same batch"
     assert seen[2] == [prompts[0]] * 2 + [prompts[2]] * 2 and seen[4] == [prompts[1]] * 2 + [prompts[3]] * 2
-    assert run.time({}, 2, 4) == timing and len(seen) == 6, "kept"
-    run.time({}, 1, 4)
+    assert time_against_none(run, {}, 2, 4) == timing and len(seen) == 6, "kept"
+    time_against_none(run, {}, 1, 4)
     assert len(seen) > 6, "another choice of images is another timing"
 
 
