@@ -16,7 +16,8 @@ def text(report: Report) -> str:
     """The report in one screen: at most 40 lines of 100 columns unless the machine alone has more to tell."""
     lines = [line for fact in report.facts for line in _fact_lines(fact)]
     room = max(LINES - len(lines) - 2, 6)
-    blocks = [_suite_lines(suite) for suite in report.suites]
+    marks = ("ok", "warn", "missing")
+    blocks = [_suite_lines(suite) for suite in sorted(report.suites, key=lambda suite: marks.index(suite.mark))]  # what can run comes first
     if len(blocks) > room:
         blocks, rest = [block[:1] for block in blocks[: room - 1]], len(blocks) - room + 1
         blocks.append([f"... and {rest} more suites: bench doctor --json"])

@@ -304,7 +304,7 @@ def test_a_stored_timing_of_none_gives_hours_and_one_of_another_protocol_does_no
     suite = load_suite("testbed-quick")
     folder = tmp_path / "testbed-quick" / "none-0123"
     folder.mkdir(parents=True)
-    generation = suite.settings.model.model_dump(exclude={"path", "batch_size"}) | {"model_sha256": "x"}
+    generation = suite.picture_settings | {"model_sha256": "x"}
     (folder / "key.json").write_text(json.dumps({"generation": generation}))
     (folder / "timing-m-1.json").write_text(json.dumps({"method_seconds": [6.0, 9.0, 60.0], "images": 18}))
     assert doctor_suites._seconds_an_image(suite, tmp_path, "timing-m-*.json") == 1.5
