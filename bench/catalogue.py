@@ -156,10 +156,8 @@ class Assets:
     def path(self, text: str) -> Path:
         """The same, once it is there and whole. Raises `UserError` that says how to get it."""
         name, inner = name_of(text)
-        if name not in self.whole:
-            if self.lacking(name):
-                raise UserError(self.advice(name, "is missing, or not whole"))
-            self.whole.add(name)
+        if self.lacking(name):
+            raise UserError(self.advice(name, "is missing, or not whole"))
         path = self.place(text)
         if inner and not path.exists():
             raise UserError(f"suite {self.suite}: the asset '{name}' holds no '{inner}'")
@@ -216,6 +214,14 @@ class Assets:
 
     def lacking(self, name: str) -> list[Lacking]:
         """What is missing of an entry; nothing when it can be used."""
+        if name in self.whole:
+            return []
+        found = self._lacking(name)
+        if not found:
+            self.whole.add(name)
+        return found
+
+    def _lacking(self, name: str) -> list[Lacking]:
         entry = self.entry(name)
         if isinstance(entry, PicturesEntry):
             folder = self.cache / entry.path

@@ -72,12 +72,14 @@ def _kind_of_file(name: str) -> str:
 
 
 def _suite_facts(name: str) -> dict[str, Any]:
+    from bench.planning import lenient, missing_assets
     from bench.suite import load_suite
 
-    suite = load_suite(name)
-    facts = suite.settings.model_dump(mode="json", exclude_none=True) | {"fingerprint": suite.fingerprint}
+    suite = lenient(load_suite(name))
+    lacking = [one.name for one in missing_assets(suite)]
+    facts = suite.settings.model_dump(mode="json", exclude_none=True) | {"fingerprint": None if lacking else suite.fingerprint}
     facts["prompts"] = {role: facts["prompts"][role] | {"count": len(suite.prompts(role))} for role in suite.settings.prompts}
-    return facts
+    return facts | ({"missing": lacking, "get": f"bench fetch --suite {suite.called}"} if lacking else {})
 
 
 def _class_facts(entry: Entry) -> dict[str, Any]:

@@ -71,6 +71,13 @@ def missing_assets(suite: Suite) -> list[Lacking]:
     return found + [Lacking(text, str(suite.place(text)), None, True) for text in absent]
 
 
+def refuse_missing_assets(suite: Suite) -> None:
+    """Raises one `UserError` that names every asset that is not here, and says how to get them."""
+    if lacking := list(dict.fromkeys(one.name for name in suite.wanted() for one in suite.assets.lacking(name))):
+        what = f"{len(lacking)} of its {len(suite.wanted())} assets are" if len(lacking) > 1 else "an asset is"
+        raise UserError(f"suite {suite.name}: {what} missing ({', '.join(lacking)}); get them with: bench fetch --suite {suite.called}")
+
+
 def _seconds_an_image(run: Run) -> float | None:
     known = timings(run)
     if not known:

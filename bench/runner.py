@@ -31,7 +31,7 @@ from bench.method import FitData, Method, Need, State
 from bench.metric import Extractor, Metric, SampleSet
 from bench.model import load_denoiser, stored_as
 from bench.parameters import configure
-from bench.planning import judge_problems
+from bench.planning import judge_problems, refuse_missing_assets
 from bench.progress import Report, silent
 from bench.record import RecordedReferences, RunRecord, environment, load_record
 from bench.sampler import Denoiser
@@ -79,6 +79,8 @@ class Run:
             raise UserError(f"--seeds must be at least 1, not {seeds}")
         entry = registry.find("method", method)
         configured = configure("method", entry.name, entry.load(), parameters)
+        if not suite.lenient:
+            refuse_missing_assets(suite)
         entries = {f"method {entry.name}": entry}
         execution = execution or Execution()
         execution.check(entry.name, configured, suite)
