@@ -35,6 +35,8 @@ class Kid(Metric):
         )
     }
 
+    trial: ClassVar[Mapping[str, Any]] = {"weights": "features.torchscript.pt", "real": ".", "images": 6, "size": 32, "subsets": 4, "subset_size": 3}
+
     weights: str = Field(description="TorchScript with `.layers`, as clean-fid's Inception file, relative to the suite file")
     real: str = Field("", description="folder of real pictures; without it, those that the prompts name as references")
     real_side: int | None = Field(None, ge=8, description="shorter side of real pictures is resized to it and the centre square kept; as they are by default")

@@ -31,8 +31,8 @@ def test_help_and_list_are_quick_and_import_no_torch(arguments):
 def test_list_knows_the_built_ins():
     found = json.loads(bench("list", "--json").stdout)
     assert {"none", "wanda"} <= found["methods"].keys()
-    assert {"sscd", "clip_score", "fid", "walltime"} == found["metrics"].keys()
-    assert {"testbed", "testbed-quick"} <= found["suites"].keys()
+    assert {"sscd", "clip_score", "fid", "kid", "walltime", "sscd_wen24", "sscd_nemo24"} <= found["metrics"].keys()
+    assert {"testbed", "testbed-quick", "sd14-mem500", "sd21-mem219-coco30k"} <= found["suites"].keys()
     assert all(text and not text.startswith("broken") for kind in found.values() for text in kind.values())
 
 
