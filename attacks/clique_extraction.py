@@ -84,7 +84,7 @@ class CliqueExtraction(Attack):
         candidates(suite, self.clean_prompts)
 
     def _calibration(self, suite: Suite) -> Calibration:
-        if not (suite.file.parent / self.calibration).is_file():
+        if not suite.place(self.calibration).is_file():
             raise UserError(f"calibration {self.calibration} is not there yet; make it: bench calibrate clique_extraction --suite {suite.file}")
         wanted = operating_point(suite, self.images, self.tiles) | {"rate": self.rate, "prompts": self.calibration_prompts}
         return read_calibration(suite.path(self.calibration), wanted)

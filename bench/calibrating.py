@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 
 from bench import registry
 from bench.atomic import write_atomically
+from bench.catalogue import PREFIX
+from bench.errors import UserError
 from bench.measuring import target_of
 from bench.parameters import configure
 from bench.progress import Report
@@ -29,9 +32,11 @@ def calibrate(
     given = suite.settings.attacks.get(name, {}) | values
     named = given.pop("calibration", None)  # the file to be made; whoever calibrates does not read it
     attack = configure("attack", entry.name, entry.load(), given)
+    if out is None and named and named.startswith(PREFIX):
+        raise UserError(f"suite {suite.name} takes its calibration from {named}; say with --out where a new one goes")
     path = out or suite.file.parent / (named or f"{suite.name}.{entry.name}.json")
     settings = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
-    run = Run.resolve(Suite(settings, suite.file, suite.limit), "none", {}, path.parent, store, device, report)
+    run = Run.resolve(replace(suite, settings=settings), "none", {}, path.parent, store, device, report)
     run.store.prepare()
     content = attack.calibrate(target_of(run, attack, {}))
     write_atomically(path, (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())

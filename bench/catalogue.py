@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench.assets import Asset, Memory, inside_the_cache, locate, recall
-from bench.digests import digest_of
+from bench.digests import digest_of, path_digest
 from bench.errors import UnknownName, UserError
 from bench.parameters import validation_line
 from bench.prompt_lists import read_rows
@@ -173,11 +173,14 @@ class Assets:
         if inner:
             place = self.place(text)
             inside = {path: digest for path, digest in self.digests_inside(text).items() if path == place or place in path.parents}
+            if not inside:
+                raise UserError(self.advice(name, f"has no known digest of '{inner}'"))
             return inside[place] if place in inside else digest_of({path.relative_to(place).as_posix(): digest for path, digest in inside.items()})
         if isinstance(entry, PicturesEntry):
             from bench.fetching_images import read_images
 
-            return digest_of({id: row.sha256 for id, row in read_images(self.place(text)).items() if row.state == "found"})
+            rows = read_images(self.place(text))
+            return digest_of({id: rows[id].sha256 for id in self.pictures(text)})
         memories = {asset.path: memory for asset in files_of(name, entry) if (memory := recall(asset, self.cache))}
         if isinstance(entry, FileEntry):
             return entry.sha256 or memories[entry.path].sha256
@@ -194,15 +197,28 @@ class Assets:
         found: dict[Path, str] = {}
         for asset in files_of(name, entry):
             memory: Memory | None = recall(asset, self.cache)
-            found |= {self.cache / asset.path / inner: digest for inner, (_, _, digest) in memory.files.items()} if memory else {}
+            if memory:
+                found |= {self.cache / asset.path / inner: digest for inner, (_, _, digest) in memory.files.items()}
+            elif asset.sha256 and asset.unpack == "none":  # put there by hand, in a cache that may only be read
+                found[self.cache / asset.path] = asset.sha256
         return found
 
     def pictures(self, text: str) -> dict[str, Path]:
-        """The pictures that were found for a list, by id. Raises `UserError` when they were never fetched."""
+        """The pictures that were found for a list, by id. Raises `UserError` when they were never fetched, and for one that was changed since."""
         from bench.fetching_images import read_images
 
         folder = self.path(text)
-        return {id: folder / row.file for id, row in read_images(folder).items() if row.state == "found" and (folder / row.file).is_file()}
+        found = {id: row for id, row in read_images(folder).items() if row.state == "found" and (folder / row.file).is_file()}
+        for row in found.values():
+            if path_digest(folder / row.file) != row.sha256:
+                raise UserError(f"suite {self.suite}: the picture {folder / row.file} is not what was fetched: bench fetch --suite {self.suite} --check")
+        return {id: folder / row.file for id, row in found.items()}
+
+    def failed_links(self, name: str) -> int:
+        """How many pictures of a list could not be had for now: their links are not dead, and may answer the next time."""
+        from bench.fetching_images import read_images
+
+        return sum(row.state == "failed" for row in read_images(self.cache / self.entry(name).path).values())
 
     def picture_rows(self, entry: PicturesEntry) -> list[tuple[str, str, str]]:
         """(id, address, empty) of every row of the list. Raises `UserError` when the list is not there."""
@@ -221,11 +237,24 @@ class Assets:
             self.whole.add(name)
         return found
 
+    def _unasked(self, name: str, entry: PicturesEntry) -> list[Lacking]:
+        """The pictures whose links nobody has asked yet: never, or the command was interrupted, or offline."""
+        from bench.fetching_images import read_images
+
+        rows = read_images(self.cache / entry.path)
+        try:
+            ids = [id for id, _, _ in self.picture_rows(entry)]
+        except UserError:  # its list is not here
+            ids = list(rows)
+        waiting = sum(id not in rows or rows[id].state == "unasked" for id in ids)
+        if ids and not waiting:
+            return []
+        return [Lacking(name, f"pictures behind {f'{waiting} of {len(ids)}' if rows else 'the'} links of {entry.list}")]
+
     def _lacking(self, name: str) -> list[Lacking]:
         entry = self.entry(name)
         if isinstance(entry, PicturesEntry):
-            folder = self.cache / entry.path
-            return [] if (folder / "images.csv").is_file() else [Lacking(name, f"pictures behind the links of {entry.list}")]
+            return self._unasked(name, entry)
         absent = [asset for asset in files_of(name, entry) if locate(asset, self.cache) is None]
         if not absent:
             return []

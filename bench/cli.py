@@ -178,14 +178,16 @@ def leaderboard(
 def doctor(
     suite: Annotated[list[str] | None, typer.Option("--suite", help="A name from `bench list suites`, or a TOML file; by default all names.")] = None,
     records: Records = RECORDS,
-    store: Annotated[Path, typer.Option(help="Folder where images and features are kept.")] = Path(STORE),
+    store: Annotated[str, typer.Option(help="Folder where images and features are kept; it cannot look at one behind a URL.")] = STORE,
     as_json: Json = False,
 ) -> None:
     """Say in one screen what this machine can run, what is missing, and how to get it."""
     from bench.doctor import examine
     from bench.doctor_text import text
 
-    found = examine(suite, store, records)
+    if "://" in store:
+        raise UserError(f"bench doctor looks at this machine, and {store} is elsewhere: leave --store out")
+    found = examine(suite, Path(store), records)
     print(json.dumps(found.as_json(), indent=1) if as_json else text(found))
     if not found.ok:
         raise typer.Exit(1)

@@ -98,7 +98,7 @@ def _asked_classes(name: str) -> dict[str, Any]:
             judges[kind][label] = judge
             named = [str(getattr(judge, key)) for key in judge.files if getattr(judge, key)]
             files += [(f"{kind} {label}", one) for one in named]
-            if isinstance(judge, Attack) and exact and all((suite.file.parent / one).exists() for one in named):
+            if isinstance(judge, Attack) and exact and all(suite.place(one).exists() for one in named):
                 judge.fits(suite)
         except Exception as error:
             problems.append(odd(error))

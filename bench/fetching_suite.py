@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.assets import Asset, forget, locate
+from bench.assets import Asset, forget, locate, recall
 from bench.catalogue import Assets, Entry, FileEntry, HubEntry, PicturesEntry, files_of, name_of, shipped_entries
 from bench.errors import UnknownName, UserError, one_line, visible
 from bench.fetching import Fetched, fetch
@@ -95,11 +95,15 @@ def fetch_entries(
     plain = {
         name: _from_local(files_of(name, entry), entry, (local or {}).get(name)) for name, entry in entries.items() if not isinstance(entry, PicturesEntry)
     }
+    before: dict[str, str] = {}
     if again:  # what is found damaged is forgotten, and so fetched
         for asset in (asset for assets in plain.values() for asset in assets):
             if locate(asset, cache, again=True) is None:
+                memory = recall(asset, cache)
+                before |= {asset.name: memory.sha256} if memory and asset.sha256 is None else {}
                 forget(asset, cache)
-    came = iter(fetch([asset for assets in plain.values() for asset in assets], cache, workers, mirrors, offline, timeout, retries, report))
+    wanted = [asset for assets in plain.values() for asset in assets]
+    came = iter([_compared(one, before.get(one.name)) for one in fetch(wanted, cache, workers, mirrors, offline, timeout, retries, report)])
     files = {name: tuple(next(came) for _ in assets) for name, assets in plain.items()}
     pictures: dict[str, Images | str] = {}
     for name, entry in entries.items():
@@ -108,6 +112,13 @@ def fetch_entries(
                 entry, Assets("", {**shipped_entries(), **entries}, cache), (workers, offline, timeout, retries, retry_dead, again, report)
             )
     return Brought(files, pictures, {name: entry.licence for name, entry in entries.items() if entry.licence})
+
+
+def _compared(one: Fetched, before: str | None) -> Fetched:
+    """What came, with a word where it is another file than the one that was here, and nobody pinned which is right."""
+    if before is None or one.state != "fetched" or one.sha256 == before or one.why:
+        return one
+    return replace(one, why=f"nobody pinned its sha256, and it is another than last time ({before})")
 
 
 def _from_local(assets: list[Asset], entry: Entry, folder: Path | None) -> list[Asset]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 import numpy as np
 
 from bench.errors import UnknownName, one_line
-from bench.evidence import shown_keys
-from bench.metric import Extractor, in_whole_batches
+from bench.evidence import PROMPTS, evenly, shown_keys
+from bench.metric import Extractor, Metric, in_whole_batches
 from bench.shards import extracted
 from bench.store import SampleKey
 from bench.suite_settings import Role
@@ -76,6 +76,18 @@ def keeping_of(run: Run) -> Keeping:
         pictures |= shown_keys(run)
     pictures |= attacked(run)
     return Keeping(by_fingerprint, extractors, frozenset(key for of_role in keys.values() for key in of_role) - pictures)
+
+
+def droppable_by_name(run: Run, of_attacks: Iterable[SampleKey]) -> set[SampleKey]:
+    """About what may be dropped, for plans of runs whose files are not here: by the roles that metrics declare to read through extractors."""
+    read = {role for metric in run.metrics.values() if type(metric).extractors is Metric.extractors for role in metric.roles}
+    keys = {role: run.keys(role) for role in run.roles if role not in read}
+    dropped = {key for role, of_role in keys.items() for key in of_role[SAMPLE if run.keep_images == "sample" else 0 :]}
+    if run.keep_images == "sample":
+        for role in keys:
+            prompts, images = run.suite.prompts(role), run.suite.settings.prompts[role].images_per_prompt
+            dropped -= set(run.keys_of([prompts[row] for row in evenly(len(prompts), PROMPTS)], images))
+    return dropped - set(of_attacks)
 
 
 def attacked(run: Run) -> set[SampleKey]:

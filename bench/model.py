@@ -102,7 +102,7 @@ def load_denoiser(suite: Suite, device: torch.device, execution: Execution | Non
 
 def stored_as(suite: Suite) -> dict[str, Any]:
     """What the model's files hold, a fact for records: their format and the number type of each part, such as `fp16`."""
-    return stored_types((suite.file.parent / suite.settings.model.path).resolve())
+    return stored_types(suite.place(suite.settings.model.path))
 
 
 def _from_folder(folder: Path, dtype: torch.dtype) -> Any:

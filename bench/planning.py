@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 from bench.attack import Attack
 from bench.catalogue import PREFIX, HubEntry, Lacking
 from bench.errors import UserError, one_line
+from bench.keeping import droppable_by_name
 from bench.store import SampleKey
 from bench.timing import timings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bench.runner import Run
     from bench.suite import Suite
+    from bench.suite_settings import Role
 
 PNG = 2.2  # bytes a pixel on disk, measured on generations
 # 10^12 operations a second that sampling sustains on an A100 in half precision: 1.26 s for 100 rows of 0.803 (Stable Diffusion 1.4, Jain et al. 2025).
@@ -41,7 +45,8 @@ def plan(run: Run) -> dict[str, Any]:
     # Where files are missing, so are the images: the key of their store is not known yet.
     to_make = set(of_roles + of_attacks) if lacking or problems else {*run.missing(), *run.lacking(of_attacks, pictures=True)}
     missing = len(to_make)
-    kept = missing if run.keep_images == "all" or lacking or problems else len(to_make - run.keeping.droppable)
+    dropped = set() if run.keep_images == "all" else droppable_by_name(run, of_attacks) if lacking or problems else run.keeping.droppable
+    kept = len(to_make - dropped)
     rows = missing * settings.steps * 2
     seconds = None if lacking or problems else _seconds_an_image(run)
     tflop = _tflop(run.suite)
@@ -68,7 +73,12 @@ def missing_assets(suite: Suite) -> list[Lacking]:
     found = [one for name in suite.wanted() for one in suite.assets.lacking(name)]
     named = {suite.settings.model.path, *(prompts.file for prompts in suite.settings.prompts.values())}
     absent = [text for text in sorted(named) if not text.startswith(PREFIX) and not suite.place(text).exists()]
-    return found + [Lacking(text, str(suite.place(text)), None, True) for text in absent]
+    pictures = sorted({path for role, prompts in suite.settings.prompts.items() if not prompts.references.startswith(PREFIX) for path in _absent(suite, role)})
+    return found + [Lacking(text, str(suite.place(text)), None, True) for text in absent] + [Lacking(path.name, str(path), None, True) for path in pictures]
+
+
+def _absent(suite: Suite, role: Role) -> list[Path]:
+    return [path for prompt in suite.prompts(role) for path in prompt.references if not path.is_file()]
 
 
 def refuse_missing_assets(suite: Suite) -> None:

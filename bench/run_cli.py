@@ -78,6 +78,8 @@ def run(
     from bench.runner import Run
 
     execution = Execution(parsed_batch_size(batch_size), memory, channels_last, attention, vae_slicing, compile_, tf32)  # type: ignore[arg-type]
+    if executor == "ray" and execution.batch_size == "auto" and memory is None and (gpus or 1) < 1:
+        raise UserError("workers that share a GPU must know what each may take: give --memory beside --batch-size auto")
     if dry_run:
         chosen = planning.lenient(chosen)
     with executors.chosen(executor, workers, address, gpus) as hands, reporter() as report:

@@ -19,6 +19,7 @@ from safetensors.torch import load, load_file, save
 from bench import registry
 from bench.assets import cache_folder
 from bench.attack import Attack
+from bench.catalogue import PicturesEntry
 from bench.digests import digest_of, path_digest
 from bench.errors import UserError, one_line
 from bench.evidence import holds_against, recorded_samples, thumbnails
@@ -40,7 +41,7 @@ from bench.store_files import Root, open_folder
 from bench.suite import Prompt, Suite
 from bench.suite_settings import Role
 from bench.timing import wait_for
-from bench.work import Work, planned
+from bench.work import Work, parts, planned
 
 GENERATION = 1_000_000  # image indices of a prompt that one generation may use
 NEEDED_ROLE: dict[Need, Role] = {"fit_prompts": "fit", "training_images": "fit", "clean_prompts": "calibration"}
@@ -163,6 +164,7 @@ class Run:
         identity = self._method_identity | {"generation": self.suite.generation, "fit": digest_of(fitted_on)}
         if self.method.mixes_images():
             identity["batch_size"] = self.suite.settings.model.batch_size
+            identity["order"] = digest_of([[[key.prompt, key.seed] for key in part] for part in parts(self)])  # decides what shares a batch
         return SampleStore(self.store_root, self.suite.store_name, self.method_name, identity)
 
     @property
@@ -272,6 +274,7 @@ class Run:
             record.thumbnails = thumbnails(self) if "memorized" in self.roles else []
             if "memorized" in self.roles and not record.thumbnails:
                 record.warnings.append(f"no thumbnails: pictures were dropped once they had their features (--keep-images {self.keep_images})")
+            record.warnings += self._failed_links()
             if failure:
                 raise failure
             record.status = "complete"
@@ -341,6 +344,10 @@ class Run:
     def _references(self) -> dict[str, RecordedReferences]:
         counted = {role: self.suite.references(role) for role in self.suite.settings.prompts}
         return {role: RecordedReferences(expected=expected, found=found) for role, (expected, found) in counted.items() if expected}
+
+    def _failed_links(self) -> list[str]:
+        failed = {name: self.suite.assets.failed_links(name) for name in self.suite.wanted() if isinstance(self.suite.assets.entry(name), PicturesEntry)}
+        return [f"{count} links of {name} failed for now and were not dead when they were asked" for name, count in failed.items() if count]
 
     def _new_record(self) -> RunRecord:
         return RunRecord(

@@ -32,11 +32,12 @@ def statistics(
     if out.exists() and not force:
         raise UserError(f"{out} is there already; give another name, or --force to write over it")
     from bench.cli_options import resumable
+    from bench.execution import float32_products
     from bench.model import pick_device
     from bench.progress import reporter
     from bench.real_pictures import make_statistics
 
-    with reporter() as report, resumable():
+    with reporter() as report, resumable(), float32_products(False):
         made = make_statistics(images, inception, out, store / "_real", pick_device(device), size, side, report)
     facts = {"pictures": made.n, "of": made.pictures, "crop": made.crop, "network": made.fingerprint, "sha256": made.digest, "out": str(out)}
     print(json.dumps(facts, indent=1) if as_json else "\n".join(f"{name}: {value}" for name, value in facts.items()))

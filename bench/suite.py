@@ -75,6 +75,10 @@ class Suite:
         behind = [entry.list for text in texts if isinstance(entry := self.assets.entry(text), PicturesEntry)]
         return tuple(dict.fromkeys(name_of(text)[0] for text in [*behind, *texts]))
 
+    def is_fetched(self) -> bool:
+        """Whether every asset that it needs is here."""
+        return not any(self.assets.lacking(name) for name in self.wanted())
+
     def place(self, relative: str) -> Path:
         """Where a path of the suite file leads, there or not."""
         return self.assets.place(relative) if relative.startswith(PREFIX) else (self.file.parent / relative).resolve()
@@ -148,7 +152,7 @@ class Suite:
 
     def _prompt(self, role: str, number: int, row: Row, called: Mapping[str, str], finder: _References) -> Prompt:
         id = row.get(called.get("id", "id")) or row.get("line") or f"{role}-{number:05d}"
-        seed = row.get(called.get("seed", ""), "")
+        seed = row[called["seed"]] if "seed" in called else ""
         if seed and not (seed.isascii() and seed.isdigit() and int(seed) < 2**63):
             raise UserError(f"suite {self.name}: the seed '{seed}' of prompt {id} is no whole number below 2^63")
         group = row.get(called.get("group", "group")) or ""
@@ -179,15 +183,24 @@ class Suite:
         files = {settings["model"]["path"], *(p["file"] for p in settings["prompts"].values())}
         files |= {config for config in (self.settings.model.config,) if config}
         files |= {value for _, _, parameters in self.settings.judges() for value in parameters.values() if self._names_file(value)}
-        references = sorted({r for role in self.settings.prompts for p in self.prompts(role) for r in p.references})
         fetched = self._fetched_digests()
         content = {
             "settings": settings,
             "limit": self.limit,
             "files": {name: self.digest(name) for name in sorted(files)},
-            "references": sorted(fetched.get(path) or path_digest(path) for path in references) if fetched else [path_digest(path) for path in references],
+            "references": self._references_digests(fetched),
         }
         return digest_of(content)[:16]
+
+    def _references_digests(self, fetched: Mapping[Path, str]) -> Any:
+        """sha256 of the reference pictures; of suites that fetch some, by prompt, since which prompts have one depends on what was found."""
+        roles: Iterable[Role] = self.settings.prompts
+        if not fetched:
+            return [path_digest(path) for path in sorted({path for role in roles for prompt in self.prompts(role) for path in prompt.references})]
+        return {
+            role: {prompt.id: [fetched.get(path) or path_digest(path) for path in prompt.references] for prompt in self.prompts(role) if prompt.references}
+            for role in roles
+        }
 
     def _fetched_digests(self) -> dict[Path, str]:
         """Of reference pictures that came as assets: by path, without reading them again."""
@@ -208,6 +221,8 @@ class _References:
         asset = settings.references
         if asset.startswith(PREFIX) and isinstance(suite.assets.entry(asset), PicturesEntry):
             self.by_id = {} if suite.lenient and not _is_there(suite, asset) else suite.assets.pictures(asset)
+        elif asset.startswith(PREFIX) and not suite.lenient:
+            suite.path(PREFIX + name_of(asset)[0])  # the whole of it, by what is remembered of every file
 
     def of(self, id: str, row: Row) -> tuple[Path, ...]:
         """The pictures of one prompt; none where its link is dead. Raises `UserError` for a picture that ought to be there."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -108,7 +109,7 @@ def tuning_suites(suite: Suite, folds: int, clean: int, images: int) -> list[Sui
 
     def part(of: PromptSettings, which: int, count: int, **changes: Any) -> PromptSettings:
         start, step = of.part or (0, 1)  # what the suite itself took a part of stays within that part
-        return of.model_copy(update={"part": (start + which * step, count * step), **changes})
+        return of.model_copy(update={"part": (start + which * step, count * step), "expected": None, **changes})
 
     derived = []
     for fold in range(folds):
@@ -119,7 +120,7 @@ def tuning_suites(suite: Suite, folds: int, clean: int, images: int) -> list[Sui
             "clean": part(calibration, 1, 2, limit=clean, images_per_prompt=1),
         }
         name = f"{suite.name}.tuning" if folds == 1 else f"{suite.name}.tuning-{fold}"
-        derived.append(Suite(settings.model_copy(update={"name": name, "prompts": prompts, "metrics": metrics, "attacks": {}}), suite.file, suite.limit))
+        derived.append(replace(suite, settings=settings.model_copy(update={"name": name, "prompts": prompts, "metrics": metrics, "attacks": {}})))
     leaked = []
     for roles, out in ((("fit", "memorized"), ("memorized",)), (("calibration", "clean"), ("clean", "quality"))):
         held_out = {prompt.text for role in out for prompt in suite.prompts(cast(Role, role))}

@@ -22,6 +22,7 @@ from bench.attack import Scores
 from bench.canary import TOLERANCES
 from bench.errors import Unmeasurable, UserError, one_line
 from bench.evidence import SIDE, holds_against, small_png
+from bench.execution import float32_products
 from bench.measuring import evaluation_of, together
 from bench.method import State
 from bench.metric import Metric, PerImage, SampleSet
@@ -83,7 +84,8 @@ def verify(
     made = len(run.store) - there + again
     same = equal(run.store, [image for *_, image in images], suite.settings.model.side)
     other = {(role, prompt) for (role, prompt, _), right in zip(images, same, strict=True) if not right}
-    compared = [*_scores(run, record, part, sets, fitted, other, notes, problems), *_pictures(record, part, sets, notes)]
+    with float32_products(run.execution.tf32):  # as the record's features were made
+        compared = [*_scores(run, record, part, sets, fitted, other, notes, problems), *_pictures(record, part, sets, notes)]
     if (against := holds_against(run, fitted[0])) != record.holds_against:
         problems.append(f"holds_against is {short(record.holds_against)} in the record, and {short(against)} was measured here")
     if there:

@@ -58,16 +58,16 @@ def to_sample(unit: Unit, missing: Set[SampleKey], batch: int, mixes_images: boo
 
 
 def parts(run: Run) -> list[list[SampleKey]]:
-    """The images that a run asks for, as it asks: of its roles, then of every attack, generation and ask, but for attacks that decide as they go."""
-    of_roles = [key for role in run.roles for key in run.keys(role)]
-    asked = [
-        list(run.keys_of(prompts, images, generation))
-        for attack in run.attacks.values()
-        if not attack.adaptive()
-        for generation in range(run.seeds)
-        for prompts, images in attack.asks(run.suite)
-    ]
-    return [of_roles, *asked]
+    """The images that a run asks for, as it asks: of its roles, then of every attack, generation and ask.
+
+    An attack that decides as it goes ends the list, as what comes after it would be cut otherwise than one process does it.
+    """
+    found = [[key for role in run.roles for key in run.keys(role)]]
+    for attack in run.attacks.values():
+        if attack.adaptive():
+            break
+        found += [list(run.keys_of(prompts, images, generation)) for generation in range(run.seeds) for prompts, images in attack.asks(run.suite)]
+    return found
 
 
 def planned(run: Run, ahead: bool = True) -> list[Unit]:
@@ -102,7 +102,7 @@ def shard_plan(run: Run, shard: Shard) -> dict[str, Any]:
     """What a shard would make: its units of all, its images, and how many of these are missing."""
     everything = planned(run)
     units = shard.units(everything)
-    missing = len(run.lacking(key for unit in units for key in unit))
+    missing = sum(map(len, units)) if not run.suite.is_fetched() else len(run.lacking(key for unit in units for key in unit))
     return {"shard": str(shard), "units": len(units), "units_of_run": len(everything), "shard_images": sum(map(len, units)), "shard_images_missing": missing}
 
 

@@ -20,7 +20,7 @@ from bench.generating import generate
 from bench.keeping import KeepImages
 from bench.method import State
 from bench.store import SampleKey
-from bench.store_files import Root
+from bench.store_files import Root, open_folder
 from bench.suite import Suite
 from bench.suite_settings import SuiteSettings
 from bench.work import Unit
@@ -64,7 +64,8 @@ class Spec:
     @classmethod
     def of(cls, run: Run) -> Spec:
         suite, device = run.suite, run.device.type  # without a number: a worker sees the GPU that it was given as the first
-        root = run.store_root.resolve() if isinstance(run.store_root, Path) else run.store_root
+        local = open_folder(run.store_root).local("")
+        root = run.store_root if local is None else str(local.resolve())
         return cls(
             str(Path.cwd()), suite.settings, str(suite.file.resolve()), suite.limit, dict(suite.entries or {}), _named(run),
             json.dumps(run.method.model_dump(mode="json")), run.records.resolve(), root, device, run.seeds, run.execution,

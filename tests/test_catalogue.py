@@ -368,3 +368,43 @@ def test_pictures_of_the_record_are_not_those_of_the_suite(far, tmp_path):
     brought(far, tmp_path / "cache")
     record = new_run(far, tmp_path).execute()
     assert record.thumbnails and all(thumbnail.reference is None for thumbnail in record.thumbnails)
+
+
+def test_a_column_without_a_name_is_no_seed(far, tmp_path):
+    """NeMo's lists begin with a column that has no heading and counts the rows."""
+    brought(far, tmp_path / "cache")
+    suite = load_suite(str(far))
+    assert [prompt.seed for role in ("fit", "memorized") for prompt in suite.prompts(role)] == [None] * 5
+
+
+def test_links_that_nobody_asked_are_missing_and_no_rot(far, tmp_path):
+    brought(far, tmp_path / "cache")
+    listing = tmp_path / "cache" / "references" / "memorized" / "images.csv"
+    lines = listing.read_text().splitlines(keepends=True)
+    listing.write_text("".join(lines[:3]))  # as after Ctrl-C
+    plan = planning.plan(Run.resolve(planning.lenient(load_suite(str(far))), "none", {}, tmp_path, tmp_path / "store", torch.device("cpu")))
+    assert [(one["name"], one["what"]) for one in plan["missing"]] == [("memorized_images", "pictures behind 3 of 5 links of asset:memorized")]
+    with pytest.raises(UserError, match="an asset is missing .memorized_images."):
+        new_run(far, tmp_path)
+
+
+def test_training_pictures_that_were_changed_in_the_cache_are_refused(far, tmp_path):
+    brought(far, tmp_path / "cache")
+    found = next((tmp_path / "cache" / "references" / "memorized").glob("*.png"))
+    found.write_bytes(picture(99))
+    with pytest.raises(UserError, match="is not what was fetched"):
+        new_run(far, tmp_path)
+    assert brought(far, tmp_path / "cache", again=True).ok and new_run(far, tmp_path).suite.fingerprint
+    original = tmp_path / "cache" / "files" / "originals" / "val" / "COCO_val_000000000042.jpg"
+    original.write_bytes(picture(98, "JPEG"))
+    with pytest.raises(UserError, match="an asset is missing .originals."):
+        new_run(far, tmp_path)
+
+
+def test_the_fingerprint_says_which_prompt_has_which_picture(far, site, tmp_path, monkeypatch):
+    brought(far, tmp_path / "cache")
+    first = load_suite(str(far)).fingerprint
+    site.files["picture-3"], site.files["picture-44"] = site.files["picture-44"], site.files["picture-3"]
+    brought(far, tmp_path / "other")
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "other"))
+    assert load_suite(str(far)).fingerprint != first
