@@ -197,7 +197,7 @@ def test_images_that_workers_stored_elsewhere_are_one_line(tiny_suite, tmp_path,
     pytest.importorskip("ray")
     executor = Ray(workers=1)
     monkeypatch.setattr(executor, "_start", lambda: None)
-    monkeypatch.setattr(executor, "_distribute", lambda run, units: None)
+    monkeypatch.setattr(executor, "_distribute", lambda *_: None)
     run = new_run(tiny_suite, tmp_path)
     with pytest.raises(UserError, match="give a --store that all machines share"):
         executor.make(run, {}, [(SampleKey("p", 1),)])

@@ -603,11 +603,13 @@ def test_an_unpacked_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch)
 
 
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
 from bench.assets import Asset
 from bench.fetching import fetch
 from bench.fetching_images import fetch_images
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have it ignored
 folder, *urls = sys.argv[1:]
 try:
     fetch_images([(url, url, "") for url in urls[1:]], Path(folder) / "images")
