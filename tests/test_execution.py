@@ -1,8 +1,7 @@
-import mmap
-
 """How a run is executed changes no picture beyond rounding, no key and no fingerprint, and batch sizes by trial stay below their ceiling."""
 
 import json
+import mmap
 
 import numpy as np
 import pytest
