@@ -9,10 +9,10 @@ import numpy as np
 
 from attacks._findings import Finding
 from attacks._verification import Verified, different_pictures
-from bench import stats
-from bench.attack import Scores
-from bench.errors import Unmeasurable
-from bench.metric import PerImage, PerSet
+from bench.base.errors import Unmeasurable
+from bench.contracts.attack import Scores
+from bench.contracts.metric import PerImage, PerSet
+from bench.statistics import intervals as stats
 
 
 def account(

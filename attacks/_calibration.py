@@ -16,10 +16,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from attacks._exact import normalised, squared_limit
-from bench.digests import digest_of
-from bench.errors import UserError, one_line
-from bench.parameters import validation_line
-from bench.suite import Prompt, Suite
+from bench.base.digests import digest_of
+from bench.base.errors import UserError, one_line
+from bench.base.parameters import validation_line
+from bench.suite.suite import Prompt, Suite
 
 STEP = 10_000  # thresholds are multiples of 1 / STEP, so that a record says them in full
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bench.errors import UserError
-from bench.suite import Prompt, Suite
+from bench.base.errors import UserError
+from bench.suite.suite import Prompt, Suite
 
 
 def candidates(suite: Suite, clean: int) -> tuple[list[Prompt], list[Prompt]]:

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
-from bench.errors import UserError
+from bench.base.errors import UserError
 
 BUDGET = 200_000  # search nodes: seconds for 300 nodes of a random graph with nine in ten of its edges
 

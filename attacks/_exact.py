@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from bench.errors import UserError
+from bench.base.errors import UserError
 
 WHITE = 255
 CHUNK = 16384  # of columns for int8 products: 16384 * 128**2 = 2**28 fits int32, and a few hundred rows fit the cache

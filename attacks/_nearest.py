@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 
 from attacks._exact import squared_distances
-from bench.errors import UserError
+from bench.base.errors import UserError
 
 if TYPE_CHECKING:
     from attacks._training_set import TrainingSet

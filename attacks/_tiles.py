@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from attacks._exact import CHUNK, centred, products, squared_distances, stacked
-from bench.errors import UserError
+from bench.base.errors import UserError
 
 BLOCK = 128  # pictures multiplied with each other at a time
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from attacks._nearest import Matches, within
-from bench.errors import UserError, one_line
+from bench.base.errors import UserError, one_line
 
 __all__ = ["Matches", "TrainingSet", "fitted", "within"]
 

@@ -12,10 +12,10 @@ from attacks._exact import normalised, squared_distances
 from attacks._findings import Finding
 from attacks._nearest import within
 from attacks._training_set import TrainingSet
-from bench.metric import Extractor
-from bench.store import read_picture
-from bench.suite import Prompt, Suite
-from bench.suite_settings import Role
+from bench.contracts.metric import Extractor
+from bench.store.store import read_picture
+from bench.suite.settings import Role
+from bench.suite.suite import Prompt, Suite
 
 TRAINING_ROLES: tuple[Role, ...] = ("memorized", "fit")
 

@@ -22,12 +22,12 @@ from attacks._findings import Finding, examine
 from attacks._tiles import distances, tile_elements
 from attacks._training_set import TrainingSet
 from attacks._verification import References, Verified, verified
-from bench import stats
-from bench.attack import EXHIBITS, Attack, Exhibit, Scores, Target
-from bench.errors import UnknownName, UserError
-from bench.extractors import PROFILES, CopyDescriptor
-from bench.metric import SampleSet
-from bench.suite import Prompt, Suite
+from bench.base.errors import UnknownName, UserError
+from bench.contracts.attack import EXHIBITS, Attack, Exhibit, Scores, Target
+from bench.contracts.metric import SampleSet
+from bench.features.networks import PROFILES, CopyDescriptor
+from bench.statistics import intervals as stats
+from bench.suite.suite import Prompt, Suite
 
 CHANNELS = 3
 SHOWN = 3  # members of a clique that an exhibit shows

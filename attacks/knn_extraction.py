@@ -26,12 +26,12 @@ from attacks._exact import stacked
 from attacks._nearest import Report, nearest
 from attacks._training_set import TrainingSet
 from attacks._verification import training_references
-from bench.attack import Attack, Scores, Target, Threat
-from bench.digests import digest_of, path_digest
-from bench.errors import Unmeasurable
-from bench.metric import PerImage, PerSet
-from bench.suite import Prompt, Suite
-from bench.suite_settings import Role
+from bench.base.digests import digest_of, path_digest
+from bench.base.errors import Unmeasurable
+from bench.contracts.attack import Attack, Scores, Target, Threat
+from bench.contracts.metric import PerImage, PerSet
+from bench.suite.settings import Role
+from bench.suite.suite import Prompt, Suite
 
 Anchor = Literal["generated", "train"]
 MEMORY = 2**30  # bytes of generations that are compared at a time

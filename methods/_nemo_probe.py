@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
-from bench.sampler import Denoiser
+from bench.base.errors import UserError
+from bench.diffusion.denoiser import Denoiser
 from methods._nemo_layers import Neurons, RowMasks
 from methods._nemo_similarity import pairwise, similarity, unit_range
 

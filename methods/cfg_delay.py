@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from bench.method import Method, State, Where
-from bench.sampler import Step
+from bench.contracts.method import Method, State, Where
+from bench.diffusion.denoiser import Step
 
 
 class CfgDelay(Method):

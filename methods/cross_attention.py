@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from bench.errors import UserError
-from bench.method import Method, State, Where
-from bench.sampler import Denoiser, Request
+from bench.base.errors import UserError
+from bench.contracts.method import Method, State, Where
+from bench.diffusion.denoiser import Denoiser, Request
 
 
 class CrossAttention(Method):

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.method import Method, State, Where
-from bench.sampler import Denoiser, Request, Step
+from bench.contracts.method import Method, State, Where
+from bench.diffusion.denoiser import Denoiser, Request, Step
 
 
 class InitNoise(Method):

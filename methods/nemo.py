@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, PrivateAttr
 
-from bench.errors import UserError
-from bench.method import FitData, Method, Need, State, Where
-from bench.sampler import Denoiser, Request
+from bench.base.errors import UserError
+from bench.contracts.method import FitData, Method, Need, State, Where
+from bench.diffusion.denoiser import Denoiser, Request
 from methods._nemo_layers import Neuron, Neurons, RowMasks, mean_activations, scaled_rows, value_layers
 from methods._nemo_probe import Detection, Probe
 from methods._nemo_search import Scores, Sweep, initial_selection, refined, selected

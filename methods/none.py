@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from bench.method import Method
+from bench.contracts.method import Method
 
 
 class NoMitigation(Method):

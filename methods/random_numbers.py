@@ -4,8 +4,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from bench.method import Method, State, Where
-from bench.sampler import Denoiser, Request
+from bench.contracts.method import Method, State, Where
+from bench.diffusion.denoiser import Denoiser, Request
 from methods._insertion import insert_words, with_prompts
 
 

@@ -14,10 +14,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.analysis import MaskFunction, Report
-from bench.errors import UserError
-from bench.method import FitData, Method, Need, State, Where
-from bench.sampler import Denoiser, classifier_free_guidance, trajectory
+from bench.base.errors import UserError
+from bench.contracts.method import FitData, Method, Need, State, Where
+from bench.diffusion.denoiser import Denoiser, classifier_free_guidance, trajectory
+from bench.studies.masks import MaskFunction, Report
 
 
 class Wanda(Method):

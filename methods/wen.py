@@ -15,8 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.method import FitData, Method, Need, State, Where
-from bench.sampler import Denoiser, Request
+from bench.contracts.method import FitData, Method, Need, State, Where
+from bench.diffusion.denoiser import Denoiser, Request
 
 
 class Wen(Method):

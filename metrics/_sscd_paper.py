@@ -14,13 +14,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bench import stats
-from bench.errors import Unmeasurable
-from bench.extractors import PROFILES, CopyDescriptor
-from bench.metric import Evaluation, Extractor, Metric, PerImage
-from bench.record import Shown
-from bench.suite import Suite
-from bench.suite_settings import Role
+from bench.base.errors import Unmeasurable
+from bench.contracts.metric import Evaluation, Extractor, Metric, PerImage
+from bench.features.networks import PROFILES, CopyDescriptor
+from bench.records.record import Shown
+from bench.statistics import intervals as stats
+from bench.suite.settings import Role
+from bench.suite.suite import Suite
 from metrics.sscd import Compared, compare, reduce_references
 
 Seeds = Literal["mean", "max", "min", "lower_median", "top3", "first"]

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bench.extractors import OpenClip
-from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet
-from bench.suite import Suite
-from bench.suite_settings import Role
+from bench.contracts.metric import Evaluation, Extractor, Metric, PerImage, PerSet
+from bench.features.networks import OpenClip
+from bench.suite.settings import Role
+from bench.suite.suite import Suite
 
 
 class ClipScore(Metric):

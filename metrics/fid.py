@@ -12,15 +12,15 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from bench.digests import path_digest
-from bench.errors import Unmeasurable, UserError
-from bench.extractors import CleanFeatures
-from bench.frechet import Statistics, first_rows, frechet_distance, moments, read_statistics
-from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet, SampleSet
-from bench.real_pictures import crop_name, originals, pictures_in, statistics_of
-from bench.record import Shown
-from bench.suite import Suite
-from bench.suite_settings import Role
+from bench.base.digests import path_digest
+from bench.base.errors import Unmeasurable, UserError
+from bench.contracts.metric import Evaluation, Extractor, Metric, PerImage, PerSet, SampleSet
+from bench.features.networks import CleanFeatures
+from bench.features.real_pictures import crop_name, originals, pictures_in, statistics_of
+from bench.records.record import Shown
+from bench.statistics.frechet import Statistics, first_rows, frechet_distance, moments, read_statistics
+from bench.suite.settings import Role
+from bench.suite.suite import Suite
 
 
 class _Names:

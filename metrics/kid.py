@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bench.errors import Unmeasurable
-from bench.extractors import CleanFeatures
-from bench.frechet import first_rows
-from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet
-from bench.real_pictures import feature_blocks, originals, pictures_in
-from bench.record import Shown
-from bench.suite import Suite
-from bench.suite_settings import Role
+from bench.base.errors import Unmeasurable
+from bench.contracts.metric import Evaluation, Extractor, Metric, PerImage, PerSet
+from bench.features.networks import CleanFeatures
+from bench.features.real_pictures import feature_blocks, originals, pictures_in
+from bench.records.record import Shown
+from bench.statistics.frechet import first_rows
+from bench.suite.settings import Role
+from bench.suite.suite import Suite
 
 
 class Kid(Metric):

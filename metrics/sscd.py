@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from bench.errors import UnknownName, Unmeasurable
-from bench.extractors import PROFILES, CopyDescriptor
-from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet, SampleSet
-from bench.store import read_picture
-from bench.suite import Prompt, Suite
-from bench.suite_settings import Role
+from bench.base.errors import UnknownName, Unmeasurable
+from bench.contracts.metric import Evaluation, Extractor, Metric, PerImage, PerSet, SampleSet
+from bench.features.networks import PROFILES, CopyDescriptor
+from bench.store.store import read_picture
+from bench.suite.settings import Role
+from bench.suite.suite import Prompt, Suite
 
 
 class Sscd(Metric):

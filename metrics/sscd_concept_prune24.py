@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from bench.errors import Unmeasurable
-from bench.metric import Evaluation, Metric, PerImage
-from bench.record import Shown
+from bench.base.errors import Unmeasurable
+from bench.contracts.metric import Evaluation, Metric, PerImage
+from bench.records.record import Shown
 from metrics._sscd_paper import Paper, PaperSscd
 
 PAPER = Paper("Chavhan et al., 2024", "sscd_disc_large", "concept_prune", 1)

@@ -14,12 +14,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench import stats
-from bench.errors import Unmeasurable
-from bench.extractors import CopyDescriptor
-from bench.metric import Evaluation, Metric, PerImage
-from bench.record import Shown
-from bench.store import read_picture
+from bench.base.errors import Unmeasurable
+from bench.contracts.metric import Evaluation, Metric, PerImage
+from bench.features.networks import CopyDescriptor
+from bench.records.record import Shown
+from bench.statistics import intervals as stats
+from bench.store.store import read_picture
 from metrics._sscd_paper import ABOVE, Paper, PaperSscd, above
 
 PAPER = Paper("DCR (Somepalli et al.), NeurIPS 2023", "sscd_disc_mixup, sscd_imagenet_mixup or sscd_disc_large", "dcr", None)

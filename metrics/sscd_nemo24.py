@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from bench import stats
-from bench.errors import Unmeasurable
-from bench.metric import Evaluation, Metric, PerImage
-from bench.record import Shown
+from bench.base.errors import Unmeasurable
+from bench.contracts.metric import Evaluation, Metric, PerImage
+from bench.records.record import Shown
+from bench.statistics import intervals as stats
 from metrics._sscd_paper import Paper, PaperSscd, by_image, by_prompt, pair_medians
 
 PAPER = Paper("NeMo (Hintersdorf et al.), NeurIPS 2024", "sscd_disc_mixup", "nemo", 10)

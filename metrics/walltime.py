@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet
-from bench.suite import Suite
-from bench.suite_settings import Role
+from bench.contracts.metric import Evaluation, Extractor, Metric, PerImage, PerSet
+from bench.suite.settings import Role
+from bench.suite.suite import Suite
 
 
 class Walltime(Metric):

@@ -9,7 +9,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench.analysis import (
+from bench.base.errors import UserError
+from bench.cli.main import app
+from bench.contracts.method import FitData, Method
+from bench.studies.mask_plots import calls_picture, density_picture, layers_picture, subsets_picture
+from bench.studies.masks import (
     ALL,
     UNDEFINED,
     UNION,
@@ -24,10 +28,6 @@ from bench.analysis import (
     mask_facts,
     subset_table,
 )
-from bench.analysis_plots import calls_picture, density_picture, layers_picture, subsets_picture
-from bench.cli import app
-from bench.errors import UserError
-from bench.method import FitData, Method
 from conftest import CAPTIONS
 from methods.wanda import Wanda
 
@@ -103,7 +103,7 @@ def test_counts_stay_exact_when_masks_are_compared_in_parts(monkeypatch):
     torch.manual_seed(0)
     masks = torch.rand(4, 9, 13) < 0.4
     whole = Overlap.of(masks)
-    monkeypatch.setattr("bench.analysis.CHUNK", 10)
+    monkeypatch.setattr("bench.studies.masks.CHUNK", 10)
     assert np.array_equal(Overlap.of(masks).shared, whole.shared)
     assert [whole.shared[i, i] for i in range(4)] == [len(positions(mask)) for mask in masks]
 
@@ -274,7 +274,7 @@ def test_a_single_call_has_no_consecutive_one(tiny_folder, tmp_path):
 def test_bad_input_is_one_line_before_the_model_is_loaded(tiny_folder, tmp_path, monkeypatch, arguments, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a-file").write_text("")
-    monkeypatch.setattr("bench.model.load_denoiser", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("bench.diffusion.model.load_denoiser", lambda *_: pytest.fail("loaded"))
     done = run(tiny_folder, *arguments)
     assert isinstance(done.exception, UserError)
     assert says in str(done.exception) and "\n" not in str(done.exception)

@@ -5,7 +5,7 @@ import pytest
 
 from attacks._calibration import allowed, nearest_pair, threshold_below
 from attacks._exact import squared_limit
-from bench.errors import UserError
+from bench.base.errors import UserError
 
 
 def test_the_nearest_pair_is_the_first_edge():

@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.canary import TOLERANCES, Tolerance, compare, main
-from bench.errors import UserError
-from bench.record import RunRecord, Score, load_record
+from bench.base.errors import UserError
+from bench.records.record import RunRecord, Score, load_record
+from bench.records.tolerance import TOLERANCES, Tolerance, compare, main
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED = sorted((ROOT / "leaderboards/records/testbed-quick/none").glob("*.json"))

@@ -16,13 +16,15 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench import downloading, planning, registry
-from bench.catalogue import HubEntry, PicturesEntry, files_of, shipped_entries
-from bench.cli import app
-from bench.errors import UnknownName, UserError
-from bench.fetching_suite import fetch_entries, parse_local, text, wanted_entries
-from bench.runner import Run
-from bench.suite import load_suite
+from bench.assets import download as downloading
+from bench.assets.catalogue import HubEntry, PicturesEntry, files_of, shipped_entries
+from bench.base.errors import UnknownName, UserError
+from bench.cli.main import app
+from bench.registry import registry
+from bench.running import plan as planning
+from bench.running.run import Run
+from bench.suite.fetch import fetch_entries, parse_local, text, wanted_entries
+from bench.suite.suite import load_suite
 from local_site import Site, sha256
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"

@@ -4,8 +4,8 @@ import textwrap
 
 import pytest
 
-from bench import registry
-from bench.checks import check
+from bench.checks.check import check
+from bench.registry import registry
 
 HEAD = """
 import copy, random, urllib.request

@@ -14,7 +14,7 @@ def bench(*arguments, **environment):
 def test_help_and_list_are_quick_and_import_no_torch(arguments):
     code = (
         f"import sys; sys.argv = ['bench', *{arguments!r}]\n"
-        "from bench.cli import main\n"
+        "from bench.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "sys.stderr.write(str('torch' in sys.modules))"
     )

@@ -17,16 +17,16 @@ from attacks._findings import examine
 from attacks._tiles import distances
 from attacks._verification import different_pictures
 from attacks.clique_extraction import CliqueExtraction
-from bench.attack import Target
-from bench.cli import main
-from bench.errors import Unmeasurable, UserError
-from bench.leaderboard import make_pages
-from bench.measuring import target_of
-from bench.parameters import configure
-from bench.record import load_record
-from bench.runner import Run
-from bench.store import encode_png, read_picture
-from bench.suite import Prompt, Suite, load_suite
+from bench.base.errors import Unmeasurable, UserError
+from bench.base.parameters import configure
+from bench.cli.main import main
+from bench.contracts.attack import Target
+from bench.leaderboard.leaderboard import make_pages
+from bench.records.record import load_record
+from bench.running.judging import target_of
+from bench.running.run import Run
+from bench.store.store import encode_png, read_picture
+from bench.suite.suite import Prompt, Suite, load_suite
 from conftest import SIDE, SUITE, write_csv
 
 SETTINGS = {"images": 8, "clique": 4, "tiles": 4, "threshold": 0.1}

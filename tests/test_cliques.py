@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacks._cliques import _pruned, _searched, component_sizes, has_clique, k_core, maximum_clique
-from bench.errors import UserError
+from bench.base.errors import UserError
 
 
 def random_graph(nodes: int, density: float, seed: int = 0) -> np.ndarray:

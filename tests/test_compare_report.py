@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench import cli
-from bench.board import protocol
-from bench.comparing import ABSENT, Field, compare, compare_files, decimals_of, flat, shown, visible
-from bench.errors import UserError
-from bench.record import RecordedExhibit, RunRecord, Score, Thumbnail
-from bench.reporting import page, write_report
+from bench.base.errors import UserError
+from bench.cli import main as cli
+from bench.leaderboard.board import protocol
+from bench.leaderboard.comparing import ABSENT, Field, compare, compare_files, decimals_of, flat, shown, visible
+from bench.leaderboard.report import page, write_report
+from bench.records.record import RecordedExhibit, RunRecord, Score, Thumbnail
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=y>\n[/red][bold]\u202e\x1b[31m\ud800{{ 7*7 }}" + "x" * 10_000
 

@@ -7,15 +7,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import doctor, doctor_child, doctor_machine, doctor_suites
-from bench.doctor import examine
-from bench.doctor_machine import DISTRIBUTION
-from bench.doctor_report import Fact, FileFact, Gpu, Report, SuiteFact
-from bench.doctor_suites import Room
-from bench.doctor_text import COLUMNS, LINES, text
-from bench.planning import plan
-from bench.suite import load_suite
-from bench.timing import timing_file
+from bench.doctor import child as doctor_child
+from bench.doctor import examine as doctor
+from bench.doctor import machine as doctor_machine
+from bench.doctor import suites as doctor_suites
+from bench.doctor.examine import examine
+from bench.doctor.machine import DISTRIBUTION
+from bench.doctor.report import Fact, FileFact, Gpu, Report, SuiteFact
+from bench.doctor.suites import Room
+from bench.doctor.text import COLUMNS, LINES, text
+from bench.running.plan import plan
+from bench.running.timing import timing_file
+from bench.suite.suite import load_suite
 from conftest import SUITE
 
 GIB = 2**30
@@ -318,7 +321,7 @@ def test_a_stored_timing_of_none_gives_hours_and_one_of_another_protocol_does_no
 def test_images_and_evaluations_are_those_of_the_plan_of_a_run(tmp_path):
     import torch
 
-    from bench.runner import Run
+    from bench.running.run import Run
 
     for name in ("testbed-quick", "testbed"):
         told = doctor_child._asked_classes(name)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from bench.method import Method
-from bench.sampler import Denoiser, Request, sample
+from bench.contracts.method import Method
+from bench.diffusion.denoiser import Denoiser, Request, sample
 from conftest import CAPTIONS, build_tiny_pipeline
 from methods._insertion import insert_words
 from methods.cfg_delay import CfgDelay

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from bench import batch_size as trial
-from bench.batch_size import batch_size_by_trial, largest, predicted
-from bench.cli import app
-from bench.errors import UnknownName, UserError
-from bench.execution import Execution, compile_when_plain, float32_products, is_plain, parsed_batch_size, prepare
-from bench.memory import host_peak, peak_memory_mib, peak_within
-from bench.method import FitData, Method
-from bench.runner import Run
-from bench.sampler import Denoiser, sample
+from bench.base.errors import UnknownName, UserError
+from bench.cli.main import app
+from bench.contracts.method import FitData, Method
+from bench.diffusion import batch_size as trial
+from bench.diffusion.batch_size import batch_size_by_trial, largest, predicted
+from bench.diffusion.denoiser import Denoiser, sample
+from bench.diffusion.execution import Execution, compile_when_plain, float32_products, is_plain, parsed_batch_size, prepare
+from bench.diffusion.memory import host_peak, peak_memory_mib, peak_within
+from bench.running.run import Run
 from conftest import CAPTIONS, build_tiny_pipeline
 from methods.cross_attention import CrossAttention
 from methods.nemo import Nemo
@@ -241,7 +241,7 @@ def test_the_batch_size_changes_neither_id_nor_key_nor_picture_and_stands_in_the
 
 
 def test_a_batch_that_does_not_fit_is_halved_where_the_size_is_ours_to_choose(tiny_suite, tmp_path, monkeypatch):
-    from bench import generating
+    from bench.running import generating
 
     sizes = []
 
@@ -252,7 +252,7 @@ def test_a_batch_that_does_not_fit_is_halved_where_the_size_is_ours_to_choose(ti
         return real(run, keys, method, state)
 
     monkeypatch.setattr(generating, "make_batch", make_batch)
-    monkeypatch.setattr("bench.model.batch_size_by_trial", lambda *_: 5)
+    monkeypatch.setattr("bench.diffusion.model.batch_size_by_trial", lambda *_: 5)
     run = run_of(tiny_suite, tmp_path, batch_size="auto")
     run.generate({}, run.keys("memorized")[:3])
     assert sizes == [3, 3, 2, 1] or sizes == [3, 2, 1]

@@ -8,15 +8,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bench import executors, worker
-from bench.cli import app
-from bench.errors import Unmeasurable, UserError
-from bench.executors import Local, Ray
-from bench.runner import Run
-from bench.store import SampleKey, pixel_digest
-from bench.suite import Suite, load_suite
-from bench.work import planned
-from bench.worker import Spec
+from bench.base.errors import Unmeasurable, UserError
+from bench.cli.main import app
+from bench.running import executors, worker
+from bench.running.demand import planned
+from bench.running.executors import Local, Ray
+from bench.running.run import Run
+from bench.running.worker import Spec
+from bench.store.store import SampleKey, pixel_digest
+from bench.suite.suite import Suite, load_suite
 from conftest import SUITE
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ def two_workers():
 
 @pytest.fixture(autouse=True)
 def _small_units(monkeypatch):
-    monkeypatch.setattr("bench.work.IMAGES_PER_UNIT", 4)
+    monkeypatch.setattr("bench.running.demand.IMAGES_PER_UNIT", 4)
 
 
 def new_run(suite, place, method="none", executor=None, **parameters):

@@ -24,12 +24,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from bench import assets, downloading, fetching, fetching_images
-from bench.assets import Asset, BadArchive, cache_folder, locate, recall, unpack
-from bench.errors import UserError
-from bench.fetching import fetch, text
-from bench.fetching_crew import alone
-from bench.fetching_images import fetch_images, images_text, read_images
+from bench.assets import asset as assets
+from bench.assets import download as downloading
+from bench.assets import fetch as fetching
+from bench.assets import links as fetching_images
+from bench.assets.asset import Asset, BadArchive, cache_folder, locate, recall, unpack
+from bench.assets.crew import alone
+from bench.assets.fetch import fetch, text
+from bench.assets.links import fetch_images, images_text, read_images
+from bench.base.errors import UserError
 from local_site import Site, sha256
 
 BODY = random.Random(0).randbytes(300_000)
@@ -606,9 +609,9 @@ SCRIPT = """
 import signal
 import sys
 from pathlib import Path
-from bench.assets import Asset
-from bench.fetching import fetch
-from bench.fetching_images import fetch_images
+from bench.assets.asset import Asset
+from bench.assets.fetch import fetch
+from bench.assets.links import fetch_images
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have it ignored
 folder, *urls = sys.argv[1:]
 try:

@@ -9,19 +9,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench import real_pictures
-from bench.board import columns_of, make_boards
-from bench.cells import heading
-from bench.cli import app
-from bench.digests import path_digest
-from bench.errors import Unmeasurable, UserError
-from bench.extractors import CleanFeatures
-from bench.frechet import frechet_distance, moments, read_statistics
-from bench.parameters import configure
-from bench.real_pictures import centre_square, decoded, feature_blocks, pictures_in, statistics_of
-from bench.registry import find
-from bench.runner import Run
-from bench.suite import load_suite
+from bench.base.digests import path_digest
+from bench.base.errors import Unmeasurable, UserError
+from bench.base.parameters import configure
+from bench.cli.main import app
+from bench.features import real_pictures
+from bench.features.networks import CleanFeatures
+from bench.features.real_pictures import centre_square, decoded, feature_blocks, pictures_in, statistics_of
+from bench.leaderboard.board import columns_of, make_boards
+from bench.leaderboard.cells import heading
+from bench.registry.registry import find
+from bench.running.run import Run
+from bench.statistics.frechet import frechet_distance, moments, read_statistics
+from bench.suite.suite import load_suite
 from metrics.kid import discrepancies
 
 CPU = torch.device("cpu")

@@ -16,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from bench import finetune_loop
-from bench.cli import main
-from bench.errors import UserError
-from bench.finetune import prepare, train
-from bench.finetune_data import Order, choose_duplicated, encoded_once, fitted_picture, read_pairs, training_list
-from bench.finetune_experiment import PUBLISHED, Protocol, paper_threshold, table, write_suite
-from bench.finetune_loop import Learner, Training
-from bench.store import encode_png
-from bench.suite import load_suite
+from bench.base.errors import UserError
+from bench.cli.main import main
+from bench.store.store import encode_png
+from bench.studies.finetune import loop as finetune_loop
+from bench.studies.finetune.data import Order, choose_duplicated, encoded_once, fitted_picture, read_pairs, training_list
+from bench.studies.finetune.experiment import PUBLISHED, Protocol, paper_threshold, table, write_suite
+from bench.studies.finetune.loop import Learner, Training
+from bench.studies.finetune.train import prepare, train
+from bench.suite.suite import load_suite
 from conftest import SIDE, build_tiny_pipeline, write_csv
 
 CPU = torch.device("cpu")

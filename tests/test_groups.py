@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from bench import stats, submitting
-from bench.board import COLUMNS, columns_of, make_boards
-from bench.grouped import FEW, grouped
-from bench.markdown import markdown
-from bench.measuring import FEW_GROUPS, as_score
-from bench.metric import PerImage
-from bench.page import html
-from bench.record import RunRecord, Score, content_digest, load_record
-from bench.runner import Run
-from bench.submitting import submit
-from bench.suite import Prompt, load_suite
-from bench.tables import as_csv, as_json
-from bench.verifying import verify
+from bench.contracts.metric import PerImage
+from bench.leaderboard.board import COLUMNS, columns_of, make_boards
+from bench.leaderboard.grouped import FEW, grouped
+from bench.leaderboard.markdown import markdown
+from bench.leaderboard.page import html
+from bench.leaderboard.tables import as_csv, as_json
+from bench.records.record import RunRecord, Score, content_digest, load_record
+from bench.running.judging import FEW_GROUPS, as_score
+from bench.running.run import Run
+from bench.statistics import intervals as stats
+from bench.submission import submit as submitting
+from bench.submission.submit import submit
+from bench.submission.verify import verify
+from bench.suite.suite import Prompt, load_suite
 from conftest import CAPTIONS, SUITE, write_csv
 
 CPU = torch.device("cpu")

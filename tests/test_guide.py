@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from typer.testing import CliRunner
 
-from bench import registry
-from bench.checks import check
-from bench.cli import app
-from bench.runner import Run
-from bench.suite import load_suite
+from bench.checks.check import check
+from bench.cli.main import app
+from bench.registry import registry
+from bench.running.run import Run
+from bench.suite.suite import load_suite
 
 GUIDE = Path("CONTRIBUTING.md").read_text(encoding="utf-8").partition("## A method in five minutes")[2].partition("\n## ")[0]
 

@@ -10,11 +10,11 @@ from html.parser import HTMLParser
 import pytest
 from test_leaderboard import record
 
-from bench.board import make_boards
-from bench.comparing import compare, shown
-from bench.leaderboard import make_pages, row_table
-from bench.record import RecordedExhibit, Score, Shown, Thumbnail, load_records
-from bench.reporting import page
+from bench.leaderboard.board import make_boards
+from bench.leaderboard.comparing import compare, shown
+from bench.leaderboard.leaderboard import make_pages, row_table
+from bench.leaderboard.report import page
+from bench.records.record import RecordedExhibit, Score, Shown, Thumbnail, load_records
 
 MARKUP = "<script>window.hacked=1</script><img src=x onerror=hacked()>\"'`</td></table></style>&amp;"
 TURNED = "a\u202eb\u2066c\u200bd\x1b[31m\x00\x07"

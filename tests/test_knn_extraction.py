@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from attacks._training_set import TrainingSet
 from attacks.knn_extraction import KnnExtraction, ratios
-from bench import registry
-from bench.checks import check
-from bench.digests import path_digest
-from bench.errors import Unmeasurable, UserError
-from bench.metric import SampleSet
-from bench.parameters import configure
-from bench.runner import Run
-from bench.store import SampleKey, SampleStore, encode_png
-from bench.suite import Prompt, Suite, load_suite
+from bench.base.digests import path_digest
+from bench.base.errors import Unmeasurable, UserError
+from bench.base.parameters import configure
+from bench.checks.check import check
+from bench.contracts.metric import SampleSet
+from bench.registry import registry
+from bench.running.run import Run
+from bench.store.store import SampleKey, SampleStore, encode_png
+from bench.suite.suite import Prompt, Suite, load_suite
 
 READINGS = [("generated", True), ("generated", False), ("train", True), ("train", False)]
 

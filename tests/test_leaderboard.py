@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from bench.board import COLUMNS, columns_of
-from bench.cells import number
-from bench.errors import UserError
-from bench.leaderboard import check_pages, make_boards, make_pages, write_pages
-from bench.record import RecordedExhibit, RunRecord, Score, Shown, Thumbnail, content_digest, load_record, load_records
+from bench.base.errors import UserError
+from bench.leaderboard.board import COLUMNS, columns_of
+from bench.leaderboard.cells import number
+from bench.leaderboard.leaderboard import check_pages, make_boards, make_pages, write_pages
+from bench.records.record import RecordedExhibit, RunRecord, Score, Shown, Thumbnail, content_digest, load_record, load_records
 
 HOSTILE = "<script>alert(1)</script>|\"'\n\u202e"
 
@@ -58,7 +58,7 @@ def test_rows_stand_by_replication_with_paired_differences(records):
 
 
 def test_pages_are_the_same_bytes_in_another_environment(records, tmp_path):
-    code = f"from bench.leaderboard import *; from pathlib import Path; write_pages(make_pages(Path({str(records)!r}))[0], Path({str(tmp_path / 'other')!r}))"
+    code = f"from bench.leaderboard.leaderboard import *; from pathlib import Path; write_pages(make_pages(Path({str(records)!r}))[0], Path({str(tmp_path / 'other')!r}))"
     environment = os.environ | {"PYTHONHASHSEED": "77", "LC_ALL": "C", "TZ": "Asia/Tokyo"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     pages = make_pages(records)[0]

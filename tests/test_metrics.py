@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.errors import UserError
-from bench.extractors import PROFILES, CleanFeatures, CopyDescriptor, OpenClip, preprocess
-from bench.registry import find
+from bench.base.errors import UserError
+from bench.features.networks import PROFILES, CleanFeatures, CopyDescriptor, OpenClip, preprocess
+from bench.registry.registry import find
 from metrics.sscd import mean_pairwise_similarity, reduce_references
 
 
@@ -100,7 +100,7 @@ def test_clean_features_equal_clean_fid_on_an_inception_shaped_file(tmp_path):
 
 
 def test_walltime_is_the_method_over_none():
-    from bench.metric import Timing
+    from bench.contracts.metric import Timing
 
     class Stopwatch:
         fit_seconds, fit_rows = 3.0, 40
@@ -123,7 +123,7 @@ def test_a_truncated_scorer_is_one_clear_line(tiny_folder, tmp_path):
 
 
 def test_png_round_trip_keeps_pixels():
-    from bench.store import decode_png, encode_png
+    from bench.store.store import decode_png, encode_png
 
     picture = random_picture(5)
     assert np.array_equal(decode_png(encode_png(picture)), picture)

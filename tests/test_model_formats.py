@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench.errors import UserError
-from bench.method import FitData, Method
-from bench.model import load_denoiser, load_pipeline, stored_as
-from bench.model_files import part_variants, read_header
-from bench.sampler import Denoiser, sample
-from bench.suite import load_suite
-from bench.suite_settings import LATER
-from bench.tiny import tiny_tokenizer
+from bench.base.errors import UserError
+from bench.contracts.method import FitData, Method
+from bench.diffusion.denoiser import Denoiser, sample
+from bench.diffusion.model import load_denoiser, load_pipeline, stored_as
+from bench.diffusion.weight_files import part_variants, read_header
+from bench.suite.settings import LATER
+from bench.suite.suite import load_suite
+from bench.testbed.tiny import tiny_tokenizer
 from conftest import CAPTIONS, SUITE, build_tiny_pipeline
 from methods._nemo_layers import RowMasks, value_layers
 from methods._nemo_probe import Detection, Probe

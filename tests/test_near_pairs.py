@@ -17,7 +17,7 @@ from attacks._blocks import Blocks, block_sums, candidates, coarse_sums, exclude
 from attacks._exact import normalised, squared_distances, squared_limit
 from attacks._near_pairs import near_pairs, triangle
 from attacks._tiles import distances, paired_distances, tile_distances, tile_elements
-from bench.errors import UserError
+from bench.base.errors import UserError
 
 ENGINES = ["products", "filter", "auto"]
 KINDS = ["random", "copies", "duplicates", "bright tile", "logo", "flat", "groups"]

@@ -13,9 +13,9 @@ from published_nemo import Published, collected_activations, neurons_of
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as torchmetrics_ms_ssim
 from torchmetrics.functional.image import structural_similarity_index_measure as torchmetrics_ssim
 
-from bench.errors import UserError
-from bench.method import FitData, Method
-from bench.sampler import Denoiser, sample
+from bench.base.errors import UserError
+from bench.contracts.method import FitData, Method
+from bench.diffusion.denoiser import Denoiser, sample
 from conftest import CAPTIONS, build_tiny_pipeline
 from methods._nemo_layers import RowMasks, mean_activations, value_layers
 from methods._nemo_search import Scores, Sweep, initial_selection, refined, selected

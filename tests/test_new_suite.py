@@ -18,16 +18,16 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench.errors import UserError, one_line
-from bench.new_suite import CannotCreate, new_suite, text
-from bench.new_suite_given import Given, ask, parse_parts
-from bench.new_suite_prompts import PromptChecks, Row, split
-from bench.new_suite_table import SuiteDraft
-from bench.new_suite_toml import toml_value
-from bench.planning import plan
-from bench.runner import Run
-from bench.suite import load_suite
-from bench.suite_settings import SuiteSettings
+from bench.base.errors import UserError, one_line
+from bench.new_suite.draft import SuiteDraft
+from bench.new_suite.given import Given, ask, parse_parts
+from bench.new_suite.new_suite import CannotCreate, new_suite, text
+from bench.new_suite.prompts import PromptChecks, Row, split
+from bench.new_suite.toml_file import toml_value
+from bench.running.plan import plan
+from bench.running.run import Run
+from bench.suite.settings import SuiteSettings
+from bench.suite.suite import load_suite
 from conftest import CAPTIONS, write_csv
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -194,7 +194,7 @@ def test_ctrl_c_does_not_wait_for_all_pictures(monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bench.new_suite_prompts._undecodable", slowly)
+    monkeypatch.setattr("bench.new_suite.prompts._undecodable", slowly)
     with pytest.raises(KeyboardInterrupt):
         list(PromptChecks(Given(), [], [])._decoded([Path(f"{i}.png") for i in range(1000)], interrupted))
     assert len(decoded) < 500
@@ -255,7 +255,7 @@ def test_single_parts_become_one_folder_that_diffusers_loads(given, desk):
         parts[part] = (desk / "model" / part).rename(desk / f"my {part}")
     (desk / "model" / "model_index.json").unlink()
     new_suite(replace(given, model=None, parts=parts))
-    from bench.model import load_pipeline
+    from bench.diffusion.model import load_pipeline
 
     suite = load_suite(str(given.out))
     assert load_pipeline(suite, torch.device("cpu")).unet.config.sample_size == 8
@@ -266,7 +266,7 @@ def test_single_parts_become_one_folder_that_diffusers_loads(given, desk):
 
 
 def test_a_statistics_file_that_names_its_network_is_believed_and_checked(given, desk, tiny_folder):
-    from bench.digests import path_digest
+    from bench.base.digests import path_digest
 
     full = scored(replace(given, statistics=None), tiny_folder)
     digest = path_digest(full.inception)[:12]
@@ -297,7 +297,7 @@ def test_a_failure_while_writing_takes_everything_back(given, desk, monkeypatch)
     def broken(name):
         raise UserError("cannot be loaded")
 
-    monkeypatch.setattr("bench.new_suite.load_suite", broken)
+    monkeypatch.setattr("bench.new_suite.new_suite.load_suite", broken)
     with pytest.raises(UserError, match="cannot be loaded"):
         new_suite(given, force=True)
     assert everything(desk) == before

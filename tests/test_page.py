@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.board import COLUMNS, Board, Row, columns_of, make_boards
-from bench.charts import bars, groups, looks, place_labels, scatters, step_line, ticks
-from bench.glance import CLEARLY_BETTER, CLEARLY_WORSE, NO_INTERVAL, NO_REFERENCE, NOT_CLEARLY_BETTER, glance, no_extra, no_fitting, verdict
-from bench.page import html, picture, plain, short
-from bench.record import RecordedExhibit, RunRecord, Score, Shown, Thumbnail
+from bench.leaderboard.board import COLUMNS, Board, Row, columns_of, make_boards
+from bench.leaderboard.charts import bars, groups, looks, place_labels, scatters, step_line, ticks
+from bench.leaderboard.glance import CLEARLY_BETTER, CLEARLY_WORSE, NO_INTERVAL, NO_REFERENCE, NOT_CLEARLY_BETTER, glance, no_extra, no_fitting, verdict
+from bench.leaderboard.page import html, picture, plain, short
+from bench.records.record import RecordedExhibit, RunRecord, Score, Shown, Thumbnail
 
 HOSTILE = "</script></style><script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"' onmouseover='window.hacked=1' \n|\u202e\u200bevil"
 VOID = {"meta", "input", "img", "br", "wbr", "link", "hr"}

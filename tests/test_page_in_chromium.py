@@ -5,9 +5,9 @@ import shutil
 import pytest
 from test_page import HOSTILE, hostile_board, record
 
-from bench.board import Board, Row, make_boards
-from bench.page import html
-from bench.record import RecordedExhibit, Thumbnail
+from bench.leaderboard.board import Board, Row, make_boards
+from bench.leaderboard.page import html
+from bench.records.record import RecordedExhibit, Thumbnail
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

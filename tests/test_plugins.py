@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import plugins, registry
-from bench.errors import UserError
-from bench.listing import list_names, listing_text, show_text
-from bench.probe import probe
-from bench.record import load_records
-from bench.runner import Run
-from bench.suite import load_suite
+from bench.base.errors import UserError
+from bench.records.record import load_records
+from bench.registry import plugins, registry
+from bench.registry.listing import list_names, listing_text, show_text
+from bench.registry.probe import probe
+from bench.running.run import Run
+from bench.suite.suite import load_suite
 
 EXAMPLE = Path(__file__).parent / "plugin_package"
 METHOD = "from bench import Method\n\nclass {name}(Method):\n    '''{doc}'''\n"
@@ -70,7 +70,7 @@ def site(tmp_path, monkeypatch):
 
 def command(monkeypatch, capsys, *arguments):
     """`bench ...` in this process: exit code, standard output, standard error."""
-    from bench.cli import main
+    from bench.cli.main import main
 
     monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
     with pytest.raises(SystemExit) as done:
@@ -104,7 +104,7 @@ def test_an_installed_package_is_listed_and_its_broken_method_says_why(site):
 def test_listing_with_plug_ins_imports_neither_them_nor_torch(site):
     site.install_example()
     for arguments, shows in (["--help"], "leaderboard"), (["list", "--json"], "milder"):
-        code = f"import sys; sys.path.insert(0, {str(site.folder)!r}); sys.argv = ['bench', *{arguments!r}]\nfrom bench.cli import main\n"
+        code = f"import sys; sys.path.insert(0, {str(site.folder)!r}); sys.argv = ['bench', *{arguments!r}]\nfrom bench.cli.main import main\n"
         code += "try:\n    main()\nexcept SystemExit:\n    pass\n"
         code += "sys.stderr.write(str([name for name in ('torch', 'bench_plugin_example') if name in sys.modules]))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.errors import UserError
-from bench.published import COLUMNS, Published, load_published, markdown
+from bench.base.errors import UserError
+from bench.leaderboard.published import COLUMNS, Published, load_published, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "leaderboards/published.csv"

@@ -1,8 +1,8 @@
 import pytest
 
-from bench import registry
-from bench.errors import UserError
-from bench.parameters import parse_assignments
+from bench.base.errors import UserError
+from bench.base.parameters import parse_assignments
+from bench.registry import registry
 
 
 def write(tmp_path, text):
@@ -56,8 +56,8 @@ def test_the_method_in_the_readme_works_and_is_none_when_neutral(tmp_path, denoi
 
     import torch
 
-    from bench.method import Method
-    from bench.sampler import sample
+    from bench.contracts.method import Method
+    from bench.diffusion.denoiser import sample
 
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n# (milder\.py)\n(.*?)```", readme, re.DOTALL)

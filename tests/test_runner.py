@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from bench import planning
-from bench.errors import UserError
-from bench.method import Method
-from bench.parameters import parse_assignments
-from bench.record import load_record
-from bench.runner import Run
-from bench.sampler import sample
-from bench.suite import Suite, load_suite
-from bench.timing import time_against_none
+from bench.base.errors import UserError
+from bench.base.parameters import parse_assignments
+from bench.contracts.method import Method
+from bench.diffusion.denoiser import sample
+from bench.records.record import load_record
+from bench.running import plan as planning
+from bench.running.run import Run
+from bench.running.timing import time_against_none
+from bench.suite.suite import Suite, load_suite
 
 CPU = torch.device("cpu")
 
@@ -51,7 +51,7 @@ def test_a_record_never_holds_nan(tiny_suite, tmp_path):
 def test_the_second_run_generates_nothing_and_needs_no_model(tiny_suite, tmp_path, monkeypatch):
     first = new_run(tiny_suite, tmp_path).execute()
     first.path(tmp_path / "records").unlink()
-    monkeypatch.setattr("bench.runner.load_denoiser", lambda *_: pytest.fail("the model was loaded again"))
+    monkeypatch.setattr("bench.running.run.load_denoiser", lambda *_: pytest.fail("the model was loaded again"))
     second = new_run(tiny_suite, tmp_path).execute()
     assert second.scores == first.scores and second.cost == first.cost
 
@@ -63,7 +63,7 @@ def test_wanda_with_sparsity_zero_is_bit_identical_to_none(tiny_suite, tmp_path)
 
 
 def test_a_run_samples_with_its_method_attached(tiny_suite, tmp_path):
-    from bench.sampler import sample
+    from bench.diffusion.denoiser import sample
 
     none, pruned = new_run(tiny_suite, tmp_path), new_run(tiny_suite, tmp_path, "wanda", sparsity=0.5)
     none.execute(), pruned.execute()
@@ -232,8 +232,8 @@ def test_ctrl_c_leaves_a_partial_record_and_says_how_to_go_on(tiny_folder, tmp_p
 
 def test_scores_of_a_run_equal_scores_from_its_pictures(tiny_suite, tmp_path):
     """The number in the record, recomputed the slow way from the stored pictures."""
-    from bench.extractors import CopyDescriptor
-    from bench.store import decode_png
+    from bench.features.networks import CopyDescriptor
+    from bench.store.store import decode_png
 
     run = new_run(tiny_suite, tmp_path)
     record = run.execute()
@@ -250,7 +250,7 @@ def test_scores_of_a_run_equal_scores_from_its_pictures(tiny_suite, tmp_path):
 
 
 def test_alignment_in_a_record_is_of_each_picture_with_its_own_prompt(tiny_suite, tmp_path):
-    from bench.extractors import OpenClip
+    from bench.features.networks import OpenClip
 
     run = new_run(tiny_suite, tmp_path)
     record = run.execute()
@@ -300,7 +300,7 @@ def test_what_a_method_costs_is_timed_on_prompts_from_the_whole_list(tiny_suite,
 
     run = new_run(tiny_suite, tmp_path)
     seen = []
-    monkeypatch.setattr("bench.timing.timed", lambda run, batch, state, mitigated: (seen.append([key.prompt for key in batch]), (1.0, 1))[1])
+    monkeypatch.setattr("bench.running.timing.timed", lambda run, batch, state, mitigated: (seen.append([key.prompt for key in batch]), (1.0, 1))[1])
     timing = time_against_none(run, {}, Metrics.rounds, Metrics.images)
     prompts = [prompt.text for prompt in tiny_suite.prompts("memorized")]
     assert timing.images == 8 and seen[-1] == seen[-2], "with the method and without on the same batch"

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.errors import UserError
-from bench.method import Method
-from bench.sampler import Denoiser, sample
+from bench.base.errors import UserError
+from bench.contracts.method import Method
+from bench.diffusion.denoiser import Denoiser, sample
 from conftest import CAPTIONS, build_tiny_pipeline
 
 SEEDS = [11, 12, 13]

@@ -13,8 +13,8 @@ import pytest
 import torch
 from benchmarks.sd_size import METHODS, build, build_pipeline, run_method
 
-from bench.model import load_denoiser, stored_as
-from bench.suite import load_suite
+from bench.diffusion.model import load_denoiser, stored_as
+from bench.suite.suite import load_suite
 from methods._nemo_layers import value_layers
 from methods.wanda import feed_forward_outputs
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench.errors import Unmeasurable, UserError
-from bench.measuring import as_score, together
-from bench.metric import PerImage, PerSet
-from bench.runner import Run
-from bench.store import pixel_digest
-from bench.suite import Prompt, Suite, load_suite
+from bench.base.errors import Unmeasurable, UserError
+from bench.contracts.metric import PerImage, PerSet
+from bench.running.judging import as_score, together
+from bench.running.run import Run
+from bench.store.store import pixel_digest
+from bench.suite.suite import Prompt, Suite, load_suite
 
 CPU = torch.device("cpu")
 

@@ -9,14 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import stats
-from bench.errors import Unmeasurable
-from bench.extractors import CopyDescriptor
-from bench.measuring import as_score, together
-from bench.metric import Evaluation, PerImage, SampleSet
-from bench.registry import entries, find
-from bench.store import SampleStore, decode_png, encode_png
-from bench.suite import load_suite
+from bench.base.errors import Unmeasurable
+from bench.contracts.metric import Evaluation, PerImage, SampleSet
+from bench.features.networks import CopyDescriptor
+from bench.registry.registry import entries, find
+from bench.running.judging import as_score, together
+from bench.statistics import intervals as stats
+from bench.store.store import SampleStore, decode_png, encode_png
+from bench.suite.suite import load_suite
 from conftest import CAPTIONS, SUITE, write_csv
 from metrics._sscd_paper import PaperSscd, by_image, by_prompt, pair_medians
 from metrics.sscd_dcr23 import background, top1

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
-from bench.stats import RESAMPLES, clopper_pearson, cluster_bootstrap, paired_difference, paired_differences, pareto_front, proportion_interval
+from bench.statistics.intervals import RESAMPLES, clopper_pearson, cluster_bootstrap, paired_difference, paired_differences, pareto_front, proportion_interval
 
 
 def slow_interval(per_prompt, statistic):

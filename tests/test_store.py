@@ -10,9 +10,9 @@ from fsspec.registry import known_implementations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.errors import UserError
-from bench.store import SampleKey, SampleStore, pixel_digest
-from bench.store_files import BehindUrl
+from bench.base.errors import UserError
+from bench.store.folders import BehindUrl
+from bench.store.store import SampleKey, SampleStore, pixel_digest
 
 NUMBERS = count()
 
@@ -104,7 +104,7 @@ def test_a_changed_picture_does_not_match_its_hash(tmp_path):
     table["png"][1] = table["png"][0]
     import pyarrow as pa
 
-    from bench.store import SCHEMA
+    from bench.store.store import SCHEMA
 
     pq.write_table(pa.table(table, schema=SCHEMA), store.shards()[0])
     with pytest.raises(UserError, match="row 1 does not match its sha256"):

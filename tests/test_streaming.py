@@ -9,16 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from bench.attack import Attack
-from bench.errors import UserError
-from bench.keeping import keep_images_of
-from bench.metric import Metric, PerSet
-from bench.planning import plan
-from bench.runner import Run
-from bench.store import decode_png, pixel_digest
-from bench.submitting import submit
-from bench.suite import load_suite
-from bench.verifying import verify
+from bench.base.errors import UserError
+from bench.contracts.attack import Attack
+from bench.contracts.metric import Metric, PerSet
+from bench.running.images import keep_images_of
+from bench.running.plan import plan
+from bench.running.run import Run
+from bench.store.store import decode_png, pixel_digest
+from bench.submission.submit import submit
+from bench.submission.verify import verify
+from bench.suite.suite import load_suite
 from conftest import SUITE
 
 CPU = torch.device("cpu")
@@ -113,7 +113,7 @@ def test_features_are_there_as_soon_as_the_pictures_and_are_those_made_later(sui
 
 
 def test_every_network_is_loaded_once_a_run(suite, tmp_path, monkeypatch):
-    import bench.extractors as extractors
+    import bench.features.networks as extractors
 
     loads = Counter()
 
@@ -122,7 +122,7 @@ def test_every_network_is_loaded_once_a_run(suite, tmp_path, monkeypatch):
         return load(path, device)
 
     monkeypatch.setattr(extractors, "load_torchscript", counted)
-    monkeypatch.setattr("bench.work.IMAGES_PER_UNIT", 4)
+    monkeypatch.setattr("bench.running.demand.IMAGES_PER_UNIT", 4)
     resolve(suite, tmp_path).execute()
     assert set(loads.values()) == {1}
 
@@ -143,9 +143,9 @@ def test_without_pictures_every_number_and_digest_is_the_same(whole, bare, suite
 
 
 def test_a_sample_keeps_the_first_images_of_each_role_and_those_that_records_show(suite, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.keeping.SAMPLE", 1)
-    monkeypatch.setattr("bench.evidence.PROMPTS", 2)
-    monkeypatch.setattr("bench.evidence.THUMBNAILS", 2)
+    monkeypatch.setattr("bench.running.images.SAMPLE", 1)
+    monkeypatch.setattr("bench.running.evidence.PROMPTS", 2)
+    monkeypatch.setattr("bench.running.evidence.THUMBNAILS", 2)
     run = resolve(suite, tmp_path, "sample")
     record = run.execute()
     memorized, clean = run.samples("memorized").keys, run.samples("clean").keys
@@ -205,7 +205,7 @@ def test_a_new_extractor_makes_dropped_images_again_and_drops_them_again(suite, 
 
 
 def test_an_extractor_that_breaks_keeps_the_pictures_and_costs_only_its_metric(suite, tmp_path, monkeypatch):
-    from bench.extractors import CleanFeatures
+    from bench.features.networks import CleanFeatures
 
     tried = []
 
@@ -214,7 +214,7 @@ def test_an_extractor_that_breaks_keeps_the_pictures_and_costs_only_its_metric(s
         raise RuntimeError("out of order")
 
     monkeypatch.setattr(CleanFeatures, "__call__", breaks)
-    monkeypatch.setattr("bench.work.IMAGES_PER_UNIT", 4)
+    monkeypatch.setattr("bench.running.demand.IMAGES_PER_UNIT", 4)
     run = resolve(suite, tmp_path, "none")
     with pytest.raises(RuntimeError, match="out of order"):
         run.execute()
@@ -225,7 +225,7 @@ def test_an_extractor_that_breaks_keeps_the_pictures_and_costs_only_its_metric(s
 
 
 def test_ctrl_c_while_features_are_made_loses_no_picture(suite, tmp_path, monkeypatch):
-    from bench.extractors import CopyDescriptor
+    from bench.features.networks import CopyDescriptor
 
     def interrupted(self, pictures):
         raise KeyboardInterrupt

@@ -11,16 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import stats, submitting
-from bench.errors import UserError
-from bench.parameters import configure
-from bench.record import content_digest, load_record
-from bench.registry import find
-from bench.runner import Run
-from bench.stats import clopper_pearson
-from bench.store import SampleStore, encode_png
-from bench.submitting import BYTES, differences, submit, text
-from bench.suite import load_suite
+from bench.base.errors import UserError
+from bench.base.parameters import configure
+from bench.records.record import content_digest, load_record
+from bench.registry.registry import find
+from bench.running.run import Run
+from bench.statistics import intervals as stats
+from bench.statistics.intervals import clopper_pearson
+from bench.store.store import SampleStore, encode_png
+from bench.submission import submit as submitting
+from bench.submission.submit import BYTES, differences, submit, text
+from bench.suite.suite import load_suite
 from conftest import SUITE
 
 CPU = torch.device("cpu")
@@ -577,10 +578,10 @@ def test_a_huge_file_is_not_read(suite, tmp_path):
 @pytest.mark.parametrize("images", [1, 3, 4])
 def test_intervals_can_be_made_again_from_written_decimals(images):
     """Also of shares in thirds, whose means tie with each other only before they are rounded: the bootstrap counts ties."""
-    from bench.measuring import as_score
-    from bench.metric import PerImage
-    from bench.submitted_scores import _intervals_of, _near
-    from bench.suite import Prompt
+    from bench.contracts.metric import PerImage
+    from bench.running.judging import as_score
+    from bench.submission.scores import _intervals_of, _near
+    from bench.suite.suite import Prompt
 
     random = np.random.default_rng(images)
     prompts = [Prompt(str(i), str(i), "", ()) for i in range(18)]

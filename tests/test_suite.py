@@ -1,7 +1,7 @@
 import pytest
 
-from bench.errors import UserError
-from bench.suite import load_suite
+from bench.base.errors import UserError
+from bench.suite.suite import load_suite
 from conftest import SUITE, write_csv
 
 
@@ -32,7 +32,7 @@ def test_the_fingerprint_follows_the_protocol_and_the_files_but_not_the_descript
 
 
 def test_the_fingerprint_sees_a_changed_reference_picture(tiny_folder, tiny_suite):
-    from bench.store import decode_png, encode_png
+    from bench.store.store import decode_png, encode_png
 
     picture = tiny_folder / "reference-3.png"
     original, before = picture.read_bytes(), tiny_suite.fingerprint

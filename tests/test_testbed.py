@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.digests import path_digest
-from bench.registry import suites
-from bench.suite import load_suite
+from bench.base.digests import path_digest
+from bench.registry.registry import suites
+from bench.suite.suite import load_suite
 from bench.testbed.bundle import ACCEPTANCE, BUNDLE, info_text, read_manifest
 from bench.testbed.captions import CLEAN_TEMPLATES, JOINTS
 from bench.testbed.plan import PLANS
@@ -182,7 +182,7 @@ def test_the_bundle_loads_as_an_ordinary_stable_diffusion_pipeline():
 
 def test_references_are_the_pictures_the_model_was_trained_on():
     """Rendered anew from the seed; a newer renderer may move a pixel at an edge by a little."""
-    from bench.store import decode_png
+    from bench.store.store import decode_png
 
     plan = PLANS["cpu"]
     for canary in canary_scenes(plan.seed, plan.levels)[::11]:

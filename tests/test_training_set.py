@@ -14,8 +14,8 @@ from attacks import _nearest
 from attacks._exact import squared_limit
 from attacks._nearest import FAR, distances_of_pairs, nearest, within
 from attacks._training_set import TrainingSet
-from bench.errors import UserError
-from bench.store import SampleKey, SampleStore, encode_png
+from bench.base.errors import UserError
+from bench.store.store import SampleKey, SampleStore, encode_png
 
 SIDE = 8
 

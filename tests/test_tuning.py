@@ -6,17 +6,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bench.attack import Attack, edited_weights
-from bench.checks import first_difference, snapshot
-from bench.cli import app
-from bench.errors import UserError
-from bench.measuring import target_of
-from bench.method import FitData
-from bench.runner import Run
-from bench.sampler import Denoiser
-from bench.suite import Suite
-from bench.tiny import build_tiny_pipeline
-from bench.tuning import Setting, choose, load_tuning, parse_grid, tune, tuned_parameters, tuning_suites
+from bench.base.errors import UserError
+from bench.checks.check import first_difference, snapshot
+from bench.cli.main import app
+from bench.contracts.attack import Attack, edited_weights
+from bench.contracts.method import FitData
+from bench.diffusion.denoiser import Denoiser
+from bench.running.judging import target_of
+from bench.running.run import Run
+from bench.studies.tuning import Setting, choose, load_tuning, parse_grid, tune, tuned_parameters, tuning_suites
+from bench.suite.suite import Suite
+from bench.testbed.tiny import build_tiny_pipeline
 from conftest import CAPTIONS
 from methods.cross_attention import CrossAttention
 from methods.wanda import Wanda

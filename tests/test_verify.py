@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from bench import records_cli
-from bench.errors import UserError
-from bench.metric import PerImage
-from bench.record import RunRecord, load_record
-from bench.runner import Run
-from bench.sampler import Denoiser
-from bench.submitted_scores import FREE, _intervals_of
-from bench.suite import Prompt, load_suite
-from bench.verified import Compared, Verification, text
-from bench.verifying import SAME, _drawn, _of_score, verify
+from bench.base.errors import UserError
+from bench.cli import records as records_cli
+from bench.contracts.metric import PerImage
+from bench.diffusion.denoiser import Denoiser
+from bench.records.record import RunRecord, load_record
+from bench.running.run import Run
+from bench.submission.scores import FREE, _intervals_of
+from bench.submission.verdict import Compared, Verification, text
+from bench.submission.verify import SAME, _drawn, _of_score, verify
+from bench.suite.suite import Prompt, load_suite
 from conftest import SUITE
 
 CPU = torch.device("cpu")
@@ -307,7 +307,7 @@ def test_the_command_draws_by_a_seed_that_nobody_knows_and_tells_it(records, sui
         seeds.append(seed)
         return Verification("identical", seed, {"memorized": ("p2",)}, 1, 1, 1, (), (), ("fid",))
 
-    monkeypatch.setattr("bench.verifying.verify", verified)
+    monkeypatch.setattr("bench.submission.verify.verify", verified)
     for given in (None, None, 3):
         records_cli.verify(records["none"].path(tmp_path), 1, given, str(suite.file), None, None, "cpu", True)
         told = json.loads(capsys.readouterr().out)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from bench.method import FitData
-from bench.sampler import Denoiser, classifier_free_guidance, trajectory
+from bench.contracts.method import FitData
+from bench.diffusion.denoiser import Denoiser, classifier_free_guidance, trajectory
 from conftest import CAPTIONS, build_tiny_pipeline
 from methods.wanda import Wanda, feed_forward_outputs
 

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from bench.method import FitData, Method
-from bench.sampler import Denoiser, Request, sample
+from bench.contracts.method import FitData, Method
+from bench.diffusion.denoiser import Denoiser, Request, sample
 from conftest import CAPTIONS, build_tiny_pipeline
 from methods.wen import Wen
 

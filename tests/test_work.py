@@ -13,17 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from bench.cli import app
-from bench.errors import UserError
-from bench.extractors import CleanFeatures, CopyDescriptor, OpenClip
-from bench.method import Method
-from bench.metric import in_whole_batches
-from bench.model import load_denoiser
-from bench.record import load_record
-from bench.runner import Run
-from bench.store import SampleKey
-from bench.suite import load_suite
-from bench.work import Shard, Work, cut, make_shard, planned, to_sample
+from bench.base.errors import UserError
+from bench.cli.main import app
+from bench.contracts.method import Method
+from bench.contracts.metric import in_whole_batches
+from bench.diffusion.model import load_denoiser
+from bench.features.networks import CleanFeatures, CopyDescriptor, OpenClip
+from bench.records.record import load_record
+from bench.running.demand import Shard, Work, cut, make_shard, planned, to_sample
+from bench.running.run import Run
+from bench.store.store import SampleKey
+from bench.suite.suite import load_suite
 from conftest import SUITE
 
 CPU = torch.device("cpu")
@@ -45,8 +45,8 @@ def _one_model(tiny_folder):
     """Loaded once for all runs of this module."""
     denoiser = load_denoiser(load_suite(str(tiny_folder / "tiny.toml")), CPU)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.runner.load_denoiser", lambda *_, **__: denoiser)
-        patch.setattr("bench.work.IMAGES_PER_UNIT", 8)
+        patch.setattr("bench.running.run.load_denoiser", lambda *_, **__: denoiser)
+        patch.setattr("bench.running.demand.IMAGES_PER_UNIT", 8)
         yield
 
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from bench.extractors import CopyDescriptor, OpenClip
-from bench.method import Method
-from bench.model import load_denoiser
-from bench.sampler import Denoiser, sample
-from bench.store import read_picture
-from bench.suite import Suite, load_suite
+from bench.contracts.method import Method
+from bench.diffusion.denoiser import Denoiser, sample
+from bench.diffusion.model import load_denoiser
+from bench.features.networks import CopyDescriptor, OpenClip
+from bench.store.store import read_picture
+from bench.suite.suite import Suite, load_suite
 from bench.testbed.autoencoder import reconstruction_psnr
 from bench.testbed.bundle import read_manifest, write_manifest
 from bench.testbed.scenes import clean_scene, render

@@ -22,12 +22,12 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
-from bench.atomic import write_atomically
-from bench.digests import digest_of, path_digest
-from bench.errors import UserError
-from bench.extractors import CleanFeatures
-from bench.record import PACKAGES, package_version
-from bench.store import encode_png
+from bench.base.digests import digest_of, path_digest
+from bench.base.errors import UserError
+from bench.base.files import write_atomically
+from bench.features.networks import CleanFeatures
+from bench.records.record import PACKAGES, package_version
+from bench.store.store import encode_png
 from bench.testbed.autoencoder import autoencoder_job, decoder_job, latent_scale, reconstruction_psnr
 from bench.testbed.bundle import write_manifest
 from bench.testbed.captions import train_tokenizer

@@ -14,8 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.atomic import write_atomically
-from bench.errors import UserError, one_line
+from bench.base.errors import UserError, one_line
+from bench.base.files import write_atomically
 
 BUNDLE = Path(__file__).parent / "bundle"
 

@@ -19,10 +19,10 @@ from attacks._findings import examine
 from attacks._tiles import tile_elements
 from attacks._verification import References
 from attacks.clique_extraction import CliqueExtraction
-from bench.parameters import configure
-from bench.progress import reporter
-from bench.runner import Run
-from bench.suite import Suite, load_suite
+from bench.base.parameters import configure
+from bench.base.progress import reporter
+from bench.running.run import Run
+from bench.suite.suite import Suite, load_suite
 
 SIZES = (3, 4, 5, 6, 8, 10)
 

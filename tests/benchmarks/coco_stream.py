@@ -2,7 +2,7 @@
 
     python tests/benchmarks/coco_stream.py [--images 30000] [--steps 1] [--keep-images none]
 
-The tiny pipeline of `bench.tiny` makes one image for each of so many prompts, and FID is measured on all of them. One process is killed (SIGKILL) half
+The tiny pipeline of `bench.testbed.tiny` makes one image for each of so many prompts, and FID is measured on all of them. One process is killed (SIGKILL) half
 way, a second goes on; `SUBSET` images on both sides of the kill are made again without interruption, and their features must be the same bit for bit.
 Memory is what the process has resident after every 5,000 images, less what it had when model and scorers were loaded and the first unit was stored.
 """
@@ -26,12 +26,12 @@ import numpy as np
 import psutil
 import torch
 
-from bench.evidence import THUMBNAILS
-from bench.keeping import keep_images_of
-from bench.runner import Run
-from bench.store import SampleKey
-from bench.suite import load_suite
-from bench.tiny import CAPTIONS, SUITE, build_tiny_suite, write_csv
+from bench.running.evidence import THUMBNAILS
+from bench.running.images import keep_images_of
+from bench.running.run import Run
+from bench.store.store import SampleKey
+from bench.suite.suite import load_suite
+from bench.testbed.tiny import CAPTIONS, SUITE, build_tiny_suite, write_csv
 
 SUBSET = 1024
 BATCH = 64

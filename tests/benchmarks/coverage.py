@@ -1,4 +1,4 @@
-"""How often the 95 % intervals of bench/stats.py cover the truth, on simulated data whose truth is known.
+"""How often the 95 % intervals of bench/statistics/intervals.py cover the truth, on simulated data whose truth is known.
 
     PYTHONPATH=. python tests/benchmarks/coverage.py --simulations 1000     # some minutes
 
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bench.stats import clopper_pearson, cluster_bootstrap, paired_difference, proportion_interval
+from bench.statistics.intervals import clopper_pearson, cluster_bootstrap, paired_difference, proportion_interval
 
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]
 

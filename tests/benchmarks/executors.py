@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from bench.executors import Executor, Local, Ray
-from bench.runner import Run
-from bench.suite import Suite, load_suite
+from bench.running.executors import Executor, Local, Ray
+from bench.running.run import Run
+from bench.suite.suite import Suite, load_suite
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bench.frechet import frechet_distance, moments
+from bench.statistics.frechet import frechet_distance, moments
 
 ROWS = 1024  # of a block, as sample sets give them
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.board import PARTS, REFERENCE
-from bench.record import RunRecord, load_records
+from bench.leaderboard.board import PARTS, REFERENCE
+from bench.records.record import RunRecord, load_records
 
 HERE = Path(__file__).resolve().parents[2]
 

@@ -14,9 +14,9 @@ import argparse
 import torch
 from published_nemo import Published, neurons_of
 
-from bench.method import FitData
-from bench.model import load_denoiser
-from bench.suite import load_suite
+from bench.contracts.method import FitData
+from bench.diffusion.model import load_denoiser
+from bench.suite.suite import load_suite
 from methods._nemo_layers import RowMasks, value_layers
 from methods.nemo import Nemo
 

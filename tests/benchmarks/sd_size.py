@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.store import encode_png
-from bench.tiny import tiny_tokenizer, write_csv
+from bench.store.store import encode_png
+from bench.testbed.tiny import tiny_tokenizer, write_csv
 
 METHODS = ("none", "wanda", "wen", "nemo")
 # Two steps on a processor: as few evaluations as still go through every door of a method.

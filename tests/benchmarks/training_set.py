@@ -25,7 +25,7 @@ from PIL import Image
 from attacks._exact import squared_distances, squared_limit
 from attacks._nearest import nearest, within
 from attacks._training_set import TrainingSet
-from bench.store import encode_png
+from bench.store.store import encode_png
 
 
 def smooth(rng: np.random.Generator, side: int) -> np.ndarray:

@@ -1,0 +1,179 @@
+"""What a metric is: one class that reads sample sets and gives numbers, and what it gets to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from bench.base.errors import Unmeasurable
+from bench.base.progress import Report, silent
+from bench.statistics.intervals import StatisticName
+
+if TYPE_CHECKING:
+    from bench.records.record import Shown
+    from bench.store.store import SampleKey, SampleStore
+    from bench.suite.settings import Role
+    from bench.suite.suite import Prompt, Suite
+
+
+class Extractor(Protocol):
+    """Pictures to features: `fingerprint` names the model, its weights and the preprocessing, so that features can be cached."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
+        """uint8 `[H, W, 3]` pictures to float32 `[n, d]`."""
+        ...
+
+
+def in_whole_batches(extractor: Extractor) -> Callable[[list[np.ndarray]], np.ndarray]:
+    """The extractor with its last batch filled up, where it has a `batch_size`: what a picture's features are then depends on the picture alone.
+
+    Matrix products round otherwise for other numbers of rows (up to 5e-6 here, for each of the testbed's extractors), and how many pictures lie in
+    a shard depends on who made it and what was interrupted. The place in a batch of one size changes nothing.
+    """
+    size = int(getattr(extractor, "batch_size", 1))
+
+    def extract(pictures: list[np.ndarray]) -> np.ndarray:
+        return extractor([*pictures, *pictures[-1:] * (-len(pictures) % size)])[: len(pictures)]
+
+    return extract
+
+
+AnyExtractor = TypeVar("AnyExtractor", bound=Extractor)
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """The images of one prompt role, as a table with one row a prompt and `images` columns."""
+
+    prompts: tuple[Prompt, ...]
+    images: int
+    keys: tuple[SampleKey, ...]  # row by row
+    store: SampleStore
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def features(self, extractor: Extractor) -> np.ndarray:
+        """Features `[prompts, images, d]`, extracted once and cached beside the images."""
+        values = self.store.features(self.keys, extractor.fingerprint, in_whole_batches(extractor))
+        return values.reshape(len(self.prompts), self.images, -1)
+
+    def feature_blocks(self, extractor: Extractor, rows: int = 1024) -> Iterator[np.ndarray]:
+        """The same image by image in blocks `[n, d]` of up to `rows`, in the order of the images, for sets that are too large to hold at once."""
+        for start in range(0, len(self.keys), rows):
+            yield self.store.features(self.keys[start : start + rows], extractor.fingerprint, in_whole_batches(extractor))
+
+    def pictures(self) -> list[np.ndarray]:
+        return self.store.pictures(self.keys)
+
+    def pictures_of(self, row: int) -> list[np.ndarray]:
+        """The pictures of one prompt, for sets that are too large to hold at once."""
+        return self.store.pictures(self.keys[row * self.images : (row + 1) * self.images])
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds and row evaluations of the method and of `none`, measured in turn on the same batches."""
+
+    method_seconds: tuple[float, ...]
+    none_seconds: tuple[float, ...]
+    images: int
+    method_rows: int
+    none_rows: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a metric may read: the suite, the samples by role, the device; and a stopwatch."""
+
+    suite: Suite
+    device: Any
+    samples_of: Callable[[Role], SampleSet]
+    time: Callable[[int, int], Timing]  # (rounds, images a round)
+    fit_seconds: float = 0.0
+    fit_rows: int = 0
+    report: Report = silent
+    cache: Path = Path("runs/store/_real")  # for what is the same in every run, such as features of real pictures; no suite's name begins so
+    loaded_: Callable[[Extractor], Extractor] | None = None
+
+    def loaded(self, extractor: AnyExtractor) -> AnyExtractor:
+        """The same extractor, with its network if this run has loaded it already: each is loaded once, however many metrics ask."""
+        return cast(AnyExtractor, self.loaded_(extractor)) if self.loaded_ else extractor
+
+    def samples(self, role: Role) -> SampleSet:
+        """The samples of a role. Raises `Unmeasurable` when the suite has no such prompts."""
+        if not self.suite.prompts(role):
+            raise Unmeasurable(f"the suite has no prompts of the role {role}")
+        return self.samples_of(role)
+
+    def path(self, relative: str) -> Path:
+        """A file that the suite's settings of this metric name."""
+        return self.suite.path(relative)
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """A score that every image has, or every prompt with a single column. `table` `[prompts, images]`.
+
+    The harness adds the mean (or `percentile`, or another `statistic`), its interval and groups. Where `details` has `n_expected` and `n_found`,
+    prompts with and without training pictures among them, and not all were found, the record gets a warning.
+    """
+
+    table: np.ndarray
+    prompts: Sequence[Prompt]
+    unit: str
+    higher_is_better: bool | None
+    percentile: float | None = None
+    proportion: bool = False
+    statistic: StatisticName = "mean"  # over all entries; a percentile takes its place
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PerSet:
+    """A score that only a whole set has, with an interval where the metric knows one."""
+
+    value: float
+    n: int
+    unit: str
+    higher_is_better: bool | None
+    interval: tuple[float, float] | None = None
+    prompts: int = 0
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Metric(BaseModel):
+    """Derive one class per file; typed fields are settings that a suite gives. `cost` says that the numbers belong under cost."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    names: ClassVar[tuple[str, ...]] = ()  # of the scores it gives
+    roles: ClassVar[tuple[Role, ...]] = ()  # of the prompts it reads
+    files: ClassVar[tuple[str, ...]] = ()  # of its fields, those that name files of the suite
+    cost: ClassVar[bool] = False
+    over_prompts: ClassVar[Mapping[str, str]] = {}  # of its scores that are no mean: a statistic, or "percentile"
+    pictured: ClassVar[tuple[str, ...]] = ()  # of its scores, those that leave out prompts without a training picture
+    one_a_prompt: ClassVar[tuple[str, ...]] = ()  # of its scores, those whose tables have a single column
+    shown: ClassVar[Mapping[str, Shown]] = {}  # of its scores: heading, decimals and meaning in tables; a score without them has no column
+    version: ClassVar[int] = 1
+    trial: ClassVar[Mapping[str, Any]] = {}  # settings with which `bench check` tries it on its tiny suite, where that names none
+
+    def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
+        """Of roles whose pictures it reads through these extractors alone: which ones (none of them: it reads no picture).
+
+        Their features are then made while the pictures are in memory, and pictures may be dropped afterwards (`--keep-images`). Of a role that is not
+        named here every picture is kept.
+        """
+        return {}
+
+    def measure(self, evaluation: Evaluation) -> Mapping[str, PerImage | PerSet | Unmeasurable]:
+        """All scores by name, an `Unmeasurable` in place of a number that there is not. Raises `Unmeasurable` with the reason when there is none."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it measures: define measure(self, evaluation)")
