@@ -19,7 +19,8 @@ from attacks._exact import normalised, squared_limit
 from bench.base.digests import digest_of
 from bench.base.errors import UserError, one_line
 from bench.base.parameters import validation_line
-from bench.suite.suite import Prompt, Suite
+from bench.suite.prompts import Prompt
+from bench.suite.suite import Suite
 
 STEP = 10_000  # thresholds are multiples of 1 / STEP, so that a record says them in full
 

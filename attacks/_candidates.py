@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.base.errors import UserError
-from bench.suite.suite import Prompt, Suite
+from bench.suite.prompts import Prompt
+from bench.suite.suite import Suite
 
 
 def candidates(suite: Suite, clean: int) -> tuple[list[Prompt], list[Prompt]]:

@@ -12,10 +12,11 @@ from attacks._exact import normalised, squared_distances
 from attacks._findings import Finding
 from attacks._nearest import within
 from attacks._training_set import TrainingSet
-from bench.contracts.metric import Extractor
+from bench.features.extractor import Extractor
 from bench.store.store import read_picture
+from bench.suite.prompts import Prompt
 from bench.suite.settings import Role
-from bench.suite.suite import Prompt, Suite
+from bench.suite.suite import Suite
 
 TRAINING_ROLES: tuple[Role, ...] = ("memorized", "fit")
 

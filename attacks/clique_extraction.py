@@ -24,10 +24,11 @@ from attacks._training_set import TrainingSet
 from attacks._verification import References, Verified, verified
 from bench.base.errors import UnknownName, UserError
 from bench.contracts.attack import EXHIBITS, Attack, Exhibit, Scores, Target
-from bench.contracts.metric import SampleSet
+from bench.contracts.samples import SampleSet
 from bench.features.networks import PROFILES, CopyDescriptor
 from bench.statistics import intervals as stats
-from bench.suite.suite import Prompt, Suite
+from bench.suite.prompts import Prompt
+from bench.suite.suite import Suite
 
 CHANNELS = 3
 SHOWN = 3  # members of a clique that an exhibit shows

@@ -30,8 +30,9 @@ from bench.base.digests import digest_of, path_digest
 from bench.base.errors import Unmeasurable
 from bench.contracts.attack import Attack, Scores, Target, Threat
 from bench.contracts.metric import PerImage, PerSet
+from bench.suite.prompts import Prompt
 from bench.suite.settings import Role
-from bench.suite.suite import Prompt, Suite
+from bench.suite.suite import Suite
 
 Anchor = Literal["generated", "train"]
 MEMORY = 2**30  # bytes of generations that are compared at a time

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.contracts.method import Method, State, Where
-from bench.diffusion.denoiser import Step
+from bench.diffusion.request import Step
 
 
 class CfgDelay(Method):

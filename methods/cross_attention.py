@@ -13,7 +13,8 @@ from pydantic import Field
 
 from bench.base.errors import UserError
 from bench.contracts.method import Method, State, Where
-from bench.diffusion.denoiser import Denoiser, Request
+from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.request import Request
 
 
 class CrossAttention(Method):

@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.contracts.method import Method, State, Where
-from bench.diffusion.denoiser import Denoiser, Request, Step
+from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.request import Request, Step
 
 
 class InitNoise(Method):

@@ -20,7 +20,8 @@ from pydantic import Field, PrivateAttr
 
 from bench.base.errors import UserError
 from bench.contracts.method import FitData, Method, Need, State, Where
-from bench.diffusion.denoiser import Denoiser, Request
+from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.request import Request
 from methods._nemo_layers import Neuron, Neurons, RowMasks, mean_activations, scaled_rows, value_layers
 from methods._nemo_probe import Detection, Probe
 from methods._nemo_search import Scores, Sweep, initial_selection, refined, selected

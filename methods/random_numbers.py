@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from bench.contracts.method import Method, State, Where
-from bench.diffusion.denoiser import Denoiser, Request
+from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.request import Request
 from methods._insertion import insert_words, with_prompts
 
 

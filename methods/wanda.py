@@ -15,9 +15,10 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.base.errors import UserError
+from bench.contracts.masked import MaskFunction, Report
 from bench.contracts.method import FitData, Method, Need, State, Where
-from bench.diffusion.denoiser import Denoiser, classifier_free_guidance, trajectory
-from bench.studies.masks import MaskFunction, Report
+from bench.diffusion.denoiser import Denoiser, trajectory
+from bench.diffusion.request import classifier_free_guidance
 
 
 class Wanda(Method):

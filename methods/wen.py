@@ -16,7 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.contracts.method import FitData, Method, Need, State, Where
-from bench.diffusion.denoiser import Denoiser, Request
+from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.request import Request
 
 
 class Wen(Method):

@@ -15,7 +15,8 @@ import numpy as np
 from pydantic import Field
 
 from bench.base.errors import Unmeasurable
-from bench.contracts.metric import Evaluation, Extractor, Metric, PerImage
+from bench.contracts.metric import Evaluation, Metric, PerImage
+from bench.features.extractor import Extractor
 from bench.features.networks import PROFILES, CopyDescriptor
 from bench.records.record import Shown
 from bench.statistics import intervals as stats

@@ -14,7 +14,9 @@ from pydantic import Field, model_validator
 
 from bench.base.digests import path_digest
 from bench.base.errors import Unmeasurable, UserError
-from bench.contracts.metric import Evaluation, Extractor, Metric, PerImage, PerSet, SampleSet
+from bench.contracts.metric import Evaluation, Metric, PerImage, PerSet
+from bench.contracts.samples import SampleSet
+from bench.features.extractor import Extractor
 from bench.features.networks import CleanFeatures
 from bench.features.real_pictures import crop_name, originals, pictures_in, statistics_of
 from bench.records.record import Shown

@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from bench.base.errors import Unmeasurable
-from bench.contracts.metric import Evaluation, Extractor, Metric, PerImage, PerSet
+from bench.contracts.metric import Evaluation, Metric, PerImage, PerSet
+from bench.features.extractor import Extractor
 from bench.features.networks import CleanFeatures
 from bench.features.real_pictures import feature_blocks, originals, pictures_in
 from bench.records.record import Shown

@@ -11,7 +11,8 @@ import torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from bench.diffusion.denoiser import Denoiser
-from bench.suite.suite import Suite, load_suite
+from bench.suite.load import load_suite
+from bench.suite.suite import Suite
 from bench.testbed.tiny import CAPTIONS, SIDE, SUITE, build_tiny_pipeline, build_tiny_suite, write_csv
 
 __all__ = ["CAPTIONS", "SIDE", "SUITE", "build_tiny_pipeline", "write_csv"]  # what tests take from here

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
-from bench.assets.asset import CHUNK, writable, write_all
+from bench.assets.archive import CHUNK, writable, write_all
 from bench.assets.crew import MIB, Crew, Stopped
 from bench.base.errors import one_line
 from bench.base.files import write_atomically

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.assets.asset import Asset, BadArchive, Memory, beside, facts_of, locate, recall, remember, unpack, unwritable
+from bench.assets.archive import BadArchive, facts_of, unpack, unwritable
+from bench.assets.asset import Asset, Memory, beside, locate, recall, remember
 from bench.assets.crew import MIB, Crew, alone
 from bench.assets.download import GONE, Part, Refused, Wanted, flush, local_path, obtain
 from bench.base.errors import UserError, one_line

@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from bench.assets.asset import sha256_of, unwritable
+from bench.assets.archive import sha256_of, unwritable
 from bench.assets.crew import MIB, Crew, alone
 from bench.assets.download import GONE, Part, Refused, Wanted, Wrong, flush, local_path, obtain
 from bench.base.errors import UserError, one_line

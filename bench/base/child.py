@@ -32,3 +32,8 @@ def answering() -> Iterator[IO[str]]:
         os.dup2(2, 1)
         yield told
     os._exit(0)  # without waiting for threads that a library may have started
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

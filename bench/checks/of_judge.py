@@ -14,12 +14,14 @@ import torch
 
 from bench.base.digests import path_digest
 from bench.base.errors import Unmeasurable
-from bench.checks.check import Broken, Contract, NotApplicable, Subject, first_difference, random_state_untouched, snapshot
+from bench.checks.contract import Broken, Contract, NotApplicable, Subject, first_difference, random_state_untouched, snapshot
 from bench.contracts.attack import Scores, Target
-from bench.contracts.metric import Evaluation, PerImage, PerSet, SampleSet
+from bench.contracts.metric import Evaluation, PerImage, PerSet
+from bench.contracts.samples import SampleSet
 from bench.running.judging import as_score, evaluation_of, target_of
 from bench.running.run import Run
-from bench.suite.suite import Suite, load_suite
+from bench.suite.load import load_suite
+from bench.suite.suite import Suite
 
 
 def _run(subject: Subject) -> Run:

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from bench.checks.check import Broken, Contract, NotApplicable, Subject, first_difference, furthest, random_state_untouched, snapshot
+from bench.checks.contract import Broken, Contract, NotApplicable, Subject, first_difference, furthest, random_state_untouched, snapshot
 from bench.contracts.method import FitData, Method, Need, State, Where
-from bench.diffusion.denoiser import Denoiser, sample
+from bench.diffusion.denoiser import Denoiser
+from bench.running.sample import sample
 from bench.testbed.tiny import CAPTIONS, build_tiny_pipeline
 
 PROMPTS, SEEDS = (CAPTIONS[2], CAPTIONS[0], CAPTIONS[2]), (11, 12, 13)  # one prompt twice: its images must not share either

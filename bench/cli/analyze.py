@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.base.errors import UserError
+from bench.cli.app import app
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from bench.suite.suite import Suite
 
 analyze = typer.Typer(help="Look inside a method: what its masks hold and how far they agree.", no_args_is_help=True)
+app.add_typer(analyze, name="analyze")
 
 
 @analyze.callback()
@@ -47,7 +49,7 @@ def masks(
     from bench.base.parameters import parse_assignments
     from bench.diffusion.model import pick_device
     from bench.studies.masks import draw_subsets
-    from bench.suite.suite import load_suite
+    from bench.suite.load import load_suite
 
     chosen = load_suite(suite)
     masked = _masked_method(method, parse_assignments(parameter or []))
@@ -75,8 +77,8 @@ def masks(
 def _masked_method(name: str, values: dict[str, Any]) -> Method:
     """The configured method, if it offers what `bench.studies.masks.MaskedMethod` says."""
     from bench.base.parameters import configure
+    from bench.contracts.masked import MaskedMethod
     from bench.registry import registry
-    from bench.studies.masks import MaskedMethod
 
     entry = registry.find("method", name)
     found = entry.load()

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.records import Json
+from bench.cli.app import app
+from bench.cli.options import Json
 
 
+@app.command(epilog="Examples:  bench fetch --suite sd14-mem500 --dry-run   |   bench fetch --suite sd14-mem500 --local sd14=./stable-diffusion-v1-4")
 def fetch(
     suite: Annotated[list[str] | None, typer.Option("--suite", help="A name from `bench list suites`, or a TOML file. May be repeated.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this asset. May be repeated.")] = None,
@@ -32,7 +34,7 @@ def fetch(
     from bench.base.progress import reporter
     from bench.cli.options import resumable
     from bench.suite.fetch import fetch_entries, parse_local, plan_text, text, wanted_entries
-    from bench.suite.suite import load_suite
+    from bench.suite.load import load_suite
 
     entries = wanted_entries([load_suite(name) for name in suite or ()], only or (), skip or ())
     folder = cache_folder(cache)

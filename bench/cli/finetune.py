@@ -12,10 +12,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from bench.base.errors import UserError
+from bench.cli.app import app
+from bench.cli.testbed import testbed
 
 Count = Annotated[int, typer.Option(min=1)]
 
 
+@testbed.command(epilog="Example:  bench testbed scenes --out scenes --count 160 --seed 1")
 def scenes(
     out: Annotated[Path, typer.Option(help="Folder for the pictures and metadata.csv.")],
     count: Annotated[int, typer.Option(min=1, help="How many.")] = 160,
@@ -30,6 +33,7 @@ def scenes(
     print(f"wrote {count} captioned pictures: {out}")
 
 
+@app.command(epilog="Example:  bench finetune --model ./pipeline --data ./pictures --duplicate 100 --times 50 --sscd sscd.torchscript.pt")
 def finetune(
     model: Annotated[Path, typer.Option(help="Diffusers folder to begin with.")],
     data: Annotated[Path, typer.Option(help="Pictures with metadata.csv or metadata.jsonl (file_name, text), or NAME.txt beside each.")],

@@ -22,3 +22,9 @@ def resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         print("bench: interrupted; the same command goes on where it stopped", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+COMMITTED = Path("leaderboards/records")
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]

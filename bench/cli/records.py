@@ -11,10 +11,11 @@ from typing import Annotated
 
 import typer
 
-COMMITTED = Path("leaderboards/records")
-Json = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
+from bench.cli.app import app
+from bench.cli.options import COMMITTED, Json
 
 
+@app.command(epilog="Example:  bench compare runs/records/testbed/none/0123456789ab.json runs/records/testbed/wanda/ba9876543210.json")
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A run record (JSON).")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The record to set beside it; differences are B - A.")],
@@ -33,6 +34,7 @@ def compare(
         print(part) if isinstance(part, str) else Console().print(part)
 
 
+@app.command(epilog="Example:  bench report runs/records/testbed/wanda/ba9876543210.json --out wanda.html")
 def report(
     record: Annotated[Path, typer.Argument(help="A run record (JSON).")],
     out: Annotated[Path | None, typer.Option(help="Where the page goes; <record's name>.html in this folder by default.")] = None,
@@ -43,6 +45,7 @@ def report(
     print(write_report(record, out))
 
 
+@app.command(epilog="Example:  bench submit theirs.json --store their-store")
 def submit(
     record: Annotated[Path, typer.Argument(help="A run record (JSON) that somebody sends.")],
     store: Annotated[str | None, typer.Option(help="The sample store of that run, where it came too: its images are compared with their digests.")] = None,
@@ -53,7 +56,7 @@ def submit(
     """Check all that can be checked of a stranger's record, and put it where the tables show it as self-reported."""
     from bench.submission.submit import submit as take
     from bench.submission.submit import text
-    from bench.suite.suite import load_suite
+    from bench.suite.load import load_suite
 
     found = take(record, out, store, COMMITTED, load_suite(suite) if suite else None)
     path = str(found.path) if found.path else None
@@ -62,6 +65,7 @@ def submit(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example:  bench verify leaderboards/records/testbed-quick/none/0123456789ab.json --prompts 4")
 def verify(
     record: Annotated[Path, typer.Argument(help="A run record (JSON).")],
     prompts: Annotated[int, typer.Option(help="How many prompts of every role to make again.")] = 8,
@@ -79,7 +83,7 @@ def verify(
     from bench.submission.submit import known_suite
     from bench.submission.verdict import text
     from bench.submission.verify import verify as make_again
-    from bench.suite.suite import load_suite
+    from bench.suite.load import load_suite
 
     known = load_record(record)
     asked = load_suite(suite, known.limit) if suite else known_suite(known.suite, known.limit)

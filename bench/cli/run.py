@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.base.errors import UserError
-from bench.cli.options import RECORDS, STORE, Records, resumable
-from bench.cli.records import COMMITTED, Json
+from bench.cli.app import app
+from bench.cli.options import COMMITTED, RECORDS, STORE, Json, Records, resumable
+from bench.running.executors import Executor, Local
+from bench.running.ray import Ray
 
 if TYPE_CHECKING:
     from bench.records.record import RunRecord
@@ -23,6 +27,7 @@ EXAMPLES = (
 )
 
 
+@app.command(epilog=EXAMPLES)
 def run(
     method: Annotated[str, typer.Option("--method", help="A name from `bench list methods`, or a Python file.")],
     suite: Annotated[str, typer.Option("--suite", help="A name from `bench list suites`, or a TOML file.")] = "testbed",
@@ -50,8 +55,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run one method through a suite and print its row. Interrupted, the same command goes on where it stopped."""
-    from bench.running.demand import Shard, make_shard, shard_plan
-    from bench.suite.suite import load_suite
+    from bench.running.shard import Shard, make_shard, shard_plan
+    from bench.suite.load import load_suite
 
     part = Shard.parse(shard) if shard is not None else None
     if part and executor != "local":
@@ -132,3 +137,21 @@ def _print_row(record: RunRecord, records: Path) -> None:
             print(f"bench: {one.why}", file=sys.stderr)
     Console().print(row_table(record, others))
     print(f"record: {record.path(records)}")
+
+
+@contextmanager
+def chosen(name: str, workers: int | None = None, address: str | None = None, gpus: float | None = None) -> Iterator[Executor]:
+    """The executor of the command line, ended on exit."""
+    if name not in ("local", "ray"):
+        raise UserError(f"--executor is local or ray, not '{name}'")
+    if name == "local":
+        for option, value in (("--workers", workers), ("--address", address), ("--gpus", gpus)):
+            if value is not None:
+                raise UserError(f"{option} is for --executor ray")
+        yield Local()
+        return
+    ray = Ray(workers, address, 1.0 if gpus is None else gpus)
+    try:
+        yield ray
+    finally:
+        ray.close()

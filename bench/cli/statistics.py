@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from bench.base.errors import UserError
+from bench.cli.app import app
 
 EXAMPLE = "Example:  bench statistics --images val2014 --inception inception-2015-12-05.pt --side 512 --out val2014.npz"
 
 
+@app.command(epilog=EXAMPLE)
 def statistics(
     images: Annotated[Path, typer.Option(help="Folder of real pictures; all below it are read.")],
     inception: Annotated[Path, typer.Option(help="Inception as TorchScript with `.layers`, as clean-fid loads it.")],

@@ -8,7 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from bench.cli.app import app
+
 suite = typer.Typer(help="Suites of your own.", no_args_is_help=True)
+app.add_typer(suite, name="suite")
 Count = Annotated[int, typer.Option(min=1)]
 
 

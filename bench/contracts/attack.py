@@ -12,13 +12,15 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.base.errors import Unmeasurable, UserError
 from bench.base.progress import Report, silent
-from bench.contracts.metric import PerImage, PerSet, SampleSet
+from bench.contracts.metric import PerImage, PerSet
+from bench.contracts.samples import SampleSet
 
 if TYPE_CHECKING:
     from bench.contracts.method import Method, State
     from bench.diffusion.denoiser import Denoiser
     from bench.records.record import Shown
-    from bench.suite.suite import Prompt, Suite
+    from bench.suite.prompts import Prompt
+    from bench.suite.suite import Suite
 
 Threat = Literal["api", "weights"]
 Item = TypeVar("Item")

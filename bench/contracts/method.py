@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.diffusion.denoiser import Denoiser, Request, Step
+    from bench.diffusion.denoiser import Denoiser
+    from bench.diffusion.request import Request, Step
 
 Where = Literal["nothing", "prompt", "embedding", "noise", "guidance", "attention", "activations", "weights"]
 Need = Literal["fit_prompts", "clean_prompts", "training_images"]

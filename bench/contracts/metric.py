@@ -2,92 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from bench.base.errors import Unmeasurable
 from bench.base.progress import Report, silent
+from bench.contracts.samples import SampleSet, Timing
+from bench.features.extractor import AnyExtractor, Extractor
 from bench.statistics.intervals import StatisticName
 
 if TYPE_CHECKING:
     from bench.records.record import Shown
-    from bench.store.store import SampleKey, SampleStore
+    from bench.suite.prompts import Prompt
     from bench.suite.settings import Role
-    from bench.suite.suite import Prompt, Suite
-
-
-class Extractor(Protocol):
-    """Pictures to features: `fingerprint` names the model, its weights and the preprocessing, so that features can be cached."""
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
-        """uint8 `[H, W, 3]` pictures to float32 `[n, d]`."""
-        ...
-
-
-def in_whole_batches(extractor: Extractor) -> Callable[[list[np.ndarray]], np.ndarray]:
-    """The extractor with its last batch filled up, where it has a `batch_size`: what a picture's features are then depends on the picture alone.
-
-    Matrix products round otherwise for other numbers of rows (up to 5e-6 here, for each of the testbed's extractors), and how many pictures lie in
-    a shard depends on who made it and what was interrupted. The place in a batch of one size changes nothing.
-    """
-    size = int(getattr(extractor, "batch_size", 1))
-
-    def extract(pictures: list[np.ndarray]) -> np.ndarray:
-        return extractor([*pictures, *pictures[-1:] * (-len(pictures) % size)])[: len(pictures)]
-
-    return extract
-
-
-AnyExtractor = TypeVar("AnyExtractor", bound=Extractor)
-
-
-@dataclass(frozen=True)
-class SampleSet:
-    """The images of one prompt role, as a table with one row a prompt and `images` columns."""
-
-    prompts: tuple[Prompt, ...]
-    images: int
-    keys: tuple[SampleKey, ...]  # row by row
-    store: SampleStore
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def features(self, extractor: Extractor) -> np.ndarray:
-        """Features `[prompts, images, d]`, extracted once and cached beside the images."""
-        values = self.store.features(self.keys, extractor.fingerprint, in_whole_batches(extractor))
-        return values.reshape(len(self.prompts), self.images, -1)
-
-    def feature_blocks(self, extractor: Extractor, rows: int = 1024) -> Iterator[np.ndarray]:
-        """The same image by image in blocks `[n, d]` of up to `rows`, in the order of the images, for sets that are too large to hold at once."""
-        for start in range(0, len(self.keys), rows):
-            yield self.store.features(self.keys[start : start + rows], extractor.fingerprint, in_whole_batches(extractor))
-
-    def pictures(self) -> list[np.ndarray]:
-        return self.store.pictures(self.keys)
-
-    def pictures_of(self, row: int) -> list[np.ndarray]:
-        """The pictures of one prompt, for sets that are too large to hold at once."""
-        return self.store.pictures(self.keys[row * self.images : (row + 1) * self.images])
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds and row evaluations of the method and of `none`, measured in turn on the same batches."""
-
-    method_seconds: tuple[float, ...]
-    none_seconds: tuple[float, ...]
-    images: int
-    method_rows: int
-    none_rows: int
+    from bench.suite.suite import Suite
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,70 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.base.errors import UserError
-from bench.contracts.method import Method, State
-
-
-@dataclass(frozen=True)
-class Request:
-    """One batch of B images to sample.
-
-    `latents` `[B, C, h, w]`: unit-variance initial noise; `embeddings` and `null_embeddings` `[B, T, D]`: of the prompts
-    and of the empty prompt; `seeds`: of each image's own generator; `attention_mask` `[B, T]`, bool: the tokens that
-    cross-attention sees, in both branches (None: all); `first`: both predictions of the first step, epsilon
-    `[B, C, h, w]`, where a method has made them already for these latents and embeddings; `facts`: a dict that a method
-    may fill with lists of B numbers or truth values, which are kept beside the images.
-    """
-
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    latents: Tensor
-    embeddings: Tensor
-    null_embeddings: Tensor
-    guidance_scale: float
-    attention_mask: Tensor | None = None
-    first: tuple[Tensor, Tensor] | None = None
-    facts: dict[str, Sequence[float]] = field(default_factory=dict)
-
-    def replace(self, **changes: Any) -> Request:
-        return replace(self, **changes)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of sampling as `Method.guide` sees it. Predictions are epsilon, `[B, C, h, w]`, whatever the model predicts.
-
-    The model is evaluated when a prediction is first asked for: both branches in one batch, or with `unconditional_only`
-    half of it. `memory` is a dict of this batch's own, empty at the first step and handed from step to step.
-    """
-
-    index: int
-    count: int
-    timestep: int
-    latents: Tensor
-    guidance_scale: float
-    request: Request
-    memory: dict[str, Any]
-    predict: Callable[[bool], tuple[Tensor, Tensor]]  # whether both branches or the unconditional alone
-
-    @cached_property
-    def _both(self) -> tuple[Tensor, Tensor]:
-        return self.predict(True)
-
-    @property
-    def unconditional(self) -> Tensor:
-        return self._both[0]
-
-    @property
-    def conditional(self) -> Tensor:
-        return self._both[1]
-
-    def unconditional_only(self) -> Tensor:
-        """The unconditional prediction without evaluating the conditional one, unless that is known already."""
-        return self._both[0] if "_both" in vars(self) else self.predict(False)[0]
-
-    def guided(self, scale: float | Tensor) -> Tensor:
-        """`e_u + scale (e_c - e_u)`, classifier-free guidance (Ho and Salimans 2022); `scale` may be `[B, 1, 1, 1]`."""
-        return self.unconditional + scale * (self.conditional - self.unconditional)
+from bench.diffusion.request import Request, Step
 
 
 class Denoiser:
@@ -198,25 +132,6 @@ class Denoiser:
         return (unit * 255).round().astype(np.uint8)
 
 
-def sample(denoiser: Denoiser, request: Request, method: Method, state: State) -> Tensor:
-    """Draw one batch with a method that is attached already: final latents `[B, C, h, w]`; `request.facts` holds what it reported.
-
-    Raises `UserError` when a door returns something of the wrong shape or dtype, or a latent that is not finite.
-    """
-    adjusted = method.adjust(denoiser, request, state)
-    _check_request(method, request, adjusted)
-    if adjusted.prompts != request.prompts and adjusted.embeddings is request.embeddings:
-        adjusted = adjusted.replace(embeddings=denoiser.encode(adjusted.prompts))
-    with torch.no_grad():
-        latents = trajectory(denoiser, adjusted, lambda step: _guided(method, step, state))
-    _check_facts(method, request)
-    bad = (~torch.isfinite(latents)).flatten(1).any(1)
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0])
-        raise UserError(f"method {_name(method)}: the image of prompt '{adjusted.prompts[row]}' (seed {adjusted.seeds[row]}) holds NaN or infinity")
-    return latents
-
-
 def trajectory(denoiser: Denoiser, request: Request, guide: Callable[[Step], Tensor], calls: int | None = None) -> Tensor:
     """The denoising loop over the first `calls` timesteps (all by default), as `StableDiffusionPipeline` runs it."""
     scheduler = denoiser.new_scheduler()
@@ -236,54 +151,3 @@ def trajectory(denoiser: Denoiser, request: Request, guide: Callable[[Step], Ten
         step = Step(index, len(timesteps), int(timestep), latents, request.guidance_scale, request, memory, predict)
         latents = scheduler.step(guide(step), timestep, latents, return_dict=False)[0]
     return latents
-
-
-def classifier_free_guidance(step: Step) -> Tensor:
-    """What a step does when no method says otherwise."""
-    return step.guided(step.guidance_scale)
-
-
-def _name(method: Method) -> str:
-    return type(method).__module__.rpartition(".")[2]
-
-
-def _guided(method: Method, step: Step, state: State) -> Tensor:
-    guided = method.guide(step, state)
-    if not isinstance(guided, Tensor) or guided.shape != step.latents.shape or guided.dtype != step.latents.dtype:
-        raise UserError(f"method {_name(method)}: guide must return a {_shape(step.latents)}, not {_shape(guided)}")
-    return guided
-
-
-def _check_request(method: Method, asked: Request, given: Any) -> None:
-    if not isinstance(given, Request):
-        raise UserError(f"method {_name(method)}: adjust must return a Request, not {type(given).__name__}")
-    for part in ("latents", "embeddings", "null_embeddings"):
-        before, after = getattr(asked, part), getattr(given, part)
-        alike = isinstance(after, Tensor) and after.dtype == before.dtype and after.ndim == before.ndim
-        free = 1 if part != "latents" else None  # the number of tokens may change, if it does so for both embeddings
-        if not alike or any(after.shape[axis] != before.shape[axis] for axis in range(before.ndim) if axis != free):
-            raise UserError(f"method {_name(method)}: adjust changed {part} from {_shape(before)} to {_shape(after)}")
-        if not bool(torch.isfinite(after).all()):
-            raise UserError(f"method {_name(method)}: adjust put NaN or infinity into {part}")
-    if given.embeddings.shape != given.null_embeddings.shape:
-        raise UserError(f"method {_name(method)}: embeddings are {_shape(given.embeddings)} and null_embeddings {_shape(given.null_embeddings)}")
-    mask, wanted = given.attention_mask, tuple(given.embeddings.shape[:2])
-    if mask is not None and not (isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == wanted and bool(mask.any(1).all())):
-        raise UserError(f"method {_name(method)}: attention_mask must be bool of shape {wanted} with a token in every row, not {_shape(mask)}")
-    if given.first is not None:
-        parts = given.first if isinstance(given.first, tuple) else ()
-        if len(parts) != 2 or not all(_shape(part) == _shape(given.latents) and bool(torch.isfinite(part).all()) for part in parts):
-            raise UserError(f"method {_name(method)}: first must be two finite predictions, each a {_shape(given.latents)}")
-
-
-def _check_facts(method: Method, request: Request) -> None:
-    for name, values in request.facts.items():
-        sized = isinstance(values, (list, tuple)) and len(values) == len(request.prompts)
-        if not sized or not all(isinstance(value, (bool, int, float)) and math.isfinite(value) for value in values):
-            raise UserError(
-                f"method {_name(method)}: facts['{name}'] must be a list of a finite number or truth value for each of {len(request.prompts)} images"
-            )
-
-
-def _shape(value: Any) -> str:
-    return f"{value.dtype} tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -208,7 +208,7 @@ def nearest_folder(folder: Path) -> Path:
 
 def git_facts() -> list[Fact]:
     """The commit that records will name, and whether files differ from it."""
-    from bench.records.record import revision
+    from bench.records.environment import revision
 
     found = revision()
     if found["commit"] is None:

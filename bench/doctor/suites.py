@@ -66,7 +66,9 @@ def suite_names() -> list[str]:
 
 def lenient_suite(name: str) -> Suite:
     """A suite that gives the prompts of the lists it can read, as many as it expects of those that are not fetched, and takes pictures for present."""
-    from bench.suite.suite import Prompt, Suite, load_suite
+    from bench.suite.load import load_suite
+    from bench.suite.prompts import Prompt
+    from bench.suite.suite import Suite
 
     class Lenient(Suite):
         @cached_property

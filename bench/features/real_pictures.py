@@ -26,11 +26,11 @@ from bench.base.digests import digest_of, path_digest
 from bench.base.errors import Unmeasurable, UserError, one_line
 from bench.base.files import write_atomically
 from bench.base.progress import Report, silent
-from bench.contracts.metric import Extractor
+from bench.features.extractor import Extractor
 from bench.features.networks import CleanFeatures
 from bench.statistics.frechet import Statistics, moments, read_statistics, write_statistics
 from bench.store.store import read_picture
-from bench.suite.suite import Prompt
+from bench.suite.prompts import Prompt
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 PART = 512  # pictures whose features stand in one file

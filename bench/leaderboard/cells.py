@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from bench.base.errors import visible
-from bench.leaderboard.board import SIZED, Board, Column
+from bench.leaderboard.board import Board
+from bench.leaderboard.columns import SIZED, Column
 from bench.records.record import Score
 
 LONGEST = 300  # characters of a text in a table

@@ -9,8 +9,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.leaderboard.board import COLUMNS, REFERENCE, Board, Column, Row
+from bench.leaderboard.board import Board, Row
 from bench.leaderboard.cells import cell, group_order, number
+from bench.leaderboard.columns import COLUMNS, Column
+from bench.records.parts import REFERENCE
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.base.errors import visible
-from bench.leaderboard.board import COLUMNS, Row, protocol
+from bench.leaderboard.board import Row
+from bench.leaderboard.columns import COLUMNS
+from bench.records.parts import flat, protocol
 from bench.records.record import RunRecord, Score, load_record
 from bench.statistics import intervals as stats
 
@@ -116,14 +118,6 @@ def compare(a: RunRecord, b: RunRecord) -> Comparison:
 def ordered(names: Iterable[str]) -> list[str]:
     """Names of scores as the leaderboard orders them, then the others by name."""
     return sorted(names, key=lambda name: (_ORDER.get(name, len(_ORDER)), name))
-
-
-def flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested tables as one, with dotted names: `{"packages": {"torch": "2"}}` becomes `{"packages.torch": "2"}`. Empty tables and lists stay values."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        result |= flat(value, f"{before}{key}.") if isinstance(value, dict) and value else {f"{before}{key}": value}
-    return result
 
 
 def decimals_of(name: str, *scores: Score | None) -> int:

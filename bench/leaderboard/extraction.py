@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bench.leaderboard.board import REFERENCE, Board, Row
+from bench.leaderboard.board import Board, Row
 from bench.leaderboard.cells import group_order
+from bench.records.parts import REFERENCE
 from bench.records.record import Score
 
 HEADINGS = (

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.leaderboard.board import COLUMNS, REFERENCE, Board, Column, Row
+from bench.leaderboard.board import Board, Row
+from bench.leaderboard.columns import COLUMNS, Column
+from bench.records.parts import REFERENCE
 
 KEPT = 0.02  # the change of clean CLIP up to which a method counts as keeping what clean prompts give
 _COLUMNS = {column.name: column for column in COLUMNS}

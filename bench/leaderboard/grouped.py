@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bench.leaderboard.board import COLUMNS, REFERENCE, Board, Column, Row, columns_of
+from bench.leaderboard.board import Board, Row, columns_of
 from bench.leaderboard.cells import group_order, number
+from bench.leaderboard.columns import COLUMNS, Column
+from bench.records.parts import REFERENCE
 from bench.records.record import Score
 
 FEW = 12  # groups, beyond which a table of them cannot be read

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.leaderboard.board import Board, Column
+from bench.leaderboard.board import Board
 from bench.leaderboard.cells import cell, difference_cell, number
+from bench.leaderboard.columns import Column
 
 # One character at a time, so that nothing is escaped twice.
 SPECIAL = {

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 from bench.base.errors import UserError, visible
 from bench.base.files import write_atomically
-from bench.leaderboard.board import REFERENCE, SIZED, Board, Row, columns_of, make_boards, protocol
+from bench.leaderboard.board import Board, Row, columns_of, make_boards
 from bench.leaderboard.cells import LONGEST, cell, difference_cell, heading, number, spread
+from bench.leaderboard.columns import SIZED
 from bench.leaderboard.latex import latex
 from bench.leaderboard.markdown import README_COLUMNS, markdown, with_tables
 from bench.leaderboard.page import html, picture_of
 from bench.leaderboard.published import load_published
 from bench.leaderboard.published import markdown as published_markdown
 from bench.leaderboard.tables import as_csv, as_json
+from bench.records.parts import REFERENCE, protocol
 from bench.records.record import RunRecord, load_records, record_schema
 
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.leaderboard.board import REFERENCE, Board, Column
-from bench.leaderboard.comparing import flat
+from bench.leaderboard.board import Board
+from bench.leaderboard.columns import Column
+from bench.records.parts import REFERENCE, flat
 
 PARETO = "no other row is at least as good in SSCD, CLIP and time and better in one of them; a time whose range holds 1 counts as 1"
 HOLDS = (

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.leaderboard.board import PARTS, TUNED_MEANS, Board, Column, Row, columns_of
+from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of
 from bench.leaderboard.cells import cell, difference_cell, escape, heading, spread
+from bench.leaderboard.columns import Column
 from bench.leaderboard.extraction import HEADINGS, Extraction, extraction
 from bench.leaderboard.grouped import Grouped, grouped
 from bench.leaderboard.legend import HOLDS, PARETO, definition
+from bench.records.parts import PARTS
 from bench.records.record import Score
 
 README_COLUMNS = ("sscd", "memorized_ratio", "clip_score", "clip_score_clean", "fid", "clique_extracted", "time_ratio", "nfe_per_image", "fit_nfe")

@@ -19,12 +19,14 @@ from markupsafe import Markup, escape
 
 from bench.base.errors import visible
 from bench.leaderboard import charts
-from bench.leaderboard.board import REFERENCE, TUNED_MEANS, Board, Column, Row, columns_of
+from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of
 from bench.leaderboard.cells import cell, difference_cell, group_order, heading, number, spread
+from bench.leaderboard.columns import Column
 from bench.leaderboard.extraction import HEADINGS, extraction
 from bench.leaderboard.glance import CLEARLY_WORSE, KEPT, Answer, glance, no_extra, no_fitting, verdict
 from bench.leaderboard.grouped import grouped
 from bench.leaderboard.legend import PARETO, operating_point
+from bench.records.parts import REFERENCE
 
 LONG, TITLE = 90, 600  # letters of a text that are shown, and that its tooltip has
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")

@@ -14,9 +14,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.base.errors import UserError, visible
 from bench.base.files import write_atomically
-from bench.leaderboard.board import COLUMNS, Row
+from bench.leaderboard.board import Row
 from bench.leaderboard.cells import cell, group_order, number
-from bench.leaderboard.comparing import PARTS, decimals_of, flat, ordered
+from bench.leaderboard.columns import COLUMNS
+from bench.leaderboard.comparing import PARTS, decimals_of, ordered
+from bench.records.parts import flat
 from bench.records.record import RunRecord, Score, load_record
 
 STATUS = {

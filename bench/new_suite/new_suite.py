@@ -24,7 +24,7 @@ from bench.new_suite.given import Given, absolute
 from bench.new_suite.model import ModelChecks
 from bench.new_suite.prompts import PromptChecks
 from bench.new_suite.toml_file import suite_toml
-from bench.suite.suite import load_suite
+from bench.suite.load import load_suite
 
 
 class CannotCreate(UserError):

@@ -7,13 +7,9 @@ Records are the source of truth: every table and page is a pure function of them
 from __future__ import annotations
 
 import json
-import platform
 import re
-import subprocess
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -31,7 +27,6 @@ PAGES = ("published", "record.schema", "readme")  # names of pages that no suite
 # Columns of the tables that are no scores; a score `x` takes `x` and `x_` with each of the endings.
 IDENTITY = ("method", "parameters", "where", "needs", "holds_against", "seeds", "pareto", "run", "measured_by")
 ENDINGS = ("low", "high", "n", "by_seed", "by_group", "difference", "difference_low", "difference_high")
-PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "clean-fid", "numpy", "scipy", "pandas")
 
 
 # Numbers that tables can hold and add up.
@@ -272,57 +267,3 @@ class Damaged:
     path: Path
     suite: str
     why: str  # paths in it are relative to the folder
-
-
-def environment(device: Any) -> dict[str, Any]:
-    """Where a record was made: package versions, Python, processor or GPU, threads, commit and whether the tree was dirty."""
-    import torch
-
-    return {
-        "bench": package_version("diffusion-memorization-bench"),
-        "python": platform.python_version(),
-        "packages": {package: package_version(package) for package in PACKAGES},
-        "device": device.type,
-        "device_name": device_name(device),
-        "threads": torch.get_num_threads(),
-        **revision(),
-    }
-
-
-def device_name(device: Any) -> str:
-    """The GPU's or the processor's name."""
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-
-
-def package_version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-@cache
-def revision() -> dict[str, Any]:
-    """The git commit this code is from and whether its folders differ from it, new files included; nulls outside its checkout."""
-    root = Path(__file__).resolve().parents[2]
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() == root:
-            changes = git("status", "--porcelain", "--", "bench", "methods", "metrics", "attacks")
-            return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
-    except (OSError, subprocess.SubprocessError):
-        pass
-    return {"commit": None, "dirty": None}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

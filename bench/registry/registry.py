@@ -241,7 +241,7 @@ def import_file(path: Path) -> ModuleType:
 
 
 def _base(kind: str) -> type[Any]:
-    return getattr(importlib.import_module(f"bench.{kind}"), kind.capitalize())
+    return getattr(importlib.import_module("bench"), kind.capitalize())
 
 
 def _named_class(kind: str, plugin: Plugin, module: ModuleType) -> type[Any]:

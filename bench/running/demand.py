@@ -12,12 +12,11 @@ missing then are whole batches too, and even rounding is the same.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bench.base.errors import UserError
+from bench.base.spread import evenly
 from bench.store.store import SampleKey
 
 if TYPE_CHECKING:
@@ -75,47 +74,15 @@ def planned(run: Run, ahead: bool = True) -> list[Unit]:
     return list(dict.fromkeys(unit for keys in parts(run)[: None if ahead else 1] for unit in run.work.units(keys)))
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Number `number` (from 1) of `of` equal parts of a run's units."""
-
-    number: int
-    of: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """`"3/8"` is the third of eight. Raises `UserError` for anything else than i/n with 1 <= i <= n."""
-        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text, re.ASCII)
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise UserError(f"--shard must be i/n with i from 1 to n, such as 1/8 or 8/8, not '{text}'")
-        return cls(int(match[1]), int(match[2]))
-
-    def units(self, units: Sequence[Unit]) -> list[Unit]:
-        """Every n-th unit, so that no shard gets only the dear ones."""
-        return list(units[self.number - 1 :: self.of])
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.of}"
+THUMBNAILS = 64  # prompts whose first image is shown in the record, at most
+PROMPTS = 512  # of a role whose images have digests in the record, at most
 
 
-def shard_plan(run: Run, shard: Shard) -> dict[str, Any]:
-    """What a shard would make: its units of all, its images, and how many of these are missing."""
-    everything = planned(run)
-    units = shard.units(everything)
-    missing = sum(map(len, units)) if not run.suite.is_fetched() else len(run.lacking(key for unit in units for key in unit))
-    return {"shard": str(shard), "units": len(units), "units_of_run": len(everything), "shard_images": sum(map(len, units)), "shard_images_missing": missing}
-
-
-def make_shard(run: Run, shard: Shard) -> dict[str, Any]:
-    """Make a shard's images, and the fitted state where the store has none yet; measure nothing and write no record.
-
-    Returns its plan with `images_made`, and `images_left`: what the run still lacks, as far as this process sees the store.
-    """
-    plan = shard_plan(run, shard)
-    if plan["shard_images_missing"]:
-        run.store.prepare()
-        state, *_ = run.fitted()
-        run.executor.make(run, state, shard.units(planned(run)))
-    run.store.refresh()
-    left = len(run.lacking(key for unit in planned(run) for key in unit))
-    return plan | {"images_made": plan["shard_images_missing"], "images_left": left}
+def shown_keys(run: Run) -> set[SampleKey]:
+    """The images that thumbnails and digests of a record come from."""
+    found: set[SampleKey] = set()
+    for role in run.roles:
+        for samples in (run.samples(role, generation) for generation in range(run.seeds)):
+            rows = {*evenly(len(samples.prompts), PROMPTS), *(evenly(len(samples.prompts), THUMBNAILS) if role == "memorized" else ())}
+            found.update(key for row in rows for key in samples.keys[row * samples.images : (row + 1) * samples.images])
+    return found

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
-from PIL import Image
 
-from bench.leaderboard.board import REFERENCE
+from bench.base.pictures import small_png
+from bench.base.spread import evenly
+from bench.records.parts import REFERENCE
 from bench.records.record import RecordedSamples, Thumbnail
-from bench.store.store import SampleKey, decode_png, encode_png, read_picture
+from bench.running.demand import PROMPTS, THUMBNAILS
+from bench.store.store import decode_png, read_picture
 
 if TYPE_CHECKING:
     from bench.contracts.method import State
     from bench.running.run import Run
     from bench.suite.settings import Role
-
-THUMBNAILS, SIDE = 64, 128  # prompts at most; pixels a side at most
-PROMPTS = 512  # of a role whose images have digests in the record, at most
 
 
 def thumbnails(run: Run) -> list[Thumbnail]:
@@ -43,13 +40,6 @@ def thumbnails(run: Run) -> list[Thumbnail]:
     ]  # fmt: skip
 
 
-def small_png(picture: np.ndarray, side: int = SIDE) -> str:
-    """A picture, uint8 `[H, W, 3]`, of at most `side` pixels a side, as base64 of a PNG."""
-    image = Image.fromarray(picture)
-    image.thumbnail((side, side))
-    return base64.b64encode(encode_png(np.asarray(image))).decode()
-
-
 def recorded_samples(run: Run) -> dict[str, RecordedSamples]:
     """How many images each role has, and the digests of those of some prompts: whoever makes them again can tell that they are the same."""
     return {role: _samples_of(run, role) for role in run.roles}
@@ -63,22 +53,6 @@ def _samples_of(run: Run, role: Role) -> RecordedSamples:
     each = images * run.seeds
     of_prompt = {prompts[row].id: digests[number * each : (number + 1) * each] for number, row in enumerate(rows)}
     return RecordedSamples(prompts=len(prompts), images=each, sha256=of_prompt)
-
-
-def shown_keys(run: Run) -> set[SampleKey]:
-    """The images that thumbnails and digests of a record come from."""
-    found: set[SampleKey] = set()
-    for role in run.roles:
-        for samples in (run.samples(role, generation) for generation in range(run.seeds)):
-            rows = {*evenly(len(samples.prompts), PROMPTS), *(evenly(len(samples.prompts), THUMBNAILS) if role == "memorized" else ())}
-            found.update(key for row in rows for key in samples.keys[row * samples.images : (row + 1) * samples.images])
-    return found
-
-
-def evenly(total: int, most: int) -> list[int]:
-    """At most `most` of the numbers below `total`, at even distances."""
-    count = min(total, most)
-    return [i * total // count for i in range(count)]
 
 
 def holds_against(run: Run, state: State) -> list[Literal["api", "weights"]]:

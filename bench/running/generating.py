@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from bench.contracts.method import Method, State
-from bench.diffusion.denoiser import sample
 from bench.diffusion.execution import at_chosen_precision
 from bench.running import images as keeping
 from bench.running.demand import Unit, to_sample
+from bench.running.sample import sample
 from bench.store.store import SampleKey
 
 if TYPE_CHECKING:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 import numpy as np
 
 from bench.base.errors import UnknownName, one_line
-from bench.contracts.metric import Extractor, Metric, in_whole_batches
-from bench.running.evidence import PROMPTS, evenly, shown_keys
+from bench.base.spread import evenly
+from bench.contracts.metric import Metric
+from bench.features.extractor import Extractor, in_whole_batches
+from bench.running.demand import PROMPTS, shown_keys
 from bench.store.shards import extracted
 from bench.store.store import SampleKey
 from bench.suite.settings import Role

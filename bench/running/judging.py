@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.base.errors import Unmeasurable, UserError, one_line
+from bench.base.pictures import small_png
 from bench.contracts.attack import EXHIBITS, Attack, Exhibit, Scores, Target, edited_weights
 from bench.contracts.method import State
-from bench.contracts.metric import Evaluation, Metric, PerImage, PerSet, SampleSet, Timing
+from bench.contracts.metric import Evaluation, Metric, PerImage, PerSet
+from bench.contracts.samples import SampleSet, Timing
 from bench.records.record import RecordedExhibit, RunRecord, Score
-from bench.running.evidence import small_png
 from bench.running.timing import time_against_none
 from bench.statistics import intervals as stats
+from bench.suite.prompts import Prompt
 from bench.suite.settings import Role
-from bench.suite.suite import Prompt
 
 if TYPE_CHECKING:
     from bench.diffusion.denoiser import Denoiser

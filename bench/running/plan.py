@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bench.assets.catalogue import PREFIX, HubEntry, Lacking
+from bench.assets.catalogue import PREFIX, HubEntry
 from bench.base.errors import UserError, one_line
-from bench.contracts.attack import Attack
+from bench.base.text import duration_text, size_text
 from bench.running.images import droppable_by_name
 from bench.running.timing import timings
 from bench.store.store import SampleKey
+from bench.suite.needs import missing_assets
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bench.running.run import Run
-    from bench.suite.settings import Role
     from bench.suite.suite import Suite
 
 PNG = 2.2  # bytes a pixel on disk, measured on generations
@@ -68,26 +65,6 @@ def plan(run: Run) -> dict[str, Any]:
     }
 
 
-def missing_assets(suite: Suite) -> list[Lacking]:
-    """What of the suite's assets is not here, and files of its own that are not."""
-    found = [one for name in suite.wanted() for one in suite.assets.lacking(name)]
-    named = {suite.settings.model.path, *(prompts.file for prompts in suite.settings.prompts.values())}
-    absent = [text for text in sorted(named) if not text.startswith(PREFIX) and not suite.place(text).exists()]
-    pictures = sorted({path for role, prompts in suite.settings.prompts.items() if not prompts.references.startswith(PREFIX) for path in _absent(suite, role)})
-    return found + [Lacking(text, str(suite.place(text)), None, True) for text in absent] + [Lacking(path.name, str(path), None, True) for path in pictures]
-
-
-def _absent(suite: Suite, role: Role) -> list[Path]:
-    return [path for prompt in suite.prompts(role) for path in prompt.references if not path.is_file()]
-
-
-def refuse_missing_assets(suite: Suite) -> None:
-    """Raises one `UserError` that names every asset that is not here, and says how to get them."""
-    if lacking := list(dict.fromkeys(one.name for name in suite.wanted() for one in suite.assets.lacking(name))):
-        what = f"{len(lacking)} of its {len(suite.wanted())} assets are" if len(lacking) > 1 else "an asset is"
-        raise UserError(f"suite {suite.name}: {what} missing ({', '.join(lacking)}); get them with: bench fetch --suite {suite.called}")
-
-
 def _seconds_an_image(run: Run) -> float | None:
     known = timings(run)
     if not known:
@@ -102,53 +79,23 @@ def _tflop(suite: Suite) -> float | None:
     return entry.tflop if isinstance(entry, HubEntry) else None
 
 
-def lenient(suite: Suite) -> Suite:
-    """The suite as a plan sees it: what is missing has placeholders."""
-    return replace(suite, lenient=True)
-
-
-def judge_problems(suite: Suite, name: str, judge: Any) -> list[str]:
-    """What stands in the way of a metric or attack: files that are not there, settings that do not fit."""
-    problems = []
-    for file in (getattr(judge, key) for key in judge.files):
-        if file and not file.startswith(PREFIX) and not suite.place(file).exists():
-            problems.append(f"{name} names '{file}', which is missing (looked at {suite.place(file)})")
-    if isinstance(judge, Attack):
-        try:
-            judge.fits(suite)
-        except UserError as error:
-            problems.append(one_line(error))
-    return problems
-
-
 def text(plan: dict[str, Any], suite: Suite) -> str:
     """A plan for a terminal, ending with what is missing and how to get it."""
     images = ", ".join(f"{count:,} {role}" for role, count in plan["images"].items())
     seconds, hours = plan["seconds_estimated"], plan["gpu_hours"]
-    about = f", about {_duration(seconds)}" if seconds is not None else ""
+    about = f", about {duration_text(seconds)}" if seconds is not None else ""
     about += f", about {hours:,} GPU-hours (A100, half precision; without what {plan['method']} itself evaluates)" if hours is not None else ""
     lines = [
         f"{plan['method']} on {plan['suite']} ({plan['fingerprint'] or 'no fingerprint before its files are here'}): {images} images, "
-        f"{plan['images_missing']:,} to make (at least {plan['row_evaluations']:,} row evaluations, {_size(plan['disk_mib'] * 2**20)}{about})"
+        f"{plan['images_missing']:,} to make (at least {plan['row_evaluations']:,} row evaluations, {size_text(plan['disk_mib'] * 2**20)}{about})"
     ]
     if "shard" in plan:
         lines.append(f"  shard {plan['shard']} makes {plan['shard_images_missing']:,} of them, in {plan['units']} of {plan['units_of_run']} units")
     for one in plan["missing"]:
-        facts = [one["what"], *([_size(one["bytes"])] if one["bytes"] else []), *(["to be got by hand"] if one["by_hand"] else [])]
+        facts = [one["what"], *([size_text(one["bytes"])] if one["bytes"] else []), *(["to be got by hand"] if one["by_hand"] else [])]
         lines.append(f"  missing: {one['name']}: {', '.join(facts)}")
     if plan["missing"]:
         known = [one["bytes"] for one in plan["missing"] if one["bytes"]]
         unknown = f", and {len(plan['missing']) - len(known)} of unknown size" if len(known) < len(plan["missing"]) else ""
-        lines.append(f"  {_size(sum(known))} to fetch{unknown}: bench fetch --suite {suite.called}")
+        lines.append(f"  {size_text(sum(known))} to fetch{unknown}: bench fetch --suite {suite.called}")
     return "\n".join(lines + [f"  problem: {problem}" for problem in plan["problems"]])
-
-
-def _size(count: float) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count:.0f} bytes"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.1f} h"

@@ -24,24 +24,29 @@ from bench.base.parameters import configure
 from bench.base.progress import Report, silent
 from bench.contracts.attack import Attack
 from bench.contracts.method import FitData, Method, Need, State
-from bench.contracts.metric import Extractor, Metric, SampleSet
+from bench.contracts.metric import Metric
+from bench.contracts.samples import SampleSet
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.execution import Execution, at_chosen_precision
 from bench.diffusion.memory import peak_memory_mib
 from bench.diffusion.model import load_denoiser, stored_as
-from bench.records.record import RecordedReferences, RunRecord, environment, load_record
+from bench.features.extractor import Extractor
+from bench.records.environment import environment
+from bench.records.record import RecordedReferences, RunRecord, load_record
 from bench.registry import registry
 from bench.running.demand import Work, parts, planned
 from bench.running.evidence import holds_against, recorded_samples, thumbnails
 from bench.running.executors import Executor, Local
+from bench.running.experiment import judge_problems
 from bench.running.images import KeepImages, Keeping, keeping_of, missing
 from bench.running.judging import measure
-from bench.running.plan import judge_problems, refuse_missing_assets
 from bench.running.timing import wait_for
 from bench.store.folders import Root, open_folder
 from bench.store.store import SampleKey, SampleStore
+from bench.suite.needs import refuse_missing_assets
+from bench.suite.prompts import Prompt
 from bench.suite.settings import Role
-from bench.suite.suite import Prompt, Suite
+from bench.suite.suite import Suite
 
 GENERATION = 1_000_000  # image indices of a prompt that one generation may use
 NEEDED_ROLE: dict[Need, Role] = {"fit_prompts": "fit", "training_images": "fit", "clean_prompts": "calibration"}

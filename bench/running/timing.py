@@ -13,8 +13,8 @@ import torch
 
 from bench.base.digests import digest_of
 from bench.contracts.method import Method, State
-from bench.contracts.metric import Timing
-from bench.records.record import device_name
+from bench.contracts.samples import Timing
+from bench.records.environment import device_name
 from bench.running.generating import make_batch
 from bench.store.store import SampleKey
 

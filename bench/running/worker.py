@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from bench.assets.catalogue import Entry
-from bench.base.errors import Unmeasurable, UserError, one_line
+from bench.base.errors import UserError, one_line
 from bench.contracts.method import State
 from bench.diffusion.execution import Execution
-from bench.registry import registry
 from bench.running.demand import Unit
 from bench.running.generating import generate
 from bench.running.images import KeepImages
+from bench.running.ray_task import FROM_FILE, Refusal
 from bench.store.folders import Root, open_folder
 from bench.store.store import SampleKey
 from bench.suite.settings import SuiteSettings
@@ -27,19 +27,6 @@ from bench.suite.suite import Suite
 
 if TYPE_CHECKING:
     from bench.running.run import Run
-
-FROM_FILE = "bench_file_"  # how `bench.registry.registry` calls the modules of files that a user named
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """An error that a person must put right, or an attack that has nothing to measure: sent as its line, and never tried again."""
-
-    line: str
-    unmeasurable: bool = False
-
-    def error(self) -> Exception:
-        return Unmeasurable(self.line) if self.unmeasurable else UserError(self.line)
 
 
 @dataclass(frozen=True)
@@ -128,27 +115,3 @@ class Worker:
         except UserError as error:
             return Refusal(one_line(error))
         return None
-
-
-def apply(sent: bytes, files: Sequence[str], item: Any) -> Any:
-    """A pickled function of one item, in a process that has imported the files whose classes it holds."""
-    import pickle
-
-    torch.set_num_threads(1)
-    for file in files:
-        if FROM_FILE + Path(file).stem not in sys.modules:
-            registry.import_file(Path(file))
-    try:
-        return pickle.loads(sent)(item)
-    except (UserError, Unmeasurable) as error:
-        return Refusal(one_line(error), isinstance(error, Unmeasurable))
-
-
-def files_in_use() -> list[str]:
-    """The files of a user's that this process imported as methods, metrics or attacks."""
-    return [str(module.__file__) for name, module in list(sys.modules.items()) if name.startswith(FROM_FILE)]
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

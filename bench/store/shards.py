@@ -9,16 +9,15 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from bench.base.digests import digest_of
 from bench.base.errors import UserError, one_line
+from bench.base.pictures import encode_png, pixel_digest
 from bench.store.folders import Folder
 
 SCHEMA = pa.schema(
@@ -119,26 +118,3 @@ def extracted(extract: Any, extractor: str, pictures: list[np.ndarray]) -> np.nd
     if values.ndim == 0 or len(values) != len(pictures):
         raise UserError(f"extractor {extractor} gave features of shape {values.shape} for {len(pictures)} pictures; give one row a picture")
     return values
-
-
-def encode_png(picture: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def pixel_digest(picture: np.ndarray) -> str:
-    """16 hex digits of sha256 over the shape and the pixels of a picture, uint8 `[H, W, 3]`: the same however it was compressed."""
-    return hashlib.sha256(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()).hexdigest()[:16]
-
-
-def decode_png(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """A picture file as uint8 `[H, W, 3]`. Raises `UserError` when it is missing, truncated or no picture."""
-    try:
-        return decode_png(path.read_bytes())
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"picture {path} cannot be read: {one_line(error)[:120]}") from error

@@ -26,9 +26,10 @@ import pyarrow as pa
 from bench.base.digests import digest_of
 from bench.base.errors import UserError
 from bench.base.files import write_atomically
+from bench.base.pictures import decode_png, encode_png, pixel_digest, read_picture
 from bench.store import shards
 from bench.store.folders import Root, open_folder
-from bench.store.shards import SCHEMA, decode_png, encode_png, pixel_digest, read_picture
+from bench.store.shards import SCHEMA
 
 __all__ = ["FORMAT", "SCHEMA", "Place", "SampleKey", "SampleStore", "decode_png", "encode_png", "pixel_digest", "read_picture", "write_atomically"]
 

@@ -7,14 +7,15 @@ change over the calls. `bench.cli.analyze` is the command and writes the files, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench.base.errors import UserError
+from bench.contracts.masked import MaskedMethod, MaskFunction, Report
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,24 +27,7 @@ UNDEFINED = "both masks are empty, and the IoU of two empty masks is undefined (
 SINGLE = "there is a single call, and no next one to compare it with"
 CHUNK = 1 << 20  # weights compared at once; also keeps counts exact in fp32
 
-Report = Callable[[str, int, int], None]
-MaskFunction = Callable[[Sequence[int]], "tuple[Tensor, Tensor]"]
 Row = dict[str, Any]
-
-
-@runtime_checkable
-class MaskedMethod(Protocol):
-    """What a method that masks weights offers so that `bench analyze masks` works on it, besides the doors of `Method`."""
-
-    def fitted_on(self, available: int) -> list[int]:
-        """Positions of the prompts that `fit` uses out of `available` fit prompts."""
-
-    def mask_functions(self, denoiser: Denoiser, prompts: Sequence[str], report: Report) -> dict[str, MaskFunction]:
-        """By layer, a function from positions in `prompts` to two bool tensors `[calls, d, m]`: the candidates and the masked weights.
-
-        The model is evaluated here, once for each prompt, and never by the functions. `fit` on the same prompts must give the
-        union of the masks over calls.
-        """
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
 from bench.base.parameters import configure, parse_assignments, validation_line
 from bench.base.progress import Report, silent
-from bench.records.record import environment
+from bench.records.environment import environment
 from bench.registry import registry
 from bench.running.run import NEEDED_ROLE, Run
 from bench.suite.settings import PromptSettings, Role

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from bench.contracts.attack import Attack
 from bench.contracts.metric import Metric
-from bench.leaderboard.board import PARTS
+from bench.records.parts import PARTS
 from bench.records.record import RunRecord, Score
 from bench.running.run import Run
 from bench.store.folders import Root

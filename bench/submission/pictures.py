@@ -12,15 +12,17 @@ import numpy as np
 from PIL import Image
 
 from bench.base.errors import UserError, one_line
+from bench.base.pictures import SIDE, small_png
+from bench.base.spread import evenly
 from bench.contracts.attack import EXHIBITS
 from bench.records.record import RunRecord
-from bench.running.evidence import PROMPTS, SIDE, THUMBNAILS, evenly, small_png
+from bench.running.demand import PROMPTS, THUMBNAILS
 from bench.running.run import Run
 from bench.store.folders import Root, open_folder
 from bench.store.store import SampleKey, SampleStore, decode_png, pixel_digest, read_picture
 from bench.submission.case import NAME, Case
+from bench.suite.prompts import Prompt
 from bench.suite.settings import Role
-from bench.suite.suite import Prompt
 
 Keyed = tuple[SampleKey, str]  # where a store has it, and its digest
 

@@ -13,7 +13,7 @@ from bench.contracts.metric import Metric
 from bench.records.record import RunRecord, Score
 from bench.statistics import intervals as stats
 from bench.submission.case import NAME, Case, is_built_in, judge_of, role_of, scores_of, short
-from bench.suite.suite import Prompt
+from bench.suite.prompts import Prompt
 
 VALUE, INTERVAL = 2e-6, 5e-6  # how far a number may be from what follows from the prompts' values: means in float32, groups with six decimals
 SLACK = 1e-6  # of cosines: float32

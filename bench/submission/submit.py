@@ -21,7 +21,7 @@ from bench.base.parameters import configure
 from bench.contracts.method import Method
 from bench.leaderboard import leaderboard
 from bench.leaderboard import report as reporting
-from bench.leaderboard.board import REFERENCE, protocol
+from bench.records.parts import REFERENCE, protocol
 from bench.records.record import RunRecord, load_record
 from bench.registry import registry
 from bench.running.run import Run
@@ -29,7 +29,8 @@ from bench.store.folders import Root
 from bench.submission import pictures as submitted_images
 from bench.submission import scores as submitted_scores
 from bench.submission.case import NAME, Case, Check, short
-from bench.suite.suite import Suite, load_suite
+from bench.suite.load import load_suite
+from bench.suite.suite import Suite
 
 BYTES = 64 * 2**20  # of a record; one with all its pictures has some MiB
 STRANGERS = ("what a method that is not known here says of itself: changed, where, needs, paper, holds_against",)

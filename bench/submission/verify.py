@@ -18,15 +18,18 @@ import numpy as np
 import torch
 
 from bench.base.errors import Unmeasurable, UserError, one_line
+from bench.base.pictures import SIDE, small_png
 from bench.base.progress import Report, silent
 from bench.contracts.attack import Scores
 from bench.contracts.method import State
-from bench.contracts.metric import Metric, PerImage, SampleSet
+from bench.contracts.metric import Metric, PerImage
+from bench.contracts.samples import SampleSet
 from bench.diffusion.execution import float32_products
-from bench.records.record import RunRecord, environment
+from bench.records.environment import environment
+from bench.records.record import RunRecord
 from bench.records.tolerance import TOLERANCES
 from bench.registry import registry
-from bench.running.evidence import SIDE, holds_against, small_png
+from bench.running.evidence import holds_against
 from bench.running.judging import evaluation_of, together
 from bench.running.run import Run
 from bench.store.folders import Root
@@ -36,8 +39,9 @@ from bench.submission.pictures import Keyed, equal, keyed, small_picture
 from bench.submission.scores import FREE, PLAIN
 from bench.submission.submit import CONSISTENCY, asked, differences, other_protocol
 from bench.submission.verdict import Compared, Verification
+from bench.suite.prompts import Prompt
 from bench.suite.settings import Role
-from bench.suite.suite import Prompt, Suite
+from bench.suite.suite import Suite
 
 MEAN = 0.02  # that the values of prompts may differ on average, for scores that bench/records/tolerance.py does not know: cosines, shares
 RELATIVE = 0.05  # the same for other units, as a share of the recorded values

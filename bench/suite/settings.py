@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -120,3 +121,12 @@ def protocol(settings: SuiteSettings) -> dict[str, Any]:
             if section[key] == type(model).model_fields[key].get_default(call_default_factory=True):
                 del section[key]
     return table
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """All texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(one)

@@ -17,11 +17,13 @@ import torch
 from PIL import Image, ImageDraw
 
 from bench.contracts.method import Method
-from bench.diffusion.denoiser import Denoiser, sample
+from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.model import load_denoiser
 from bench.features.networks import CopyDescriptor, OpenClip
+from bench.running.sample import sample
 from bench.store.store import read_picture
-from bench.suite.suite import Suite, load_suite
+from bench.suite.load import load_suite
+from bench.suite.suite import Suite
 from bench.testbed.autoencoder import reconstruction_psnr
 from bench.testbed.bundle import read_manifest, write_manifest
 from bench.testbed.scenes import clean_scene, render

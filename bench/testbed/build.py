@@ -26,7 +26,7 @@ from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UserError
 from bench.base.files import write_atomically
 from bench.features.networks import CleanFeatures
-from bench.records.record import PACKAGES, package_version
+from bench.records.environment import PACKAGES, package_version
 from bench.store.store import encode_png
 from bench.testbed.autoencoder import autoencoder_job, decoder_job, latent_scale, reconstruction_psnr
 from bench.testbed.bundle import write_manifest

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from bench.store.store import encode_png
-from bench.suite.suite import Suite, load_suite
+from bench.suite.load import load_suite
+from bench.suite.suite import Suite
 from bench.testbed.captions import train_tokenizer
 
 SIDE = 32

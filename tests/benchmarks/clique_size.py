@@ -22,7 +22,8 @@ from attacks.clique_extraction import CliqueExtraction
 from bench.base.parameters import configure
 from bench.base.progress import reporter
 from bench.running.run import Run
-from bench.suite.suite import Suite, load_suite
+from bench.suite.load import load_suite
+from bench.suite.suite import Suite
 
 SIZES = (3, 4, 5, 6, 8, 10)
 

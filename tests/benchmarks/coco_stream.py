@@ -30,7 +30,7 @@ from bench.running.evidence import THUMBNAILS
 from bench.running.images import keep_images_of
 from bench.running.run import Run
 from bench.store.store import SampleKey
-from bench.suite.suite import load_suite
+from bench.suite.load import load_suite
 from bench.testbed.tiny import CAPTIONS, SUITE, build_tiny_suite, write_csv
 
 SUBSET = 1024

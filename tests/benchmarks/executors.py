@@ -17,9 +17,11 @@ from pathlib import Path
 
 import torch
 
-from bench.running.executors import Executor, Local, Ray
+from bench.running.executors import Executor, Local
+from bench.running.ray import Ray
 from bench.running.run import Run
-from bench.suite.suite import Suite, load_suite
+from bench.suite.load import load_suite
+from bench.suite.suite import Suite
 
 
 def main() -> None:

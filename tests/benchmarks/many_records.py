@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.leaderboard.board import PARTS, REFERENCE
+from bench.records.parts import PARTS, REFERENCE
 from bench.records.record import RunRecord, load_records
 
 HERE = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ from published_nemo import Published, neurons_of
 
 from bench.contracts.method import FitData
 from bench.diffusion.model import load_denoiser
-from bench.suite.suite import load_suite
+from bench.suite.load import load_suite
 from methods._nemo_layers import RowMasks, value_layers
 from methods.nemo import Nemo
 

@@ -29,13 +29,14 @@ from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
 from bench.base.parameters import configure
 from bench.base.progress import Report, silent
-from bench.records.record import RunRecord, Score, environment
+from bench.records.environment import environment
+from bench.records.record import RunRecord, Score
 from bench.registry import registry
 from bench.running.run import Run
 from bench.studies.calibration import calibrate
 from bench.studies.finetune.train import Prepared, duplicated_pairs, pipeline_side
+from bench.suite.load import load_suite
 from bench.suite.settings import Scheduler
-from bench.suite.suite import load_suite
 
 ATTACK = "clique_extraction"
 TILES = 4  # a side
