@@ -1,4 +1,6 @@
-"""The harness. Method, metric and attack authors import from here; names load on first use, so `bench --help` stays fast."""
+"""The harness. Method, metric and attack authors import from here; names load on first use, so
+`bench --help` stays fast.
+"""
 
 from __future__ import annotations
 

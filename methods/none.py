@@ -6,6 +6,8 @@ from bench.contracts.method import Method
 
 
 class NoMitigation(Method):
-    """No mitigation: plain classifier-free guidance, with the same initial noise as every other row."""
+    """No mitigation: plain classifier-free guidance, with the same initial noise as every other
+    row.
+    """
 
     neutral: ClassVar[dict[str, Any] | None] = {}

@@ -13,9 +13,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from bench.diffusion.denoiser import Denoiser
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
-from bench.testbed.tiny import CAPTIONS, SIDE, SUITE, build_tiny_pipeline, build_tiny_suite, write_csv
+from bench.testbed.tiny import (
+    CAPTIONS,
+    SIDE,
+    SUITE,
+    build_tiny_pipeline,
+    build_tiny_suite,
+    write_csv,
+)
 
-__all__ = ["CAPTIONS", "SIDE", "SUITE", "build_tiny_pipeline", "write_csv"]  # what tests take from here
+# what tests take from here
+__all__ = ["CAPTIONS", "SIDE", "SUITE", "build_tiny_pipeline", "write_csv"]
 
 
 @pytest.fixture(scope="session", autouse=True)

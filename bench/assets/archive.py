@@ -20,10 +20,26 @@ from bench.base.errors import UserError, one_line, visible
 CHUNK = 1 << 18  # bytes read at once
 
 
-UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, ValueError)
+UNREADABLE = (
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
 
 
-SPECIAL = {stat.S_IFLNK: "a link", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+SPECIAL = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 class BadArchive(Exception):
@@ -46,22 +62,43 @@ def facts_of(path: Path, digest: str) -> tuple[int, int, str]:
     return (*_size_and_time(path), digest)
 
 
-def unpack(archive: Path, kind: str, folder: Path, check: Callable[[], None]) -> dict[str, tuple[int, int, str]]:
-    """Unpack into a new folder; (size, time, sha256) of every file. `check` is called between pieces and may raise to stop.
+def unpack(
+    archive: Path, kind: str, folder: Path, check: Callable[[], None]
+) -> dict[str, tuple[int, int, str]]:
+    """Unpack into a new folder; (size, time, sha256) of every file.
 
-    Every member is judged before the first is written: `BadArchive` for one that is absolute, leads out of the folder, comes twice, or
-    is neither file nor folder. Permissions, owners and times of the archive are not taken. `UserError` when it cannot be written.
+    `check` is called between pieces and may raise to stop.
+
+    Every member is judged before the first is written: `BadArchive` for one that is absolute, leads
+    out of the folder, comes twice, or is neither file nor folder. Permissions, owners and times of
+    the archive are not taken. `UserError` when it cannot be written.
     """
     try:
         with zipfile.ZipFile(archive) if kind == "zip" else tarfile.open(archive, "r:*") as opened:
-            members = _judged(list(_zip_members(opened) if isinstance(opened, zipfile.ZipFile) else _tar_members(opened)))
-            needed, free = sum(member.size for member in members), shutil.disk_usage(archive.parent).free
+            members = _judged(
+                list(
+                    _zip_members(opened)
+                    if isinstance(opened, zipfile.ZipFile)
+                    else _tar_members(opened)
+                )
+            )
+            needed, free = (
+                sum(member.size for member in members),
+                shutil.disk_usage(archive.parent).free,
+            )
             if needed > free:
-                raise UserError(f"{folder} cannot be written: it needs {needed:,} bytes, and {free:,} are free")
+                raise UserError(
+                    f"{folder} cannot be written: it needs {needed:,} bytes, and {free:,} are free"
+                )
             _make(folder)
-            facts = {member.name: _write_member(member, folder / member.name, check) for member in members if _is_file(member, folder)}
+            facts = {
+                member.name: _write_member(member, folder / member.name, check)
+                for member in members
+                if _is_file(member, folder)
+            }
             if isinstance(opened, tarfile.TarFile) and opened.fileobj is not None:
-                while opened.fileobj.read(CHUNK):  # tarfile stops before the end, where gzip keeps its checksum
+                # tarfile stops before the end, where gzip keeps its checksum
+                while opened.fileobj.read(CHUNK):
                     check()
             return facts
     except UNREADABLE as error:
@@ -78,15 +115,35 @@ class _Member:
 
 def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
     for info in archive.infolist():
-        special = "encrypted" if info.flag_bits & 1 else SPECIAL.get(stat.S_IFMT(info.external_attr >> 16), "")
+        special = (
+            "encrypted"
+            if info.flag_bits & 1
+            else SPECIAL.get(stat.S_IFMT(info.external_attr >> 16), "")
+        )
         # The name as it was written: zipfile cuts the other at a zero byte.
-        yield _Member(info.orig_filename, info.file_size, special, None if info.is_dir() else lambda info=info: archive.open(info))  # type: ignore[misc]
+        yield _Member(
+            info.orig_filename,
+            info.file_size,
+            special,
+            None if info.is_dir() else lambda info=info: archive.open(info),
+        )  # type: ignore[misc]
 
 
 def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
     for info in archive.getmembers():
-        special = "" if info.isreg() or info.isdir() else "a link" if info.issym() or info.islnk() else "a device or pipe"
-        yield _Member(info.name, info.size, special, None if info.isdir() else lambda info=info: archive.extractfile(info))  # type: ignore[misc]
+        special = (
+            ""
+            if info.isreg() or info.isdir()
+            else "a link"
+            if info.issym() or info.islnk()
+            else "a device or pipe"
+        )
+        yield _Member(
+            info.name,
+            info.size,
+            special,
+            None if info.isdir() else lambda info=info: archive.extractfile(info),
+        )  # type: ignore[misc]
 
 
 def _judged(members: Sequence[_Member]) -> list[_Member]:
@@ -96,17 +153,28 @@ def _judged(members: Sequence[_Member]) -> list[_Member]:
     folders: set[PurePosixPath] = set()
     for member in members:
         shown, path = visible(member.name)[:200], PurePosixPath(member.name)
-        if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name or re.match("[A-Za-z]:", member.name):
+        if (
+            path.is_absolute()
+            or ".." in path.parts
+            or "\\" in member.name
+            or "\0" in member.name
+            or re.match("[A-Za-z]:", member.name)
+        ):
             raise BadArchive(f"its member '{shown}' leads out of the folder: nothing was unpacked")
         if member.special:
             raise BadArchive(f"its member '{shown}' is {member.special}: nothing was unpacked")
         if member.open and (path in files or not path.parts):
-            raise BadArchive(f"its member '{shown}' comes twice or has no name: nothing was unpacked")
+            raise BadArchive(
+                f"its member '{shown}' comes twice or has no name: nothing was unpacked"
+            )
         (files if member.open else folders).add(path)
         folders.update(path.parents)
         judged.append(_Member(path.as_posix(), member.size, "", member.open))
     if both := files & folders:
-        raise BadArchive(f"its member '{visible(str(min(both)))[:200]}' is a file and a folder: nothing was unpacked")
+        raise BadArchive(
+            f"its member '{visible(str(min(both)))[:200]}' is a file and a folder: nothing was"
+            " unpacked"
+        )
     return judged
 
 
@@ -127,7 +195,9 @@ def _write_member(member: _Member, target: Path, check: Callable[[], None]) -> t
             check()
             size += len(chunk)
             if size > member.size:
-                raise BadArchive(f"its member '{visible(member.name)[:200]}' is larger than it says")
+                raise BadArchive(
+                    f"its member '{visible(member.name)[:200]}' is larger than it says"
+                )
             digest.update(chunk)
             write_all(stream, chunk, target)
     if size < member.size:
@@ -143,7 +213,9 @@ def _make(folder: Path) -> None:
 
 
 def writable(path: Path, mode: Literal["ab", "wb", "xb"]) -> Any:
-    """An unbuffered stream: what was written is in the file, and closing it cannot fail for a full disk."""
+    """An unbuffered stream: what was written is in the file, and closing it cannot fail for a full
+    disk.
+    """
     try:
         return path.open(mode, buffering=0)
     except OSError as error:
@@ -162,4 +234,7 @@ def write_all(stream: Any, chunk: bytes, path: Path) -> None:
 
 def unwritable(path: Path, error: OSError) -> UserError:
     """The error for a place in the cache that cannot be written."""
-    return UserError(f"{path} cannot be written: {one_line(error)}; what has come is kept, and the same command goes on with it")
+    return UserError(
+        f"{path} cannot be written: {one_line(error)}; what has come is kept, and the same command"
+        " goes on with it"
+    )

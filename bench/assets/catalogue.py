@@ -1,7 +1,9 @@
-"""What suites may name as `asset:NAME`: files, models of the Hugging Face hub, and pictures behind the links of a prompt list.
+"""What suites may name as `asset:NAME`: files, models of the Hugging Face hub, and pictures behind
+the links of a prompt list.
 
-The shipped entries stand in `catalogue.toml`; a suite adds its own, or replaces one, under `[assets.NAME]`. Where an entry
-lies, whether it is whole, and what its digest is, are asked here; bringing it is the work of `bench fetch`.
+The shipped entries stand in `catalogue.toml`; a suite adds its own, or replaces one, under
+`[assets.NAME]`. Where an entry lies, whether it is whole, and what its digest is, are asked here;
+bringing it is the work of `bench fetch`.
 """
 
 from __future__ import annotations
@@ -38,21 +40,35 @@ class _Entry(BaseModel):
 class FileEntry(_Entry):
     """One file, or an archive that becomes a folder."""
 
-    urls: tuple[str, ...] = Field((), description="addresses of the same file, tried in this order; none: to be got by hand")
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="of the file as it comes; left out where nobody published it")
+    urls: tuple[str, ...] = Field(
+        (), description="addresses of the same file, tried in this order; none: to be got by hand"
+    )
+    sha256: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="of the file as it comes; left out where nobody published it",
+    )
     bytes: int | None = Field(None, ge=0)
     unpack: Literal["none", "zip", "tar"] = "none"
 
 
 class HubEntry(_Entry):
-    """A model on the Hugging Face hub, pinned by revision; `files` with their sha256, or an empty text where it is not known."""
+    """A model on the Hugging Face hub, pinned by revision; `files` with their sha256, or an empty
+    text where it is not known.
+    """
 
     hub: str = Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
     revision: str = Field(pattern=r"^[0-9a-f]{40}$")
     variant: str = ""
     files: dict[str, str] = Field(min_length=1)
     bytes: int | None = Field(None, ge=0, description="of all files together")
-    tflop: float | None = Field(None, gt=0, description="10^12 operations of one UNet row at the model's own size (tests/benchmarks/flops.py)")
+    tflop: float | None = Field(
+        None,
+        gt=0,
+        description=(
+            "10^12 operations of one UNet row at the model's own size (tests/benchmarks/flops.py)"
+        ),
+    )
 
 
 class PicturesEntry(_Entry):
@@ -105,7 +121,10 @@ def files_of(name: str, entry: FileEntry | HubEntry) -> list[Asset]:
     return [
         Asset(
             name=f"{name}/{file}",
-            urls=(*_in_hub_cache(entry, file), f"{endpoint}/{entry.hub}/resolve/{entry.revision}/{file}"),
+            urls=(
+                *_in_hub_cache(entry, file),
+                f"{endpoint}/{entry.hub}/resolve/{entry.revision}/{file}",
+            ),
             sha256=sha256 or None,
             bytes=None,
             path=f"{entry.path}/{file}",
@@ -125,7 +144,9 @@ def _in_hub_cache(entry: HubEntry, file: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Lacking:
-    """An asset that is not here, or not whole: its name, what is missing of it, bytes to fetch where known."""
+    """An asset that is not here, or not whole: its name, what is missing of it, bytes to fetch
+    where known.
+    """
 
     name: str
     what: str
@@ -140,7 +161,8 @@ class Assets:
     suite: str
     entries: Mapping[str, Entry]
     cache: Path
-    whole: set[str] = field(default_factory=set, compare=False)  # looked at already: hashing a model twice would be a pity
+    # looked at already: hashing a model twice would be a pity
+    whole: set[str] = field(default_factory=set, compare=False)
 
     def entry(self, text: str) -> Entry:
         name = name_of(text)[0]
@@ -151,7 +173,11 @@ class Assets:
     def place(self, text: str) -> Path:
         """Where `asset:NAME/inner` is expected, there or not."""
         inner = name_of(text)[1]
-        return self.cache / self.entry(text).path / inner if inner else self.cache / self.entry(text).path
+        return (
+            self.cache / self.entry(text).path / inner
+            if inner
+            else self.cache / self.entry(text).path
+        )
 
     def path(self, text: str) -> Path:
         """The same, once it is there and whole. Raises `UserError` that says how to get it."""
@@ -164,27 +190,51 @@ class Assets:
         return path
 
     def advice(self, name: str, what: str) -> str:
-        return f"suite {self.suite}: the asset '{name}' {what}; get it with: bench fetch --suite {self.suite} --only {name}"
+        return (
+            f"suite {self.suite}: the asset '{name}' {what}; get it with: bench fetch --suite"
+            f" {self.suite} --only {name}"
+        )
 
     def digest(self, text: str) -> str:
-        """sha256 that stands for the content of an asset that is there: of the file as it came, of a model's files by name, of the pictures found by id."""
+        """sha256 that stands for the content of an asset that is there: of the file as it came, of
+        a model's files by name, of the pictures found by id.
+        """
         entry, (name, inner) = self.entry(text), name_of(text)
         self.path(text)
         if inner:
             place = self.place(text)
-            inside = {path: digest for path, digest in self.digests_inside(text).items() if path == place or place in path.parents}
+            inside = {
+                path: digest
+                for path, digest in self.digests_inside(text).items()
+                if path == place or place in path.parents
+            }
             if not inside:
                 raise UserError(self.advice(name, f"has no known digest of '{inner}'"))
-            return inside[place] if place in inside else digest_of({path.relative_to(place).as_posix(): digest for path, digest in inside.items()})
+            return (
+                inside[place]
+                if place in inside
+                else digest_of(
+                    {path.relative_to(place).as_posix(): digest for path, digest in inside.items()}
+                )
+            )
         if isinstance(entry, PicturesEntry):
             from bench.assets.links import read_images
 
             rows = read_images(self.place(text))
             return digest_of({id: rows[id].sha256 for id in self.pictures(text)})
-        memories = {asset.path: memory for asset in files_of(name, entry) if (memory := recall(asset, self.cache))}
+        memories = {
+            asset.path: memory
+            for asset in files_of(name, entry)
+            if (memory := recall(asset, self.cache))
+        }
         if isinstance(entry, FileEntry):
             return entry.sha256 or memories[entry.path].sha256
-        return digest_of({file: sha256 or memories[f"{entry.path}/{file}"].sha256 for file, sha256 in entry.files.items()})
+        return digest_of(
+            {
+                file: sha256 or memories[f"{entry.path}/{file}"].sha256
+                for file, sha256 in entry.files.items()
+            }
+        )
 
     def digests_inside(self, text: str) -> dict[Path, str]:
         """sha256 of every file that an asset became, by path, as remembered when it came."""
@@ -193,39 +243,66 @@ class Assets:
         if isinstance(entry, PicturesEntry):
             from bench.assets.links import read_images
 
-            return {folder / row.file: row.sha256 for row in read_images(folder).values() if row.file}
+            return {
+                folder / row.file: row.sha256 for row in read_images(folder).values() if row.file
+            }
         found: dict[Path, str] = {}
         for asset in files_of(name, entry):
             memory: Memory | None = recall(asset, self.cache)
             if memory:
-                found |= {self.cache / asset.path / inner: digest for inner, (_, _, digest) in memory.files.items()}
-            elif asset.sha256 and asset.unpack == "none":  # put there by hand, in a cache that may only be read
+                found |= {
+                    self.cache / asset.path / inner: digest
+                    for inner, (_, _, digest) in memory.files.items()
+                }
+            # put there by hand, in a cache that may only be read
+            elif asset.sha256 and asset.unpack == "none":
                 found[self.cache / asset.path] = asset.sha256
         return found
 
     def pictures(self, text: str) -> dict[str, Path]:
-        """The pictures that were found for a list, by id. Raises `UserError` when they were never fetched, and for one that was changed since."""
+        """The pictures that were found for a list, by id.
+
+        Raises `UserError` when they were never fetched, and for one that was changed since.
+        """
         from bench.assets.links import read_images
 
         folder = self.path(text)
-        found = {id: row for id, row in read_images(folder).items() if row.state == "found" and (folder / row.file).is_file()}
+        found = {
+            id: row
+            for id, row in read_images(folder).items()
+            if row.state == "found" and (folder / row.file).is_file()
+        }
         for row in found.values():
             if path_digest(folder / row.file) != row.sha256:
-                raise UserError(f"suite {self.suite}: the picture {folder / row.file} is not what was fetched: bench fetch --suite {self.suite} --check")
+                raise UserError(
+                    f"suite {self.suite}: the picture {folder / row.file} is not what was fetched:"
+                    f" bench fetch --suite {self.suite} --check"
+                )
         return {id: folder / row.file for id, row in found.items()}
 
     def failed_links(self, name: str) -> int:
-        """How many pictures of a list could not be had for now: their links are not dead, and may answer the next time."""
+        """How many pictures of a list could not be had for now: their links are not dead, and may
+        answer the next time.
+        """
         from bench.assets.links import read_images
 
-        return sum(row.state == "failed" for row in read_images(self.cache / self.entry(name).path).values())
+        return sum(
+            row.state == "failed"
+            for row in read_images(self.cache / self.entry(name).path).values()
+        )
 
     def picture_rows(self, entry: PicturesEntry) -> list[tuple[str, str, str]]:
-        """(id, address, empty) of every row of the list. Raises `UserError` when the list is not there."""
+        """(id, address, empty) of every row of the list.
+
+        Raises `UserError` when the list is not there.
+        """
         columns, rows = read_rows(self.path(entry.list), entry.format, entry.delimiter)
         for column in (entry.id, entry.url):
             if column not in columns:
-                raise UserError(f"suite {self.suite}: the list {entry.list} has no column '{column}' (it has: {', '.join(sorted(columns))})")
+                raise UserError(
+                    f"suite {self.suite}: the list {entry.list} has no column '{column}' (it has:"
+                    f" {', '.join(sorted(columns))})"
+                )
         return [(row[entry.id], row[entry.url], "") for row in rows]
 
     def lacking(self, name: str) -> list[Lacking]:
@@ -238,7 +315,9 @@ class Assets:
         return found
 
     def _unasked(self, name: str, entry: PicturesEntry) -> list[Lacking]:
-        """The pictures whose links nobody has asked yet: never, or the command was interrupted, or offline."""
+        """The pictures whose links nobody has asked yet: never, or the command was interrupted, or
+        offline.
+        """
         from bench.assets.links import read_images
 
         rows = read_images(self.cache / entry.path)
@@ -249,7 +328,13 @@ class Assets:
         waiting = sum(id not in rows or rows[id].state == "unasked" for id in ids)
         if ids and not waiting:
             return []
-        return [Lacking(name, f"pictures behind {f'{waiting} of {len(ids)}' if rows else 'the'} links of {entry.list}")]
+        return [
+            Lacking(
+                name,
+                f"pictures behind {f'{waiting} of {len(ids)}' if rows else 'the'} links of"
+                f" {entry.list}",
+            )
+        ]
 
     def _lacking(self, name: str) -> list[Lacking]:
         entry = self.entry(name)
@@ -261,4 +346,10 @@ class Assets:
         if isinstance(entry, FileEntry):
             return [Lacking(name, entry.path, entry.bytes, not entry.urls)]
         whole = len(absent) == len(entry.files)
-        return [Lacking(name, f"{entry.hub} at {entry.revision[:12]}, {len(absent)} of {len(entry.files)} files", entry.bytes if whole else None)]
+        return [
+            Lacking(
+                name,
+                f"{entry.hub} at {entry.revision[:12]}, {len(absent)} of {len(entry.files)} files",
+                entry.bytes if whole else None,
+            )
+        ]

@@ -1,4 +1,6 @@
-"""The threads that fetch: what they share, how they stop together, and the lock that keeps two commands out of one folder."""
+"""The threads that fetch: what they share, how they stop together, and the lock that keeps two
+commands out of one folder.
+"""
 
 from __future__ import annotations
 
@@ -40,16 +42,29 @@ class Crew:
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     come: int = 0  # bytes that came, or were there already when their download began
-    expected: dict[str, int] = field(default_factory=dict)  # bytes of every download whose size is known
+    # bytes of every download whose size is known
+    expected: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise UserError(f"at least 1 worker is needed, not {self.workers}")
         if not 0 < self.timeout <= LONGEST or self.retries < 0:
-            raise UserError(f"a timeout must be above 0 and at most {LONGEST} s, and retries at least 0, not {self.timeout:g} and {self.retries}")
-        # Of the standard handlers, only these: a redirect cannot lead to a file of this machine or to FTP.
+            raise UserError(
+                f"a timeout must be above 0 and at most {LONGEST} s, and retries at least 0, not"
+                f" {self.timeout:g} and {self.retries}"
+            )
+        # Of the standard handlers, only these: a redirect cannot lead to a file of this machine or
+        # to FTP.
         self.opener = urllib.request.OpenerDirector()
-        handlers = ("ProxyHandler", "UnknownHandler", "HTTPHandler", "HTTPSHandler", "HTTPDefaultErrorHandler", "HTTPRedirectHandler", "HTTPErrorProcessor")
+        handlers = (
+            "ProxyHandler",
+            "UnknownHandler",
+            "HTTPHandler",
+            "HTTPSHandler",
+            "HTTPDefaultErrorHandler",
+            "HTTPRedirectHandler",
+            "HTTPErrorProcessor",
+        )
         for handler in handlers:
             self.opener.add_handler(getattr(urllib.request, handler)())
 
@@ -63,8 +78,13 @@ class Crew:
         with self.lock:
             self.come += more
 
-    def run(self, tasks: Sequence[Callable[[], T]], tick: Callable[[], None]) -> Generator[tuple[int, T], None, None]:
-        """Results as they come, each with its task's index. An error of one task ends all. `tick` is called a few times a second."""
+    def run(
+        self, tasks: Sequence[Callable[[], T]], tick: Callable[[], None]
+    ) -> Generator[tuple[int, T], None, None]:
+        """Results as they come, each with its task's index.
+
+        An error of one task ends all. `tick` is called a few times a second.
+        """
         todo: queue.SimpleQueue[int] = queue.SimpleQueue()
         done: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
         for index in range(len(tasks)):
@@ -81,8 +101,11 @@ class Crew:
                 except BaseException as error:
                     done.put((index, None, error))
 
-        # Daemons: one that waits for a silent server must not hold up Ctrl-C. After `stop` they write nothing.
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(self.workers, len(tasks)))]
+        # Daemons: one that waits for a silent server must not hold up Ctrl-C. After `stop` they
+        # write nothing.
+        threads = [
+            threading.Thread(target=work, daemon=True) for _ in range(min(self.workers, len(tasks)))
+        ]
         for thread in threads:
             thread.start()
         left, shown = len(tasks), 0.0
@@ -109,7 +132,10 @@ class Crew:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: two commands that write the same part files would mix them. Raises `UserError` when another has it."""
+    """Hold the folder's lock: two commands that write the same part files would mix them.
+
+    Raises `UserError` when another has it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stream = (folder / ".lock").open("a")
@@ -120,7 +146,10 @@ def alone(folder: Path) -> Iterator[None]:
             if fcntl is not None:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"another command is fetching into {folder}: wait until it ends, or choose another folder") from error
+            raise UserError(
+                f"another command is fetching into {folder}: wait until it ends, or choose another"
+                " folder"
+            ) from error
         except OSError:  # a file system without locks
             pass
         yield

@@ -1,7 +1,8 @@
-"""One file from one source: downloads that go on after a cut, with retries, time limits and checks of size and digest.
+"""One file from one source: downloads that go on after a cut, with retries, time limits and checks
+of size and digest.
 
-What comes lies in a hidden file (`Part`) with a note beside it. A cut download goes on where it stopped, when the server can do
-that and says that its file is still the same; else it begins again.
+What comes lies in a hidden file (`Part`) with a note beside it. A cut download goes on where it
+stopped, when the server can do that and says that its file is still the same; else it begins again.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that may be anoth
 
 
 class Refused(Exception):
-    """A source that gives the same answer when it is asked again. `status` is the HTTP status, where that is the answer."""
+    """A source that gives the same answer when it is asked again.
+
+    `status` is the HTTP status, where that is the answer.
+    """
 
     def __init__(self, why: str, status: int | None = None) -> None:
         super().__init__(why)
@@ -50,7 +54,9 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Part:
-    """A file that is arriving, and beside it what is needed to go on after a cut: its source, what the server calls its version, its size."""
+    """A file that is arriving, and beside it what is needed to go on after a cut: its source, what
+    the server calls its version, its size.
+    """
 
     path: Path
 
@@ -59,18 +65,29 @@ class Part:
         return self.path.with_name(f"{self.path.name}.json")
 
     def kept(self, source: str) -> tuple[int, str, int | None]:
-        """Bytes kept of this source, their version and the size of the whole; nothing when they cannot be gone on with."""
+        """Bytes kept of this source, their version and the size of the whole; nothing when they
+        cannot be gone on with.
+        """
         try:
             size, note = self.path.stat().st_size, json.loads(self.note.read_bytes())
-            version, total = str(note["version"]), note["total"] if note["total"] is None else int(note["total"])
-            usable = note["source"] == source and (total is None or size <= total) and (version or size == total)
+            version, total = (
+                str(note["version"]),
+                (note["total"] if note["total"] is None else int(note["total"])),
+            )
+            usable = (
+                note["source"] == source
+                and (total is None or size <= total)
+                and (version or size == total)
+            )
         except (OSError, ValueError, TypeError, KeyError):
             return 0, "", None
         return (size, version, total) if usable else (0, "", None)
 
     def begin(self, source: str, version: str, total: int | None) -> None:
         self.drop()  # first the old bytes go, then the note that would speak for them
-        write_atomically(self.note, json.dumps({"source": source, "version": version, "total": total}).encode())
+        write_atomically(
+            self.note, json.dumps({"source": source, "version": version, "total": total}).encode()
+        )
 
     def drop(self) -> None:
         for path in (self.path, self.note):
@@ -79,7 +96,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What must be true of a download. `whole_by_itself`: a cut is noticed later, even where the server does not tell the size."""
+    """What must be true of a download.
+
+    `whole_by_itself`: a cut is noticed later, even where the server does not tell the size.
+    """
 
     sha256: str | None = None
     bytes: int | None = None
@@ -88,7 +108,10 @@ class Wanted:
 
 
 def obtain(source: str, part: Part, wanted: Wanted, crew: Crew) -> str:
-    """Bring one source's file into `part`, with retries; its sha256. Raises `Refused` when this source will not do, and then nothing wrong is kept."""
+    """Bring one source's file into `part`, with retries; its sha256.
+
+    Raises `Refused` when this source will not do, and then nothing wrong is kept.
+    """
     left, pause = crew.retries, PAUSE
     while True:
         crew.check()
@@ -107,10 +130,16 @@ def obtain(source: str, part: Part, wanted: Wanted, crew: Crew) -> str:
         except Broken as error:
             gained = part.kept(source)[0] - before
             if not resumed and gained >= MIB:
-                continue  # a long file through a line that is often cut: every try brings it further
+                # a long file through a line that is often cut: every try brings it further
+                continue
             if left == 0:
-                kept = f"; {part.kept(source)[0]:,} bytes are kept for the next time" if part.kept(source)[0] else ""
-                raise Refused(f"{one_line(error)[:300]}{kept}") from error  # from here the part is not dropped
+                kept = (
+                    f"; {part.kept(source)[0]:,} bytes are kept for the next time"
+                    if part.kept(source)[0]
+                    else ""
+                )
+                # from here the part is not dropped
+                raise Refused(f"{one_line(error)[:300]}{kept}") from error
             left -= 1
             if crew.stop.wait(pause):
                 raise Stopped from error
@@ -144,7 +173,10 @@ def local_path(source: str) -> Path | None:
 
 
 def _download(source: str, part: Part, wanted: Wanted, crew: Crew) -> bool:
-    """Bring all of a source into `part`. Returns whether it went on with bytes kept from before. Raises `Refused` or `Broken`."""
+    """Bring all of a source into `part`.
+
+    Returns whether it went on with bytes kept from before. Raises `Refused` or `Broken`.
+    """
     local = local_path(source)
     if local is not None:
         _copy_local(local, source, part, wanted, crew)
@@ -157,15 +189,31 @@ def _download(source: str, part: Part, wanted: Wanted, crew: Crew) -> bool:
     with answer:
         if not start:
             strong = answer.headers.get("ETag", "")
-            # A time of modification has seconds: it does for a file whose digest will tell, not for one that nobody knows.
-            version = strong if strong.startswith('"') else (wanted.sha256 and answer.headers.get("Last-Modified")) or ""
+            # A time of modification has seconds: it does for a file whose digest will tell, not for
+            # one that nobody knows.
+            version = (
+                strong
+                if strong.startswith('"')
+                else (wanted.sha256 and answer.headers.get("Last-Modified")) or ""
+            )
             length = answer.headers.get("Content-Length", "")
             total = int(length) if length.isdecimal() and not answer.chunked else None
             coding = answer.headers.get("Content-Encoding", "identity")
             if coding != "identity":
-                raise Refused(f"comes compressed ({one_line(Exception(coding))[:40]}), which was not asked for")
-            if total is None and not (answer.chunked or wanted.sha256 or wanted.bytes is not None or wanted.whole_by_itself):
-                raise Refused("tells no size, and neither size nor sha256 is known: a cut could not be noticed")
+                raise Refused(
+                    f"comes compressed ({one_line(Exception(coding))[:40]}), which was not"
+                    " asked for"
+                )
+            if total is None and not (
+                answer.chunked
+                or wanted.sha256
+                or wanted.bytes is not None
+                or wanted.whole_by_itself
+            ):
+                raise Refused(
+                    "tells no size, and neither size nor sha256 is known: a cut could not be"
+                    " noticed"
+                )
             _check_size(total, wanted, whole=True)
             part.begin(source, version, total)
         _expect(source, start, wanted.bytes if total is None else total, crew)
@@ -194,7 +242,8 @@ def _copy_local(local: Path, source: str, part: Part, wanted: Wanted, crew: Crew
         if not local.is_file():
             raise Refused("is no file" if local.exists() else "is not there")
         stream = local.open("rb")
-    except (OSError, ValueError) as error:  # also a name that no system takes: a picture inside its address (data:)
+    # also a name that no system takes: a picture inside its address (data:)
+    except (OSError, ValueError) as error:
         raise Refused(f"cannot be read: {one_line(error)[:200]}") from error
     with stream:
         size = os.fstat(stream.fileno()).st_size
@@ -204,7 +253,9 @@ def _copy_local(local: Path, source: str, part: Part, wanted: Wanted, crew: Crew
         _receive(lambda: stream.read(CHUNK), part, 0, size, wanted, crew)
 
 
-def _receive(read: Callable[[], bytes], part: Part, start: int, total: int | None, wanted: Wanted, crew: Crew) -> None:
+def _receive(
+    read: Callable[[], bytes], part: Part, start: int, total: int | None, wanted: Wanted, crew: Crew
+) -> None:
     """Read to the end and write behind what is kept."""
     size, since, window = start, time.monotonic(), 0
     with writable(part.path, "ab") as stream:
@@ -212,7 +263,9 @@ def _receive(read: Callable[[], bytes], part: Part, start: int, total: int | Non
             try:
                 chunk = read()
             except TimeoutError as error:
-                raise Broken(f"sent nothing for {crew.timeout:g} s after {size:,} {_of(total)}bytes") from error
+                raise Broken(
+                    f"sent nothing for {crew.timeout:g} s after {size:,} {_of(total)}bytes"
+                ) from error
             except (OSError, http.client.HTTPException) as error:
                 raise Broken(f"the connection broke after {size:,} {_of(total)}bytes") from error
             crew.check()
@@ -237,13 +290,23 @@ def _of(total: int | None) -> str:
     return "" if total is None else f"of {total:,} "
 
 
-def _ask(source: str, kept: int, version: str, total: int | None, crew: Crew) -> tuple[http.client.HTTPResponse, int]:
-    """The server's answer, and the byte that its body begins with: `kept`, or 0 where it does not go on from there."""
+def _ask(
+    source: str, kept: int, version: str, total: int | None, crew: Crew
+) -> tuple[http.client.HTTPResponse, int]:
+    """The server's answer, and the byte that its body begins with:
+
+    `kept`, or 0 where it does not go on from there.
+    """
     if kept:
         answer = _open(source, {"Range": f"bytes={kept}-", "If-Range": version}, crew)
         if answer is not None:
-            part = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
-            same = version in (answer.headers.get("ETag", version), answer.headers.get("Last-Modified"))
+            part = re.fullmatch(
+                r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", "")
+            )
+            same = version in (
+                answer.headers.get("ETag", version),
+                answer.headers.get("Last-Modified"),
+            )
             if answer.status == 200:
                 return answer, 0
             if part and same and int(part[1]) == kept and part[2] in ("*", str(total)):
@@ -259,10 +322,17 @@ def _open(source: str, headers: dict[str, str], crew: Crew) -> http.client.HTTPR
     """One request. None for 416, which says that the bytes asked for are not there."""
     if not re.match("https?://", source, re.IGNORECASE):
         raise Refused("is no address that can be asked (http, https, file, or a path)")
-    headers = {"User-Agent": "diffusion-memorization-bench", "Accept-Encoding": "identity", **headers}
+    headers = {
+        "User-Agent": "diffusion-memorization-bench",
+        "Accept-Encoding": "identity",
+        **headers,
+    }
     try:
-        url = urllib.parse.quote(source.strip(), safe=string.punctuation)  # lists from the web hold spaces and letters of all languages
-        answer: http.client.HTTPResponse = crew.opener.open(urllib.request.Request(url, headers=headers), timeout=crew.timeout)
+        # lists from the web hold spaces and letters of all languages
+        url = urllib.parse.quote(source.strip(), safe=string.punctuation)
+        answer: http.client.HTTPResponse = crew.opener.open(
+            urllib.request.Request(url, headers=headers), timeout=crew.timeout
+        )
         return answer
     except HTTPError as error:
         with error:
@@ -270,7 +340,9 @@ def _open(source: str, headers: dict[str, str], crew: Crew) -> http.client.HTTPR
         if error.code == 416 and "Range" in headers:
             return None
         if error.code in (301, 302, 303, 307, 308):
-            raise Refused("redirects in a loop, too often, or to what is no web address", error.code) from error
+            raise Refused(
+                "redirects in a loop, too often, or to what is no web address", error.code
+            ) from error
         if error.code in PASSING:
             raise Broken(said) from error
         raise Refused(said, error.code) from error
@@ -284,6 +356,8 @@ def _open(source: str, headers: dict[str, str], crew: Crew) -> http.client.HTTPR
 
 
 def flush(path: Path) -> None:
-    """Bring a file's bytes to the disk, so that its new name never stands for less than all of them."""
+    """Bring a file's bytes to the disk, so that its new name never stands for less than all of
+    them.
+    """
     with path.open("rb") as stream:
         os.fsync(stream.fileno())

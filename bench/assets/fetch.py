@@ -1,4 +1,5 @@
-"""What `bench fetch` does with assets: many at once, each from the first of its sources that gives the right bytes.
+"""What `bench fetch` does with assets: many at once, each from the first of its sources that gives
+the right bytes.
 
 A file arrives under a hidden name and gets its own only when it is whole and its digest is right.
 """
@@ -24,7 +25,10 @@ from bench.base.progress import Report, silent
 
 @dataclass(frozen=True)
 class Fetched:
-    """What became of one asset. `dead`: every address answers 404 or 410. `missing`: not here, and `offline` forbids to ask."""
+    """What became of one asset.
+
+    `dead`: every address answers 404 or 410. `missing`: not here, and `offline` forbids to ask.
+    """
 
     name: str
     state: Literal["present", "fetched", "dead", "failed", "missing"]
@@ -51,9 +55,12 @@ def fetch(
 ) -> list[Fetched]:
     """Bring every asset that is not there into the cache; what became of each, in the order given.
 
-    `mirrors` (addresses or folders with the layout of the cache, or with the files under the names that their addresses end with) are asked
-    first. `offline` asks nothing but local paths. `timeout` is in seconds: for an answer, and for every `SLOWEST` bytes. A source that fails
-    for now is asked `retries` times more. Raises `UserError` when two assets share a place, when another command fetches into the cache, and
+    `mirrors` (addresses or folders with the layout of the cache, or with the files under the names
+     that their addresses end with) are asked
+    first. `offline` asks nothing but local paths. `timeout` is in seconds: for an answer, and for
+    every `SLOWEST` bytes. A source that fails
+    for now is asked `retries` times more. Raises `UserError` when two assets share a place, when
+    another command fetches into the cache, and
     when the cache cannot be written; what has come is kept.
     """
     assets = list(dict.fromkeys(assets))
@@ -88,12 +95,18 @@ def _refuse_clashes(assets: Sequence[Asset]) -> None:
         if names.setdefault(asset.name, asset) is not asset:
             raise UserError(f"two different assets are called '{asset.name}'")
         if (other := places.setdefault(asset.path.lower(), asset)) is not asset:
-            raise UserError(f"the assets '{other.name}' and '{asset.name}' have the same place in the cache: {asset.path}")
+            raise UserError(
+                f"the assets '{other.name}' and '{asset.name}' have the same place in the cache:"
+                f" {asset.path}"
+            )
     for asset in assets:
         parts = asset.path.lower().split("/")
         for length in range(1, len(parts)):
             if other := places.get("/".join(parts[:length])):  # type: ignore[assignment]
-                raise UserError(f"the asset '{asset.name}' would lie inside the asset '{other.name}': {asset.path}")
+                raise UserError(
+                    f"the asset '{asset.name}' would lie inside the asset '{other.name}':"
+                    f" {asset.path}"
+                )
 
 
 def _present(asset: Asset, cache: Path) -> Fetched | None:
@@ -102,21 +115,38 @@ def _present(asset: Asset, cache: Path) -> Fetched | None:
     if path is None:
         return None
     if memory is None:  # right, in a cache that may only be read
-        return Fetched(asset.name, "present", path, asset.sha256, path.stat().st_size, "put there by hand")
+        return Fetched(
+            asset.name, "present", path, asset.sha256, path.stat().st_size, "put there by hand"
+        )
     return Fetched(asset.name, "present", path, memory.sha256, memory.bytes, memory.source)
 
 
 def _sources(asset: Asset, mirrors: Sequence[str]) -> list[str]:
     """Everything that may have the asset: mirrors under both names, then its own addresses."""
-    # A bare name says nothing (every part of a model has a config.json), so it counts only where the digest decides.
-    names = [asset.file] + [name for url in asset.urls[:1] if asset.sha256 and (name := re.split("[?#]", url)[0].rpartition("/")[2]) not in ("", ".", "..")]
-    return list(dict.fromkeys([f"{mirror.rstrip('/')}/{name}" for mirror in mirrors for name in names] + list(asset.urls)))
+    # A bare name says nothing (every part of a model has a config.json), so it counts only where
+    # the digest decides.
+    names = [asset.file] + [
+        name
+        for url in asset.urls[:1]
+        if asset.sha256
+        and (name := re.split("[?#]", url)[0].rpartition("/")[2]) not in ("", ".", "..")
+    ]
+    return list(
+        dict.fromkeys(
+            [f"{mirror.rstrip('/')}/{name}" for mirror in mirrors for name in names]
+            + list(asset.urls)
+        )
+    )
 
 
 def _fetch_one(asset: Asset, cache: Path, mirrors: Sequence[str], crew: Crew) -> Fetched:
     if there := _present(asset, cache):  # another command brought it before this one had the lock
         return there
-    part, path, before = Part(beside(cache / asset.path, "part")), cache / asset.path, recall(asset, cache)
+    part, path, before = (
+        Part(beside(cache / asset.path, "part")),
+        cache / asset.path,
+        recall(asset, cache),
+    )
     wanted, problems, statuses, unasked = Wanted(asset.sha256, asset.bytes), [], [], 0
     for source in _sources(asset, mirrors):
         try:
@@ -132,18 +162,42 @@ def _fetch_one(asset: Asset, cache: Path, mirrors: Sequence[str], crew: Crew) ->
             problems.append(f"{source} {one_line(error)}")
             continue
         changed = asset.sha256 is None and before is not None and before.sha256 != digest
-        why = f"nobody pinned its sha256, and it is another than last time ({before.sha256})" if changed and before else ""
+        why = (
+            f"nobody pinned its sha256, and it is another than last time ({before.sha256})"
+            if changed and before
+            else ""
+        )
         return Fetched(asset.name, "fetched", path, digest, memory.bytes, source, None, why)
     if unasked:
-        return Fetched(asset.name, "missing", why="; ".join(["it is not in the cache, and --offline forbids to fetch it", *problems]))
+        return Fetched(
+            asset.name,
+            "missing",
+            why="; ".join(["it is not in the cache, and --offline forbids to fetch it", *problems]),
+        )
     if not problems:
-        return Fetched(asset.name, "failed", why="it has no address: get it by hand, and name its folder as a mirror")
-    state: Literal["dead", "failed"] = "dead" if statuses and all(status in GONE for status in statuses) else "failed"
-    return Fetched(asset.name, state, status=next((status for status in reversed(statuses) if status), None), why="; ".join(problems))
+        return Fetched(
+            asset.name,
+            "failed",
+            why="it has no address: get it by hand, and name its folder as a mirror",
+        )
+    state: Literal["dead", "failed"] = (
+        "dead" if statuses and all(status in GONE for status in statuses) else "failed"
+    )
+    return Fetched(
+        asset.name,
+        state,
+        status=next((status for status in reversed(statuses) if status), None),
+        why="; ".join(problems),
+    )
 
 
-def _settle(asset: Asset, path: Path, cache: Path, part: Part, memory: Memory, crew: Crew) -> Memory:
-    """Give a whole and right file its name, or unpack it. What is remembered is written first: it fits nothing until the renaming is done."""
+def _settle(
+    asset: Asset, path: Path, cache: Path, part: Part, memory: Memory, crew: Crew
+) -> Memory:
+    """Give a whole and right file its name, or unpack it.
+
+    What is remembered is written first: it fits nothing until the renaming is done.
+    """
     try:
         if asset.unpack == "none":
             memory = replace(memory, files={"": facts_of(part.path, memory.sha256)})
@@ -184,4 +238,6 @@ def text(found: Sequence[Fetched]) -> str:
 
 def _about(one: Fetched) -> str:
     facts = f"{one.bytes or 0:,} bytes, {one.path}" if one.path else ""
-    return ": ".join(part for part in (facts, one_line(Exception(one.why)) if one.why else "") if part)
+    return ": ".join(
+        part for part in (facts, one_line(Exception(one.why)) if one.why else "") if part
+    )

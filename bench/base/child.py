@@ -1,6 +1,8 @@
-"""A Python process of its own, for what may be slow, print, hang or crash: imports of torch and of strangers' modules.
+"""A Python process of its own, for what may be slow, print, hang or crash: imports of torch and of
+strangers' modules.
 
-The child answers line by line, so what it told before it ended, or before its time was over, is known.
+The child answers line by line, so what it told before it ended, or before its time was over, is
+known.
 """
 
 from __future__ import annotations
@@ -14,12 +16,26 @@ from pathlib import Path
 from typing import IO
 
 
-def ask_child(module: str, arguments: Sequence[str], seconds: float) -> tuple[list[bytes], int | None]:
-    """The lines that `python -m module` told within so many seconds, and its exit code; None for one that was stopped."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}  # the child finds what this process finds
+def ask_child(
+    module: str, arguments: Sequence[str], seconds: float
+) -> tuple[list[bytes], int | None]:
+    """The lines that `python -m module` told within so many seconds, and its exit code; None for
+    one that was stopped.
+    """
+    # the child finds what this process finds
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    }
     command = [sys.executable, "-P", "-m", module, *arguments]
     try:
-        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=seconds)
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=seconds,
+        )
         return done.stdout.splitlines(), done.returncode
     except subprocess.TimeoutExpired as stopped:
         return (stopped.stdout or b"").splitlines(), None
@@ -27,7 +43,10 @@ def ask_child(module: str, arguments: Sequence[str], seconds: float) -> tuple[li
 
 @contextmanager
 def answering() -> Iterator[IO[str]]:
-    """In the child: where standard output was; what libraries print goes to standard error. The process ends with the block."""
+    """In the child: where standard output was; what libraries print goes to standard error.
+
+    The process ends with the block.
+    """
     with os.fdopen(os.dup(1), "w") as told:
         os.dup2(2, 1)
         yield told

@@ -12,7 +12,9 @@ from typing import Any
 
 def digest_of(content: Any) -> str:
     """sha256 of a JSON value in canonical form."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    ).hexdigest()
 
 
 def path_digest(path: Path) -> str:
@@ -23,7 +25,9 @@ def path_digest(path: Path) -> str:
 
 
 def _files(folder: Path) -> Iterable[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    return sorted(
+        file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts
+    )
 
 
 def _file_digest(path: Path) -> str:

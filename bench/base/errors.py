@@ -6,11 +6,15 @@ import difflib
 import re
 from collections.abc import Iterable
 
-BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0]")  # letters, by their class, that show nothing
+# letters, by their class, that show nothing
+BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0]")
 
 
 class UserError(Exception):
-    """Something the user can put right. The command line prints it as one line and exits with code 2."""
+    """Something the user can put right.
+
+    The command line prints it as one line and exits with code 2.
+    """
 
 
 class UnknownName(UserError):
@@ -28,14 +32,27 @@ class Unmeasurable(Exception):
 
 
 def visible(text: str) -> str:
-    """Text on one line that shows what it holds: control, direction and other invisible characters as their escapes (`\\u202e`)."""
+    """Text on one line that shows what it holds: control, direction and other invisible characters
+    as their escapes (`\\u202e`).
+    """
     if text.isprintable() and not BLANK.search(text):
         return text
-    shown = (c if c.isprintable() and not BLANK.match(c) else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
+    shown = (
+        (
+            c
+            if c.isprintable() and not BLANK.match(c)
+            else " "
+            if c.isspace()
+            else c.encode("unicode_escape").decode()
+        )
+        for c in text
+    )
     return "".join(shown)
 
 
 def one_line(error: BaseException, longest: int = 2000) -> str:
-    """An exception as one line of text that does nothing to a terminal or a page and does not fill it."""
+    """An exception as one line of text that does nothing to a terminal or a page and does not fill
+    it.
+    """
     text = visible(" ".join(str(error)[: 4 * longest].split())) or type(error).__name__
     return text if len(text) <= longest else text[:longest] + "…"

@@ -1,4 +1,6 @@
-"""From `-p name=value` on the command line, or a table of a suite file, to a method, metric or attack with checked fields."""
+"""From `-p name=value` on the command line, or a table of a suite file, to a method, metric or
+attack with checked fields.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """`["sparsity=0.05", "branch=cond"]` to a dict; values are TOML where they parse as TOML and plain text otherwise."""
+    """`["sparsity=0.05", "branch=cond"]` to a dict; values are TOML where they parse as TOML and
+    plain text otherwise.
+    """
     values: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
@@ -30,7 +34,9 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def configure(kind: str, name: str, cls: type[M], values: Mapping[str, Any]) -> M:
-    """Build `cls` from values; a `UserError` names the field, what was given and what is allowed."""
+    """Build `cls` from values; a `UserError` names the field, what was given and what is
+    allowed.
+    """
     for key in values:
         if key not in cls.model_fields:
             raise UnknownName(f"parameter of {kind} {name}", key, cls.model_fields)

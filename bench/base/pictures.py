@@ -29,8 +29,12 @@ def encode_png(picture: np.ndarray) -> bytes:
 
 
 def pixel_digest(picture: np.ndarray) -> str:
-    """16 hex digits of sha256 over the shape and the pixels of a picture, uint8 `[H, W, 3]`: the same however it was compressed."""
-    return hashlib.sha256(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()).hexdigest()[:16]
+    """16 hex digits of sha256 over the shape and the pixels of a picture, uint8 `[H, W, 3]`: the
+    same however it was compressed.
+    """
+    return hashlib.sha256(
+        repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()
+    ).hexdigest()[:16]
 
 
 def decode_png(png: bytes) -> np.ndarray:
@@ -38,7 +42,10 @@ def decode_png(png: bytes) -> np.ndarray:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """A picture file as uint8 `[H, W, 3]`. Raises `UserError` when it is missing, truncated or no picture."""
+    """A picture file as uint8 `[H, W, 3]`.
+
+    Raises `UserError` when it is missing, truncated or no picture.
+    """
     try:
         return decode_png(path.read_bytes())
     except (OSError, ValueError, SyntaxError) as error:

@@ -15,5 +15,7 @@ def evenly(total: int, most: int) -> list[int]:
 
 
 def spread(items: Sequence[Item], most: int | None) -> list[Item]:
-    """At most `most` of the items at even distances, so that a short list still covers every group; all of them for None."""
+    """At most `most` of the items at even distances, so that a short list still covers every group;
+    all of them for None.
+    """
     return list(items) if most is None else [items[row] for row in evenly(len(items), most)]

@@ -1,4 +1,6 @@
-"""What every contract check uses: verdicts, the subject, snapshots of models, and guards against hidden effects."""
+"""What every contract check uses: verdicts, the subject, snapshots of models, and guards against
+hidden effects.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class NotApplicable(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """One contract's outcome; `note` is the difference and the advice, or the reason for skipping."""
+    """One contract's outcome; `note` is the difference and the advice, or the reason for
+    skipping.
+    """
 
     contract: str
     verdict: Verdict
@@ -74,17 +78,26 @@ def network_refused() -> Iterator[list[str]]:
 
 @contextmanager
 def random_state_untouched(doing: str) -> Iterator[None]:
-    """Break the contract when the global generators of torch, NumPy or Python are elsewhere afterwards."""
+    """Break the contract when the global generators of torch, NumPy or Python are elsewhere
+    afterwards.
+    """
 
     def states() -> dict[str, Any]:
         kind, keys, *rest = np.random.get_state(legacy=True)
-        return {"torch": torch.get_rng_state().tolist(), "NumPy": (kind, np.asarray(keys).tolist(), rest), "Python": random.getstate()}
+        return {
+            "torch": torch.get_rng_state().tolist(),
+            "NumPy": (kind, np.asarray(keys).tolist(), rest),
+            "Python": random.getstate(),
+        }
 
     before = states()
     yield
     moved = [name for name, state in states().items() if state != before[name]]
     if moved:
-        raise Broken(f"{doing} moved the global random state of {', '.join(moved)}", "draw from a generator of your own, seeded by a parameter")
+        raise Broken(
+            f"{doing} moved the global random state of {', '.join(moved)}",
+            "draw from a generator of your own, seeded by a parameter",
+        )
 
 
 def furthest(one: Tensor, other: Tensor) -> str:
@@ -95,7 +108,9 @@ def furthest(one: Tensor, other: Tensor) -> str:
 
 
 def first_difference(before: dict[str, Any], after: dict[str, Any]) -> str | None:
-    """The first entry in which two snapshots differ, in words; None when they are equal bit for bit."""
+    """The first entry in which two snapshots differ, in words; None when they are equal bit for
+    bit.
+    """
     for key in [*before, *(key for key in after if key not in before)]:
         if key not in after:
             return f"{key} is gone"
@@ -111,17 +126,35 @@ def first_difference(before: dict[str, Any], after: dict[str, Any]) -> str | Non
 
 
 def snapshot(pipe: Any) -> dict[str, Any]:
-    """Everything of a pipeline that a method could leave changed: weights, hooks, processors, modules and their attributes, scheduler."""
-    found: dict[str, Any] = {"the scheduler's configuration": dict(pipe.scheduler.config), "the pipeline's attributes": sorted(vars(pipe))}
+    """Everything of a pipeline that a method could leave changed: weights, hooks, processors,
+    modules and their attributes, scheduler.
+    """
+    found: dict[str, Any] = {
+        "the scheduler's configuration": dict(pipe.scheduler.config),
+        "the pipeline's attributes": sorted(vars(pipe)),
+    }
     found |= _attributes(pipe.scheduler, "the scheduler")
     for part_name in ("unet", "text_encoder", "vae"):
         part = getattr(pipe, part_name)
-        found |= {f"weight {part_name}.{name}": value.detach().clone() for name, value in part.state_dict().items()}
-        found |= {f"requires_grad of {part_name}.{name}": value.requires_grad for name, value in part.named_parameters()}
+        found |= {
+            f"weight {part_name}.{name}": value.detach().clone()
+            for name, value in part.state_dict().items()
+        }
+        found |= {
+            f"requires_grad of {part_name}.{name}": value.requires_grad
+            for name, value in part.named_parameters()
+        }
         for name, module in part.named_modules():
             label = f"{part_name}.{name}".rstrip(".")
-            for hooks in ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks"):
-                found[f"{hooks.strip('_').replace('_', ' ')} of {label}"] = [id(hook) for hook in getattr(module, hooks).values()]
+            for hooks in (
+                "_forward_pre_hooks",
+                "_forward_hooks",
+                "_backward_hooks",
+                "_backward_pre_hooks",
+            ):
+                found[f"{hooks.strip('_').replace('_', ' ')} of {label}"] = [
+                    id(hook) for hook in getattr(module, hooks).values()
+                ]
             found[f"the class of {label}"] = type(module)
             found[f"the mode of {label}"] = module.training
             found |= _attributes(module, label)
@@ -133,6 +166,13 @@ def snapshot(pipe: Any) -> dict[str, Any]:
 
 def _attributes(thing: Any, label: str) -> dict[str, Any]:
     """The names of an object's attributes, and the values of those that are plain or tensors."""
-    values = {name: value for name, value in vars(thing).items() if isinstance(value, (bool, int, float, str, Tensor))}
-    plain = {f"{name} of {label}": value.detach().clone() if isinstance(value, Tensor) else value for name, value in values.items()}
+    values = {
+        name: value
+        for name, value in vars(thing).items()
+        if isinstance(value, (bool, int, float, str, Tensor))
+    }
+    plain = {
+        f"{name} of {label}": value.detach().clone() if isinstance(value, Tensor) else value
+        for name, value in values.items()
+    }
     return plain | {f"the attributes of {label}": sorted(vars(thing))}

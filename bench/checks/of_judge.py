@@ -1,4 +1,6 @@
-"""The contracts of metrics and attacks: scores that can be trusted, and a model and images that stay as they were."""
+"""The contracts of metrics and attacks: scores that can be trusted, and a model and images that
+stay as they were.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,15 @@ import torch
 
 from bench.base.digests import path_digest
 from bench.base.errors import Unmeasurable
-from bench.checks.contract import Broken, Contract, NotApplicable, Subject, first_difference, random_state_untouched, snapshot
+from bench.checks.contract import (
+    Broken,
+    Contract,
+    NotApplicable,
+    Subject,
+    first_difference,
+    random_state_untouched,
+    snapshot,
+)
 from bench.contracts.attack import Scores, Target
 from bench.contracts.metric import Evaluation, PerImage, PerSet
 from bench.contracts.samples import SampleSet
@@ -28,7 +38,14 @@ def _run(subject: Subject) -> Run:
     """A run of `none` on the tiny suite with its images made, in a store of its own."""
     suite = load_suite(str(subject.folder / "tiny.toml"))
     settings = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
-    run = Run.resolve(Suite(settings, suite.file), "none", {}, subject.folder / "records", Path(tempfile.mkdtemp(dir=subject.folder)), torch.device("cpu"))
+    run = Run.resolve(
+        Suite(settings, suite.file),
+        "none",
+        {},
+        subject.folder / "records",
+        Path(tempfile.mkdtemp(dir=subject.folder)),
+        torch.device("cpu"),
+    )
     roles = getattr(subject.configured, "roles", ())
     run.generate({}, [key for role in roles for key in run.samples(role).keys])
     return run
@@ -46,7 +63,9 @@ def declares_scores(subject: Subject) -> None:
     if not names or len(set(names)) != len(names):
         raise Broken(f"names is {names!r}", "name every score that it gives, each once")
     if subject.entry.kind == "metric" and not subject.cls.roles:
-        raise Broken("roles is empty", "name the prompt roles that it reads: memorized, clean, quality")
+        raise Broken(
+            "roles is empty", "name the prompt roles that it reads: memorized, clean, quality"
+        )
 
 
 def gives_its_scores(subject: Subject) -> None:
@@ -54,16 +73,27 @@ def gives_its_scores(subject: Subject) -> None:
     scores = _scores(subject, run)
     if set(scores) != set(subject.cls.names):
         raise Broken(
-            f"it gave {', '.join(sorted(scores)) or 'nothing'} and names {', '.join(subject.cls.names)}", "give every score that it names and no other"
+            f"it gave {', '.join(sorted(scores)) or 'nothing'} and names"
+            f" {', '.join(subject.cls.names)}",
+            "give every score that it names and no other",
         )
     for name, score in scores.items():
         if isinstance(score, Unmeasurable):
             continue
-        if isinstance(score, PerImage) and (score.table.ndim != 2 or len(score.table) != len(score.prompts)):
-            raise Broken(f"the table of {name} has shape {score.table.shape} for {len(score.prompts)} prompts", "make it [prompts, images]")
+        if isinstance(score, PerImage) and (
+            score.table.ndim != 2 or len(score.table) != len(score.prompts)
+        ):
+            raise Broken(
+                f"the table of {name} has shape {score.table.shape} for {len(score.prompts)}"
+                " prompts",
+                "make it [prompts, images]",
+            )
         values = score.table.ravel().tolist() if isinstance(score, PerImage) else [score.value]
         if not all(math.isfinite(value) for value in values):
-            raise Broken(f"{name} holds NaN or infinity", "raise Unmeasurable with the reason when there is no number")
+            raise Broken(
+                f"{name} holds NaN or infinity",
+                "raise Unmeasurable with the reason when there is no number",
+            )
         as_score(name, 1, score)
 
 
@@ -74,7 +104,10 @@ def repeats(subject: Subject) -> None:
     one, other = _values(_scores(subject, run)), _values(_scores(subject, run))
     different = [name for name in one if not np.array_equal(one[name], other[name])]
     if different:
-        raise Broken(f"{different[0]} is another number the second time", "seed what is random by a parameter")
+        raise Broken(
+            f"{different[0]} is another number the second time",
+            "seed what is random by a parameter",
+        )
 
 
 def follows_its_images(subject: Subject) -> None:
@@ -82,20 +115,28 @@ def follows_its_images(subject: Subject) -> None:
         raise NotApplicable("a cost is measured and not computed")
     run = _run(subject)
     evaluation = evaluation_of(run, subject.configured, {}, 0.0, 0)
-    straight, reversed_ = subject.configured.measure(evaluation), subject.configured.measure(_reversed(evaluation))
+    straight, reversed_ = (
+        subject.configured.measure(evaluation),
+        subject.configured.measure(_reversed(evaluation)),
+    )
     for name, score in straight.items():
         if isinstance(score, Unmeasurable):
             continue
         one, other = _values({name: score})[name], _values({name: reversed_[name]})[name]
         if not np.allclose(one, other[::-1], rtol=1e-4, atol=1e-5):
-            raise Broken(f"{name} changes when the prompts come in another order", "let row i of the table belong to prompt i, and sums not depend on order")
+            raise Broken(
+                f"{name} changes when the prompts come in another order",
+                "let row i of the table belong to prompt i, and sums not depend on order",
+            )
 
 
 def _reversed(evaluation: Evaluation) -> Evaluation:
     def samples(role: Any) -> SampleSet:
         given = evaluation.samples_of(role)
         rows = range(len(given.prompts) - 1, -1, -1)
-        keys = tuple(given.keys[row * given.images + image] for row in rows for image in range(given.images))
+        keys = tuple(
+            given.keys[row * given.images + image] for row in rows for image in range(given.images)
+        )
         return SampleSet(given.prompts[::-1], given.images, keys, given.store)
 
     changed = copy.copy(evaluation)
@@ -105,7 +146,11 @@ def _reversed(evaluation: Evaluation) -> Evaluation:
 
 def _values(scores: Scores) -> dict[str, Any]:
     def value(score: PerImage | PerSet | Unmeasurable) -> Any:
-        return score.table if isinstance(score, PerImage) else np.array([score.value if isinstance(score, PerSet) else str(score)])
+        return (
+            score.table
+            if isinstance(score, PerImage)
+            else np.array([score.value if isinstance(score, PerSet) else str(score)])
+        )
 
     return {name: value(score) for name, score in scores.items()}
 
@@ -134,7 +179,10 @@ def _shards(run: Run) -> dict[str, str]:
 
 def keeps_to_its_threat(subject: Subject) -> None:
     if subject.cls.threat not in ("api", "weights"):
-        raise Broken(f"threat is {subject.cls.threat!r}", "choose api (may only generate) or weights (holds the edited weights)")
+        raise Broken(
+            f"threat is {subject.cls.threat!r}",
+            "choose api (may only generate) or weights (holds the edited weights)",
+        )
     asked = False
     run = _run(subject)
     target = target_of(run, subject.configured, {})
@@ -145,11 +193,18 @@ def keeps_to_its_threat(subject: Subject) -> None:
         asked = True
         return weights()
 
-    subject.configured.run(Target(target.suite, target.device, target.threat, target.generate_, noticed))
+    subject.configured.run(
+        Target(target.suite, target.device, target.threat, target.generate_, noticed)
+    )
     if subject.cls.threat == "api" and asked:
-        raise Broken("it declares the threat model 'api' and took the weights", "declare threat = 'weights'")
+        raise Broken(
+            "it declares the threat model 'api' and took the weights", "declare threat = 'weights'"
+        )
     if subject.cls.threat == "weights" and not asked:
-        raise Broken("it declares the threat model 'weights' and never asked for them", "declare threat = 'api', the weaker assumption")
+        raise Broken(
+            "it declares the threat model 'weights' and never asked for them",
+            "declare threat = 'api', the weaker assumption",
+        )
 
 
 JUDGE_CONTRACTS: dict[str, Contract] = {

@@ -1,4 +1,7 @@
-"""`bench analyze ...`: what can be learned about a method besides its row on the board. Thin, and torch-free until a command runs."""
+"""`bench analyze ...`: what can be learned about a method besides its row on the board.
+
+Thin, and torch-free until a command runs.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
     from bench.studies.masks import MaskAnalysis
     from bench.suite.suite import Suite
 
-analyze = typer.Typer(help="Look inside a method: what its masks hold and how far they agree.", no_args_is_help=True)
+analyze = typer.Typer(
+    help="Look inside a method: what its masks hold and how far they agree.", no_args_is_help=True
+)
 app.add_typer(analyze, name="analyze")
 
 
@@ -32,20 +37,44 @@ def _commands() -> None:
 
 
 @analyze.command(
-    epilog="Examples:  bench analyze masks --suite testbed   |   bench analyze masks --suite testbed -p sparsity=0.05 --subsets 5 --size 4 --out runs/masks"
+    epilog=(
+        "Examples:  bench analyze masks --suite testbed   |   bench analyze masks --suite testbed"
+        " -p sparsity=0.05 --subsets 5 --size 4 --out runs/masks"
+    )
 )
 def masks(
-    suite: Annotated[str, typer.Option("--suite", help="A name from `bench list suites`, or a TOML file.")] = "testbed",
-    method: Annotated[str, typer.Option("--method", help="A method that offers masks, by name or as a Python file.")] = "wanda",
-    parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value, as in `bench run`. May be repeated.")] = None,
-    subsets: Annotated[int, typer.Option(help="Random subsets of the fit prompts whose masks are compared.")] = 10,
-    size: Annotated[int | None, typer.Option(help="Fit prompts in every subset; half of them by default.")] = None,
+    suite: Annotated[
+        str, typer.Option("--suite", help="A name from `bench list suites`, or a TOML file.")
+    ] = "testbed",
+    method: Annotated[
+        str,
+        typer.Option("--method", help="A method that offers masks, by name or as a Python file."),
+    ] = "wanda",
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", help="name=value, as in `bench run`. May be repeated."),
+    ] = None,
+    subsets: Annotated[
+        int, typer.Option(help="Random subsets of the fit prompts whose masks are compared.")
+    ] = 10,
+    size: Annotated[
+        int | None, typer.Option(help="Fit prompts in every subset; half of them by default.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of drawing the subsets.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU by default where there is one.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the tables and plots; runs/analysis/masks/<suite> by default.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU by default where there is one.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the tables and plots; runs/analysis/masks/<suite> by default."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Masks of a pruning method: their density, how far subsets of prompts agree (IoU), how they change over UNet calls."""
+    """Masks of a pruning method: their density, how far subsets of prompts agree (IoU), how they
+    change over UNet calls.
+    """
     from bench.base.parameters import parse_assignments
     from bench.diffusion.model import pick_device
     from bench.studies.masks import draw_subsets
@@ -56,17 +85,35 @@ def masks(
     prompts = chosen.prompts("fit")
     if not prompts:
         raise UserError(f"suite {chosen.name} has no fit prompts to make masks from")
-    drawn = draw_subsets(len(prompts), subsets, max(1, len(prompts) // 2) if size is None else size, seed)
+    drawn = draw_subsets(
+        len(prompts), subsets, max(1, len(prompts) // 2) if size is None else size, seed
+    )
     folder = out or Path("runs/analysis/masks") / chosen.name
     place = pick_device(device)
     # Written first, so that a folder that cannot be written is noticed before the model runs.
-    rows = [{"subset": number, "prompt_id": prompts[i].id, "prompt": prompts[i].text} for number, subset in enumerate(drawn) for i in subset]
+    rows = [
+        {"subset": number, "prompt_id": prompts[i].id, "prompt": prompts[i].text}
+        for number, subset in enumerate(drawn)
+        for i in subset
+    ]
     files = [_write(folder / "subsets.csv", _csv(rows))]
     found, seconds = _analysis(chosen, masked, place, drawn)
     label = " ".join([method, *(parameter or [])])
-    files += [_write(folder / name, content) for name, content in _contents(found, f"{label} on {chosen.name}").items()]
-    facts: dict[str, Any] = {"suite": chosen.name, "fingerprint": chosen.fingerprint, "method": method, "version": masked.version}
-    facts |= {"parameters": masked.model_dump(mode="json")} | found.summary | {"seconds": round(seconds, 2), "device": place.type}
+    files += [
+        _write(folder / name, content)
+        for name, content in _contents(found, f"{label} on {chosen.name}").items()
+    ]
+    facts: dict[str, Any] = {
+        "suite": chosen.name,
+        "fingerprint": chosen.fingerprint,
+        "method": method,
+        "version": masked.version,
+    }
+    facts |= (
+        {"parameters": masked.model_dump(mode="json")}
+        | found.summary
+        | {"seconds": round(seconds, 2), "device": place.type}
+    )
     facts["subsets"]["seed"] = seed
     facts["files"] = [*map(str, files), str(folder / "summary.json")]
     text = json.dumps(facts, indent=1, allow_nan=False)
@@ -88,8 +135,12 @@ def _masked_method(name: str, values: dict[str, Any]) -> Method:
     return configure("method", entry.name, found, values)
 
 
-def _analysis(suite: Suite, method: Any, device: torch.device, subsets: Sequence[Sequence[int]]) -> tuple[MaskAnalysis, float]:
-    """The analysis on the suite's fit prompts, and the seconds that it took with the model loaded."""
+def _analysis(
+    suite: Suite, method: Any, device: torch.device, subsets: Sequence[Sequence[int]]
+) -> tuple[MaskAnalysis, float]:
+    """The analysis on the suite's fit prompts, and the seconds that it took with the model
+    loaded.
+    """
     from bench.base.progress import reporter
     from bench.diffusion.model import load_denoiser
     from bench.studies.masks import analyze_masks
@@ -97,7 +148,9 @@ def _analysis(suite: Suite, method: Any, device: torch.device, subsets: Sequence
     denoiser = load_denoiser(suite, device)
     with reporter() as report:
         start = time.perf_counter()
-        found = analyze_masks(denoiser, method, [prompt.text for prompt in suite.prompts("fit")], subsets, report)
+        found = analyze_masks(
+            denoiser, method, [prompt.text for prompt in suite.prompts("fit")], subsets, report
+        )
         return found, time.perf_counter() - start
 
 
@@ -108,20 +161,36 @@ def _contents(found: MaskAnalysis, title: str) -> dict[str, bytes]:
 
     facts = found.summary
     subsets, calls = facts["iou_between_subsets"], facts["iou_between_consecutive_calls"]
-    drawn = f"{facts['subsets']['count']} subsets of {facts['subsets']['size']} of {facts['fit_prompts']} fit prompts"
+    drawn = (
+        f"{facts['subsets']['count']} subsets of {facts['subsets']['size']} of"
+        f" {facts['fit_prompts']} fit prompts"
+    )
     fitted = f"fitted on {facts['fitted_on']} of {facts['fit_prompts']} fit prompts"
     shared = f"two share {facts['subsets']['mean_shared_prompts']:.1f} prompts on average"
-    mean = f"mean IoU {_number(subsets[ALL]['mean'])}, of random masks {_number(subsets[ALL]['chance'])}; {shared}"
+    mean = (
+        f"mean IoU {_number(subsets[ALL]['mean'])}, of random masks"
+        f" {_number(subsets[ALL]['chance'])}; {shared}"
+    )
     files = {
         "density.csv": _csv(found.density),
         "iou_subsets.csv": _csv(found.subsets),
-        "density.png": plots.density_picture(found.density, f"Where weights are masked\n{title}, {fitted}"),
-        "iou_subsets.png": plots.subsets_picture(found.subsets, facts["subsets"]["count"], f"Do other prompts give the same mask?\n{title}, {drawn}\n{mean}"),
-        "iou_layers.png": plots.layers_picture(subsets, calls, f"How far masks agree, by layer\n{title}, {drawn}"),
+        "density.png": plots.density_picture(
+            found.density, f"Where weights are masked\n{title}, {fitted}"
+        ),
+        "iou_subsets.png": plots.subsets_picture(
+            found.subsets,
+            facts["subsets"]["count"],
+            f"Do other prompts give the same mask?\n{title}, {drawn}\n{mean}",
+        ),
+        "iou_layers.png": plots.layers_picture(
+            subsets, calls, f"How far masks agree, by layer\n{title}, {drawn}"
+        ),
     }
     if found.calls:
         files["iou_calls.csv"] = _csv(found.calls)
-        files["iou_calls.png"] = plots.calls_picture(found.calls, f"How masks change from call to call\n{title}, {fitted}")
+        files["iou_calls.png"] = plots.calls_picture(
+            found.calls, f"How masks change from call to call\n{title}, {fitted}"
+        )
     return files
 
 
@@ -130,7 +199,10 @@ def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: round(value, 8) if isinstance(value, float) else value for key, value in row.items()} for row in rows)
+    writer.writerows(
+        {key: round(value, 8) if isinstance(value, float) else value for key, value in row.items()}
+        for row in rows
+    )
     return stream.getvalue().encode()
 
 
@@ -143,20 +215,43 @@ def _write(path: Path, content: bytes) -> Path:
 
 def _text(facts: dict[str, Any], label: str) -> str:
     """The summary for people: one line a layer, then the cost and the files."""
-    drawn, subsets, calls = facts["subsets"], facts["iou_between_subsets"], facts["iou_between_consecutive_calls"]
+    drawn, subsets, calls = (
+        facts["subsets"],
+        facts["iou_between_subsets"],
+        facts["iou_between_consecutive_calls"],
+    )
     width = max(map(len, facts["density"]))
     lines = [
-        f"{label} on {facts['suite']}: {facts['calls']} UNet calls, fitted on {facts['fitted_on']} of {facts['fit_prompts']} fit prompts; "
-        f"{drawn['count']} subsets of {drawn['size']} prompts (seed {drawn['seed']}), two share {drawn['mean_shared_prompts']:.1f} on average",
-        f"{'layer':<{width}}  density  IoU of subsets (least to largest, random)    IoU of consecutive calls",
+        (
+            f"{label} on {facts['suite']}: {facts['calls']} UNet calls, fitted on"
+            f" {facts['fitted_on']} of {facts['fit_prompts']} fit prompts; {drawn['count']} subsets"
+            f" of {drawn['size']} prompts (seed {drawn['seed']}), two share"
+            f" {drawn['mean_shared_prompts']:.1f} on average"
+        ),
+        (
+            f"{'layer':<{width}}  density  IoU of subsets (least to largest, random)    IoU of"
+            " consecutive calls"
+        ),
     ]
     for layer, density in facts["density"].items():
         pairs = subsets[layer]
-        spread = "" if pairs["mean"] is None else f" ({_number(pairs['min'])} to {_number(pairs['max'])}, {_number(pairs['chance'])})"
-        lines.append(f"{layer:<{width}}  {density:7.3%}  {_number(pairs['mean']) + spread:<43}  {_number(calls[layer]['mean'])}")
+        spread = (
+            ""
+            if pairs["mean"] is None
+            else (
+                f" ({_number(pairs['min'])} to {_number(pairs['max'])}, {_number(pairs['chance'])})"
+            )
+        )
+        lines.append(
+            f"{layer:<{width}}  {density:7.3%}  {_number(pairs['mean']) + spread:<43} "
+            f" {_number(calls[layer]['mean'])}"
+        )
     reasons = [row["reason"] for row in (*subsets.values(), *calls.values()) if "reason" in row]
     lines += [f"null: {reason}" for reason in dict.fromkeys(reasons)]
-    lines.append(f"{facts['row_evaluations']:,} row evaluations, {facts['seconds']:.1f} s on {facts['device']}")
+    lines.append(
+        f"{facts['row_evaluations']:,} row evaluations, {facts['seconds']:.1f} s on"
+        f" {facts['device']}"
+    )
     return "\n".join([*lines, *facts["files"]])
 
 

@@ -17,6 +17,8 @@ app = typer.Typer(
 
 
 @app.callback()
-def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
     if debug:
         os.environ["BENCH_DEBUG"] = "1"

@@ -1,4 +1,6 @@
-"""The entry point: every command module adds its commands to the application, in the order of `bench --help`."""
+"""The entry point: every command module adds its commands to the application, in the order of
+`bench --help`.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,42 @@ from typing import NoReturn
 import typer
 
 from bench.base.errors import UserError, one_line
-from bench.cli import analyze, check, fetch, finetune, leaderboard, records, run, show, statistics, study, suite, testbed
+from bench.cli import (
+    analyze,
+    check,
+    fetch,
+    finetune,
+    leaderboard,
+    records,
+    run,
+    show,
+    statistics,
+    study,
+    suite,
+    testbed,
+)
 from bench.cli.app import app
 
-COMMANDS = (run, fetch, testbed, analyze, suite, finetune, records, statistics, show, study, check, leaderboard)
+COMMANDS = (
+    run,
+    fetch,
+    testbed,
+    analyze,
+    suite,
+    finetune,
+    records,
+    statistics,
+    show,
+    study,
+    check,
+    leaderboard,
+)
 
 
 def main() -> None:
-    """Entry point: an error is one line on standard error, with exit code 2 for what the user can put right."""
+    """Entry point: an error is one line on standard error, with exit code 2 for what the user can
+    put right.
+    """
     try:
         code = app(standalone_mode=False)
     except UserError as error:
@@ -26,7 +56,12 @@ def main() -> None:
     except Exception as error:
         usage = getattr(error, "format_message", None)  # what typer raises for wrong options
         if usage is None:
-            _fail(error, f"unexpected {type(error).__name__}: {one_line(error)[:300]} (bench --debug ... shows where)", 1)
+            _fail(
+                error,
+                f"unexpected {type(error).__name__}: {one_line(error)[:300]} (bench --debug ..."
+                " shows where)",
+                1,
+            )
         text = usage()
         if "\n" in text:  # a command group without a command: its help
             print(text)

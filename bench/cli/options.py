@@ -1,4 +1,6 @@
-"""What several commands share: options, the folders they stand for by default, and what Ctrl-C says."""
+"""What several commands share: options, the folders they stand for by default, and what Ctrl-C
+says.
+"""
 
 from __future__ import annotations
 

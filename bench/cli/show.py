@@ -1,4 +1,6 @@
-"""`bench list` and `bench show`: what there is, and what one method, metric, attack or suite does."""
+"""`bench list` and `bench show`: what there is, and what one method, metric, attack or suite
+does.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,15 @@ from bench.registry.registry import Entry
 
 
 @app.command("list")
-def list_(kind: Annotated[str | None, typer.Argument(help="methods, metrics, attacks or suites; all by default.")] = None, as_json: Json = False) -> None:
-    """List what can be named: methods, metrics, attacks, suites, with those of installed plug-ins and which of these are broken."""
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(help="methods, metrics, attacks or suites; all by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List what can be named: methods, metrics, attacks, suites, with those of installed plug-ins
+    and which of these are broken.
+    """
     from bench.cli.show import listing_text
     from bench.registry.listing import list_names
 
@@ -26,8 +35,13 @@ def list_(kind: Annotated[str | None, typer.Argument(help="methods, metrics, att
 
 
 @app.command(epilog="Example:  bench show wanda")
-def show(name: Annotated[str, typer.Argument(help="A method, metric, attack or suite.")], as_json: Json = False) -> None:
-    """Show what a name stands for: its parameters with defaults, its paper, what it needs; or a suite's protocol."""
+def show(
+    name: Annotated[str, typer.Argument(help="A method, metric, attack or suite.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a name stands for: its parameters with defaults, its paper, what it needs; or a
+    suite's protocol.
+    """
     from bench.cli.show import show_text
 
     print(show_text(name, as_json))
@@ -37,7 +51,10 @@ def listing_text(found: dict[str, dict[str, str]]) -> str:
     width = max((len(name) for names in found.values() for name in names), default=0)
     lines = []
     for plural, names in found.items():
-        lines += [f"{plural}:", *(f"  {name:<{max(width, 16)}} {summary}" for name, summary in names.items())]
+        lines += [
+            f"{plural}:",
+            *(f"  {name:<{max(width, 16)}} {summary}" for name, summary in names.items()),
+        ]
         lines += [] if names else ["  (none yet)"]
     return "\n".join(lines)
 
@@ -56,9 +73,16 @@ def _suite_facts(name: str) -> dict[str, Any]:
 
     suite = lenient(load_suite(name))
     lacking = [one.name for one in missing_assets(suite)]
-    facts = suite.settings.model_dump(mode="json", exclude_none=True) | {"fingerprint": None if lacking else suite.fingerprint}
-    facts["prompts"] = {role: facts["prompts"][role] | {"count": len(suite.prompts(role))} for role in suite.settings.prompts}
-    return facts | ({"missing": lacking, "get": f"bench fetch --suite {suite.called}"} if lacking else {})
+    facts = suite.settings.model_dump(mode="json", exclude_none=True) | {
+        "fingerprint": None if lacking else suite.fingerprint
+    }
+    facts["prompts"] = {
+        role: facts["prompts"][role] | {"count": len(suite.prompts(role))}
+        for role in suite.settings.prompts
+    }
+    return facts | (
+        {"missing": lacking, "get": f"bench fetch --suite {suite.called}"} if lacking else {}
+    )
 
 
 def _class_facts(entry: Entry) -> dict[str, Any]:
@@ -68,9 +92,15 @@ def _class_facts(entry: Entry) -> dict[str, Any]:
     return {
         "kind": entry.kind,
         "description": inspect.cleandoc(cls.__doc__ or ""),
-        **({"distribution": f"{entry.plugin.distribution} {entry.plugin.version}"} if entry.plugin else {}),
+        **(
+            {"distribution": f"{entry.plugin.distribution} {entry.plugin.version}"}
+            if entry.plugin
+            else {}
+        ),
         **{name: getattr(cls, name) for name in ATTRIBUTES if getattr(cls, name, None)},
-        "parameters": {field: _field_facts(about, field in required) for field, about in properties.items()},
+        "parameters": {
+            field: _field_facts(about, field in required) for field, about in properties.items()
+        },
     }
 
 
@@ -90,7 +120,9 @@ def _facts_text(name: str, facts: dict[str, Any]) -> str:
             value = facts[key]
             lines.append(f"  {key}: {', '.join(value) if isinstance(value, tuple) else value}")
     for field, about in facts["parameters"].items():
-        allowed = "|".join(about["allowed"]) if isinstance(about["allowed"], list) else about["allowed"]
+        allowed = (
+            "|".join(about["allowed"]) if isinstance(about["allowed"], list) else about["allowed"]
+        )
         default = "required" if about["required"] else f"default {about['default']}"
         lines.append(f"  -p {field}={allowed}  ({default})  {about['description']}")
     return "\n".join(lines)

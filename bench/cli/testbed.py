@@ -11,19 +11,33 @@ import typer
 from bench.cli.app import app
 from bench.cli.options import Json, resumable
 
-testbed = typer.Typer(help="The embedded default: how it is made and what was measured on it.", no_args_is_help=True)
+testbed = typer.Typer(
+    help="The embedded default: how it is made and what was measured on it.", no_args_is_help=True
+)
 app.add_typer(testbed, name="testbed")
 
 
 @testbed.command("build", epilog="Example:  bench testbed build --plan cpu --work testbed-build")
 def testbed_build(
-    plan: Annotated[str, typer.Option(help="cpu (32x32, hours on two cores), gpu (64x64), tiny (minutes; memorizes nothing).")] = "cpu",
-    work: Annotated[Path, typer.Option(help="Checkpoints and finished parts; repeat the command to go on.")] = Path("testbed-build"),
-    out: Annotated[Path | None, typer.Option(help="Where the bundle goes; <work>/bundle by default.")] = None,
+    plan: Annotated[
+        str,
+        typer.Option(
+            help="cpu (32x32, hours on two cores), gpu (64x64), tiny (minutes; memorizes nothing)."
+        ),
+    ] = "cpu",
+    work: Annotated[
+        Path, typer.Option(help="Checkpoints and finished parts; repeat the command to go on.")
+    ] = Path("testbed-build"),
+    out: Annotated[
+        Path | None, typer.Option(help="Where the bundle goes; <work>/bundle by default.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run only these stages.")] = None,
 ) -> None:
-    """Make the testbed from scratch: data, model, scorers, reference statistics, manifest. Seeded and resumable."""
+    """Make the testbed from scratch: data, model, scorers, reference statistics, manifest.
+
+    Seeded and resumable.
+    """
     from bench.base.errors import UnknownName
     from bench.diffusion.model import pick_device
     from bench.testbed.build import STAGES, Workshop, run_stages
@@ -44,9 +58,21 @@ def testbed_build(
 
 @testbed.command("info")
 def testbed_info(
-    bundle: Annotated[Path | None, typer.Option(help="A bundle's folder; the embedded one by default.")] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="Measure the acceptance figures again (minutes), and write them into the manifest.")] = False,
-    sheets: Annotated[Path | None, typer.Option(help="With --measure: a folder for contact sheets (PNG).")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="A bundle's folder; the embedded one by default.")
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help=(
+                "Measure the acceptance figures again (minutes), and write them into the manifest."
+            ),
+        ),
+    ] = False,
+    sheets: Annotated[
+        Path | None, typer.Option(help="With --measure: a folder for contact sheets (PNG).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print what was measured on a bundle and whether it meets each acceptance figure."""

@@ -1,4 +1,6 @@
-"""What a metric is: one class that reads sample sets and gives numbers, and what it gets to read."""
+"""What a metric is: one class that reads sample sets and gives numbers, and what it gets to
+read.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +36,15 @@ class Evaluation:
     fit_seconds: float = 0.0
     fit_rows: int = 0
     report: Report = silent
-    cache: Path = Path("runs/store/_real")  # for what is the same in every run, such as features of real pictures; no suite's name begins so
+    # for what is the same in every run, such as features of real pictures; no suite's name begins
+    # so
+    cache: Path = Path("runs/store/_real")
     loaded_: Callable[[Extractor], Extractor] | None = None
 
     def loaded(self, extractor: AnyExtractor) -> AnyExtractor:
-        """The same extractor, with its network if this run has loaded it already: each is loaded once, however many metrics ask."""
+        """The same extractor, with its network if this run has loaded it already: each is loaded
+        once, however many metrics ask.
+        """
         return cast(AnyExtractor, self.loaded_(extractor)) if self.loaded_ else extractor
 
     def samples(self, role: Role) -> SampleSet:
@@ -54,10 +60,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class PerImage:
-    """A score that every image has, or every prompt with a single column. `table` `[prompts, images]`.
+    """A score that every image has, or every prompt with a single column.
 
-    The harness adds the mean (or `percentile`, or another `statistic`), its interval and groups. Where `details` has `n_expected` and `n_found`,
-    prompts with and without training pictures among them, and not all were found, the record gets a warning.
+    `table` `[prompts, images]`.
+
+    The harness adds the mean (or `percentile`, or another `statistic`), its interval and groups.
+    Where `details` has `n_expected` and `n_found`, prompts with and without training pictures among
+    them, and not all were found, the record gets a warning.
     """
 
     table: np.ndarray
@@ -84,7 +93,10 @@ class PerSet:
 
 
 class Metric(BaseModel):
-    """Derive one class per file; typed fields are settings that a suite gives. `cost` says that the numbers belong under cost."""
+    """Derive one class per file; typed fields are settings that a suite gives.
+
+    `cost` says that the numbers belong under cost.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -92,21 +104,32 @@ class Metric(BaseModel):
     roles: ClassVar[tuple[Role, ...]] = ()  # of the prompts it reads
     files: ClassVar[tuple[str, ...]] = ()  # of its fields, those that name files of the suite
     cost: ClassVar[bool] = False
-    over_prompts: ClassVar[Mapping[str, str]] = {}  # of its scores that are no mean: a statistic, or "percentile"
-    pictured: ClassVar[tuple[str, ...]] = ()  # of its scores, those that leave out prompts without a training picture
-    one_a_prompt: ClassVar[tuple[str, ...]] = ()  # of its scores, those whose tables have a single column
-    shown: ClassVar[Mapping[str, Shown]] = {}  # of its scores: heading, decimals and meaning in tables; a score without them has no column
+    # of its scores that are no mean: a statistic, or "percentile"
+    over_prompts: ClassVar[Mapping[str, str]] = {}
+    # of its scores, those that leave out prompts without a training picture
+    pictured: ClassVar[tuple[str, ...]] = ()
+    # of its scores, those whose tables have a single column
+    one_a_prompt: ClassVar[tuple[str, ...]] = ()
+    # of its scores: heading, decimals and meaning in tables; a score without them has no column
+    shown: ClassVar[Mapping[str, Shown]] = {}
     version: ClassVar[int] = 1
-    trial: ClassVar[Mapping[str, Any]] = {}  # settings with which `bench check` tries it on its tiny suite, where that names none
+    # settings with which `bench check` tries it on its tiny suite, where that names none
+    trial: ClassVar[Mapping[str, Any]] = {}
 
     def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
-        """Of roles whose pictures it reads through these extractors alone: which ones (none of them: it reads no picture).
+        """Of roles whose pictures it reads through these extractors alone: which ones (none of
+        them: it reads no picture).
 
-        Their features are then made while the pictures are in memory, and pictures may be dropped afterwards (`--keep-images`). Of a role that is not
-        named here every picture is kept.
+        Their features are then made while the pictures are in memory, and pictures may be dropped
+        afterwards (`--keep-images`). Of a role that is not named here every picture is kept.
         """
         return {}
 
     def measure(self, evaluation: Evaluation) -> Mapping[str, PerImage | PerSet | Unmeasurable]:
-        """All scores by name, an `Unmeasurable` in place of a number that there is not. Raises `Unmeasurable` with the reason when there is none."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how it measures: define measure(self, evaluation)")
+        """All scores by name, an `Unmeasurable` in place of a number that there is not.
+
+        Raises `Unmeasurable` with the reason when there is none.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say how it measures: define measure(self, evaluation)"
+        )

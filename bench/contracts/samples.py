@@ -33,9 +33,13 @@ class SampleSet:
         return values.reshape(len(self.prompts), self.images, -1)
 
     def feature_blocks(self, extractor: Extractor, rows: int = 1024) -> Iterator[np.ndarray]:
-        """The same image by image in blocks `[n, d]` of up to `rows`, in the order of the images, for sets that are too large to hold at once."""
+        """The same image by image in blocks `[n, d]` of up to `rows`, in the order of the images,
+        for sets that are too large to hold at once.
+        """
         for start in range(0, len(self.keys), rows):
-            yield self.store.features(self.keys[start : start + rows], extractor.fingerprint, in_whole_batches(extractor))
+            yield self.store.features(
+                self.keys[start : start + rows], extractor.fingerprint, in_whole_batches(extractor)
+            )
 
     def pictures(self) -> list[np.ndarray]:
         return self.store.pictures(self.keys)
@@ -47,7 +51,9 @@ class SampleSet:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds and row evaluations of the method and of `none`, measured in turn on the same batches."""
+    """Seconds and row evaluations of the method and of `none`, measured in turn on the same
+    batches.
+    """
 
     method_seconds: tuple[float, ...]
     none_seconds: tuple[float, ...]

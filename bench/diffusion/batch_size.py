@@ -1,8 +1,9 @@
 """The batch size found by trial: the most images at once that stay below a ceiling of memory.
 
-A trial is what sampling does with so many images: one evaluation of both branches, and decoding. On a GPU batches grow
-until one goes over the ceiling or does not fit. On a processor nothing may ever run out of memory, because the system ends
-processes then, so two small batches are measured and larger ones predicted: memory grows by as much for each image.
+A trial is what sampling does with so many images: one evaluation of both branches, and decoding. On
+a GPU batches grow until one goes over the ceiling or does not fit. On a processor nothing may ever
+run out of memory, because the system ends processes then, so two small batches are measured and
+larger ones predicted: memory grows by as much for each image.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ SPREAD = 1.1  # a prediction from two batches is not exact
 GIB = 2**30
 
 
-def batch_size_by_trial(denoiser: Denoiser, memory_gib: float | None = None, gradients: bool = False, most: int = MOST) -> int:
-    """The largest batch below `memory_gib` (of GPU or process, the model included), or below most of what is free; at least 1, at most `most`.
+def batch_size_by_trial(
+    denoiser: Denoiser, memory_gib: float | None = None, gradients: bool = False, most: int = MOST
+) -> int:
+    """The largest batch below `memory_gib` (of GPU or process, the model included), or below most
+    of what is free; at least 1, at most `most`.
 
-    `gradients`: a trial also goes back through the conditional branch, for methods that optimise prompts. Trials are no part of the denoiser's count
+    `gradients`: a trial also goes back through the conditional branch, for methods that optimise
+     prompts. Trials are no part of the denoiser's count
     of evaluations. Raises `UserError` when not even one image fits.
     """
     device = denoiser.device
@@ -44,18 +49,25 @@ def batch_size_by_trial(denoiser: Denoiser, memory_gib: float | None = None, gra
 
     counted = denoiser.rows, denoiser.backward_rows
     try:
-        size = largest(peak, ceiling, most) if device.type == "cuda" else predicted(peak, ceiling, most, held_memory(device))
+        size = (
+            largest(peak, ceiling, most)
+            if device.type == "cuda"
+            else predicted(peak, ceiling, most, held_memory(device))
+        )
     finally:
         denoiser.rows, denoiser.backward_rows = counted
     if size < 1:
         raise UserError(
-            f"one image at a time already takes more than {ceiling / GIB:.1f} GiB; give a higher --memory, or try --attention sliced or a dtype of 16 bits"
+            f"one image at a time already takes more than {ceiling / GIB:.1f} GiB; give a higher"
+            " --memory, or try --attention sliced or a dtype of 16 bits"
         )
     return size
 
 
 def largest(peak: Callable[[int], float], ceiling: float, most: int) -> int:
-    """The largest size whose peak stays within the ceiling, to an eighth: doubled until one does not fit, then halved in between. 0: none fits."""
+    """The largest size whose peak stays within the ceiling, to an eighth: doubled until one does
+    not fit, then halved in between. 0: none fits.
+    """
     fits, size = 0, 1
     while size <= most and peak(size) <= ceiling:
         fits, size = size, 2 * size
@@ -70,14 +82,17 @@ def largest(peak: Callable[[int], float], ceiling: float, most: int) -> int:
 
 
 def predicted(peak: Callable[[int], float], ceiling: float, most: int, held: float = 0) -> int:
-    """The largest size whose predicted peak stays within the ceiling, without trying one that might not. 0: none fits.
+    """The largest size whose predicted peak stays within the ceiling, without trying one that might
+    not. 0: none fits.
 
-    `held` is taken before any batch. Sizes are doubled until a batch shows in the peak, which an earlier one may hide.
+    `held` is taken before any batch. Sizes are doubled until a batch shows in the peak, which an
+     earlier one may hide.
     """
     before, size = peak(1), 1
     if before > ceiling:
         return 0
-    while 2 * size <= most and 2 * before - held <= ceiling:  # as if all that is above `held` were the batch's
+    # as if all that is above `held` were the batch's
+    while 2 * size <= most and 2 * before - held <= ceiling:
         now = peak(2 * size)
         if now > before:
             each = (now - before) / size * SPREAD

@@ -12,32 +12,44 @@ from typing import Any
 import torch
 
 MIB = 2**20
-# The kernel forgets a process's peak when it is asked to; what it was before is kept here, for records.
+# The kernel forgets a process's peak when it is asked to; what it was before is kept here, for
+# records.
 _forgotten = {"host": 0, "device": 0}
 
 
 def host_peak() -> int:
     """Bytes of main memory that this process held at most."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
     return max(peak, _forgotten["host"])
 
 
 def device_peak(device: torch.device) -> int | None:
     """Bytes of GPU memory that tensors held at most; None on a processor."""
-    return max(torch.cuda.max_memory_allocated(device), _forgotten["device"]) if device.type == "cuda" else None
+    return (
+        max(torch.cuda.max_memory_allocated(device), _forgotten["device"])
+        if device.type == "cuda"
+        else None
+    )
 
 
 def peak_memory_mib(device: torch.device) -> dict[str, int | None]:
     """Both peaks of this process as records have them, in MiB."""
     on_device = device_peak(device)
-    return {"host": round(host_peak() / MIB), "device": None if on_device is None else round(on_device / MIB)}
+    return {
+        "host": round(host_peak() / MIB),
+        "device": None if on_device is None else round(on_device / MIB),
+    }
 
 
 @contextmanager
 def peak_within(device: torch.device) -> Iterator[Callable[[], int]]:
-    """Gives a function: the peak in bytes since the block began, of the GPU or of the process, what was held already included.
+    """Gives a function: the peak in bytes since the block began, of the GPU or of the process, what
+    was held already included.
 
-    Where the system cannot forget the process's peak, it is the peak so far, which is never too small.
+    Where the system cannot forget the process's peak, it is the peak so far, which is never too
+    small.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -57,13 +69,21 @@ def peak_within(device: torch.device) -> Iterator[Callable[[], int]]:
 def free_memory(device: torch.device) -> int | None:
     """Bytes that this process could take besides what it holds; None where that is not known."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (
+            int(torch.cuda.mem_get_info(device)[0])
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
     return _kibibytes(Path("/proc/meminfo"), "MemAvailable") or None
 
 
 def held_memory(device: torch.device) -> int:
     """Bytes that this process holds now."""
-    return int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else _status("VmRSS") or host_peak()
+    return (
+        int(torch.cuda.memory_allocated(device))
+        if device.type == "cuda"
+        else _status("VmRSS") or host_peak()
+    )
 
 
 def _forget_host_peak() -> bool:

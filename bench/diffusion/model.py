@@ -1,7 +1,10 @@
-"""Loading the pipeline that a suite pins, in the formats it comes in, and saying clearly when its files are missing or damaged.
+"""Loading the pipeline that a suite pins, in the formats it comes in, and saying clearly when its
+files are missing or damaged.
 
-A diffusers folder with safetensors; one that holds only the fp16 variant files, as the hub stores them; a checkpoint in one
-`.safetensors` file in the original layout, with a folder for the configs. Pickles are refused: loading one runs its code.
+A diffusers folder with safetensors; one that holds only the fp16 variant files, as the hub stores
+them; a checkpoint in one
+`.safetensors` file in the original layout, with a folder for the configs. Pickles are refused:
+ loading one runs its code.
 """
 
 from __future__ import annotations
@@ -26,19 +29,26 @@ PARTS = ("unet", "vae", "text_encoder")
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The named device, or the GPU where there is one. Raises `UserError` for a device this machine has not."""
+    """The named device, or the GPU where there is one.
+
+    Raises `UserError` for a device this machine has not.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device '{name}' cannot be used here: {one_line(error).partition('.')[0]}") from error
+        raise UserError(
+            f"device '{name}' cannot be used here: {one_line(error).partition('.')[0]}"
+        ) from error
     return device
 
 
 def quiet_libraries() -> None:
-    """No progress bars and no warnings of diffusers and transformers: one for every batch with a long prompt tells nobody anything."""
+    """No progress bars and no warnings of diffusers and transformers: one for every batch with a
+    long prompt tells nobody anything.
+    """
     import diffusers
     import transformers
 
@@ -48,10 +58,12 @@ def quiet_libraries() -> None:
 
 
 def load_pipeline(suite: Suite, device: torch.device) -> Any:
-    """The suite's `StableDiffusionPipeline` on a device, in eval mode, parameters without gradients, its scheduler the suite's.
+    """The suite's `StableDiffusionPipeline` on a device, in eval mode, parameters without
+    gradients, its scheduler the suite's.
 
-    The scheduler keeps what the folder says of the model: noise schedule and prediction type. Raises `UserError` for files
-    that are missing, truncated, of another model, pickles, or that hold NaN.
+    The scheduler keeps what the folder says of the model: noise schedule and prediction type.
+    Raises `UserError` for files that are missing, truncated, of another model, pickles, or that
+    hold NaN.
     """
     import diffusers
 
@@ -61,12 +73,16 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
     refuse_pickle(path)
     if path.is_dir():
         if settings.config:
-            raise UserError(f"suite {suite.name}: [model] config is for a checkpoint in one file, and {path} is a folder, which has its own; leave it out")
+            raise UserError(
+                f"suite {suite.name}: [model] config is for a checkpoint in one file, and {path} is"
+                " a folder, which has its own; leave it out"
+            )
         pipe = _from_folder(path, DTYPES[settings.dtype])
     elif not settings.config:
         raise UserError(
-            f"suite {suite.name}: {path} is a checkpoint in one file, which says nothing of tokenizer and scheduler; "
-            "give [model] config = a diffusers folder of the same architecture (its weights are not needed)"
+            f"suite {suite.name}: {path} is a checkpoint in one file, which says nothing of"
+            " tokenizer and scheduler; give [model] config = a diffusers folder of the same"
+            " architecture (its weights are not needed)"
         )
     else:
         pipe = _from_single_file(path, suite.path(settings.config), DTYPES[settings.dtype])
@@ -82,14 +98,20 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
         getattr(pipe, name).eval().requires_grad_(False)
     size = pipe.unet.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     if size != settings.side:
-        raise UserError(f"suite {suite.name} says {settings.side} pixels and its model gives {size}")
+        raise UserError(
+            f"suite {suite.name} says {settings.side} pixels and its model gives {size}"
+        )
     if settings.vae_tiling:
         pipe.vae.enable_tiling()
     return pipe
 
 
-def load_denoiser(suite: Suite, device: torch.device, execution: Execution | None = None, gradients: bool = False) -> Denoiser:
-    """The suite's model, executed as asked for (else as the suite says); `gradients`: a method will want some, so a batch size by trial leaves them room."""
+def load_denoiser(
+    suite: Suite, device: torch.device, execution: Execution | None = None, gradients: bool = False
+) -> Denoiser:
+    """The suite's model, executed as asked for (else as the suite says); `gradients`: a method will
+    want some, so a batch size by trial leaves them room.
+    """
     settings, execution = suite.settings.model, execution or Execution()
     pipe = load_pipeline(suite, device)
     prepare(pipe, execution)
@@ -101,7 +123,9 @@ def load_denoiser(suite: Suite, device: torch.device, execution: Execution | Non
 
 
 def stored_as(suite: Suite) -> dict[str, Any]:
-    """What the model's files hold, a fact for records: their format and the number type of each part, such as `fp16`."""
+    """What the model's files hold, a fact for records: their format and the number type of each
+    part, such as `fp16`.
+    """
     return stored_types(suite.place(suite.settings.model.path))
 
 
@@ -110,23 +134,44 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
     import diffusers
     import transformers
 
-    classes = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL, "text_encoder": transformers.CLIPTextModel}
+    classes = {
+        "unet": diffusers.UNet2DConditionModel,
+        "vae": diffusers.AutoencoderKL,
+        "text_encoder": transformers.CLIPTextModel,
+    }
     parts = {}
     for name, variant in part_variants(folder).items():
         with _clear_errors(folder / name):
             model, found = classes[name].from_pretrained(
-                folder / name, variant=variant, local_files_only=True, use_safetensors=True, output_loading_info=True, **_typed(classes[name], dtype)
+                folder / name,
+                variant=variant,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                **_typed(classes[name], dtype),
             )
             # What a file lacks would be left at random.
             missing = sorted(found["missing_keys"])
             if missing:
-                raise UserError(f"the model in {folder} lacks {len(missing)} of the weights of its {name}, first {missing[0]}; fetch or build it again")
+                raise UserError(
+                    f"the model in {folder} lacks {len(missing)} of the weights of its {name},"
+                    f" first {missing[0]}; fetch or build it again"
+                )
             if mismatched := sorted(str(key) for key, *_ in found["mismatched_keys"]):
-                raise UserError(f"the model in {folder} is damaged: {name}.{mismatched[0]} has another shape than its config says; fetch or build it again")
+                raise UserError(
+                    f"the model in {folder} is damaged: {name}.{mismatched[0]} has another shape"
+                    " than its config says; fetch or build it again"
+                )
             parts[name] = model
     with _clear_errors(folder):
         return diffusers.StableDiffusionPipeline.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True, safety_checker=None, requires_safety_checker=False, **parts
+            folder,
+            torch_dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            safety_checker=None,
+            requires_safety_checker=False,
+            **parts,
         )
 
 
@@ -139,10 +184,18 @@ def _from_single_file(file: Path, config: Path, dtype: torch.dtype) -> Any:
     import diffusers
 
     if not (config / "model_index.json").is_file():
-        raise UserError(f"{config} is no diffusers folder: it has no model_index.json; give one with the configs of the model in {file.name}")
+        raise UserError(
+            f"{config} is no diffusers folder: it has no model_index.json; give one with the"
+            f" configs of the model in {file.name}"
+        )
     with _clear_errors(file):
         return diffusers.StableDiffusionPipeline.from_single_file(
-            str(file), config=str(config), torch_dtype=dtype, local_files_only=True, safety_checker=None, requires_safety_checker=False
+            str(file),
+            config=str(config),
+            torch_dtype=dtype,
+            local_files_only=True,
+            safety_checker=None,
+            requires_safety_checker=False,
         )
 
 
@@ -156,12 +209,21 @@ def _clear_errors(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # diffusers, transformers and safetensors each raise their own
-        raise UserError(f"the model in {path} cannot be loaded ({one_line(error)[:160]}); a file is missing or damaged, fetch or build it again") from error
+        raise UserError(
+            f"the model in {path} cannot be loaded ({one_line(error)[:160]}); a file is missing or"
+            " damaged, fetch or build it again"
+        ) from error
 
 
 def _check_numbers(path: Path, name: str, module: torch.nn.Module) -> None:
     for key, weights in module.named_parameters():
         if weights.is_meta:
-            raise UserError(f"the model in {path} lacks weights of its {name}, first {key}; fetch or build it again")
+            raise UserError(
+                f"the model in {path} lacks weights of its {name}, first {key}; fetch or build it"
+                " again"
+            )
         if not bool(torch.isfinite(weights).all()):
-            raise UserError(f"the model in {path} holds NaN or infinity in {name}.{key}; its file is damaged, fetch or build it again")
+            raise UserError(
+                f"the model in {path} holds NaN or infinity in {name}.{key}; its file is damaged,"
+                " fetch or build it again"
+            )

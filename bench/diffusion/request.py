@@ -14,10 +14,14 @@ from torch import Tensor
 class Request:
     """One batch of B images to sample.
 
-    `latents` `[B, C, h, w]`: unit-variance initial noise; `embeddings` and `null_embeddings` `[B, T, D]`: of the prompts
-    and of the empty prompt; `seeds`: of each image's own generator; `attention_mask` `[B, T]`, bool: the tokens that
-    cross-attention sees, in both branches (None: all); `first`: both predictions of the first step, epsilon
-    `[B, C, h, w]`, where a method has made them already for these latents and embeddings; `facts`: a dict that a method
+    `latents` `[B, C, h, w]`: unit-variance initial noise; `embeddings` and `null_embeddings` `[B,
+     T, D]`: of the prompts
+    and of the empty prompt; `seeds`: of each image's own generator; `attention_mask` `[B, T]`,
+    bool: the tokens that
+    cross-attention sees, in both branches (None: all); `first`: both predictions of the first step,
+    epsilon
+    `[B, C, h, w]`, where a method has made them already for these latents and embeddings; `facts`:
+     a dict that a method
     may fill with lists of B numbers or truth values, which are kept beside the images.
     """
 
@@ -37,10 +41,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of sampling as `Method.guide` sees it. Predictions are epsilon, `[B, C, h, w]`, whatever the model predicts.
+    """One step of sampling as `Method.guide` sees it.
 
-    The model is evaluated when a prediction is first asked for: both branches in one batch, or with `unconditional_only`
-    half of it. `memory` is a dict of this batch's own, empty at the first step and handed from step to step.
+    Predictions are epsilon, `[B, C, h, w]`, whatever the model predicts.
+
+    The model is evaluated when a prediction is first asked for: both branches in one batch, or with
+    `unconditional_only` half of it. `memory` is a dict of this batch's own, empty at the first step
+    and handed from step to step.
     """
 
     index: int
@@ -50,7 +57,8 @@ class Step:
     guidance_scale: float
     request: Request
     memory: dict[str, Any]
-    predict: Callable[[bool], tuple[Tensor, Tensor]]  # whether both branches or the unconditional alone
+    # whether both branches or the unconditional alone
+    predict: Callable[[bool], tuple[Tensor, Tensor]]
 
     @cached_property
     def _both(self) -> tuple[Tensor, Tensor]:
@@ -65,11 +73,15 @@ class Step:
         return self._both[1]
 
     def unconditional_only(self) -> Tensor:
-        """The unconditional prediction without evaluating the conditional one, unless that is known already."""
+        """The unconditional prediction without evaluating the conditional one, unless that is known
+        already.
+        """
         return self._both[0] if "_both" in vars(self) else self.predict(False)[0]
 
     def guided(self, scale: float | Tensor) -> Tensor:
-        """`e_u + scale (e_c - e_u)`, classifier-free guidance (Ho and Salimans 2022); `scale` may be `[B, 1, 1, 1]`."""
+        """`e_u + scale (e_c - e_u)`, classifier-free guidance (Ho and Salimans 2022); `scale` may
+        be `[B, 1, 1, 1]`.
+        """
         return self.unconditional + scale * (self.conditional - self.unconditional)
 
 

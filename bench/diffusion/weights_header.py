@@ -1,4 +1,6 @@
-"""What the header of a safetensors file says, read without loading a weight: how many numbers of which type, and how long the file must be."""
+"""What the header of a safetensors file says, read without loading a weight: how many numbers of
+which type, and how long the file must be.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ LONGEST = 100 << 20  # bytes of a header: a longer one is damage, and would fill
 
 @dataclass(frozen=True)
 class WeightsHeader:
-    """`numbers` by stored type (F32, F16, ...); `size` of the file in bytes, and the `promised` size: another one means damage."""
+    """`numbers` by stored type (F32, F16, ...); `size` of the file in bytes, and the `promised`
+    size: another one means damage.
+    """
 
     numbers: Counter[str]
     size: int
@@ -23,7 +27,9 @@ class WeightsHeader:
 
 
 def read_weights_header(path: Path) -> WeightsHeader:
-    """Raises `ValueError` with one line for what cannot be read: a file that is not there, a git-lfs pointer, another format, damage."""
+    """Raises `ValueError` with one line for what cannot be read: a file that is not there, a
+    git-lfs pointer, another format, damage.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:
@@ -32,8 +38,14 @@ def read_weights_header(path: Path) -> WeightsHeader:
                 raise ValueError("it is a git-lfs pointer: run git lfs pull")
             length = int.from_bytes(first, "little")
             if not 2 <= length <= min(size - 8, LONGEST):
-                raise ValueError("it has no header of a safetensors file: truncated, or another format")
-            tensors = {name: tensor for name, tensor in json.loads(stream.read(length)).items() if name != "__metadata__"}
+                raise ValueError(
+                    "it has no header of a safetensors file: truncated, or another format"
+                )
+            tensors = {
+                name: tensor
+                for name, tensor in json.loads(stream.read(length)).items()
+                if name != "__metadata__"
+            }
         numbers: Counter[str] = Counter()
         for tensor in tensors.values():
             numbers[str(tensor["dtype"])] += math.prod(tensor["shape"])

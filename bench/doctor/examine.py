@@ -1,6 +1,7 @@
 """`bench doctor`: in one screen what this machine can run, what is missing, and how to get it.
 
-Here the checks are put together: slow ones in the background, each guarded, all within a time that is promised.
+Here the checks are put together: slow ones in the background, each guarded, all within a time that
+is promised.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ class _Facts(list[Fact]):
 
 
 class _Later:
-    """A call in the background. `result` waits; what is not there in time is a `TimeoutError`, and the call is left to itself."""
+    """A call in the background.
+
+    `result` waits; what is not there in time is a `TimeoutError`, and the call is left to itself.
+    """
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self._found: list[tuple[Any, BaseException | None]] = []
@@ -50,12 +54,24 @@ class _Later:
             raise TimeoutError("takes too long; repeat the command, or give it more time")
         value, error = self._found[0]
         if error:
-            raise error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {one_line(error)}")
+            raise (
+                error
+                if isinstance(error, Exception)
+                else RuntimeError(f"{type(error).__name__}: {one_line(error)}")
+            )
         return value
 
 
-def examine(suites: Sequence[str] | None = None, store: Path = Path("runs/store"), records: Path = Path("runs/records"), seconds: float = SECONDS) -> Report:
-    """Look at this machine and at suites (names or TOML files; by default all that are known). Takes about `seconds` at most."""
+def examine(
+    suites: Sequence[str] | None = None,
+    store: Path = Path("runs/store"),
+    records: Path = Path("runs/records"),
+    seconds: float = SECONDS,
+) -> Report:
+    """Look at this machine and at suites (names or TOML files; by default all that are known).
+
+    Takes about `seconds` at most.
+    """
     start = time.monotonic()
     end = start + seconds - 0.5
 
@@ -68,7 +84,11 @@ def examine(suites: Sequence[str] | None = None, store: Path = Path("runs/store"
     except Exception as error:
         names = []
         facts.append(Fact("warn", "suites", odd(error)))
-    asked, commit, broken = _Later(lambda: ask_classes(names, left())), _Later(machine.git_facts), _Later(machine.name_facts)
+    asked, commit, broken = (
+        _Later(lambda: ask_classes(names, left())),
+        _Later(machine.git_facts),
+        _Later(machine.name_facts),
+    )
     facts.take("python", machine.python_facts)
     facts.take("packages", machine.package_facts)
     looked = [look(name) for name in names]
@@ -76,7 +96,9 @@ def examine(suites: Sequence[str] | None = None, store: Path = Path("runs/store"
         told = asked.result(left() + 0.3)
     except Exception as error:
         told = {"torch": {"late": odd(error)}}
-    torch = told.get("torch") or {"late": f"not known within {seconds:g} s (a first import is slow): repeat the command"}
+    torch = told.get("torch") or {
+        "late": f"not known within {seconds:g} s (a first import is slow): repeat the command"
+    }
     facts.take("torch", lambda: machine.torch_facts(torch))
     facts.take("processor", lambda: machine.processor_facts(torch.get("threads")))
     memory = quietly(machine.main_memory)
@@ -88,6 +110,12 @@ def examine(suites: Sequence[str] | None = None, store: Path = Path("runs/store"
     gpus = quietly(lambda: tuple(Gpu(**gpu) for gpu in torch.get("gpus", ()))) or ()
     blocked = "; ".join(f"{fact.name}: {fact.text}" for fact in facts if fact.mark == "missing")
     disk = quietly(lambda: shutil.disk_usage(machine.nearest_folder(store)).free)
-    room = Room(gpus, memory[1] if memory else None, disk, blocked, bool(torch.get("late")) and machine.has_gpu_device())
+    room = Room(
+        gpus,
+        memory[1] if memory else None,
+        disk,
+        blocked,
+        bool(torch.get("late")) and machine.has_gpu_device(),
+    )
     verdicts = tuple(judged(one, told.get(one.name) or {}, room, store) for one in looked)
     return Report(tuple(facts), gpus, verdicts, round(time.monotonic() - start, 2))

@@ -1,6 +1,9 @@
-"""What `bench doctor` says of the machine itself: Python and packages, torch and GPUs, cores, memory, disk, git, and names that are broken.
+"""What `bench doctor` says of the machine itself:
 
-Each check gives one `Fact` or a few, and asks nothing that takes long; what torch knows was told by a process of its own (`bench.doctor.child`).
+Python and packages, torch and GPUs, cores, memory, disk, git, and names that are broken.
+
+Each check gives one `Fact` or a few, and asks nothing that takes long; what torch knows was told by
+a process of its own (`bench.doctor.child`).
 """
 
 from __future__ import annotations
@@ -30,25 +33,48 @@ def python_facts() -> Iterator[Fact]:
     running = ".".join(map(str, sys.version_info[:3]))
     (low, high), here = PYTHONS, sys.version_info[:2]
     if here < low:
-        yield Fact("missing", "python", f"{running}, too old", f"install Python {low[0]}.{low[1]} to {high[0]}.{high[1]}")
+        yield Fact(
+            "missing",
+            "python",
+            f"{running}, too old",
+            f"install Python {low[0]}.{low[1]} to {high[0]}.{high[1]}",
+        )
     elif here > high:
-        yield Fact("warn", "python", f"{running}, newer than the project was tried with", f"install Python {high[0]}.{high[1]} if something fails")
+        yield Fact(
+            "warn",
+            "python",
+            f"{running}, newer than the project was tried with",
+            f"install Python {high[0]}.{high[1]} if something fails",
+        )
     else:
         yield Fact("ok", "python", running)
 
 
 def _requirements() -> tuple[list[str], str]:
-    """What the installed distribution requires, extras too; of a checkout that is not installed, what its pyproject.toml says."""
+    """What the installed distribution requires, extras too; of a checkout that is not installed,
+    what its pyproject.toml says.
+    """
     try:
         return list(metadata.requires(DISTRIBUTION) or ()), ""
     except metadata.PackageNotFoundError:
-        project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [f"{line}; extra == '{extra}'" for extra, lines in project.get("optional-dependencies", {}).items() for line in lines]
-    return [*project["dependencies"], *extras], "the project is not installed; ranges are from pyproject.toml"
+        project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))[
+            "project"
+        ]
+    extras = [
+        f"{line}; extra == '{extra}'"
+        for extra, lines in project.get("optional-dependencies", {}).items()
+        for line in lines
+    ]
+    return [
+        *project["dependencies"],
+        *extras,
+    ], "the project is not installed; ranges are from pyproject.toml"
 
 
 def package_facts() -> Iterator[Fact]:
-    """Required packages and extras, compared with the installed versions; `get` is the pip command that puts it right."""
+    """Required packages and extras, compared with the installed versions; `get` is the pip command
+    that puts it right.
+    """
     try:
         from packaging.requirements import Requirement
     except ImportError:  # it comes with several of the required packages, and pip has its own
@@ -58,8 +84,21 @@ def package_facts() -> Iterator[Fact]:
     extras = sorted(set(re.findall(r"""extra\s*==\s*["']([^"']+)["']""", "\n".join(lines))))
 
     def wanted(extra: str) -> list[Requirement]:
-        chosen = [one for one in parsed if one.marker and not one.marker.evaluate({"extra": ""}) and one.marker.evaluate({"extra": extra})]
-        inner = [more for one in chosen if one.name == DISTRIBUTION for other in sorted(one.extras) if other != extra for more in wanted(other)]
+        chosen = [
+            one
+            for one in parsed
+            if one.marker
+            and not one.marker.evaluate({"extra": ""})
+            and one.marker.evaluate({"extra": extra})
+        ]
+        inner = [
+            more
+            for one in chosen
+            if one.name == DISTRIBUTION
+            for other in sorted(one.extras)
+            if other != extra
+            for more in wanted(other)
+        ]
         return [one for one in chosen if one.name != DISTRIBUTION] + inner
 
     def fits(one: Requirement) -> bool:
@@ -70,18 +109,38 @@ def package_facts() -> Iterator[Fact]:
     absent = [one for one in required if _installed(one.name) is None]
     unfit = [one for one in required if one not in absent and not fits(one)]
     if absent:
-        yield Fact("missing", "packages", ", ".join(f"{one.name} is not installed" for one in absent), _pip(absent))
+        yield Fact(
+            "missing",
+            "packages",
+            ", ".join(f"{one.name} is not installed" for one in absent),
+            _pip(absent),
+        )
     if unfit:
-        yield Fact("warn", "packages", ", ".join(f"{one.name} {_installed(one.name)} is not {one.specifier}" for one in unfit), _pip(unfit))
+        yield Fact(
+            "warn",
+            "packages",
+            ", ".join(f"{one.name} {_installed(one.name)} is not {one.specifier}" for one in unfit),
+            _pip(unfit),
+        )
     if note:
         yield Fact("warn", "project", note, "pip install -e . in its folder")
     if not absent and not unfit:
         yield Fact("ok", "packages", f"all {len(required)} required ones fit")
     lacking = {extra: [one for one in wanted(extra) if not fits(one)] for extra in extras}
-    parts = [f"{extra} {'installed' if not ones else 'not installed (' + ', '.join(one.name for one in ones) + ')'}" for extra, ones in lacking.items()]
+
+    def state(ones: Any) -> str:
+        names = ", ".join(one.name for one in ones)
+        return f"not installed ({names})" if ones else "installed"
+
+    parts = [f"{extra} {state(ones)}" for extra, ones in lacking.items()]
     absent_extras = ",".join(extra for extra, ones in lacking.items() if ones)
     if extras:
-        yield Fact("ok", "extras", "; ".join(parts), f"pip install '{DISTRIBUTION}[{absent_extras}]'" if absent_extras else "")
+        yield Fact(
+            "ok",
+            "extras",
+            "; ".join(parts),
+            f"pip install '{DISTRIBUTION}[{absent_extras}]'" if absent_extras else "",
+        )
 
 
 def _installed(name: str) -> str | None:
@@ -96,44 +155,95 @@ def _pip(requirements: Iterable[Any]) -> str:
 
 
 def torch_facts(told: Mapping[str, Any]) -> Iterator[Fact]:
-    """What the child told of torch, and of every GPU; where it has none, whether the machine has one."""
+    """What the child told of torch, and of every GPU; where it has none, whether the machine has
+    one.
+    """
     if told.get("late"):
         yield Fact("warn", "torch", f"{_installed('torch') or 'not installed'}; {told['late']}")
         return
     if told.get("error"):
-        yield Fact("missing", "torch", str(told["error"]), "pip install torch (pytorch.org/get-started says which for this GPU)")
+        yield Fact(
+            "missing",
+            "torch",
+            str(told["error"]),
+            "pip install torch (pytorch.org/get-started says which for this GPU)",
+        )
         return
-    yield Fact("ok", "torch", f"{told['version']}, {told['build']} build, threads: {told['threads']}")
+    yield Fact(
+        "ok", "torch", f"{told['version']}, {told['build']} build, threads: {told['threads']}"
+    )
     for number, gpu in enumerate(told.get("gpus", ())):
         halves = f"bf16 {'yes' if gpu['bf16'] else 'no'}, fp16 {'yes' if gpu['fp16'] else 'no'}"
         sizes = f"{gib(gpu['free'])} free of {gib(gpu['total'])}"
         text = f"{gpu['name']}, {sizes}, compute capability {gpu['capability']}, {halves}"
-        yield Fact("warn", f"gpu {number}", f"{text}; does not compute: {gpu['problem']}") if gpu["problem"] else Fact("ok", f"gpu {number}", text)
+        yield (
+            Fact("warn", f"gpu {number}", f"{text}; does not compute: {gpu['problem']}")
+            if gpu["problem"]
+            else Fact("ok", f"gpu {number}", text)
+        )
     if not told.get("gpus"):
-        seen, get = has_gpu_device(), "install the torch build that pytorch.org/get-started gives for it"
+        seen, get = (
+            has_gpu_device(),
+            "install the torch build that pytorch.org/get-started gives for it",
+        )
         why = told.get("why") or ("torch is a CPU build" if told["build"] == "CPU" else "")
-        yield Fact("warn", "gpu", f"one is there that torch cannot use ({why or 'no reason given'})", get) if seen else Fact("warn", "gpu", "none")
+        yield (
+            Fact(
+                "warn",
+                "gpu",
+                f"one is there that torch cannot use ({why or 'no reason given'})",
+                get,
+            )
+            if seen
+            else Fact("warn", "gpu", "none")
+        )
 
 
 def has_gpu_device() -> bool:
     """Whether the system shows a GPU, whatever torch thinks of it."""
-    return any(Path(path).exists() for path in ("/dev/nvidia0", "/proc/driver/nvidia/version", "/dev/kfd"))
+    return any(
+        Path(path).exists() for path in ("/dev/nvidia0", "/proc/driver/nvidia/version", "/dev/kfd")
+    )
 
 
 def processor_facts(threads: int | None) -> Iterator[Fact]:
-    """Cores, hardware threads and half precision; a warning where torch would use more threads than there are cores."""
-    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    siblings = {_read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").strip() for cpu in cpus}
+    """Cores, hardware threads and half precision; a warning where torch would use more threads than
+    there are cores.
+    """
+    cpus = (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else list(range(os.cpu_count() or 1))
+    )
+    siblings = {
+        _read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").strip()
+        for cpu in cpus
+    }
     cores = len(siblings) if "" not in siblings else len(cpus)
     quota = _cpu_quota()
     usable = max(1, min(cores, math.ceil(quota))) if quota else cores
     listed = re.search(r"^(?:flags|Features)\s*:(.*)$", _read("/proc/cpuinfo"), re.M)
     flags = set(listed.group(1).split()) if listed else set()
-    halves = f"bf16 {'yes' if flags & {'avx512_bf16', 'amx_bf16', 'bf16'} else 'no'}, fp16 {'yes' if flags & {'avx512_fp16', 'asimdhp'} else 'no'}"
-    text = f"{cores} cores, {len(cpus)} hardware threads{f', limited to {quota:g} by a cgroup' if quota else ''}; in hardware {halves}"
+    halves = (
+        f"bf16 {'yes' if flags & {'avx512_bf16', 'amx_bf16', 'bf16'} else 'no'}, fp16"
+        f" {'yes' if flags & {'avx512_fp16', 'asimdhp'} else 'no'}"
+    )
+    text = (
+        f"{cores} cores, {len(cpus)} hardware"
+        f" threads{f', limited to {quota:g} by a cgroup' if quota else ''}; in hardware {halves}"
+    )
     if threads and threads > usable:
-        more = "hyperthreads" if threads <= len(cpus) and not (quota and threads > quota) else "more threads than there are cores"
-        yield Fact("warn", "processor", f"{text}; torch would use {threads} threads, {more}, which is slower", f"export OMP_NUM_THREADS={usable}")
+        more = (
+            "hyperthreads"
+            if threads <= len(cpus) and not (quota and threads > quota)
+            else "more threads than there are cores"
+        )
+        yield Fact(
+            "warn",
+            "processor",
+            f"{text}; torch would use {threads} threads, {more}, which is slower",
+            f"export OMP_NUM_THREADS={usable}",
+        )
     else:
         yield Fact("ok", "processor", text)
 
@@ -145,22 +255,48 @@ def memory_facts(memory: tuple[int, int, bool] | None) -> Iterator[Fact]:
         return
     total, free, limited = memory
     mark: Mark = "warn" if free < 2 * PROGRAM else "ok"
-    yield Fact(mark, "memory", f"{gib(free)} free of {gib(total)}{' (a cgroup limits it)' if limited else ''}")
+    yield Fact(
+        mark,
+        "memory",
+        f"{gib(free)} free of {gib(total)}{' (a cgroup limits it)' if limited else ''}",
+    )
 
 
 def main_memory() -> tuple[int, int, bool]:
     """Bytes of main memory, bytes free, and whether a cgroup allows less than the machine has."""
-    found = {key: int(number) * 1024 for key, number in re.findall(r"^(\w+):\s+(\d+) kB", _read("/proc/meminfo"), re.M)}
+    found = {
+        key: int(number) * 1024
+        for key, number in re.findall(r"^(\w+):\s+(\d+) kB", _read("/proc/meminfo"), re.M)
+    }
     total = found.get("MemTotal") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     free = found.get("MemAvailable") or found.get("MemFree") or total
     limited = False
     for folder in _cgroups("memory"):
-        limit = next((text for name in ("memory.max", "memory.limit_in_bytes") if (text := _read(f"{folder}/{name}").strip()).isdigit()), "")
-        used = next((text for name in ("memory.current", "memory.usage_in_bytes") if (text := _read(f"{folder}/{name}").strip()).isdigit()), "0")
+        limit = next(
+            (
+                text
+                for name in ("memory.max", "memory.limit_in_bytes")
+                if (text := _read(f"{folder}/{name}").strip()).isdigit()
+            ),
+            "",
+        )
+        used = next(
+            (
+                text
+                for name in ("memory.current", "memory.usage_in_bytes")
+                if (text := _read(f"{folder}/{name}").strip()).isdigit()
+            ),
+            "0",
+        )
         if limit and int(limit) < total:
-            cached = re.search(r"^(?:total_)?inactive_file (\d+)", _read(f"{folder}/memory.stat"), re.M)  # given back when asked for
+            # given back when asked for
+            cached = re.search(
+                r"^(?:total_)?inactive_file (\d+)", _read(f"{folder}/memory.stat"), re.M
+            )
             total, limited = int(limit), True
-            free = min(free, max(0, int(limit) - int(used) + (int(cached.group(1)) if cached else 0)))
+            free = min(
+                free, max(0, int(limit) - int(used) + (int(cached.group(1)) if cached else 0))
+            )
     return total, min(free, total), limited
 
 
@@ -168,7 +304,10 @@ def _cpu_quota() -> float | None:
     """How many processors a cgroup allows, where it allows fewer than all."""
     quotas = []
     for folder in _cgroups("cpu"):
-        texts = _read(f"{folder}/cpu.max").split() or [_read(f"{folder}/cpu.cfs_quota_us").strip(), _read(f"{folder}/cpu.cfs_period_us").strip()]
+        texts = _read(f"{folder}/cpu.max").split() or [
+            _read(f"{folder}/cpu.cfs_quota_us").strip(),
+            _read(f"{folder}/cpu.cfs_period_us").strip(),
+        ]
         if len(texts) == 2 and texts[0].isdigit() and texts[1].isdigit() and int(texts[1]):
             quotas.append(int(texts[0]) / int(texts[1]))
     return min(quotas, default=None)
@@ -180,7 +319,11 @@ def _cgroups(controller: str) -> Iterator[str]:
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers and controller not in controllers.split(","):
             continue
-        for base in (f"/sys/fs/cgroup/{controllers}", f"/sys/fs/cgroup/{controller}") if controllers else ("/sys/fs/cgroup",):
+        for base in (
+            (f"/sys/fs/cgroup/{controllers}", f"/sys/fs/cgroup/{controller}")
+            if controllers
+            else ("/sys/fs/cgroup",)
+        ):
             inner = path.strip("/")
             while inner:
                 yield f"{base}/{inner}"
@@ -189,21 +332,35 @@ def _cgroups(controller: str) -> Iterator[str]:
 
 
 def folder_facts(name: str, folder: Path) -> Iterator[Fact]:
-    """Free disk where a folder lies or would lie, and whether it can be written; nothing is left there."""
+    """Free disk where a folder lies or would lie, and whether it can be written; nothing is left
+    there.
+    """
     nearest = nearest_folder(folder)
     free = shutil.disk_usage(nearest).free
     try:
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        yield Fact("missing", name, f"{folder} cannot be written: {one_line(error)}", f"name another folder with --{name}")
+        yield Fact(
+            "missing",
+            name,
+            f"{folder} cannot be written: {one_line(error)}",
+            f"name another folder with --{name}",
+        )
         return
-    yield Fact("warn" if free < PROGRAM else "ok", name, f"{folder}{'' if folder.exists() else ' (not made yet)'} can be written, {gib(free)} free")
+    yield Fact(
+        "warn" if free < PROGRAM else "ok",
+        name,
+        f"{folder}{'' if folder.exists() else ' (not made yet)'} can be written, {gib(free)} free",
+    )
 
 
 def nearest_folder(folder: Path) -> Path:
     """The folder itself, or the nearest of those above it that is there."""
-    return next((place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()), Path("/"))
+    return next(
+        (place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()),
+        Path("/"),
+    )
 
 
 def git_facts() -> list[Fact]:
@@ -213,7 +370,14 @@ def git_facts() -> list[Fact]:
     found = revision()
     if found["commit"] is None:
         return [Fact("warn", "git", "not a checkout of its own: records will name no commit")]
-    return [Fact("warn" if found["dirty"] else "ok", "git", f"{found['commit'][:12]}{', with changes that are not committed' if found['dirty'] else ''}")]
+    return [
+        Fact(
+            "warn" if found["dirty"] else "ok",
+            "git",
+            found["commit"][:12]
+            + (", with changes that are not committed" if found["dirty"] else ""),
+        )
+    ]
 
 
 def name_facts() -> list[Fact]:
@@ -221,9 +385,16 @@ def name_facts() -> list[Fact]:
     from bench.registry.listing import list_names
 
     found = {kind: list_names(kind)[kind] for kind in ("methods", "metrics", "attacks")}
-    broken = [f"{kind[:-1]} {name}: {summary}" for kind, names in found.items() for name, summary in names.items() if summary.startswith("broken")]
+    broken = [
+        f"{kind[:-1]} {name}: {summary}"
+        for kind, names in found.items()
+        for name, summary in names.items()
+        if summary.startswith("broken")
+    ]
     counts = ", ".join(f"{len(names)} {kind}" for kind, names in found.items())
-    return [Fact("warn", "names", line) for line in broken] or [Fact("ok", "names", f"{counts}, none broken")]
+    return [Fact("warn", "names", line) for line in broken] or [
+        Fact("ok", "names", f"{counts}, none broken")
+    ]
 
 
 def _read(path: str) -> str:

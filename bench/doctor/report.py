@@ -1,6 +1,7 @@
 """What `bench doctor` reports: facts about the machine, its GPUs and the suites, as data.
 
-Every check is guarded with `odd` and `quietly`: what is absent or unexpected becomes a line of the report, and never ends it.
+Every check is guarded with `odd` and `quietly`: what is absent or unexpected becomes a line of the
+report, and never ends it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ Mark = Literal["ok", "warn", "missing"]
 
 @dataclass(frozen=True)
 class Fact:
-    """One line about the machine. Without what is `missing` nothing runs; `get` says how to put it right."""
+    """One line about the machine.
+
+    Without what is `missing` nothing runs; `get` says how to put it right.
+    """
 
     mark: Mark
     name: str
@@ -42,7 +46,10 @@ class Gpu:
 
 @dataclass(frozen=True)
 class FileFact:
-    """A file or folder that a suite names, for what, and where it was looked for. `problem` is empty when it is there and whole."""
+    """A file or folder that a suite names, for what, and where it was looked for.
+
+    `problem` is empty when it is there and whole.
+    """
 
     what: str
     path: str
@@ -51,7 +58,10 @@ class FileFact:
 
 @dataclass(frozen=True)
 class SuiteFact:
-    """What one suite needs, and whether it can run here. Numbers are None where they could not be told; bytes and hours are estimates."""
+    """What one suite needs, and whether it can run here.
+
+    Numbers are None where they could not be told; bytes and hours are estimates.
+    """
 
     name: str
     mark: Mark
@@ -60,10 +70,12 @@ class SuiteFact:
     files: tuple[FileFact, ...] = ()
     get: str = ""
     parameters: int | None = None
-    memory_factor: float | None = None  # times the parameters' bytes, which makes room for activations
+    # times the parameters' bytes, which makes room for activations
+    memory_factor: float | None = None
     memory_bytes: int | None = None
     images: int | None = None  # of the method `none`
-    images_exact: bool = False  # or about so many: without what attacks ask for, or without a list that is missing
+    # or about so many: without what attacks ask for, or without a list that is missing
+    images_exact: bool = False
     row_evaluations: int | None = None
     disk_bytes: int | None = None
     hours: float | None = None  # to make the images, from a timing that the store holds
@@ -88,8 +100,14 @@ class Report:
 
 
 def odd(error: BaseException) -> str:
-    """What is said of a check that failed: a user's error as it stands, anything else by its type."""
-    return one_line(error, 300) if isinstance(error, UserError | TimeoutError) else f"could not be looked at: {type(error).__name__}: {one_line(error, 300)}"
+    """What is said of a check that failed: a user's error as it stands, anything else by its
+    type.
+    """
+    return (
+        one_line(error, 300)
+        if isinstance(error, UserError | TimeoutError)
+        else f"could not be looked at: {type(error).__name__}: {one_line(error, 300)}"
+    )
 
 
 def quietly(call: Callable[[], T]) -> T | None:

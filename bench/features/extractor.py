@@ -9,7 +9,11 @@ import numpy as np
 
 
 class Extractor(Protocol):
-    """Pictures to features: `fingerprint` names the model, its weights and the preprocessing, so that features can be cached."""
+    """Pictures to features:
+
+    `fingerprint` names the model, its weights and the preprocessing, so that features can be
+    cached.
+    """
 
     @property
     def fingerprint(self) -> str: ...
@@ -20,10 +24,12 @@ class Extractor(Protocol):
 
 
 def in_whole_batches(extractor: Extractor) -> Callable[[list[np.ndarray]], np.ndarray]:
-    """The extractor with its last batch filled up, where it has a `batch_size`: what a picture's features are then depends on the picture alone.
+    """The extractor with its last batch filled up, where it has a `batch_size`: what a picture's
+    features are then depends on the picture alone.
 
-    Matrix products round otherwise for other numbers of rows (up to 5e-6 here, for each of the testbed's extractors), and how many pictures lie in
-    a shard depends on who made it and what was interrupted. The place in a batch of one size changes nothing.
+    Matrix products round otherwise for other numbers of rows (up to 5e-6 here, for each of the
+    testbed's extractors), and how many pictures lie in a shard depends on who made it and what was
+    interrupted. The place in a batch of one size changes nothing.
     """
     size = int(getattr(extractor, "batch_size", 1))
 

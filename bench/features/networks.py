@@ -1,6 +1,8 @@
-"""Networks that turn pictures into features, loaded from the file formats their authors publish, with their preprocessing.
+"""Networks that turn pictures into features, loaded from the file formats their authors publish,
+with their preprocessing.
 
-Each is an `Extractor` of `bench.contracts.metric`: its fingerprint names the weights and the preprocessing, so features can be cached.
+Each is an `Extractor` of `bench.contracts.metric`: its fingerprint names the weights and the
+preprocessing, so features can be cached.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @dataclass(frozen=True)
 class Profile:
-    """`square`: both sides are resized to it. Otherwise the short side becomes `short` and `crop` is cut from the centre."""
+    """`square`: both sides are resized to it.
+
+    Otherwise the short side becomes `short` and `crop` is cut from the centre.
+    """
 
     square: int | None
     short: int | None
@@ -44,20 +49,28 @@ PROFILES = {
     "jeon": _CROPPED,
     "dcr": _CROPPED,
     "concept_prune": Profile(None, 256, 224, HALF, "mean"),
-    "testbed": Profile(None, None, None, IMAGENET, "max"),  # as generated: its descriptor was trained on that size
+    # as generated: its descriptor was trained on that size
+    "testbed": Profile(None, None, None, IMAGENET, "max"),
 }
 
 
 def load_torchscript(path: Path, device: Any) -> Any:
-    """A TorchScript file in eval mode on a device. Raises `UserError` when it is truncated or no TorchScript."""
+    """A TorchScript file in eval mode on a device.
+
+    Raises `UserError` when it is truncated or no TorchScript.
+    """
     try:
         with warnings.catch_warnings():
-            # The official SSCD and Inception files are TorchScript, whatever torch now recommends for new ones.
+            # The official SSCD and Inception files are TorchScript, whatever torch now recommends
+            # for new ones.
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             return torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError, OSError) as error:
-        raise UserError(f"{path} is no readable TorchScript file ({one_line(error)[:100]}); fetch or build it again") from error
+        raise UserError(
+            f"{path} is no readable TorchScript file ({one_line(error)[:100]}); fetch or build it"
+            " again"
+        ) from error
 
 
 def unit_pixels(picture: np.ndarray) -> torch.Tensor:
@@ -80,7 +93,8 @@ class CopyDescriptor:
 
     @property
     def fingerprint(self) -> str:
-        return f"sscd-{self.profile}-{digest_of(asdict(PROFILES[self.profile]))[:6]}-{self.digest[:12]}"
+        profile = digest_of(asdict(PROFILES[self.profile]))[:6]
+        return f"sscd-{self.profile}-{profile}-{self.digest[:12]}"
 
     @cached_property
     def network(self) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -89,7 +103,12 @@ class CopyDescriptor:
     def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
         parts = []
         for start in range(0, len(pictures), self.batch_size):
-            batch = torch.stack([preprocess(picture, PROFILES[self.profile]) for picture in pictures[start : start + self.batch_size]])
+            batch = torch.stack(
+                [
+                    preprocess(picture, PROFILES[self.profile])
+                    for picture in pictures[start : start + self.batch_size]
+                ]
+            )
             with torch.no_grad():
                 descriptors = self.network(batch.to(self.device)).float()
             parts.append(torch.nn.functional.normalize(descriptors, dim=1).cpu().numpy())
@@ -112,7 +131,10 @@ def preprocess(picture: np.ndarray, profile: Profile) -> torch.Tensor:
         scale = profile.short / min(width, height)
         image = image.resize((int(width * scale), int(height * scale)), Image.Resampling.BILINEAR)
     if profile.crop is not None:
-        left, top = round((image.width - profile.crop) / 2), round((image.height - profile.crop) / 2)
+        left, top = (
+            round((image.width - profile.crop) / 2),
+            round((image.height - profile.crop) / 2),
+        )
         image = image.crop((left, top, left + profile.crop, top + profile.crop))
     mean, std = (torch.tensor(values)[:, None, None] for values in profile.normalisation)
     return (unit_pixels(np.asarray(image)) - mean) / std
@@ -120,7 +142,9 @@ def preprocess(picture: np.ndarray, profile: Profile) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class OpenClip:
-    """An open_clip model from a folder (`local-dir:`) or from an architecture's name and a checkpoint."""
+    """An open_clip model from a folder (`local-dir:`) or from an architecture's name and a
+    checkpoint.
+    """
 
     name: str
     folder: Path | None
@@ -146,10 +170,16 @@ class OpenClip:
 
         try:
             pretrained = str(self.weights) if self.weights else None
-            with torch.random.fork_rng(devices=[]):  # weights are drawn at random before the checkpoint replaces them
-                model, _, preprocess = open_clip.create_model_and_transforms(self.identifier, pretrained=pretrained, device=self.device, weights_only=True)
+            # weights are drawn at random before the checkpoint replaces them
+            with torch.random.fork_rng(devices=[]):
+                model, _, preprocess = open_clip.create_model_and_transforms(
+                    self.identifier, pretrained=pretrained, device=self.device, weights_only=True
+                )
         except Exception as error:  # open_clip and safetensors each raise their own
-            raise UserError(f"open_clip cannot load {self.identifier} ({one_line(error)[:100]}); fetch or build it again") from error
+            raise UserError(
+                f"open_clip cannot load {self.identifier} ({one_line(error)[:100]}); fetch or build"
+                " it again"
+            ) from error
         return model.eval(), preprocess
 
     def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
@@ -157,13 +187,22 @@ class OpenClip:
         model, preprocess = self.loaded
         parts = []
         for start in range(0, len(pictures), self.batch_size):
-            batch = torch.stack([preprocess(Image.fromarray(picture)) for picture in pictures[start : start + self.batch_size]])
+            batch = torch.stack(
+                [
+                    preprocess(Image.fromarray(picture))
+                    for picture in pictures[start : start + self.batch_size]
+                ]
+            )
             with torch.no_grad():
-                parts.append(model.encode_image(batch.to(self.device), normalize=True).float().cpu().numpy())
+                parts.append(
+                    model.encode_image(batch.to(self.device), normalize=True).float().cpu().numpy()
+                )
         return np.concatenate(parts)
 
     def texts(self, prompts: list[str]) -> tuple[np.ndarray, int]:
-        """Unit text embeddings `[n, d]`, each different text encoded once, and how many texts were cut to the model's length."""
+        """Unit text embeddings `[n, d]`, each different text encoded once, and how many texts were
+        cut to the model's length.
+        """
         import open_clip
 
         model, _ = self.loaded
@@ -175,7 +214,9 @@ class OpenClip:
                 tokens = tokenizer(unique[start : start + self.batch_size]).to(self.device)
                 parts.append(model.encode_text(tokens, normalize=True).float().cpu().numpy())
         embedded = np.concatenate(parts)
-        return embedded[[unique.index(prompt) for prompt in prompts]], sum(_is_cut(tokenizer, prompt) for prompt in unique)
+        return embedded[[unique.index(prompt) for prompt in prompts]], sum(
+            _is_cut(tokenizer, prompt) for prompt in unique
+        )
 
 
 def _is_cut(tokenizer: Any, prompt: str) -> bool:
@@ -186,7 +227,11 @@ def _is_cut(tokenizer: Any, prompt: str) -> bool:
 
 @dataclass(frozen=True)
 class CleanFeatures:
-    """clean-fid's mode `clean`: PIL bicubic resize of float channels without rounding, then a TorchScript's `.layers` on (x - 128) / 128."""
+    """clean-fid's mode `clean`:
+
+    PIL bicubic resize of float channels without rounding, then a TorchScript's `.layers` on (x -
+    128) / 128.
+    """
 
     weights: Path
     size: int
@@ -205,7 +250,9 @@ class CleanFeatures:
     def layers(self) -> Callable[[torch.Tensor], torch.Tensor]:
         network = load_torchscript(self.weights, self.device)
         if not hasattr(network, "layers"):
-            raise UserError(f"{self.weights} has no `.layers`; it is no feature network of clean-fid's form")
+            raise UserError(
+                f"{self.weights} has no `.layers`; it is no feature network of clean-fid's form"
+            )
         return network.layers  # type: ignore[no-any-return]
 
     def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
@@ -215,7 +262,9 @@ class CleanFeatures:
         resize = make_resizer("PIL", False, "bicubic", (self.size, self.size))
         parts = []
         for start in range(0, len(pictures), self.batch_size):
-            batch = np.stack([resize(picture) for picture in pictures[start : start + self.batch_size]]).transpose(0, 3, 1, 2)
+            batch = np.stack(
+                [resize(picture) for picture in pictures[start : start + self.batch_size]]
+            ).transpose(0, 3, 1, 2)
             with torch.no_grad():
                 features = self.layers((torch.from_numpy(batch).to(self.device) - 128) / 128)
             parts.append(features.reshape(len(batch), -1).float().cpu().numpy())

@@ -1,9 +1,12 @@
-"""Real pictures for measures of picture quality: a folder or a list of files, decoded, cut and turned into features once.
+"""Real pictures for measures of picture quality: a folder or a list of files, decoded, cut and
+turned into features once.
 
-    <cache>/<key>/00000.npy     features of the first pictures, float32 `[n, d]`; one file for each further part
+    <cache>/<key>/00000.npy     features of the first pictures, float32 `[n, d]`; one file for each
+                                further part
     <cache>/<key>.npz           their mean and covariance (`bench.statistics.frechet`)
 
-The key is made of the pictures' contents, what is cut from them and the network. A part is written whole or not at all: it is the unit of resume.
+The key is made of the pictures' contents, what is cut from them and the network. A part is written
+whole or not at all: it is the unit of resume.
 """
 
 from __future__ import annotations
@@ -35,12 +38,16 @@ from bench.suite.prompts import Prompt
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 PART = 512  # pictures whose features stand in one file
 BATCH = 32  # pictures that are decoded and handed to the network together
-THREADS = min(8, os.cpu_count() or 1)  # that decode; pictures wait for the network and not the other way round
+# that decode; pictures wait for the network and not the other way round
+THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
 class RealSet:
-    """Pictures by their files, in a fixed order. `side`: the shorter side becomes it and the centre square is kept; None keeps them as they are."""
+    """Pictures by their files, in a fixed order.
+
+    `side`: the shorter side becomes it and the centre square is kept; None keeps them as they are.
+    """
 
     name: str
     files: tuple[Path, ...]
@@ -57,23 +64,42 @@ class RealSet:
 
 
 def crop_name(side: int | None) -> str:
-    return "none" if side is None else f"shorter side to {side} (bicubic, antialiased), centre square"
+    return (
+        "none" if side is None else f"shorter side to {side} (bicubic, antialiased), centre square"
+    )
 
 
 def pictures_in(folder: Path, side: int | None = None) -> RealSet:
-    """All pictures below a folder, by their endings, in the order of their relative names. Raises `UserError` when there are fewer than two."""
+    """All pictures below a folder, by their endings, in the order of their relative names.
+
+    Raises `UserError` when there are fewer than two.
+    """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder of pictures; unpack the archive and name its folder")
-    found = sorted((path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()), key=lambda path: path.relative_to(folder).parts)
+        raise UserError(
+            f"{folder} is no folder of pictures; unpack the archive and name its folder"
+        )
+    found = sorted(
+        (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()),
+        key=lambda path: path.relative_to(folder).parts,
+    )
     if len(found) < 2:
-        raise UserError(f"{folder} holds {len(found)} pictures ({', '.join(sorted(SUFFIXES))}); at least 2 are needed")
+        raise UserError(
+            f"{folder} holds {len(found)} pictures ({', '.join(sorted(SUFFIXES))}); at least 2 are"
+            " needed"
+        )
     return RealSet(folder.name, tuple(found), side)
 
 
 def originals(prompts: Sequence[Prompt], side: int | None = None) -> RealSet:
-    """The pictures that prompts name as their references, each once, in the order of the prompts. Raises `Unmeasurable` when a prompt names none."""
+    """The pictures that prompts name as their references, each once, in the order of the prompts.
+
+    Raises `Unmeasurable` when a prompt names none.
+    """
     if lacking := [prompt.id for prompt in prompts if not prompt.references]:
-        raise Unmeasurable(f"{len(lacking)} of {len(prompts)} prompts name no reference picture, the first of them {lacking[0]}")
+        raise Unmeasurable(
+            f"{len(lacking)} of {len(prompts)} prompts name no reference picture, the first of them"
+            f" {lacking[0]}"
+        )
     files = tuple(dict.fromkeys(path for prompt in prompts for path in prompt.references))
     if len(files) < 2:
         raise Unmeasurable("all prompts name the same reference picture, and at least 2 are needed")
@@ -81,7 +107,9 @@ def originals(prompts: Sequence[Prompt], side: int | None = None) -> RealSet:
 
 
 def centre_square(image: Image.Image, side: int) -> Image.Image:
-    """The shorter side resized to `side` (PIL bicubic, antialiased, 8 bits), then the centre cut out: as torchvision's Resize and CenterCrop."""
+    """The shorter side resized to `side` (PIL bicubic, antialiased, 8 bits), then the centre cut
+    out: as torchvision's Resize and CenterCrop.
+    """
     width, height = image.size
     short = min(width, height)
     image = image.resize((width * side // short, height * side // short), Image.Resampling.BICUBIC)
@@ -90,7 +118,9 @@ def centre_square(image: Image.Image, side: int) -> Image.Image:
 
 
 def read_cut(path: Path, side: int | None) -> np.ndarray:
-    """One picture, uint8 `[H, W, 3]`, whatever its colours; transparency and orientation marks are ignored, as clean-fid does. `UserError` names the file."""
+    """One picture, uint8 `[H, W, 3]`, whatever its colours; transparency and orientation marks are
+    ignored, as clean-fid does. `UserError` names the file.
+    """
     try:
         picture = read_picture(path)
     except Image.DecompressionBombError as error:
@@ -98,11 +128,17 @@ def read_cut(path: Path, side: int | None) -> np.ndarray:
     return picture if side is None else np.asarray(centre_square(Image.fromarray(picture), side))
 
 
-def decoded(files: Sequence[Path], side: int | None, threads: int = THREADS) -> Iterator[np.ndarray]:
-    """The pictures in order, decoded ahead of need by threads (PIL decodes and resizes without Python's lock); few are held at a time."""
+def decoded(
+    files: Sequence[Path], side: int | None, threads: int = THREADS
+) -> Iterator[np.ndarray]:
+    """The pictures in order, decoded ahead of need by threads (PIL decodes and resizes without
+    Python's lock); few are held at a time.
+    """
     left = iter(files)
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[np.ndarray]] = deque(pool.submit(read_cut, path, side) for path in islice(left, BATCH + threads))
+        waiting: deque[Future[np.ndarray]] = deque(
+            pool.submit(read_cut, path, side) for path in islice(left, BATCH + threads)
+        )
         try:
             while waiting:
                 picture = waiting.popleft().result()
@@ -113,30 +149,56 @@ def decoded(files: Sequence[Path], side: int | None, threads: int = THREADS) -> 
                 future.cancel()
 
 
-def feature_blocks(real: RealSet, extractor: Extractor, cache: Path, report: Report = silent) -> Iterator[np.ndarray]:
-    """Features `[n, d]` of the pictures in order, a part at a time; parts that were made before are read, and no picture of theirs is decoded."""
+def feature_blocks(
+    real: RealSet, extractor: Extractor, cache: Path, report: Report = silent
+) -> Iterator[np.ndarray]:
+    """Features `[n, d]` of the pictures in order, a part at a time; parts that were made before are
+    read, and no picture of theirs is decoded.
+    """
     folder = cache / _key(real, extractor)
     for start in range(0, len(real.files), PART):
         yield _part(folder / f"{start // PART:05d}.npy", real, start, extractor, report)
         report(f"real pictures {real.name}", min(start + PART, len(real.files)), len(real.files))
 
 
-def statistics_of(real: RealSet, extractor: Extractor, cache: Path, report: Report = silent) -> Statistics:
-    """Mean and covariance of the pictures' features; measured once, then read. Interrupted, the next call goes on after the last whole part."""
+def statistics_of(
+    real: RealSet, extractor: Extractor, cache: Path, report: Report = silent
+) -> Statistics:
+    """Mean and covariance of the pictures' features; measured once, then read.
+
+    Interrupted, the next call goes on after the last whole part.
+    """
     file = cache / f"{_key(real, extractor)}.npz"
     if file.exists():
         return replace(read_statistics(file), pictures=real.name)
     made = moments(feature_blocks(real, extractor, cache, report))
-    made = replace(made, fingerprint=extractor.fingerprint, pictures=real.name, digest=real.digest, crop=real.crop)
+    made = replace(
+        made,
+        fingerprint=extractor.fingerprint,
+        pictures=real.name,
+        digest=real.digest,
+        crop=real.crop,
+    )
     write_statistics(made, file)
     return made
 
 
 def make_statistics(
-    pictures: Path, weights: Path, out: Path, cache: Path, device: Any, size: int = 299, side: int | None = None, report: Report = silent
+    pictures: Path,
+    weights: Path,
+    out: Path,
+    cache: Path,
+    device: Any,
+    size: int = 299,
+    side: int | None = None,
+    report: Report = silent,
 ) -> Statistics:
-    """Measure a folder of real pictures with the network in `weights` (pictures resized to `size`, cut to `side` before) and write its statistics to `out`."""
-    made = statistics_of(pictures_in(pictures, side), CleanFeatures(weights, size, device), cache, report)
+    """Measure a folder of real pictures with the network in `weights` (pictures resized to `size`,
+    cut to `side` before) and write its statistics to `out`.
+    """
+    made = statistics_of(
+        pictures_in(pictures, side), CleanFeatures(weights, size, device), cache, report
+    )
     write_statistics(made, out)
     return made
 
@@ -145,7 +207,9 @@ def _key(real: RealSet, extractor: Extractor) -> str:
     return digest_of([real.digest, real.side, extractor.fingerprint])[:24]
 
 
-def _part(file: Path, real: RealSet, start: int, extractor: Extractor, report: Report) -> np.ndarray:
+def _part(
+    file: Path, real: RealSet, start: int, extractor: Extractor, report: Report
+) -> np.ndarray:
     paths = real.files[start : start + PART]
     if file.exists():
         return _read_part(file, len(paths))
@@ -166,7 +230,10 @@ def _read_part(file: Path, count: int) -> np.ndarray:
         if features.ndim != 2 or len(features) != count:
             raise ValueError(f"it holds {features.shape} numbers for {count} pictures")
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"features of real pictures {file} are unreadable: {one_line(error)}; delete the file and repeat the command") from error
+        raise UserError(
+            f"features of real pictures {file} are unreadable: {one_line(error)}; delete the file"
+            " and repeat the command"
+        ) from error
     return features
 
 

@@ -1,4 +1,6 @@
-"""Numbers and texts of records as people read them: decimals, intervals, differences, spread over seeds; and texts that stay text."""
+"""Numbers and texts of records as people read them: decimals, intervals, differences, spread over
+seeds; and texts that stay text.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +27,25 @@ def cell(score: Score | None, decimals: int) -> str:
     """`0.523 [0.480, 0.561]`, or an en dash."""
     if score is None or score.value is None:
         return "–"
-    interval = f" [{number(score.low, decimals)}, {number(score.high, decimals)}]" if score.low is not None else ""
+    interval = (
+        f" [{number(score.low, decimals)}, {number(score.high, decimals)}]"
+        if score.low is not None
+        else ""
+    )
     return number(score.value, decimals) + interval
 
 
-def difference_cell(difference: tuple[float, float | None, float | None] | None, decimals: int) -> str:
+def difference_cell(
+    difference: tuple[float, float | None, float | None] | None, decimals: int
+) -> str:
     if difference is None:
         return ""
     value, low, high = difference
-    interval = f" [{number(low, decimals, True)}, {number(high, decimals, True)}]" if low is not None else ""
+    interval = (
+        f" [{number(low, decimals, True)}, {number(high, decimals, True)}]"
+        if low is not None
+        else ""
+    )
     return number(value, decimals, True) + interval
 
 
@@ -41,7 +53,11 @@ def heading(board: Board, column: Column) -> str:
     """The column's heading; FID says its number of images."""
     if column.name in SIZED and board.rows:
         score = board.rows[0].score(column)
-        return f"{column.heading.removesuffix(' ↓')} (n={score.n}) ↓" if score and score.n else column.heading
+        return (
+            f"{column.heading.removesuffix(' ↓')} (n={score.n}) ↓"
+            if score and score.n
+            else column.heading
+        )
     return column.heading
 
 
@@ -49,7 +65,10 @@ def spread(score: Score | None, decimals: int) -> str:
     """Least and most over independent generations; empty for one."""
     if score is None or len(score.by_seed) < 2:
         return ""
-    return f"{number(min(score.by_seed), decimals)} to {number(max(score.by_seed), decimals)} over {len(score.by_seed)} seeds"
+    return (
+        f"{number(min(score.by_seed), decimals)} to {number(max(score.by_seed), decimals)} over"
+        f" {len(score.by_seed)} seeds"
+    )
 
 
 def group_order(name: str) -> tuple[bool, int, str]:
@@ -59,9 +78,15 @@ def group_order(name: str) -> tuple[bool, int, str]:
 
 
 def escape(text: str, longest: int = LONGEST) -> str:
-    """A record's text for Markdown: it cannot leave its cell, become HTML, a link, a formula, code or emphasis, turn what follows around, or fill the page."""
+    """A record's text for Markdown: it cannot leave its cell, become HTML, a link, a formula, code
+    or emphasis, turn what follows around, or fill the page.
+    """
     shown = visible(" ".join(text.split()))
     shown = shown if len(shown) <= longest else shown[:longest] + "…"
-    shown = re.sub(r"[&<>@$]|(?<=www)\.|:(?=//)", lambda match: f"&#{ord(match[0])};" if match[0] not in NAMED else NAMED[match[0]], shown)
+    shown = re.sub(
+        r"[&<>@$]|(?<=www)\.|:(?=//)",
+        lambda match: f"&#{ord(match[0])};" if match[0] not in NAMED else NAMED[match[0]],
+        shown,
+    )
     shown = re.sub(r"[\\|`*\[\]~]", lambda match: "\\" + match[0], shown)
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", shown)

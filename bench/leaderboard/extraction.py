@@ -1,4 +1,6 @@
-"""The extraction attack before and after each mitigation, in the form in which papers print it: identified, and actually memorized."""
+"""The extraction attack before and after each mitigation, in the form in which papers print it:
+identified, and actually memorized.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,47 @@ from bench.records.parts import REFERENCE
 from bench.records.record import Score
 
 HEADINGS = (
-    ("identified", "share of memorized prompts whose generations hold a clique: pictures that are all the same, tile by tile"),
-    ("actually memorized", "share of memorized prompts that are identified and whose clique's medoid is a copy of a training picture (plain l2)"),
+    (
+        "identified",
+        (
+            "share of memorized prompts whose generations hold a clique: pictures that are all the"
+            " same, tile by tile"
+        ),
+    ),
+    (
+        "actually memorized",
+        (
+            "share of memorized prompts that are identified and whose clique's medoid is a copy of"
+            " a training picture (plain l2)"
+        ),
+    ),
     ("by SSCD", "the same, a copy by the copy descriptor's similarity to any training picture"),
     ("precision", "of all flagged prompts, clean ones among them, those that give a copy"),
-    ("recall", "of prompts whose own training picture is among the generations at least as often as a clique needs, those extracted"),
-    ("training pictures", "different training pictures extracted: representatives that are copies of each other count once"),
+    (
+        "recall",
+        (
+            "of prompts whose own training picture is among the generations at least as often as a"
+            " clique needs, those extracted"
+        ),
+    ),
+    (
+        "training pictures",
+        (
+            "different training pictures extracted: representatives that are copies of each other"
+            " count once"
+        ),
+    ),
     ("clean flagged", "clean prompts among the candidates that are flagged, which is an error"),
 )
-NAMES = ("clique_identified", "clique_extracted", "clique_extracted_sscd", "clique_precision", "clique_recall", "clique_unique", "clique_clean_flagged")
+NAMES = (
+    "clique_identified",
+    "clique_extracted",
+    "clique_extracted_sscd",
+    "clique_precision",
+    "clique_recall",
+    "clique_unique",
+    "clique_clean_flagged",
+)
 
 
 @dataclass(frozen=True)
@@ -37,18 +71,46 @@ def extraction(board: Board) -> Extraction | None:
     attacked = [row for row in board.rows if NAMES[0] in row.record.attacks]
     if not attacked:
         return None
-    ordered = sorted(attacked, key=lambda row: row.record.method != REFERENCE)  # what it was before stands first
-    groups = sorted({group for row in ordered for group in _score(row, NAMES[1]).groups}, key=group_order)
+    # what it was before stands first
+    ordered = sorted(attacked, key=lambda row: row.record.method != REFERENCE)
+    groups = sorted(
+        {group for row in ordered for group in _score(row, NAMES[1]).groups}, key=group_order
+    )
     return Extraction(
-        rows=tuple((row, tuple(_cell(_score(row, name)) + _undecided(_score(row, name), name) for name in NAMES)) for row in ordered),
+        rows=tuple(
+            (
+                row,
+                tuple(
+                    _cell(_score(row, name)) + _undecided(_score(row, name), name) for name in NAMES
+                ),
+            )
+            for row in ordered
+        ),
         groups=tuple(groups),
-        by_group=tuple((row, tuple(_share(_score(row, NAMES[1]).groups.get(group)) for group in groups)) for row in ordered),
-        operating_point=next((_operating_point(score.details) for row in ordered if (score := _score(row, NAMES[0])).details), ""),
+        by_group=tuple(
+            (row, tuple(_share(_score(row, NAMES[1]).groups.get(group)) for group in groups))
+            for row in ordered
+        ),
+        operating_point=next(
+            (
+                _operating_point(score.details)
+                for row in ordered
+                if (score := _score(row, NAMES[0])).details
+            ),
+            "",
+        ),
     )
 
 
 def _score(row: Row, name: str) -> Score:
-    missing = Score(value=None, unit="", higher_is_better=None, metric="", metric_version=0, reason="not measured")
+    missing = Score(
+        value=None,
+        unit="",
+        higher_is_better=None,
+        metric="",
+        metric_version=0,
+        reason="not measured",
+    )
     return row.record.attacks.get(name, missing)
 
 
@@ -62,23 +124,38 @@ def _cell(score: Score) -> str:
         return "–"
     if not score.unit.startswith("share"):
         return f"{score.value:.0f}"
-    interval = f" [{100 * score.low:.0f}, {100 * score.high:.0f}]" if score.low is not None and score.high is not None else ""
+    interval = (
+        f" [{100 * score.low:.0f}, {100 * score.high:.0f}]"
+        if score.low is not None and score.high is not None
+        else ""
+    )
     return f"{score.value * score.n:.0f} of {score.n}: {_share(score.value)}{interval}"
 
 
 def _undecided(score: Score, name: str) -> str:
     """How many searches ran out of their budget: said once, beside what is identified."""
     unknown = score.details.get("unknown")
-    return f", {unknown} undecided" if name == NAMES[0] and isinstance(unknown, int) and unknown else ""
+    return (
+        f", {unknown} undecided"
+        if name == NAMES[0] and isinstance(unknown, int) and unknown
+        else ""
+    )
 
 
 def _operating_point(details: dict[str, Any]) -> str:
     """The settings of the attack in one sentence, from what the record says of it."""
     made = details.get("calibration")
     known = isinstance(made, dict) and {"joined", "prompts"} <= made.keys()
-    calibrated = f", calibrated: at least two are joined in {made['joined']} of {made['prompts']} other clean prompts" if made and known else ""
+    calibrated = (
+        f", calibrated: at least two are joined in {made['joined']} of {made['prompts']} other"
+        " clean prompts"
+        if made and known
+        else ""
+    )
     return (
-        f"{details.get('images')} generations a prompt; two are joined when every one of {details.get('tiles')}x{details.get('tiles')} tiles is within "
-        f"{details.get('threshold')} (normalised l2 at {details.get('side')} pixels{calibrated}); a clique of {details.get('clique')} flags the prompt; "
-        f"a copy is within l2 {details.get('verification')} of one of {details.get('training')}."
+        f"{details.get('images')} generations a prompt; two are joined when every one of"
+        f" {details.get('tiles')}x{details.get('tiles')} tiles is within {details.get('threshold')}"
+        f" (normalised l2 at {details.get('side')} pixels{calibrated}); a clique of"
+        f" {details.get('clique')} flags the prompt; a copy is within l2"
+        f" {details.get('verification')} of one of {details.get('training')}."
     )

@@ -1,4 +1,6 @@
-"""What a column means, exactly: its definition with the thresholds and models that its numbers were made with."""
+"""What a column means, exactly: its definition with the thresholds and models that its numbers were
+made with.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,13 @@ from bench.leaderboard.board import Board
 from bench.leaderboard.columns import Column
 from bench.records.parts import REFERENCE, flat
 
-PARETO = "no other row is at least as good in SSCD, CLIP and time and better in one of them; a time whose range holds 1 counts as 1"
+PARETO = (
+    "no other row is at least as good in SSCD, CLIP and time and better in one of them; a time"
+    " whose range holds 1 counts as 1"
+)
 HOLDS = (
-    "attackers who meet the mitigation, measured: `api` may only generate; `weights` holds the model as edited, and what a method does by hooks, prompts, "
-    "noise or guidance is not in it"
+    "attackers who meet the mitigation, measured: `api` may only generate; `weights` holds the"
+    " model as edited, and what a method does by hooks, prompts, noise or guidance is not in it"
 )
 
 
@@ -22,7 +27,10 @@ def definition(board: Board, column: Column) -> str:
     score = next((score for score in scores if score.value is not None), scores[0])
     point = ", ".join(f"{name} {value}" for name, value in operating_point(score.details))
     threat = f" Threat model: {column.threat}." if column.threat else ""
-    return f"{column.meaning}.{f' At {point}.' if point else ''}{threat} Metric {score.metric}, version {score.metric_version}."
+    return (
+        f"{column.meaning}.{f' At {point}.' if point else ''}{threat} Metric {score.metric},"
+        f" version {score.metric_version}."
+    )
 
 
 def operating_point(details: dict[str, Any]) -> list[tuple[str, str]]:

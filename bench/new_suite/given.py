@@ -1,4 +1,6 @@
-"""What an auditor gives to `bench suite new`: as data, asked for on a terminal, and the base of the checks that are made of it."""
+"""What an auditor gives to `bench suite new`: as data, asked for on a terminal, and the base of the
+checks that are made of it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ from typing import Any, Literal
 from bench.base.errors import UserError, one_line, visible
 from bench.diffusion.weights_header import read_weights_header
 
-PARTS = {"unet": "config.json", "vae": "config.json", "text_encoder": "config.json", "tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
+PARTS = {
+    "unet": "config.json",
+    "vae": "config.json",
+    "text_encoder": "config.json",
+    "tokenizer": "tokenizer_config.json",
+    "scheduler": "scheduler_config.json",
+}
 ASKED = {  # field: question; the first three must be answered
     "model": "Diffusers folder of the model",
     "prompts": "CSV of the suspicious prompts (column prompt; optional id, group, reference)",
@@ -31,10 +39,15 @@ LISTED = 5  # examples of one kind of problem
 
 @dataclass(frozen=True)
 class Given:
-    """What the auditor says. `parts` (unet, vae, text_encoder, tokenizer, scheduler) take the place of the model folder's own.
+    """What the auditor says.
 
-    `fit`: share of the prompts, and of the clean ones, that methods may learn from. `missing`: what happens to a suite with a training
-    picture that is missing or does not decode: it is refused, or prompts without any picture are dropped.
+    `parts` (unet, vae, text_encoder, tokenizer, scheduler) take the place of the model folder's
+    own.
+
+    `fit`: share of the prompts, and of the clean ones, that methods may learn from. `missing`: what
+     happens to a suite with a training
+    picture that is missing or does not decode: it is refused, or prompts without any picture are
+    dropped.
     """
 
     model: Path | None = None
@@ -61,7 +74,11 @@ class Given:
     def unanswered(self) -> list[str]:
         """The fields that must be given and are not."""
         whole = set(PARTS) <= set(self.parts)
-        return [name for name in ("model", "prompts", "out") if getattr(self, name) is None and not (name == "model" and whole)]
+        return [
+            name
+            for name in ("model", "prompts", "out")
+            if getattr(self, name) is None and not (name == "model" and whole)
+        ]
 
 
 def parse_parts(assignments: Iterable[str]) -> dict[str, Path]:
@@ -70,13 +87,19 @@ def parse_parts(assignments: Iterable[str]) -> dict[str, Path]:
     for assignment in assignments:
         name, _, folder = assignment.partition("=")
         if not folder or name not in PARTS or name in parts:
-            raise UserError(f"part '{visible(assignment)}' must be NAME=FOLDER, each name once: {', '.join(PARTS)}")
+            raise UserError(
+                f"part '{visible(assignment)}' must be NAME=FOLDER, each name once:"
+                f" {', '.join(PARTS)}"
+            )
         parts[name] = Path(folder)
     return parts
 
 
 def ask(given: Given, input: Callable[[str], str] = input, terminal: bool | None = None) -> Given:
-    """Ask on a terminal for what is missing; a complete call is asked nothing. Raises one `UserError` that names it all where nobody can answer."""
+    """Ask on a terminal for what is missing; a complete call is asked nothing.
+
+    Raises one `UserError` that names it all where nobody can answer.
+    """
     missing = given.unanswered()
     if not missing:
         return given
@@ -93,12 +116,20 @@ def ask(given: Given, input: Callable[[str], str] = input, terminal: bool | None
             if answer is not None:
                 answers[name] = answer
         if answers.get("sscd"):
-            answers["profile"] = input(f"Profile of the SSCD score [{given.profile}]: ").strip() or given.profile
+            answers["profile"] = (
+                input(f"Profile of the SSCD score [{given.profile}]: ").strip() or given.profile
+            )
         checkpoint = answers.get("clip")
         if checkpoint and checkpoint.is_file() and not given.clip_model:
-            answers["clip_model"] = input("Architecture of the open_clip checkpoint, such as ViT-B-32: ").strip()
+            answers["clip_model"] = input(
+                "Architecture of the open_clip checkpoint, such as ViT-B-32: "
+            ).strip()
     except EOFError:
-        raise UserError(f"missing: {', '.join(name for name in missing if name not in answers) or 'the last answer'} (input ended)") from None
+        raise UserError(
+            "missing:"
+            f" {', '.join(name for name in missing if name not in answers) or 'the last answer'}"
+            " (input ended)"
+        ) from None
     return replace(given, **answers)
 
 
@@ -142,11 +173,16 @@ class Checks:
         return None
 
     def stored_numbers(self, path: Path) -> Counter[str]:
-        """Parameters by stored type, read from the header; a file shorter or longer than that promises is a problem."""
+        """Parameters by stored type, read from the header; a file shorter or longer than that
+        promises is a problem.
+        """
         try:
             header = read_weights_header(path)
             if header.size != header.promised:
-                raise ValueError(f"it has {header.size:,} bytes and its header promises {header.promised:,}: truncated or damaged")
+                raise ValueError(
+                    f"it has {header.size:,} bytes and its header promises {header.promised:,}:"
+                    " truncated or damaged"
+                )
         except ValueError as error:
             self.problems.append(f"{path} is not readable: {str(error)[:120]}")
             return Counter()

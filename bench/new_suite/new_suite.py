@@ -1,7 +1,9 @@
-"""`bench suite new`: an auditor's own suite, from a diffusers folder, a CSV of suspicious prompts and their training pictures.
+"""`bench suite new`: an auditor's own suite, from a diffusers folder, a CSV of suspicious prompts
+and their training pictures.
 
-All that can be read without loading weights is checked first, and everything wrong is said together. Then CSVs with the split into fit and
-held-out prompts and a commented TOML are written; the TOML is loaded and compared with what was meant, and taken back when it differs.
+All that can be read without loading weights is checked first, and everything wrong is said
+together. Then CSVs with the split into fit and held-out prompts and a commented TOML are written;
+the TOML is loaded and compared with what was meant, and taken back when it differs.
 """
 
 from __future__ import annotations
@@ -32,13 +34,19 @@ class CannotCreate(UserError):
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
-        listed = "; ".join(f"({number}) {problem}" for number, problem in enumerate(problems, 1)) if len(problems) > 1 else problems[0]
+        listed = (
+            "; ".join(f"({number}) {problem}" for number, problem in enumerate(problems, 1))
+            if len(problems) > 1
+            else problems[0]
+        )
         super().__init__(f"no suite was written: {listed}")
 
 
 @dataclass(frozen=True)
 class Created:
-    """What was written: the suite file and those beside it, prompts by role, references asked for and found, and what to know about it."""
+    """What was written: the suite file and those beside it, prompts by role, references asked for
+    and found, and what to know about it.
+    """
 
     suite: Path
     files: tuple[Path, ...]
@@ -56,7 +64,11 @@ class Created:
         return f"bench run --method none --suite {shlex.quote(str(self.suite))} --dry-run"
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"suite": str(self.suite), "files": [str(path) for path in self.files], "next": self.next}
+        return asdict(self) | {
+            "suite": str(self.suite),
+            "files": [str(path) for path in self.files],
+            "next": self.next,
+        }
 
 
 def text(created: Created) -> str:
@@ -64,10 +76,17 @@ def text(created: Created) -> str:
     model = created.model
     lines = [
         f"wrote: {', '.join(visible(str(path)) for path in created.files)}",
-        f"model: {model['side']}x{model['side']} pixels, predicts {model['prediction_type']}, {model['scheduler']}, "
-        f"{model['parameters']:,} parameters ({', '.join(model['stored'])} on disk)",
+        (
+            f"model: {model['side']}x{model['side']} pixels, predicts {model['prediction_type']},"
+            f" {model['scheduler']}, {model['parameters']:,} parameters"
+            f" ({', '.join(model['stored'])} on disk)"
+        ),
         "prompts: " + ", ".join(f"{count} {role}" for role, count in created.prompts.items()),
-        f"references: {created.n_found} of {created.n_expected} found" if created.n_expected else "references: none asked for",
+        (
+            f"references: {created.n_found} of {created.n_expected} found"
+            if created.n_expected
+            else "references: none asked for"
+        ),
         f"metrics: {', '.join(created.metrics)}",
         *([f"as comments, to fill in: {', '.join(created.left_out)}"] if created.left_out else []),
         *(f"note: {visible(note)}" for note in created.notes),
@@ -77,18 +96,28 @@ def text(created: Created) -> str:
 
 
 def new_suite(given: Given, force: bool = False, report: Report = silent) -> Created:
-    """Check, split, write, and load what was written. Files that are there already are replaced only with `force`.
+    """Check, split, write, and load what was written.
 
-    Raises `CannotCreate` with every problem that was found; then nothing has been written or changed.
+    Files that are there already are replaced only with `force`.
+
+    Raises `CannotCreate` with every problem that was found; then nothing has been written or
+    changed.
     """
     if missing := given.unanswered():
         raise CannotCreate([f"missing: {', '.join(missing)}"])
     assert given.prompts is not None and given.out is not None
     problems: list[str] = []
     notes: list[str] = []
-    model, lists, suite = ModelChecks(given, problems, notes), PromptChecks(given, problems, notes), SuiteDraft(given, problems, notes, absolute(given.out))
+    model, lists, suite = (
+        ModelChecks(given, problems, notes),
+        PromptChecks(given, problems, notes),
+        SuiteDraft(given, problems, notes, absolute(given.out)),
+    )
     facts = model.check()
-    rows, clean = lists.read_rows(given.prompts, "p"), lists.read_rows(given.clean, "c") if given.clean else []
+    rows, clean = (
+        lists.read_rows(given.prompts, "p"),
+        (lists.read_rows(given.clean, "c") if given.clean else []),
+    )
     expected, found = lists.find_references(rows, report)
     rows = [row for row in rows if row.references or not expected]
     lists.compare(rows, clean)
@@ -98,7 +127,9 @@ def new_suite(given: Given, force: bool = False, report: Report = silent) -> Cre
     table = suite.table(facts, rows, clean, metrics)
     settings = suite.validated(table, metrics)
     suite.check_out(force)
-    files = {suite.beside("prompts.csv"): suite.csv(rows)} | ({suite.beside("clean.csv"): suite.csv(clean)} if clean else {})
+    files = {suite.beside("prompts.csv"): suite.csv(rows)} | (
+        {suite.beside("clean.csv"): suite.csv(clean)} if clean else {}
+    )
     if problems or settings is None:
         raise CannotCreate(list(dict.fromkeys(problems)))
     files[suite.out], left_out = suite_toml(table, given, found, expected)
@@ -110,15 +141,33 @@ def new_suite(given: Given, force: bool = False, report: Report = silent) -> Cre
         loaded = load_suite(str(suite.out))
         counts = {str(role): len(loaded.prompts(role)) for role in loaded.settings.prompts}
         meant = Counter(row.role for row in (*rows, *clean))
-        if loaded.settings != settings or any(counts[role] != meant[role] for role in counts if role != "quality"):
-            raise UserError(f"the suite written to {suite.out} does not read back as it was meant; this is a defect of `bench suite new`")
+        if loaded.settings != settings or any(
+            counts[role] != meant[role] for role in counts if role != "quality"
+        ):
+            raise UserError(
+                f"the suite written to {suite.out} does not read back as it was meant; this is a"
+                " defect of `bench suite new`"
+            )
     written = (*([suite.assembled] if given.parts else []), *files)
-    return Created(suite.out, written, settings.name, facts, counts, expected, found, tuple(metrics), left_out, tuple(notes))
+    return Created(
+        suite.out,
+        written,
+        settings.name,
+        facts,
+        counts,
+        expected,
+        found,
+        tuple(metrics),
+        left_out,
+        tuple(notes),
+    )
 
 
 @contextmanager
 def _taken_back_on_failure(paths: Sequence[Path]) -> Iterator[None]:
-    """Should anything fail inside, files are as they were before; folders that were not there are gone."""
+    """Should anything fail inside, files are as they were before; folders that were not there are
+    gone.
+    """
     before = {path: path.read_bytes() if path.is_file() else None for path in paths}
     existed = {path for path in paths if os.path.lexists(path)}
     try:

@@ -1,4 +1,6 @@
-"""The prompts of a new suite: read from a CSV, joined with their training pictures, and split into those to learn from and those to judge by."""
+"""The prompts of a new suite: read from a CSV, joined with their training pictures, and split into
+those to learn from and those to judge by.
+"""
 
 from __future__ import annotations
 
@@ -49,35 +51,62 @@ class PromptChecks(Checks):
             lines = _fields(content.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             byte, line = error.object[error.start], error.object[: error.start].count(b"\n") + 1
-            self.problems.append(f"{path} is not UTF-8 (byte 0x{byte:02x} in line {line}): save it as UTF-8")
+            self.problems.append(
+                f"{path} is not UTF-8 (byte 0x{byte:02x} in line {line}): save it as UTF-8"
+            )
             return []
         except (OSError, ValueError, csv.Error) as error:
             self.problems.append(f"{path} cannot be read as CSV: {one_line(error)[:120]}")
             return []
         header, body = (lines[0][1], lines[1:]) if lines else ([], [])
         if "prompt" not in header:
-            self.problems.append(f"{path} has no column 'prompt' (it has: {visible(', '.join(header))[:200] or 'none'})")
+            self.problems.append(
+                f"{path} has no column 'prompt' (it has:"
+                f" {visible(', '.join(header))[:200] or 'none'})"
+            )
             return []
         twice = [name for name in ("prompt", "id", "group", "reference") if header.count(name) > 1]
         long = [line for line, cells in body if len(cells) > len(header)]
         self.rows_problem(path, twice, "a column that stands more than once:")
-        self.rows_problem(path, long, "more fields than the header has (a comma without quotes?), line")
+        self.rows_problem(
+            path, long, "more fields than the header has (a comma without quotes?), line"
+        )
         rows = []
         for number, (line, cells) in enumerate(body, 1):
             row = dict(zip(header, cells))
             own = row.get("id") or ""
-            rows.append(Row(line, own or f"{letter}{number:05d}", row.get("prompt", ""), row.get("group") or "", row.get("reference") or "", bool(own)))
-        self.rows_problem(path, [row.line for row in rows if not row.prompt.strip()], "empty prompts, line")
-        self.rows_problem(path, [id for id, count in Counter(row.id for row in rows).items() if count > 1], "ids that stand more than once:")
+            rows.append(
+                Row(
+                    line,
+                    own or f"{letter}{number:05d}",
+                    row.get("prompt", ""),
+                    row.get("group") or "",
+                    row.get("reference") or "",
+                    bool(own),
+                )
+            )
+        self.rows_problem(
+            path, [row.line for row in rows if not row.prompt.strip()], "empty prompts, line"
+        )
+        self.rows_problem(
+            path,
+            [id for id, count in Counter(row.id for row in rows).items() if count > 1],
+            "ids that stand more than once:",
+        )
         if not rows:
             self.problems.append(f"{path} has no prompts")
         again = len(rows) - len({same(row.prompt) for row in rows})
         if again and all(row.prompt.strip() for row in rows):
-            self.notes.append(f"{path.name}: {again} prompts repeat an earlier one; such prompts stay on one side of the split")
+            self.notes.append(
+                f"{path.name}: {again} prompts repeat an earlier one; such prompts stay on one side"
+                " of the split"
+            )
         return rows
 
     def find_references(self, rows: list[Row], report: Report) -> tuple[int, int]:
-        """Fill every row's references; how many were expected, and how many are there and decode."""
+        """Fill every row's references; how many were expected, and how many are there and
+        decode.
+        """
         assert self.given.prompts is not None
         folder, beside = self.given.images, self.given.prompts.parent
         if folder is not None and not folder.is_dir():
@@ -86,7 +115,10 @@ class PromptChecks(Checks):
         if folder is None and not any(row.listed for row in rows):
             return 0, 0
         if folder is not None and rows and not any(row.listed or row.has_id for row in rows):
-            self.problems.append(f"{self.given.prompts} has neither a column 'reference' nor 'id', so no picture of {folder} can be matched")
+            self.problems.append(
+                f"{self.given.prompts} has neither a column 'reference' nor 'id', so no picture of"
+                f" {folder} can be matched"
+            )
             return len(rows), 0
         by_name: dict[str, list[Path]] = {}
         for path in sorted(folder.iterdir()) if folder else ():
@@ -102,10 +134,14 @@ class PromptChecks(Checks):
             if not names:
                 wanted.append((row, row.id, by_name.get(_normal(row.id), []) if row.has_id else []))
         candidates = list(dict.fromkeys(path for _, _, paths in wanted for path in paths))
-        broken = {path: why for path, why in zip(candidates, self._decoded(candidates, report)) if why}
+        broken = {
+            path: why for path, why in zip(candidates, self._decoded(candidates, report)) if why
+        }
         absent = [name for _, name, paths in wanted if not paths]
         for row, _, paths in wanted:
-            row.references += [path for path in paths if path not in broken and path not in row.references]
+            row.references += [
+                path for path in paths if path not in broken and path not in row.references
+            ]
         expected = sum(max(len(paths), 1) for _, _, paths in wanted)
         found = sum(path not in broken for _, _, paths in wanted for path in paths)
         odd = [path.name for row in rows for path in row.references if "|" in str(absolute(path))]
@@ -114,7 +150,14 @@ class PromptChecks(Checks):
         if spare:
             self.notes.append(f"{spare} pictures of {folder} belong to no prompt")
         why = [f"{len(absent)} missing: {examples(absent)}"] if absent else []
-        why += [f"{len(broken)} do not decode: {examples([f'{path.name} ({reason})' for path, reason in broken.items()])}"] if broken else []
+        why += (
+            [
+                f"{len(broken)} do not decode:"
+                f" {examples([f'{path.name} ({reason})' for path, reason in broken.items()])}"
+            ]
+            if broken
+            else []
+        )
         if why:
             said = f"{found} of {expected} training pictures found; {'; '.join(why)}"
             bare = [row.id for row in rows if not row.references]
@@ -123,7 +166,10 @@ class PromptChecks(Checks):
             elif len(bare) == len(rows):
                 self.problems.append(f"{said}; no prompt is left")
             else:
-                self.notes.append(f"{said}; {len(bare)} prompts were dropped{': ' + examples(bare) if bare else ''}")
+                self.notes.append(
+                    f"{said}; {len(bare)} prompts were"
+                    f" dropped{': ' + examples(bare) if bare else ''}"
+                )
         return expected, found
 
     def _decoded(self, paths: Sequence[Path], report: Report) -> Iterator[str]:
@@ -140,29 +186,44 @@ class PromptChecks(Checks):
         suspicious = {same(row.prompt) for row in rows}
         both = [row.line for row in clean if row.prompt.strip() and same(row.prompt) in suspicious]
         if self.given.clean:
-            self.rows_problem(self.given.clean, both, "prompts that are also among the suspicious ones, line")
+            self.rows_problem(
+                self.given.clean, both, "prompts that are also among the suspicious ones, line"
+            )
 
     def split(self, rows: list[Row], roles: tuple[str, str]) -> None:
         """Give each row one of two roles: the first gets the share `fit`."""
         if not 0 <= self.given.fit < 1:
-            self.problems.append(f"the fit share must be at least 0 and below 1, not {self.given.fit}")
+            self.problems.append(
+                f"the fit share must be at least 0 and below 1, not {self.given.fit}"
+            )
             return
-        chosen = split([row.prompt for row in rows], [row.group for row in rows], self.given.fit, self.given.seed)
+        chosen = split(
+            [row.prompt for row in rows],
+            [row.group for row in rows],
+            self.given.fit,
+            self.given.seed,
+        )
         for index, row in enumerate(rows):
             row.role = roles[index not in chosen]
         if roles[0] == "fit" and rows:
             if self.given.fit and not chosen:
                 self.notes.append("one prompt cannot be split: there are no fit prompts")
             learned = {path for row in rows if row.role == "fit" for path in row.references}
-            if shared := sum(row.role == "memorized" and bool(learned & set(row.references)) for row in rows):
-                self.notes.append(f"{shared} memorized prompts share a training picture with a fit prompt")
+            if shared := sum(
+                row.role == "memorized" and bool(learned & set(row.references)) for row in rows
+            ):
+                self.notes.append(
+                    f"{shared} memorized prompts share a training picture with a fit prompt"
+                )
 
 
 def split(prompts: Sequence[str], groups: Sequence[str], share: float, seed: int) -> set[int]:
-    """The indices that make up `share` of the different prompts, spread over the groups by largest remainders; at least one prompt on each side.
+    """The indices that make up `share` of the different prompts, spread over the groups by largest
+    remainders; at least one prompt on each side.
 
-    Who is chosen follows from a hash of seed and text, so it depends neither on the order of the list nor on other prompts. Prompts that differ
-    only in case or white space go together, with the group of the first.
+    Who is chosen follows from a hash of seed and text, so it depends neither on the order of the
+    list nor on other prompts. Prompts that differ only in case or white space go together, with the
+    group of the first.
     """
     together: dict[str, list[int]] = {}
     for index, prompt in enumerate(prompts):
@@ -182,7 +243,9 @@ def split(prompts: Sequence[str], groups: Sequence[str], share: float, seed: int
     by_remainder = sorted(exact, key=lambda group: (taken[group] - exact[group], drawn(group)))
     for group in by_remainder[: wanted - sum(taken.values())]:
         taken[group] += 1
-    chosen = [key for group, keys in of_group.items() for key in sorted(keys, key=drawn)[: taken[group]]]
+    chosen = [
+        key for group, keys in of_group.items() for key in sorted(keys, key=drawn)[: taken[group]]
+    ]
     return {index for key in chosen for index in together[key]}
 
 
@@ -197,7 +260,8 @@ def _normal(name: str) -> str:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name too long for the system, say: a caption in the wrong column
+    # a name too long for the system, say: a caption in the wrong column
+    except (OSError, ValueError):
         return False
 
 
@@ -214,12 +278,16 @@ def _undecodable(path: Path) -> str:
 
 
 def _fields(content: str) -> list[tuple[int, list[str]]]:
-    """The records of a CSV, each with the line where it begins; separated by what gives a column `prompt`: comma, semicolon or tab."""
+    """The records of a CSV, each with the line where it begins; separated by what gives a column
+    `prompt`: comma, semicolon or tab.
+    """
 
     def reader(delimiter: str, strict: bool) -> Any:
         return csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=strict)
 
-    chosen = next((delimiter for delimiter in ",;\t" if "prompt" in next(reader(delimiter, False), [])), ",")
+    chosen = next(
+        (delimiter for delimiter in ",;\t" if "prompt" in next(reader(delimiter, False), [])), ","
+    )
     lines, records, begins = reader(chosen, True), [], 1
     for cells in lines:
         if cells:

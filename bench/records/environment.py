@@ -9,11 +9,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "clean-fid", "numpy", "scipy", "pandas")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "open_clip_torch",
+    "clean-fid",
+    "numpy",
+    "scipy",
+    "pandas",
+)
 
 
 def environment(device: Any) -> dict[str, Any]:
-    """Where a record was made: package versions, Python, processor or GPU, threads, commit and whether the tree was dirty."""
+    """Where a record was made: package versions, Python, processor or GPU, threads, commit and
+    whether the tree was dirty.
+    """
     import torch
 
     return {
@@ -43,11 +55,15 @@ def package_version(name: str) -> str | None:
 
 @cache
 def revision() -> dict[str, Any]:
-    """The git commit this code is from and whether its folders differ from it, new files included; nulls outside its checkout."""
+    """The git commit this code is from and whether its folders differ from it, new files included;
+    nulls outside its checkout.
+    """
     root = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=root, capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() == root:
@@ -61,6 +77,8 @@ def revision() -> dict[str, Any]:
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -1,9 +1,15 @@
-"""Entry points: the names that other installed distributions add. Everything here reads metadata; nothing imports their code.
+"""Entry points: the names that other installed distributions add.
 
-A distribution names a module or a class under `bench.methods`, `bench.metrics` or `bench.attacks` (`pkg.milder` or
-`pkg.milder:Milder`), and a file of a package under `bench.suites` (`pkg.suites:mine.toml`). Names may clash, so each has
-a full name `distribution/name` that always works. Records say `distribution.name`, which is a safe part of a path, holds
-no other name's meaning (a distribution's normalized name has no dot) and does not depend on what else is installed.
+Everything here reads metadata; nothing imports their code.
+
+A distribution names a module or a class under `bench.methods`, `bench.metrics` or `bench.attacks`
+(`pkg.milder` or
+`pkg.milder:Milder`), and a file of a package under `bench.suites` (`pkg.suites:mine.toml`). Names
+ may clash, so each has
+a full name `distribution/name` that always works. Records say `distribution.name`, which is a safe
+part of a path, holds
+no other name's meaning (a distribution's normalized name has no dot) and does not depend on what
+else is installed.
 """
 
 from __future__ import annotations
@@ -19,13 +25,21 @@ from pathlib import Path, PurePosixPath
 
 from bench.base.errors import UserError, one_line
 
-GROUPS = {"method": "bench.methods", "metric": "bench.metrics", "attack": "bench.attacks", "suite": "bench.suites"}
+GROUPS = {
+    "method": "bench.methods",
+    "metric": "bench.metrics",
+    "attack": "bench.attacks",
+    "suite": "bench.suites",
+}
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point: who gives which name, and where it points. `problem` says why it cannot be used, when metadata alone tells."""
+    """One entry point: who gives which name, and where it points.
+
+    `problem` says why it cannot be used, when metadata alone tells.
+    """
 
     kind: str
     distribution: str  # normalized: lower case, words joined by hyphens
@@ -52,19 +66,33 @@ class Plugin:
         return self.value.partition(":")[2].partition("[")[0].strip()
 
     def file(self) -> Path:
-        """The suite's TOML file, found without importing the package that holds it. Raises `UserError` when it is not inside that package."""
+        """The suite's TOML file, found without importing the package that holds it.
+
+        Raises `UserError` when it is not inside that package.
+        """
         relative = PurePosixPath(self.attribute)
         if not self.attribute.endswith(".toml"):
-            raise UserError(f"suite '{self.full_name}': its entry point '{self.value}' is not of the form package:file.toml")
+            raise UserError(
+                f"suite '{self.full_name}': its entry point '{self.value}' is not of the form"
+                " package:file.toml"
+            )
         # Judged as written: links are the installer's, which makes them for some editable installs.
         if relative.is_absolute() or ".." in relative.parts or "\\" in self.attribute:
-            raise UserError(f"suite '{self.full_name}': '{self.attribute}' leads out of the package {self.module}")
+            raise UserError(
+                f"suite '{self.full_name}': '{self.attribute}' leads out of the package"
+                f" {self.module}"
+            )
         folders = _package_folders(self.module)
         if not folders:
             raise UserError(f"suite '{self.full_name}': there is no package '{self.module}'")
-        found = next((folder / relative for folder in folders if (folder / relative).is_file()), None)
+        found = next(
+            (folder / relative for folder in folders if (folder / relative).is_file()), None
+        )
         if found is None:
-            raise UserError(f"suite '{self.full_name}': the package {self.module} holds no file '{self.attribute}'")
+            raise UserError(
+                f"suite '{self.full_name}': the package {self.module} holds no file"
+                f" '{self.attribute}'"
+            )
         return found
 
 
@@ -80,7 +108,10 @@ def normalized(distribution: str) -> str:
 
 @lru_cache(maxsize=8)
 def _scan(path: tuple[str, ...]) -> tuple[Plugin, ...]:
-    """Read the metadata of everything on `sys.path`. As for imports, the first of two distributions with one name hides the second."""
+    """Read the metadata of everything on `sys.path`.
+
+    As for imports, the first of two distributions with one name hides the second.
+    """
     found: dict[str, list[Plugin]] = {}
     for distribution in distributions(path=list(path)):
         try:
@@ -91,7 +122,12 @@ def _scan(path: tuple[str, ...]) -> tuple[Plugin, ...]:
             read = list(_read(distribution, text))
             if read:
                 found.setdefault(read[0].distribution, read)
-    return tuple(sorted((plugin for read in found.values() for plugin in read), key=lambda plugin: (plugin.kind, plugin.full_name)))
+    return tuple(
+        sorted(
+            (plugin for read in found.values() for plugin in read),
+            key=lambda plugin: (plugin.kind, plugin.full_name),
+        )
+    )
 
 
 def _read(distribution: Distribution, text: str) -> Iterator[Plugin]:
@@ -99,15 +135,23 @@ def _read(distribution: Distribution, text: str) -> Iterator[Plugin]:
     try:
         name, version = normalized(distribution.metadata["Name"]), distribution.version or "unknown"
         points = [(point.group, point.name, point.value) for point in distribution.entry_points]
-    except Exception as error:  # damaged metadata, which takes as many forms as there are tools that write it
+    # damaged metadata, which takes as many forms as there are tools that write it
+    except Exception as error:
         problem = f"the distribution's metadata cannot be read: {one_line(error)}"
-        yield from (Plugin(kind, name, version, "unknown", "", problem) for kind, group in GROUPS.items() if f"[{group}]" in text)
+        yield from (
+            Plugin(kind, name, version, "unknown", "", problem)
+            for kind, group in GROUPS.items()
+            if f"[{group}]" in text
+        )
         return
     for kind, group in GROUPS.items():
         values: dict[str, list[str]] = {}
         for _, label, value in (point for point in points if point[0] == group):
             values.setdefault(label, []).append(value)
-        yield from (Plugin(kind, name, version, label, given[0], _problem(name, label, given)) for label, given in values.items())
+        yield from (
+            Plugin(kind, name, version, label, given[0], _problem(name, label, given))
+            for label, given in values.items()
+        )
 
 
 def _problem(distribution: str, name: str, given: list[str]) -> str:
@@ -115,11 +159,16 @@ def _problem(distribution: str, name: str, given: list[str]) -> str:
         return "the distribution's name is malformed"
     if not NAME.fullmatch(name):
         return "a name may hold letters, digits, '_' and '-'"
-    return f"the distribution gives the name twice: {', '.join(given)}" if len(set(given)) > 1 else ""
+    return (
+        f"the distribution gives the name twice: {', '.join(given)}" if len(set(given)) > 1 else ""
+    )
 
 
 def _package_folders(package: str) -> list[Path]:
-    """Where a dotted package lies. Only the top one is asked of the import system, because finding `a.b` would import `a`."""
+    """Where a dotted package lies.
+
+    Only the top one is asked of the import system, because finding `a.b` would import `a`.
+    """
     top, *inner = package.split(".")
     if not all(part.isidentifier() for part in (top, *inner)):
         return []
@@ -127,5 +176,7 @@ def _package_folders(package: str) -> list[Path]:
         spec = importlib.util.find_spec(top)
     except Exception:  # a finder that an editable install left behind
         return []
-    places = [Path(place, *inner) for place in (spec.submodule_search_locations or [])] if spec else []
+    places = (
+        [Path(place, *inner) for place in spec.submodule_search_locations or []] if spec else []
+    )
     return [place for place in places if place.is_dir()]

@@ -1,8 +1,9 @@
 """Which plug-ins can be imported: tried in a process of its own, for `bench list`.
 
-Only an import tells whether a stranger's module imports, and `bench list` must show a broken one as broken. Importing it
-here would cost the seconds that torch takes, and let it print into `--json`, set seeds, exit or hang. A child process
-pays and suffers instead; it reports entry by entry, so one that takes the child down is known, and the rest is tried again.
+Only an import tells whether a stranger's module imports, and `bench list` must show a broken one as
+broken. Importing it here would cost the seconds that torch takes, and let it print into `--json`,
+set seeds, exit or hang. A child process pays and suffers instead; it reports entry by entry, so one
+that takes the child down is known, and the rest is tried again.
 """
 
 from __future__ import annotations
@@ -20,15 +21,26 @@ SECONDS = 120.0
 
 
 def probe(entries: Sequence[Entry], seconds: float = SECONDS) -> dict[Entry, str]:
-    """The first line of every class's docstring, or `broken: <reason>`. A child that is not through in `seconds` is stopped."""
+    """The first line of every class's docstring, or `broken: <reason>`.
+
+    A child that is not through in `seconds` is stopped.
+    """
     found: dict[Entry, str] = {}
     waiting = list(entries)
     while waiting:
-        lines, code = ask_child("bench.registry.probe", [f"{entry.kind}:{entry.plugin.full_name}" for entry in waiting if entry.plugin], seconds)
+        lines, code = ask_child(
+            "bench.registry.probe",
+            [f"{entry.kind}:{entry.plugin.full_name}" for entry in waiting if entry.plugin],
+            seconds,
+        )
         told = [str(json.loads(line)) for line in lines]
         found |= dict(zip(waiting, told))
         if len(told) < len(waiting):
-            end = f"takes longer than {seconds:g} seconds" if code is None else f"ended Python (exit code {code})"
+            end = (
+                f"takes longer than {seconds:g} seconds"
+                if code is None
+                else f"ended Python (exit code {code})"
+            )
             found[waiting[len(told)]] = f"broken: importing it {end}"
         waiting = waiting[len(told) + 1 :]
     return found

@@ -1,8 +1,11 @@
-"""Who makes the units of a run and does the work of attacks prompt by prompt: this process, or workers of Ray.
+"""Who makes the units of a run and does the work of attacks prompt by prompt: this process, or
+workers of Ray.
 
-A worker of Ray is an actor: it loads the model once, keeps its GPU as long as it lives, and is given one unit at a time. The process that asks gives
-a unit whose worker was lost to the next free one. Workers end when the units are stored, so that nothing holds memory while scores are measured and
-timed. The store is where results meet: workers write shards, and whoever asked reads them from there.
+A worker of Ray is an actor: it loads the model once, keeps its GPU as long as it lives, and is
+given one unit at a time. The process that asks gives a unit whose worker was lost to the next free
+one. Workers end when the units are stored, so that nothing holds memory while scores are measured
+and timed. The store is where results meet: workers write shards, and whoever asked reads them from
+there.
 """
 
 from __future__ import annotations
@@ -23,13 +26,21 @@ Result = TypeVar("Result")
 
 
 class Executor(Protocol):
-    """Makes units and maps functions. `ahead`: whether it makes what attacks will ask for together with the images of the roles."""
+    """Makes units and maps functions.
+
+    `ahead`: whether it makes what attacks will ask for together with the images of the roles.
+    """
 
     @property
     def ahead(self) -> bool: ...
 
-    def make(self, run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()) -> None:
-        """Store those images of the units that the store does not hold. `pictures`: those that will be read, so that they may not have been dropped."""
+    def make(
+        self, run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()
+    ) -> None:
+        """Store those images of the units that the store does not hold.
+
+        `pictures`: those that will be read, so that they may not have been dropped.
+        """
         ...
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -42,7 +53,9 @@ class Local:
 
     ahead = False
 
-    def make(self, run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()) -> None:
+    def make(
+        self, run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()
+    ) -> None:
         generate(run, state, units, pictures)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 
 
 def judge_problems(suite: Suite, name: str, judge: Any) -> list[str]:
-    """What stands in the way of a metric or attack: files that are not there, settings that do not fit."""
+    """What stands in the way of a metric or attack: files that are not there, settings that do not
+    fit.
+    """
     problems = []
     for file in (getattr(judge, key) for key in judge.files):
         if file and not file.startswith(PREFIX) and not suite.place(file).exists():
-            problems.append(f"{name} names '{file}', which is missing (looked at {suite.place(file)})")
+            problems.append(
+                f"{name} names '{file}', which is missing (looked at {suite.place(file)})"
+            )
     if isinstance(judge, Attack):
         try:
             judge.fits(suite)

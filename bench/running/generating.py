@@ -1,4 +1,7 @@
-"""Making images in this process, unit by unit; each is stored as one shard. What the units are stands in `bench.running.demand`."""
+"""Making images in this process, unit by unit; each is stored as one shard.
+
+What the units are stands in `bench.running.demand`.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,19 @@ if TYPE_CHECKING:
 
 
 @at_chosen_precision
-def generate(run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()) -> None:
-    """Make those images of the units that the store does not hold. `pictures`: those that will be read, so that they may not have been dropped."""
+def generate(
+    run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()
+) -> None:
+    """Make those images of the units that the store does not hold.
+
+    `pictures`: those that will be read, so that they may not have been dropped.
+    """
     lacking = set(keeping.missing(run, (key for unit in units for key in unit), pictures))
-    waiting = [keys for unit in units if (keys := to_sample(unit, lacking, run.work.batch, run.method.mixes_images()))]
+    waiting = [
+        keys
+        for unit in units
+        if (keys := to_sample(unit, lacking, run.work.batch, run.method.mixes_images()))
+    ]
     if not waiting:
         return
     done, total = 0, sum(map(len, waiting))
@@ -38,17 +50,27 @@ def generate(run: Run, state: State, units: Sequence[Unit], pictures: Set[Sample
             done += len(keys)
 
 
-def make_unit(run: Run, state: State, keys: Sequence[SampleKey], made: Callable[[int], None], read: Set[SampleKey] = frozenset()) -> None:
-    """Sample one unit with the method attached already and store it; `made` hears after every batch how many images are there.
+def make_unit(
+    run: Run,
+    state: State,
+    keys: Sequence[SampleKey],
+    made: Callable[[int], None],
+    read: Set[SampleKey] = frozenset(),
+) -> None:
+    """Sample one unit with the method attached already and store it; `made` hears after every batch
+    how many images are there.
 
-    It is stored with the features that metrics will ask for; pictures that nothing reads any more may be dropped, but for those to be `read` now.
+    It is stored with the features that metrics will ask for; pictures that nothing reads any more
+    may be dropped, but for those to be `read` now.
     """
     pictures: list[np.ndarray] = []
     facts: list[dict[str, float]] = []
     try:
         while len(pictures) < len(keys):
             try:
-                new, reported = make_batch(run, keys[len(pictures) : len(pictures) + run.batch_size], run.method, state)
+                new, reported = make_batch(
+                    run, keys[len(pictures) : len(pictures) + run.batch_size], run.method, state
+                )
             except torch.OutOfMemoryError as error:
                 run.halve_batch(error)
                 continue
@@ -61,8 +83,12 @@ def make_unit(run: Run, state: State, keys: Sequence[SampleKey], made: Callable[
     keeping.store_unit(run, keys, pictures, facts, read)
 
 
-def make_batch(run: Run, keys: Sequence[SampleKey], method: Method, state: State) -> tuple[np.ndarray, list[dict[str, float]]]:
+def make_batch(
+    run: Run, keys: Sequence[SampleKey], method: Method, state: State
+) -> tuple[np.ndarray, list[dict[str, float]]]:
     """Pictures uint8 `[B, H, W, 3]` of one batch, and what the method reported of each."""
     request = run.denoiser.request([key.prompt for key in keys], [key.seed for key in keys])
     pictures = run.denoiser.decode(sample(run.denoiser, request, method, state))
-    return pictures, [{name: values[row] for name, values in request.facts.items()} for row in range(len(keys))]
+    return pictures, [
+        {name: values[row] for name, values in request.facts.items()} for row in range(len(keys))
+    ]

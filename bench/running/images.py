@@ -1,7 +1,9 @@
 """Which pictures a run keeps, and which features it makes while a picture is in memory.
 
-A picture may be dropped (`--keep-images none` or `sample`) when every metric that reads its role says beforehand which extractors it applies, so that
-features are all that it needs, and no attack reads it. `sample` keeps some of each role, and those that the record's thumbnails and digests come from.
+A picture may be dropped (`--keep-images none` or `sample`) when every metric that reads its role
+says beforehand which extractors it applies, so that features are all that it needs, and no attack
+reads it. `sample` keeps some of each role, and those that the record's thumbnails and digests come
+from.
 """
 
 from __future__ import annotations
@@ -30,9 +32,11 @@ SAMPLE = 64  # images of each role that `sample` keeps at least
 
 @dataclass
 class Keeping:
-    """What a run wants of each image: the fingerprints of `extractors` by image, and the pictures that may be dropped once they have those features.
+    """What a run wants of each image: the fingerprints of `extractors` by image, and the pictures
+    that may be dropped once they have those features.
 
-    `broken`: those that failed on some pictures, which are kept then; whoever asks for these features will say why.
+    `broken`: those that failed on some pictures, which are kept then; whoever asks for these
+     features will say why.
     """
 
     by_fingerprint: Mapping[str, Extractor]
@@ -41,8 +45,14 @@ class Keeping:
     broken: set[str] = field(default_factory=set)
 
     def of_unit(self, keys: Iterable[SampleKey]) -> list[str]:
-        """The extractors that some image of a unit needs: features are made of whole units, as they are when they are made later."""
-        return [name for name in dict.fromkeys(name for key in keys for name in self.extractors.get(key, ())) if name not in self.broken]
+        """The extractors that some image of a unit needs: features are made of whole units, as they
+        are when they are made later.
+        """
+        return [
+            name
+            for name in dict.fromkeys(name for key in keys for name in self.extractors.get(key, ()))
+            if name not in self.broken
+        ]
 
 
 def keep_images_of(text: str) -> KeepImages:
@@ -61,8 +71,13 @@ def keeping_of(run: Run) -> Keeping:
     for metric in run.metrics.values():
         try:
             declared = metric.extractors(run.suite, run.device)
-            of_role = {role: {one.fingerprint: run.loaded(one) for one in declared[role]} for role in metric.roles if role in declared}
-        except Exception:  # what is wrong with it is for `measure` to say; until then its pictures stay
+            of_role = {
+                role: {one.fingerprint: run.loaded(one) for one in declared[role]}
+                for role in metric.roles
+                if role in declared
+            }
+        # what is wrong with it is for `measure` to say; until then its pictures stay
+        except Exception:
             of_role = {}
         for role in metric.roles:
             if role not in of_role:
@@ -77,29 +92,57 @@ def keeping_of(run: Run) -> Keeping:
         pictures.update(key for of_role in keys.values() for key in of_role[:SAMPLE])
         pictures |= shown_keys(run)
     pictures |= attacked(run)
-    return Keeping(by_fingerprint, extractors, frozenset(key for of_role in keys.values() for key in of_role) - pictures)
+    return Keeping(
+        by_fingerprint,
+        extractors,
+        frozenset(key for of_role in keys.values() for key in of_role) - pictures,
+    )
 
 
 def droppable_by_name(run: Run, of_attacks: Iterable[SampleKey]) -> set[SampleKey]:
-    """About what may be dropped, for plans of runs whose files are not here: by the roles that metrics declare to read through extractors."""
-    read = {role for metric in run.metrics.values() if type(metric).extractors is Metric.extractors for role in metric.roles}
+    """About what may be dropped, for plans of runs whose files are not here: by the roles that
+    metrics declare to read through extractors.
+    """
+    read = {
+        role
+        for metric in run.metrics.values()
+        if type(metric).extractors is Metric.extractors
+        for role in metric.roles
+    }
     keys = {role: run.keys(role) for role in run.roles if role not in read}
-    dropped = {key for role, of_role in keys.items() for key in of_role[SAMPLE if run.keep_images == "sample" else 0 :]}
+    dropped = {
+        key
+        for role, of_role in keys.items()
+        for key in of_role[SAMPLE if run.keep_images == "sample" else 0 :]
+    }
     if run.keep_images == "sample":
         for role in keys:
-            prompts, images = run.suite.prompts(role), run.suite.settings.prompts[role].images_per_prompt
-            dropped -= set(run.keys_of([prompts[row] for row in evenly(len(prompts), PROMPTS)], images))
+            prompts, images = (
+                run.suite.prompts(role),
+                run.suite.settings.prompts[role].images_per_prompt,
+            )
+            dropped -= set(
+                run.keys_of([prompts[row] for row in evenly(len(prompts), PROMPTS)], images)
+            )
     return dropped - set(of_attacks)
 
 
 def attacked(run: Run) -> set[SampleKey]:
     """The images that attacks say they will ask for."""
     parts = [part for attack in run.attacks.values() for part in attack.asks(run.suite)]
-    return {key for part in parts for generation in range(run.seeds) for key in run.keys_of(*part, generation)}
+    return {
+        key
+        for part in parts
+        for generation in range(run.seeds)
+        for key in run.keys_of(*part, generation)
+    }
 
 
-def missing(run: Run, keys: Iterable[SampleKey], pictures: Set[SampleKey] = frozenset()) -> list[SampleKey]:
-    """Those images that must be made, each once, in the order given: not stored, or without something that is still needed.
+def missing(
+    run: Run, keys: Iterable[SampleKey], pictures: Set[SampleKey] = frozenset()
+) -> list[SampleKey]:
+    """Those images that must be made, each once, in the order given: not stored, or without
+    something that is still needed.
 
     `pictures`: images whose pictures themselves will be read.
     """
@@ -111,27 +154,48 @@ def missing(run: Run, keys: Iterable[SampleKey], pictures: Set[SampleKey] = froz
         wanted = run.keeping
         having = {name: store.with_features(name) for name in wanted.of_unit(without)}
         lacking.update(
-            key for key in without
-            if key not in wanted.droppable or not all(store.has_features(key, having[name]) for name in wanted.extractors.get(key, ()) if name in having)
-        )  # fmt: skip
+            key
+            for key in without
+            if key not in wanted.droppable
+            or not all(
+                store.has_features(key, having[name])
+                for name in wanted.extractors.get(key, ())
+                if name in having
+            )
+        )
     return [key for key in keys if key in lacking]
 
 
-def store_unit(run: Run, keys: Sequence[SampleKey], pictures: list[np.ndarray], facts: list[dict[str, float]], read: Set[SampleKey] = frozenset()) -> None:
-    """Store one unit with its features, without the pictures that nothing reads any more. `read`: those that somebody will read now.
+def store_unit(
+    run: Run,
+    keys: Sequence[SampleKey],
+    pictures: list[np.ndarray],
+    facts: list[dict[str, float]],
+    read: Set[SampleKey] = frozenset(),
+) -> None:
+    """Store one unit with its features, without the pictures that nothing reads any more.
 
-    Where an extractor breaks the pictures stay, for whoever asks for its features to say what is wrong.
+    `read`: those that somebody will read now.
+
+    Where an extractor breaks the pictures stay, for whoever asks for its features to say what is
+    wrong.
     """
     wanted, features = run.keeping, dict[str, np.ndarray]()
     dropped = wanted.droppable.intersection(keys) - read
     try:
         for name in wanted.of_unit(keys):
             try:
-                features[name] = extracted(in_whole_batches(wanted.by_fingerprint[name]), name, pictures)
+                features[name] = extracted(
+                    in_whole_batches(wanted.by_fingerprint[name]), name, pictures
+                )
             except Exception as error:
                 wanted.broken.add(name)
                 run.report(f"features {name} cannot be made yet: {one_line(error)[:80]}", 0, 1)
-        dropped = frozenset(key for key in dropped if all(name in features for name in wanted.extractors.get(key, ())))
+        dropped = frozenset(
+            key
+            for key in dropped
+            if all(name in features for name in wanted.extractors.get(key, ()))
+        )
     except BaseException:  # Ctrl-C: the pictures are there, so their features can be made later
         run.store.append(keys, pictures, facts)
         raise

@@ -1,4 +1,6 @@
-"""Making images with Ray: actors that hold the model, units that are handed out, workers that may be lost."""
+"""Making images with Ray: actors that hold the model, units that are handed out, workers that may
+be lost.
+"""
 
 from __future__ import annotations
 
@@ -28,25 +30,37 @@ RETRIES = 3  # of a unit whose worker was lost
 
 
 class Ray:
-    """Workers of Ray on this machine, or of the cluster at `address`; each takes one core, and `gpus` of a GPU where the run is on one.
+    """Workers of Ray on this machine, or of the cluster at `address`; each takes one core, and
+    `gpus` of a GPU where the run is on one.
 
-    What was fitted is read from the store, which all workers must reach under the same name, as they must the suite's files.
+    What was fitted is read from the store, which all workers must reach under the same name, as
+    they must the suite's files.
     """
 
     ahead = True
 
-    def __init__(self, workers: int | None = None, address: str | None = None, gpus: float = 1.0) -> None:
+    def __init__(
+        self, workers: int | None = None, address: str | None = None, gpus: float = 1.0
+    ) -> None:
         if workers is not None and workers < 1:
             raise UserError(f"--workers must be at least 1, not {workers}")
         if not (0 < gpus <= 1 or (gpus > 0 and gpus == int(gpus))):
-            raise UserError(f"--gpus must be a share of a GPU (0.5) or a whole number of them, not {gpus:g}")
+            raise UserError(
+                f"--gpus must be a share of a GPU (0.5) or a whole number of them, not {gpus:g}"
+            )
         if importlib.util.find_spec("ray") is None:
-            raise UserError("--executor ray needs Ray: pip install 'diffusion-memorization-bench[ray]'")
+            raise UserError(
+                "--executor ray needs Ray: pip install 'diffusion-memorization-bench[ray]'"
+            )
         self.workers, self.address, self.gpus = workers, address, gpus
         self._mine = False
 
-    def make(self, run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()) -> None:
-        """Raises `UserError` when a worker does, and for a unit that was lost with its worker again and again."""
+    def make(
+        self, run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()
+    ) -> None:
+        """Raises `UserError` when a worker does, and for a unit that was lost with its worker again
+        and again.
+        """
         run.store.refresh()
         lacking = set(missing(run, (key for unit in units for key in unit), pictures))
         waiting = [unit for unit in units if not lacking.isdisjoint(unit)]
@@ -58,9 +72,14 @@ class Ray:
         finally:
             run.store.refresh()
         if left := missing(run, (key for unit in waiting for key in unit), pictures):
-            raise UserError(f"workers stored images and {len(left)} are not in {run.store.files} here: give a --store that all machines share")
+            raise UserError(
+                f"workers stored images and {len(left)} are not in {run.store.files} here: give a"
+                " --store that all machines share"
+            )
 
-    def _distribute(self, run: Run, waiting: Sequence[Unit], total: int, pictures: Set[SampleKey]) -> None:
+    def _distribute(
+        self, run: Run, waiting: Sequence[Unit], total: int, pictures: Set[SampleKey]
+    ) -> None:
         import ray
 
         count = min(self._count(run.device.type == "cuda"), len(waiting))
@@ -88,7 +107,10 @@ class Ray:
                 except ray.exceptions.RayActorError as lost:
                     losses[unit] = losses.get(unit, 0) + 1
                     if losses[unit] > RETRIES:
-                        raise UserError(f"{losses[unit]} workers were lost {_while(unit)} ({one_line(lost)[:200]}); most often memory runs out") from lost
+                        raise UserError(
+                            f"{losses[unit]} workers were lost {_while(unit)}"
+                            f" ({one_line(lost)[:200]}); most often memory runs out"
+                        ) from lost
                     if unit:
                         queue.appendleft(unit)
                     ray.kill(worker)
@@ -100,11 +122,15 @@ class Ray:
                     done += len(unit)
                     run.report("generate", round(total * done / images), total)
                 else:
-                    loaded = min(loaded + 1, count)  # one hired for another that was lost is no further one
+                    # one hired for another that was lost is no further one
+                    loaded = min(loaded + 1, count)
                     run.report("load workers", loaded, count)
                 if queue:
                     unit = queue.popleft()
-                    pending[worker.make.remote(unit, frozenset(pictures).intersection(unit))] = (worker, unit)
+                    pending[worker.make.remote(unit, frozenset(pictures).intersection(unit))] = (
+                        worker,
+                        unit,
+                    )
                 else:
                     ray.kill(worker)
         finally:
@@ -138,17 +164,30 @@ class Ray:
         return self.workers or max(1, int(free))
 
     def _start(self) -> None:
-        """Start Ray here or connect to the cluster, once; somebody who uses this from Python may have done so already."""
+        """Start Ray here or connect to the cluster, once; somebody who uses this from Python may
+        have done so already.
+        """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a benchmark calls nobody
         import ray
 
         if ray.is_initialized():
             return
-        size = {} if self.address else {"num_cpus": self.workers or cores(), "include_dashboard": False}
+        size = (
+            {}
+            if self.address
+            else {"num_cpus": self.workers or cores(), "include_dashboard": False}
+        )
         try:
-            ray.init(address=self.address or "local", log_to_driver=False, logging_level="ERROR", **size)
-        except Exception as error:  # ConnectionError, or RuntimeError and ValueError for an address that is none
-            where = f"no Ray cluster answers at {self.address}" if self.address else "Ray cannot be started here"
+            ray.init(
+                address=self.address or "local", log_to_driver=False, logging_level="ERROR", **size
+            )
+        # ConnectionError, or RuntimeError and ValueError for an address that is none
+        except Exception as error:
+            where = (
+                f"no Ray cluster answers at {self.address}"
+                if self.address
+                else "Ray cannot be started here"
+            )
             raise UserError(f"{where}: {type(error).__name__}: {one_line(error)[:300]}") from error
         self._mine = True
 
@@ -162,11 +201,17 @@ class Ray:
 
 
 def unwrapped(answer: Any) -> Any:
-    """What a worker gave. Raises what it could not do because of something that a person must put right."""
+    """What a worker gave. Raises what it could not do because of something that a person must put
+    right.
+    """
     if isinstance(answer, Refusal):
         raise answer.error()
     return answer
 
 
 def _while(unit: Unit | None) -> str:
-    return f"while they made the unit of prompt '{unit[0].prompt}' (seed {unit[0].seed})" if unit else "while they loaded the model"
+    return (
+        f"while they made the unit of prompt '{unit[0].prompt}' (seed {unit[0].seed})"
+        if unit
+        else "while they loaded the model"
+    )

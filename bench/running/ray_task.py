@@ -13,12 +13,15 @@ import torch
 from bench.base.errors import Unmeasurable, UserError, one_line
 from bench.registry import registry
 
-FROM_FILE = "bench_file_"  # how `bench.registry.registry` calls the modules of files that a user named
+# how `bench.registry.registry` calls the modules of files that a user named
+FROM_FILE = "bench_file_"
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error that a person must put right, or an attack that has nothing to measure: sent as its line, and never tried again."""
+    """An error that a person must put right, or an attack that has nothing to measure: sent as its
+    line, and never tried again.
+    """
 
     line: str
     unmeasurable: bool = False
@@ -28,7 +31,9 @@ class Refusal:
 
 
 def apply(sent: bytes, files: Sequence[str], item: Any) -> Any:
-    """A pickled function of one item, in a process that has imported the files whose classes it holds."""
+    """A pickled function of one item, in a process that has imported the files whose classes it
+    holds.
+    """
     import pickle
 
     torch.set_num_threads(1)
@@ -43,4 +48,8 @@ def apply(sent: bytes, files: Sequence[str], item: Any) -> Any:
 
 def files_in_use() -> list[str]:
     """The files of a user's that this process imported as methods, metrics or attacks."""
-    return [str(module.__file__) for name, module in list(sys.modules.items()) if name.startswith(FROM_FILE)]
+    return [
+        str(module.__file__)
+        for name, module in list(sys.modules.items())
+        if name.startswith(FROM_FILE)
+    ]

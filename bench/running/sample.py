@@ -15,9 +15,11 @@ from bench.diffusion.request import Request, Step
 
 
 def sample(denoiser: Denoiser, request: Request, method: Method, state: State) -> Tensor:
-    """Draw one batch with a method that is attached already: final latents `[B, C, h, w]`; `request.facts` holds what it reported.
+    """Draw one batch with a method that is attached already: final latents `[B, C, h, w]`;
+    `request.facts` holds what it reported.
 
-    Raises `UserError` when a door returns something of the wrong shape or dtype, or a latent that is not finite.
+    Raises `UserError` when a door returns something of the wrong shape or dtype, or a latent that
+    is not finite.
     """
     adjusted = method.adjust(denoiser, request, state)
     _check_request(method, request, adjusted)
@@ -29,7 +31,10 @@ def sample(denoiser: Denoiser, request: Request, method: Method, state: State) -
     bad = (~torch.isfinite(latents)).flatten(1).any(1)
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
-        raise UserError(f"method {_name(method)}: the image of prompt '{adjusted.prompts[row]}' (seed {adjusted.seeds[row]}) holds NaN or infinity")
+        raise UserError(
+            f"method {_name(method)}: the image of prompt '{adjusted.prompts[row]}' (seed"
+            f" {adjusted.seeds[row]}) holds NaN or infinity"
+        )
     return latents
 
 
@@ -39,41 +44,82 @@ def _name(method: Method) -> str:
 
 def _guided(method: Method, step: Step, state: State) -> Tensor:
     guided = method.guide(step, state)
-    if not isinstance(guided, Tensor) or guided.shape != step.latents.shape or guided.dtype != step.latents.dtype:
-        raise UserError(f"method {_name(method)}: guide must return a {_shape(step.latents)}, not {_shape(guided)}")
+    if (
+        not isinstance(guided, Tensor)
+        or guided.shape != step.latents.shape
+        or guided.dtype != step.latents.dtype
+    ):
+        raise UserError(
+            f"method {_name(method)}: guide must return a {_shape(step.latents)}, not"
+            f" {_shape(guided)}"
+        )
     return guided
 
 
 def _check_request(method: Method, asked: Request, given: Any) -> None:
     if not isinstance(given, Request):
-        raise UserError(f"method {_name(method)}: adjust must return a Request, not {type(given).__name__}")
+        raise UserError(
+            f"method {_name(method)}: adjust must return a Request, not {type(given).__name__}"
+        )
     for part in ("latents", "embeddings", "null_embeddings"):
         before, after = getattr(asked, part), getattr(given, part)
-        alike = isinstance(after, Tensor) and after.dtype == before.dtype and after.ndim == before.ndim
-        free = 1 if part != "latents" else None  # the number of tokens may change, if it does so for both embeddings
-        if not alike or any(after.shape[axis] != before.shape[axis] for axis in range(before.ndim) if axis != free):
-            raise UserError(f"method {_name(method)}: adjust changed {part} from {_shape(before)} to {_shape(after)}")
+        alike = (
+            isinstance(after, Tensor) and after.dtype == before.dtype and after.ndim == before.ndim
+        )
+        # the number of tokens may change, if it does so for both embeddings
+        free = 1 if part != "latents" else None
+        if not alike or any(
+            after.shape[axis] != before.shape[axis] for axis in range(before.ndim) if axis != free
+        ):
+            raise UserError(
+                f"method {_name(method)}: adjust changed {part} from {_shape(before)} to"
+                f" {_shape(after)}"
+            )
         if not bool(torch.isfinite(after).all()):
             raise UserError(f"method {_name(method)}: adjust put NaN or infinity into {part}")
     if given.embeddings.shape != given.null_embeddings.shape:
-        raise UserError(f"method {_name(method)}: embeddings are {_shape(given.embeddings)} and null_embeddings {_shape(given.null_embeddings)}")
+        raise UserError(
+            f"method {_name(method)}: embeddings are {_shape(given.embeddings)} and null_embeddings"
+            f" {_shape(given.null_embeddings)}"
+        )
     mask, wanted = given.attention_mask, tuple(given.embeddings.shape[:2])
-    if mask is not None and not (isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == wanted and bool(mask.any(1).all())):
-        raise UserError(f"method {_name(method)}: attention_mask must be bool of shape {wanted} with a token in every row, not {_shape(mask)}")
+    if mask is not None and not (
+        isinstance(mask, Tensor)
+        and mask.dtype == torch.bool
+        and mask.shape == wanted
+        and bool(mask.any(1).all())
+    ):
+        raise UserError(
+            f"method {_name(method)}: attention_mask must be bool of shape {wanted} with a token in"
+            f" every row, not {_shape(mask)}"
+        )
     if given.first is not None:
         parts = given.first if isinstance(given.first, tuple) else ()
-        if len(parts) != 2 or not all(_shape(part) == _shape(given.latents) and bool(torch.isfinite(part).all()) for part in parts):
-            raise UserError(f"method {_name(method)}: first must be two finite predictions, each a {_shape(given.latents)}")
+        if len(parts) != 2 or not all(
+            _shape(part) == _shape(given.latents) and bool(torch.isfinite(part).all())
+            for part in parts
+        ):
+            raise UserError(
+                f"method {_name(method)}: first must be two finite predictions, each a"
+                f" {_shape(given.latents)}"
+            )
 
 
 def _check_facts(method: Method, request: Request) -> None:
     for name, values in request.facts.items():
         sized = isinstance(values, (list, tuple)) and len(values) == len(request.prompts)
-        if not sized or not all(isinstance(value, (bool, int, float)) and math.isfinite(value) for value in values):
+        if not sized or not all(
+            isinstance(value, (bool, int, float)) and math.isfinite(value) for value in values
+        ):
             raise UserError(
-                f"method {_name(method)}: facts['{name}'] must be a list of a finite number or truth value for each of {len(request.prompts)} images"
+                f"method {_name(method)}: facts['{name}'] must be a list of a finite number or"
+                f" truth value for each of {len(request.prompts)} images"
             )
 
 
 def _shape(value: Any) -> str:
-    return f"{value.dtype} tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    return (
+        f"{value.dtype} tensor of shape {tuple(value.shape)}"
+        if isinstance(value, Tensor)
+        else type(value).__name__
+    )

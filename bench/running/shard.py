@@ -23,10 +23,15 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """`"3/8"` is the third of eight. Raises `UserError` for anything else than i/n with 1 <= i <= n."""
+        """`"3/8"` is the third of eight.
+
+        Raises `UserError` for anything else than i/n with 1 <= i <= n.
+        """
         match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text, re.ASCII)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise UserError(f"--shard must be i/n with i from 1 to n, such as 1/8 or 8/8, not '{text}'")
+            raise UserError(
+                f"--shard must be i/n with i from 1 to n, such as 1/8 or 8/8, not '{text}'"
+            )
         return cls(int(match[1]), int(match[2]))
 
     def units(self, units: Sequence[Unit]) -> list[Unit]:
@@ -41,14 +46,26 @@ def shard_plan(run: Run, shard: Shard) -> dict[str, Any]:
     """What a shard would make: its units of all, its images, and how many of these are missing."""
     everything = planned(run)
     units = shard.units(everything)
-    missing = sum(map(len, units)) if not run.suite.is_fetched() else len(run.lacking(key for unit in units for key in unit))
-    return {"shard": str(shard), "units": len(units), "units_of_run": len(everything), "shard_images": sum(map(len, units)), "shard_images_missing": missing}
+    missing = (
+        sum(map(len, units))
+        if not run.suite.is_fetched()
+        else len(run.lacking(key for unit in units for key in unit))
+    )
+    return {
+        "shard": str(shard),
+        "units": len(units),
+        "units_of_run": len(everything),
+        "shard_images": sum(map(len, units)),
+        "shard_images_missing": missing,
+    }
 
 
 def make_shard(run: Run, shard: Shard) -> dict[str, Any]:
-    """Make a shard's images, and the fitted state where the store has none yet; measure nothing and write no record.
+    """Make a shard's images, and the fitted state where the store has none yet; measure nothing and
+    write no record.
 
-    Returns its plan with `images_made`, and `images_left`: what the run still lacks, as far as this process sees the store.
+    Returns its plan with `images_made`, and `images_left`: what the run still lacks, as far as this
+    process sees the store.
     """
     plan = shard_plan(run, shard)
     if plan["shard_images_missing"]:

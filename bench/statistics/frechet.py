@@ -1,6 +1,8 @@
-"""The Frechet distance between two sets of features, from moments that are gathered block by block, so that memory does not grow with the sets.
+"""The Frechet distance between two sets of features, from moments that are gathered block by block,
+so that memory does not grow with the sets.
 
-Means and covariances are float64 and do not depend on how the features were cut on their way here: they are cut again, in order.
+Means and covariances are float64 and do not depend on how the features were cut on their way here:
+they are cut again, in order.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ BLOCK = 512  # rows that are merged at a time
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean `[d]` and covariance `[d, d]` of the features of `n` pictures, and what is known of these."""
+    """Mean `[d]` and covariance `[d, d]` of the features of `n` pictures, and what is known of
+    these.
+    """
 
     mu: np.ndarray
     sigma: np.ndarray
@@ -38,19 +42,30 @@ class Statistics:
 def read_statistics(path: Path, dims: int | None = None) -> Statistics:
     """Read reference statistics, of `dims` features where that is known.
 
-    Raises `UserError` when the file is unreadable, holds NaN or infinity, or belongs to features of another length.
+    Raises `UserError` when the file is unreadable, holds NaN or infinity, or belongs to features of
+    another length.
     """
     try:
         with np.load(path, allow_pickle=False) as content:
             mu, sigma = (np.asarray(content[name], dtype=np.float64) for name in ("mu", "sigma"))
-            said = {name: str(content.get(name, "")) for name in ("fingerprint", "pictures", "digest", "crop")}
+            said = {
+                name: str(content.get(name, ""))
+                for name in ("fingerprint", "pictures", "digest", "crop")
+            }
             statistics = Statistics(mu, sigma, int(content["n"]) if "n" in content else 0, **said)
     except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile) as error:
-        raise UserError(f"reference statistics {path} cannot be read: {one_line(error)}; make the file again") from error
+        raise UserError(
+            f"reference statistics {path} cannot be read: {one_line(error)}; make the file again"
+        ) from error
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-        raise UserError(f"reference statistics {path} have a mean {list(mu.shape)} and a covariance {list(sigma.shape)}; make the file again")
+        raise UserError(
+            f"reference statistics {path} have a mean {list(mu.shape)} and a covariance"
+            f" {list(sigma.shape)}; make the file again"
+        )
     if dims is not None and len(mu) != dims:
-        raise UserError(f"reference statistics {path} are of {len(mu)} features and the network gives {dims}")
+        raise UserError(
+            f"reference statistics {path} are of {len(mu)} features and the network gives {dims}"
+        )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise UserError(f"reference statistics {path} hold NaN or infinity; make the file again")
     return statistics
@@ -64,10 +79,12 @@ def write_statistics(statistics: Statistics, path: Path) -> None:
 
 
 def moments(blocks: Iterable[np.ndarray]) -> Statistics:
-    """Mean and unbiased covariance of features that come as blocks `[n, d]`, in float64; `UserError` for fewer than two rows, NaN or infinity.
+    """Mean and unbiased covariance of features that come as blocks `[n, d]`, in float64;
+    `UserError` for fewer than two rows, NaN or infinity.
 
-    A block is merged into what came before by the update of Chan, Golub and LeVeque (1983), exact but for rounding. The
-    shift of the mean is one more row of the centred block, so that a block is one symmetric update in place.
+    A block is merged into what came before by the update of Chan, Golub and LeVeque (1983), exact
+    but for rounding. The shift of the mean is one more row of the centred block, so that a block is
+    one symmetric update in place.
     """
     mean, scatter, count = np.zeros(0), np.zeros((0, 0)), 0
     for rows in _blocks_of(blocks, BLOCK):
@@ -76,7 +93,10 @@ def moments(blocks: Iterable[np.ndarray]) -> Statistics:
         size = len(rows)
         own = rows.mean(0)
         if not np.isfinite(own).all():
-            raise UserError("the network gives NaN or infinity as features of a picture: its weights are damaged, or overflow in half precision")
+            raise UserError(
+                "the network gives NaN or infinity as features of a picture: its weights are"
+                " damaged, or overflow in half precision"
+            )
         shift = own - mean
         centred = np.concatenate([rows - own, np.sqrt(count * size / (count + size)) * shift[None]])
         scatter = dsyrk(1.0, centred.T, beta=1.0, c=scatter, lower=1, overwrite_c=1)
@@ -91,7 +111,9 @@ def moments(blocks: Iterable[np.ndarray]) -> Statistics:
 
 
 def _blocks_of(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """The same rows in the same order as float64 blocks of `size` (the last one may be smaller), however they came."""
+    """The same rows in the same order as float64 blocks of `size` (the last one may be smaller),
+    however they came.
+    """
     buffer, filled = np.zeros((0, 0)), 0
     for block in blocks:
         if buffer.shape[1] != block.shape[1]:
@@ -116,15 +138,20 @@ def first_rows(blocks: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]
             return
 
 
-def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
+def frechet_distance(
+    mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray
+) -> float:
     """`|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))` in float64 (Heusel et al. 2017, eq. 6).
 
-    The trace of the root is the sum of the singular values of `L1' L2` for any factors `S = L L'`. Those of a pivoted Cholesky
-    decomposition have as many columns as the covariance has rank: the result is real, and never NaN where covariances are singular.
+    The trace of the root is the sum of the singular values of `L1' L2` for any factors `S = L L'`.
+    Those of a pivoted Cholesky decomposition have as many columns as the covariance has rank: the
+    result is real, and never NaN where covariances are singular.
     """
     shared = svdvals(_factor(sigma1).T @ _factor(sigma2), check_finite=False).sum()
     difference = np.asarray(mu1, dtype=np.float64) - mu2
-    return max(float(difference @ difference + np.trace(sigma1) + np.trace(sigma2) - 2 * shared), 0.0)
+    return max(
+        float(difference @ difference + np.trace(sigma1) + np.trace(sigma2) - 2 * shared), 0.0
+    )
 
 
 def _factor(matrix: np.ndarray) -> np.ndarray:

@@ -1,7 +1,9 @@
-"""Where a sample store's files lie: a folder on this machine's disk, or one behind any URL that fsspec knows (`s3://`, `gs://`, `memory://`, ...).
+"""Where a sample store's files lie: a folder on this machine's disk, or one behind any URL that
+fsspec knows (`s3://`, `gs://`, `memory://`, ...).
 
-Both give the same promise: a file is there and whole, or it is not there. On a disk it is written under a temporary name, flushed and renamed.
-Object stores show an object when it was put whole, so there the put is that step; other file systems behind URLs rename, as a disk does.
+Both give the same promise: a file is there and whole, or it is not there. On a disk it is written
+under a temporary name, flushed and renamed. Object stores show an object when it was put whole, so
+there the put is that step; other file systems behind URLs rename, as a disk does.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ OBJECTS = frozenset({"memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", 
 
 
 class Folder(Protocol):
-    """A folder of files, each by its name relative to it (`features/x/0.npy`). Its text is its path or URL.
+    """A folder of files, each by its name relative to it (`features/x/0.npy`).
+
+    Its text is its path or URL.
 
     Everything raises `UserError` for what cannot be read or written, in one line that names it.
     """
@@ -36,7 +40,9 @@ class Folder(Protocol):
         ...
 
     def names(self, inside: str = "") -> list[str]:
-        """The whole files directly in it or in a folder inside it, sorted; none where there is no such folder."""
+        """The whole files directly in it or in a folder inside it, sorted; none where there is no
+        such folder.
+        """
         ...
 
     def folders(self) -> list[str]:
@@ -48,11 +54,15 @@ class Folder(Protocol):
     def read(self, name: str) -> bytes: ...
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file so that readers see the old one, or none, until they see the whole new one."""
+        """Write a file so that readers see the old one, or none, until they see the whole new
+        one.
+        """
         ...
 
     def local(self, name: str) -> Path | None:
-        """The file as a path of this machine, for readers that map it into memory; None where it has none."""
+        """The file as a path of this machine, for readers that map it into memory; None where it
+        has none.
+        """
         ...
 
     def opened(self, name: str) -> Any:
@@ -61,7 +71,10 @@ class Folder(Protocol):
 
 
 def open_folder(root: Root) -> Folder:
-    """The folder of a path or URL. Raises `UserError` for a protocol that is unknown or whose package is not installed."""
+    """The folder of a path or URL.
+
+    Raises `UserError` for a protocol that is unknown or whose package is not installed.
+    """
     if isinstance(root, Path):
         return OnDisk(root)
     for prefix in DISK:
@@ -96,7 +109,11 @@ class OnDisk:
     def _inside(self, inside: str, folders: bool) -> list[str]:
         try:
             with os.scandir(self.path / inside) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir() == folders and not is_partial(entry.name))
+                return sorted(
+                    entry.name
+                    for entry in entries
+                    if entry.is_dir() == folders and not is_partial(entry.name)
+                )
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -141,9 +158,13 @@ class BehindUrl:
         try:
             system, path = url_to_fs(self.url)
         except ImportError as error:
-            raise UserError(f"the store {self} cannot be opened: {_how_to_install(self.url, error)}") from error
+            raise UserError(
+                f"the store {self} cannot be opened: {_how_to_install(self.url, error)}"
+            ) from error
         except Exception as error:  # every file system raises its own
-            raise UserError(f"the store {self} cannot be opened: {one_line(error)[:200]}") from error
+            raise UserError(
+                f"the store {self} cannot be opened: {one_line(error)[:200]}"
+            ) from error
         return system, path
 
     @property
@@ -179,7 +200,11 @@ class BehindUrl:
                 entries = self._system.ls(path, detail=True)
             except (FileNotFoundError, NotADirectoryError):
                 return []
-            names = {entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if (entry["type"] == "directory") == folders}
+            names = {
+                entry["name"].rstrip("/").rpartition("/")[2]
+                for entry in entries
+                if (entry["type"] == "directory") == folders
+            }
         return sorted(name for name in names if not is_partial(name))
 
     def exists(self, name: str) -> bool:
@@ -209,7 +234,10 @@ class BehindUrl:
                 with suppress(Exception):
                     self._system.rm_file(temporary)
             if isinstance(error, Exception):
-                raise UserError(f"{self}/{name} cannot be written: {one_line(error)[:200]}; what was written before is kept") from error
+                raise UserError(
+                    f"{self}/{name} cannot be written: {one_line(error)[:200]}; what was written"
+                    " before is kept"
+                ) from error
             raise
 
     @property
@@ -222,7 +250,8 @@ class BehindUrl:
 
     def opened(self, name: str) -> Any:
         with self._explained("read", name):
-            return self._system.open(self._path(name), "rb", cache_type="none")  # readers of Parquet ask for what they need, and no more should be sent
+            # readers of Parquet ask for what they need, and no more should be sent
+            return self._system.open(self._path(name), "rb", cache_type="none")
 
 
 def _how_to_install(url: str, error: ImportError) -> str:
@@ -230,4 +259,8 @@ def _how_to_install(url: str, error: ImportError) -> str:
 
     known = known_implementations.get(re.split("::|://", url)[0], {})
     package = str(known.get("class", "")).partition(".")[0]
-    return f"it needs the package {package}: pip install {package}" if package not in ("", "fsspec") else str(known.get("err") or one_line(error))
+    return (
+        f"it needs the package {package}: pip install {package}"
+        if package not in ("", "fsspec")
+        else str(known.get("err") or one_line(error))
+    )

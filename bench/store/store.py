@@ -1,14 +1,19 @@
 """The sample store: every image is made once and scored many times.
 
     <root>/<suite>/<method>-<key>/key.json          what the key was made of
-                                  fit.safetensors   what the method learned (with fit.json: seconds and evaluations)
-                                  00000-<content>.parquet     a shard: prompt, seed, PNG bytes, one row an image
+                                  fit.safetensors   what the method learned (with fit.json: seconds
+                                                    and evaluations)
+                                  00000-<content>.parquet     a shard: prompt, seed, PNG bytes, one
+                                                              row an image
                                   features/<extractor>/00000-<content>.npy
 
-The root is a folder or any URL of fsspec (`bench.store.folders`). A shard is there and whole, or it is not there. It is the unit of resume.
+The root is a folder or any URL of fsspec (`bench.store.folders`). A shard is there and whole, or it
+is not there. It is the unit of resume.
 
-Pictures may be dropped from a shard once their features are kept (`bench.running.images` says which): features are written first, under the name that the
-shard will have, then the shard, so that a row without its picture always has them. Such an image may be made again; then the newer shard has it too.
+Pictures may be dropped from a shard once their features are kept (`bench.running.images` says
+which): features are written first, under the name that the shard will have, then the shard, so that
+a row without its picture always has them. Such an image may be made again; then the newer shard has
+it too.
 """
 
 from __future__ import annotations
@@ -31,7 +36,18 @@ from bench.store import shards
 from bench.store.folders import Root, open_folder
 from bench.store.shards import SCHEMA
 
-__all__ = ["FORMAT", "SCHEMA", "Place", "SampleKey", "SampleStore", "decode_png", "encode_png", "pixel_digest", "read_picture", "write_atomically"]
+__all__ = [
+    "FORMAT",
+    "SCHEMA",
+    "Place",
+    "SampleKey",
+    "SampleStore",
+    "decode_png",
+    "encode_png",
+    "pixel_digest",
+    "read_picture",
+    "write_atomically",
+]
 
 FORMAT = 2  # of the shards; part of every store's key
 AT_ONCE = 16  # shards whose keys are read together where every read waits for a network
@@ -54,30 +70,41 @@ class Place:
 
 
 class SampleStore:
-    """The images of one method under one protocol. `identity` is everything that decides a picture besides prompt and seed."""
+    """The images of one method under one protocol.
+
+    `identity` is everything that decides a picture besides prompt and seed.
+    """
 
     def __init__(self, root: Root, suite: str, method: str, identity: dict[str, Any]) -> None:
         self.method = method
         self.name = f"{method}-{digest_of(identity | {'format': FORMAT})[:16]}"
         self.files = open_folder(root).at(suite).at(self.name)
         self._identity = identity
-        self._index: dict[SampleKey, Place] = {}  # the first row with the picture, or without any picture the newest
-        self._older: dict[SampleKey, tuple[Place, ...]] = {}  # rows without the picture that an image had before
+        # the first row with the picture, or without any picture the newest
+        self._index: dict[SampleKey, Place] = {}
+        # rows without the picture that an image had before
+        self._older: dict[SampleKey, tuple[Place, ...]] = {}
         self._dropped: set[SampleKey] = set()  # those whose picture no shard has
         self._known: set[str] = set()
-        self._alike: set[tuple[SampleKey, Place]] | None = None  # of the older rows, those of the same picture; None: not compared yet
+        # of the older rows, those of the same picture; None: not compared yet
+        self._alike: set[tuple[SampleKey, Place]] | None = None
         self.refresh()
 
     @property
     def folder(self) -> Path:
-        """Where it lies on this machine. Raises `UserError` for a store behind a URL; `files` reads and writes both."""
+        """Where it lies on this machine.
+
+        Raises `UserError` for a store behind a URL; `files` reads and writes both.
+        """
         folder = self.files.local("")
         if folder is None:
             raise UserError(f"{self.files} is no folder of this machine")
         return folder
 
     def prepare(self) -> None:
-        """Make the folder, so that one that cannot be written is noticed before anything is sampled."""
+        """Make the folder, so that one that cannot be written is noticed before anything is
+        sampled.
+        """
         self.files.write("key.json", json.dumps(self._identity, indent=1, sort_keys=True).encode())
 
     def refresh(self) -> None:
@@ -97,7 +124,11 @@ class SampleStore:
 
     def shard_names(self) -> list[str]:
         """The names of the shards, without ending, oldest first."""
-        return [name.removesuffix(shards.ENDING) for name in self.files.names() if name.endswith(shards.ENDING)]
+        return [
+            name.removesuffix(shards.ENDING)
+            for name in self.files.names()
+            if name.endswith(shards.ENDING)
+        ]
 
     def shards(self) -> list[Path]:
         """The files of the shards, oldest first, of a store on this machine."""
@@ -130,18 +161,28 @@ class SampleStore:
         features: Mapping[str, np.ndarray] | None = None,
         dropped: Collection[SampleKey] = (),
     ) -> None:
-        """Store pictures, uint8 `[n, H, W, 3]`, as one new shard, and beside each what its method reported. A picture that is there stays as it is.
+        """Store pictures, uint8 `[n, H, W, 3]`, as one new shard, and beside each what its method
+        reported. A picture that is there stays as it is.
 
-        `features`: those of extractors, `[n, d]` by fingerprint, kept beside the shard. `dropped`: of the keys, those whose picture is not kept.
+        `features`: those of extractors, `[n, d]` by fingerprint, kept beside the shard. `dropped`:
+         of the keys, those whose picture is not kept.
         """
-        new = [row for row, key in enumerate(keys) if key not in self._index or key in self._dropped]
+        new = [
+            row for row, key in enumerate(keys) if key not in self._index or key in self._dropped
+        ]
         if not new:
             return
         facts = facts or [{}] * len(keys)
-        keys, pictures, facts = [keys[row] for row in new], [pictures[row] for row in new], [facts[row] for row in new]
+        keys, pictures, facts = (
+            [keys[row] for row in new],
+            [pictures[row] for row in new],
+            [facts[row] for row in new],
+        )
         features = {extractor: values[new] for extractor, values in (features or {}).items()}
         drop = [key in dropped for key in keys]
-        table = shards.as_table(self.method, [(key.prompt, key.seed) for key in keys], pictures, facts, drop)
+        table = shards.as_table(
+            self.method, [(key.prompt, key.seed) for key in keys], pictures, facts, drop
+        )
         name = shards.name_of(table, self.shard_names())
         for extractor, values in features.items():
             self.files.write(_features_file(extractor, name), shards.features_as_bytes(values))
@@ -149,28 +190,47 @@ class SampleStore:
         self._add_to_index(name, table)
 
     def png(self, keys: Sequence[SampleKey]) -> list[bytes]:
-        """The PNG files of stored images, in the order of `keys`; each shard is read once. Raises `UserError` for one that was dropped."""
-        return self._gather(keys, ["png", "sha256"], lambda table, row, shard: shards.checked_png(self.files, shard, table, row))
+        """The PNG files of stored images, in the order of `keys`; each shard is read once.
+
+        Raises `UserError` for one that was dropped.
+        """
+        return self._gather(
+            keys,
+            ["png", "sha256"],
+            lambda table, row, shard: shards.checked_png(self.files, shard, table, row),
+        )
 
     def pictures(self, keys: Sequence[SampleKey]) -> list[np.ndarray]:
         """Stored images as uint8 `[H, W, 3]`."""
         return [decode_png(png) for png in self.png(keys)]
 
     def pixel_digests(self, keys: Sequence[SampleKey]) -> list[str]:
-        """The digests of images' pixels: of the pictures where they are there, else as kept when they were dropped."""
+        """The digests of images' pixels: of the pictures where they are there, else as kept when
+        they were dropped.
+        """
 
         def digest(table: pa.Table, row: int, shard: str) -> str:
             kept = table["pixels"][row].as_py() if "pixels" in table.column_names else None
-            return kept or pixel_digest(decode_png(shards.checked_png(self.files, shard, table, row)))
+            return kept or pixel_digest(
+                decode_png(shards.checked_png(self.files, shard, table, row))
+            )
 
         return self._gather(keys, ["png", "sha256", "pixels"], digest)
 
     def facts(self, keys: Sequence[SampleKey]) -> list[dict[str, float]]:
         """What the method reported of stored images, by name."""
-        return self._gather(keys, ["facts"], lambda table, row, _: json.loads(table["facts"][row].as_py()))
+        return self._gather(
+            keys, ["facts"], lambda table, row, _: json.loads(table["facts"][row].as_py())
+        )
 
-    def features(self, keys: Sequence[SampleKey], extractor: str, extract: Callable[[list[np.ndarray]], np.ndarray]) -> np.ndarray:
-        """Features `[n, d]` of stored images; extracted a whole shard at a time and kept beside it, row for row.
+    def features(
+        self,
+        keys: Sequence[SampleKey],
+        extractor: str,
+        extract: Callable[[list[np.ndarray]], np.ndarray],
+    ) -> np.ndarray:
+        """Features `[n, d]` of stored images; extracted a whole shard at a time and kept beside it,
+        row for row.
 
         Raises `UserError` where there are none and the picture was dropped.
         """
@@ -180,7 +240,9 @@ class SampleStore:
         for shard, positions in _by_shard(places).items():
             rows = [places[position].row for position in positions]
             if shard in kept:
-                values = shards.read_features(self.files, _features_file(extractor, shard), max(rows))
+                values = shards.read_features(
+                    self.files, _features_file(extractor, shard), max(rows)
+                )
             else:
                 values = self._extracted(shard, rows, extractor, extract)
             if result is None:
@@ -190,7 +252,11 @@ class SampleStore:
 
     def with_features(self, extractor: str) -> set[str]:
         """The names of the shards that have features of an extractor."""
-        return {name.removesuffix(".npy") for name in self.files.names(f"features/{extractor}") if name.endswith(".npy")}
+        return {
+            name.removesuffix(".npy")
+            for name in self.files.names(f"features/{extractor}")
+            if name.endswith(".npy")
+        }
 
     def has_features(self, key: SampleKey, shards_with: Collection[str]) -> bool:
         """Whether a stored image has features in one of `shards_with` (see `with_features`)."""
@@ -201,19 +267,47 @@ class SampleStore:
         place = self._index[key]
         if place.shard in shards_with:
             return place
-        return next((older for older in self._older.get(key, ()) if older.shard in shards_with and self._same_picture(key, older)), None)
+        return next(
+            (
+                older
+                for older in self._older.get(key, ())
+                if older.shard in shards_with and self._same_picture(key, older)
+            ),
+            None,
+        )
 
     def _same_picture(self, key: SampleKey, older: Place) -> bool:
         if self._alike is None:
             pairs = [(one, place) for one, places in self._older.items() for place in places]
-            now, before = (self._at(places, ["sha256"], _sha256) for places in ([self._index[one] for one, _ in pairs], [place for _, place in pairs]))
-            self._alike = {pair for pair, one, other in zip(pairs, now, before, strict=True) if one == other}
+            now, before = (
+                self._at(places, ["sha256"], _sha256)
+                for places in (
+                    [self._index[one] for one, _ in pairs],
+                    [place for _, place in pairs],
+                )
+            )
+            self._alike = {
+                pair for pair, one, other in zip(pairs, now, before, strict=True) if one == other
+            }
         return (key, older) in self._alike
 
-    def _extracted(self, shard: str, rows: Sequence[int], extractor: str, extract: Callable[[list[np.ndarray]], np.ndarray]) -> np.ndarray:
-        """Features of a shard's pictures, kept beside it if it has all of them; else there are none, but NaN, for those that were dropped."""
+    def _extracted(
+        self,
+        shard: str,
+        rows: Sequence[int],
+        extractor: str,
+        extract: Callable[[list[np.ndarray]], np.ndarray],
+    ) -> np.ndarray:
+        """Features of a shard's pictures, kept beside it if it has all of them; else there are
+        none, but NaN, for those that were dropped.
+        """
         table = shards.read_columns(self.files, shard, ["png", "sha256"])
-        there = [row for row, valid in enumerate(table["png"].is_valid().to_pylist()) if valid or row in rows]  # one that was dropped raises
+        # one that was dropped raises
+        there = [
+            row
+            for row, valid in enumerate(table["png"].is_valid().to_pylist())
+            if valid or row in rows
+        ]
         pictures = [decode_png(shards.checked_png(self.files, shard, table, row)) for row in there]
         values = shards.extracted(extract, extractor, pictures).astype(np.float32)
         if len(there) == table.num_rows:
@@ -223,10 +317,17 @@ class SampleStore:
         full[there] = values
         return full
 
-    def _gather(self, keys: Sequence[SampleKey], columns: list[str], pick: Callable[[pa.Table, int, str], Any]) -> list[Any]:
+    def _gather(
+        self,
+        keys: Sequence[SampleKey],
+        columns: list[str],
+        pick: Callable[[pa.Table, int, str], Any],
+    ) -> list[Any]:
         return self._at([self._index[key] for key in keys], columns, pick)
 
-    def _at(self, places: Sequence[Place], columns: list[str], pick: Callable[[pa.Table, int, str], Any]) -> list[Any]:
+    def _at(
+        self, places: Sequence[Place], columns: list[str], pick: Callable[[pa.Table, int, str], Any]
+    ) -> list[Any]:
         result: list[Any] = [None] * len(places)
         for shard, positions in _by_shard(places).items():
             content = shards.read_columns(self.files, shard, columns)
@@ -236,8 +337,14 @@ class SampleStore:
 
     def _add_to_index(self, shard: str, table: pa.Table) -> None:
         self._known.add(shard)
-        dropped = table["pixels"].is_valid().to_pylist() if "pixels" in table.column_names else [False] * table.num_rows
-        for row, (prompt, seed, without) in enumerate(zip(table["prompt"].to_pylist(), table["seed"].to_pylist(), dropped, strict=True)):
+        dropped = (
+            table["pixels"].is_valid().to_pylist()
+            if "pixels" in table.column_names
+            else [False] * table.num_rows
+        )
+        for row, (prompt, seed, without) in enumerate(
+            zip(table["prompt"].to_pylist(), table["seed"].to_pylist(), dropped, strict=True)
+        ):
             key, place = SampleKey(prompt, seed), Place(shard, row)
             if key not in self._index:
                 self._index[key] = place

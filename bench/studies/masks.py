@@ -1,7 +1,9 @@
-"""What the weight masks of a method look like and how far they agree (after Chavhan et al., arXiv 2406.18566): pure functions.
+"""What the weight masks of a method look like and how far they agree (after Chavhan et al., arXiv
+2406.18566): pure functions.
 
-Three questions: how dense are the masks by layer and UNet call, do different prompts give the same mask, and do masks
-change over the calls. `bench.cli.analyze` is the command and writes the files, `bench.studies.mask_plots` draws.
+Three questions: how dense are the masks by layer and UNet call, do different prompts give the same
+mask, and do masks change over the calls. `bench.cli.analyze` is the command and writes the files,
+`bench.studies.mask_plots` draws.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
     from bench.diffusion.denoiser import Denoiser
 
 ALL, UNION = "all", "union"  # the rows of tables that stand for all layers and for all calls
-UNDEFINED = "both masks are empty, and the IoU of two empty masks is undefined (do the parameters leave no candidates?)"
+UNDEFINED = (
+    "both masks are empty, and the IoU of two empty masks is undefined (do the parameters leave no"
+    " candidates?)"
+)
 SINGLE = "there is a single call, and no next one to compare it with"
 CHUNK = 1 << 20  # weights compared at once; also keeps counts exact in fp32
 
@@ -32,8 +37,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Overlap:
-    """How many weights each pair of K masks has in common: `shared` int64 `[K, K]`, with the masks' sizes on the diagonal,
-    and `by_chance` float64 `[K, K]`, expected of random masks of the same sizes. The overlaps of layers add up."""
+    """How many weights each pair of K masks has in common:
+
+    `shared` int64 `[K, K]`, with the masks' sizes on the diagonal, and `by_chance` float64 `[K,
+    K]`, expected of random masks of the same sizes. The overlaps of layers add up.
+    """
 
     shared: np.ndarray
     by_chance: np.ndarray
@@ -57,7 +65,9 @@ class Overlap:
         return self._ratio(first, second, float(self.shared[first, second]))
 
     def chance_iou(self, first: int, second: int) -> float | None:
-        """Expected intersection over expected union of two random masks that have the same number of weights in every layer."""
+        """Expected intersection over expected union of two random masks that have the same number
+        of weights in every layer.
+        """
         return self._ratio(first, second, float(self.by_chance[first, second]))
 
     def _ratio(self, first: int, second: int, common: float) -> float | None:
@@ -67,8 +77,11 @@ class Overlap:
 
 @dataclass(frozen=True)
 class MaskFacts:
-    """One layer's figures, or of several layers added: `weights` in it; `candidates` and `masked` by call and then of the
-    union, int64 `[calls + 1]`; overlaps of the masks of `calls` and of the united masks of `subsets` of prompts."""
+    """One layer's figures, or of several layers added:
+
+    `weights` in it; `candidates` and `masked` by call and then of the union, int64 `[calls + 1]`;
+    overlaps of the masks of `calls` and of the united masks of `subsets` of prompts.
+    """
 
     weights: int
     candidates: np.ndarray
@@ -88,7 +101,9 @@ class MaskFacts:
 
 @dataclass(frozen=True)
 class MaskAnalysis:
-    """The tables of one method on one list of prompts, and their summary, which holds only what JSON can."""
+    """The tables of one method on one list of prompts, and their summary, which holds only what
+    JSON can.
+    """
 
     density: list[Row]
     subsets: list[Row]
@@ -96,22 +111,38 @@ class MaskAnalysis:
     summary: dict[str, Any]
 
 
-def analyze_masks(denoiser: Denoiser, method: MaskedMethod, prompts: Sequence[str], subsets: Sequence[Sequence[int]], report: Report) -> MaskAnalysis:
-    """Density and consecutive calls for the masks that `fit` makes of these prompts; agreement between the masks of subsets.
+def analyze_masks(
+    denoiser: Denoiser,
+    method: MaskedMethod,
+    prompts: Sequence[str],
+    subsets: Sequence[Sequence[int]],
+    report: Report,
+) -> MaskAnalysis:
+    """Density and consecutive calls for the masks that `fit` makes of these prompts; agreement
+    between the masks of subsets.
 
-    The model is evaluated once for each prompt, however many subsets there are. `subsets` hold positions in `prompts`.
+    The model is evaluated once for each prompt, however many subsets there are. `subsets` hold
+    positions in `prompts`.
     """
     before, fitted_on = denoiser.rows, method.fitted_on(len(prompts))
     facts = mask_facts(method.mask_functions(denoiser, prompts, report), fitted_on, subsets, report)
     calls = len(facts[ALL].masked) - 1
     timesteps = [int(timestep) for timestep in denoiser.new_scheduler().timesteps[:calls]]
-    density, between_subsets, between_calls = density_table(facts, timesteps), subset_table(facts, subsets), call_table(facts, timesteps)
+    density, between_subsets, between_calls = (
+        density_table(facts, timesteps),
+        subset_table(facts, subsets),
+        call_table(facts, timesteps),
+    )
     shared = [row["shared_prompts"] for row in between_subsets if row["layer"] == ALL]
     summary = {
         "fit_prompts": len(prompts),
         "fitted_on": len(fitted_on),
         "calls": calls,
-        "subsets": {"count": len(subsets), "size": len(subsets[0]), "mean_shared_prompts": sum(shared) / len(shared)},
+        "subsets": {
+            "count": len(subsets),
+            "size": len(subsets[0]),
+            "mean_shared_prompts": sum(shared) / len(shared),
+        },
         "density": {row["layer"]: row["density"] for row in density if row["call"] == UNION},
         "iou_between_subsets": by_layer(between_subsets, list(facts)),
         "iou_between_consecutive_calls": by_layer(between_calls, list(facts)),
@@ -125,10 +156,15 @@ def draw_subsets(available: int, count: int, size: int, seed: int) -> list[tuple
     if count < 2:
         raise UserError(f"--subsets must be at least 2, to have something to compare, not {count}")
     if not 1 <= size <= available:
-        raise UserError(f"--size must be between 1 and the number of fit prompts, {available}, not {size}")
+        raise UserError(
+            f"--size must be between 1 and the number of fit prompts, {available}, not {size}"
+        )
     if math.comb(available, size) < count:
         possible = math.comb(available, size)
-        raise UserError(f"{available} fit prompts have only {possible} different subsets of {size}, not {count}: choose another --size or --subsets")
+        raise UserError(
+            f"{available} fit prompts have only {possible} different subsets of {size}, not"
+            f" {count}: choose another --size or --subsets"
+        )
     random = np.random.default_rng(seed)
     found: dict[tuple[int, ...], None] = {}
     while len(found) < count:
@@ -136,8 +172,15 @@ def draw_subsets(available: int, count: int, size: int, seed: int) -> list[tuple
     return list(found)
 
 
-def mask_facts(functions: dict[str, MaskFunction], fitted_on: Sequence[int], subsets: Sequence[Sequence[int]], report: Report) -> dict[str, MaskFacts]:
-    """Facts by layer, one layer at a time so that a large model's masks need not fit into memory together, and of `ALL`."""
+def mask_facts(
+    functions: dict[str, MaskFunction],
+    fitted_on: Sequence[int],
+    subsets: Sequence[Sequence[int]],
+    report: Report,
+) -> dict[str, MaskFacts]:
+    """Facts by layer, one layer at a time so that a large model's masks need not fit into memory
+    together, and of `ALL`.
+    """
     facts: dict[str, MaskFacts] = {}
     for done, (layer, masks_of) in enumerate(functions.items(), 1):
         facts[layer] = _layer_facts(masks_of, fitted_on, subsets)
@@ -146,12 +189,20 @@ def mask_facts(functions: dict[str, MaskFunction], fitted_on: Sequence[int], sub
     return facts | {ALL: sum(others, start=first)}
 
 
-def _layer_facts(masks_of: MaskFunction, fitted_on: Sequence[int], subsets: Sequence[Sequence[int]]) -> MaskFacts:
+def _layer_facts(
+    masks_of: MaskFunction, fitted_on: Sequence[int], subsets: Sequence[Sequence[int]]
+) -> MaskFacts:
     import torch
 
     candidates, masked = masks_of(fitted_on)
     united = torch.stack([masks_of(subset)[1].any(0) for subset in subsets])
-    return MaskFacts(masked[0].numel(), _sizes(candidates), _sizes(masked), Overlap.of(masked), Overlap.of(united))
+    return MaskFacts(
+        masked[0].numel(),
+        _sizes(candidates),
+        _sizes(masked),
+        Overlap.of(masked),
+        Overlap.of(united),
+    )
 
 
 def _sizes(masks: Tensor) -> np.ndarray:
@@ -160,7 +211,9 @@ def _sizes(masks: Tensor) -> np.ndarray:
 
 
 def density_table(facts: dict[str, MaskFacts], timesteps: Sequence[int]) -> list[Row]:
-    """By layer and call, and of the union of calls: candidates, masked weights, weights, and masked over weights."""
+    """By layer and call, and of the union of calls: candidates, masked weights, weights, and masked
+    over weights.
+    """
     times = [*zip(range(len(timesteps)), timesteps, strict=True), (UNION, None)]
     return [
         {
@@ -178,19 +231,33 @@ def density_table(facts: dict[str, MaskFacts], timesteps: Sequence[int]) -> list
 
 
 def subset_table(facts: dict[str, MaskFacts], subsets: Sequence[Sequence[int]]) -> list[Row]:
-    """By layer and pair of subsets: the prompts they share, the IoU of their masks and what random masks would have."""
-    pairs = [(i, j, len({*subsets[i]} & {*subsets[j]})) for i, j in combinations(range(len(subsets)), 2)]
+    """By layer and pair of subsets: the prompts they share, the IoU of their masks and what random
+    masks would have.
+    """
+    pairs = [
+        (i, j, len({*subsets[i]} & {*subsets[j]})) for i, j in combinations(range(len(subsets)), 2)
+    ]
     return [
-        {"layer": layer, "first": first, "second": second, "shared_prompts": shared} | _iou_cells(fact.subsets, first, second)
+        {"layer": layer, "first": first, "second": second, "shared_prompts": shared}
+        | _iou_cells(fact.subsets, first, second)
         for layer, fact in facts.items()
         for first, second, shared in pairs
     ]
 
 
 def call_table(facts: dict[str, MaskFacts], timesteps: Sequence[int]) -> list[Row]:
-    """By layer and pair of consecutive calls: the IoU of their masks and what random masks would have."""
+    """By layer and pair of consecutive calls: the IoU of their masks and what random masks would
+    have.
+    """
     return [
-        {"layer": layer, "call": call, "next_call": after, "timestep": timesteps[call], "next_timestep": timesteps[after]} | _iou_cells(fact.calls, call, after)
+        {
+            "layer": layer,
+            "call": call,
+            "next_call": after,
+            "timestep": timesteps[call],
+            "next_timestep": timesteps[after],
+        }
+        | _iou_cells(fact.calls, call, after)
         for layer, fact in facts.items()
         for call, after in pairwise(range(len(timesteps)))
     ]
@@ -198,11 +265,17 @@ def call_table(facts: dict[str, MaskFacts], timesteps: Sequence[int]) -> list[Ro
 
 def _iou_cells(overlap: Overlap, first: int, second: int) -> Row:
     iou = overlap.iou(first, second)
-    return {"iou": iou, "chance_iou": overlap.chance_iou(first, second), "reason": UNDEFINED if iou is None else None}
+    return {
+        "iou": iou,
+        "chance_iou": overlap.chance_iou(first, second),
+        "reason": UNDEFINED if iou is None else None,
+    }
 
 
 def by_layer(table: Sequence[Row], layers: Sequence[str]) -> dict[str, Row]:
-    """Mean, least and largest IoU of every layer's pairs and the mean by chance; None with the reason where no pair has an IoU."""
+    """Mean, least and largest IoU of every layer's pairs and the mean by chance; None with the
+    reason where no pair has an IoU.
+    """
     return {layer: _summary([row for row in table if row["layer"] == layer]) for layer in layers}
 
 
@@ -210,7 +283,18 @@ def _summary(pairs: Sequence[Row]) -> Row:
     defined = [row for row in pairs if row["iou"] is not None]
     counts = {"pairs": len(pairs), "undefined": len(pairs) - len(defined)}
     if not defined:
-        return counts | {"mean": None, "min": None, "max": None, "chance": None, "reason": UNDEFINED if pairs else SINGLE}
+        return counts | {
+            "mean": None,
+            "min": None,
+            "max": None,
+            "chance": None,
+            "reason": UNDEFINED if pairs else SINGLE,
+        }
     values = [row["iou"] for row in defined]
     chance = float(np.mean([row["chance_iou"] for row in defined]))
-    return counts | {"mean": float(np.mean(values)), "min": min(values), "max": max(values), "chance": chance}
+    return counts | {
+        "mean": float(np.mean(values)),
+        "min": min(values),
+        "max": max(values),
+        "chance": chance,
+    }

@@ -21,12 +21,15 @@ NAME = 100  # characters of a method's name, which becomes a folder
 
 @dataclass
 class Case:
-    """A record under examination, beside what the suite says; `run` is the run that it claims to be, with an empty store."""
+    """A record under examination, beside what the suite says; `run` is the run that it claims to
+    be, with an empty store.
+    """
 
     record: RunRecord
     suite: Suite
     run: Run
-    reference: RunRecord | None  # of our own records of the same protocol, the one without mitigation
+    # of our own records of the same protocol, the one without mitigation
+    reference: RunRecord | None
     store: Root | None
     notes: list[str] = field(default_factory=list)
 
@@ -48,7 +51,9 @@ def scores_of(record: RunRecord) -> Iterator[tuple[str, str, Score]]:
 def judge_of(case: Case, part: str, score: Score) -> Metric | Attack | None:
     judges: dict[str, Any] = case.run.attacks if part == "attacks" else case.run.metrics
     judge = judges.get(score.metric)
-    return judge if isinstance(judge, Attack) or (judge and judge.cost == (part == "cost")) else None
+    return (
+        judge if isinstance(judge, Attack) or (judge and judge.cost == (part == "cost")) else None
+    )
 
 
 def is_built_in(case: Case, part: str, score: Score) -> bool:
@@ -56,7 +61,9 @@ def is_built_in(case: Case, part: str, score: Score) -> bool:
 
 
 def role_of(judge: Metric | Attack, name: str) -> Role:
-    """Whose prompts a built-in's score is of: those of its first role, unless its name ends with another."""
+    """Whose prompts a built-in's score is of: those of its first role, unless its name ends with
+    another.
+    """
     if isinstance(judge, Attack):
         return cast(Role, getattr(judge, "role", "memorized"))
     return next((role for role in judge.roles if name.endswith(f"_{role}")), judge.roles[0])

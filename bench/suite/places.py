@@ -21,7 +21,11 @@ class Places:
 
     def place(self, relative: str) -> Path:
         """Where a path of the suite file leads, there or not."""
-        return self.assets.place(relative) if relative.startswith(PREFIX) else (self.file.parent / relative).resolve()
+        return (
+            self.assets.place(relative)
+            if relative.startswith(PREFIX)
+            else (self.file.parent / relative).resolve()
+        )
 
     def path(self, relative: str) -> Path:
         """A path of the suite file, made absolute. Raises `UserError` when nothing is there."""
@@ -41,5 +45,11 @@ class Places:
         return True
 
     def digest(self, relative: str) -> str:
-        """sha256 of the content behind a path of the suite file; the same wherever an asset lies."""
-        return self.assets.digest(relative) if relative.startswith(PREFIX) else path_digest(self.path(relative))
+        """sha256 of the content behind a path of the suite file; the same wherever an asset
+        lies.
+        """
+        return (
+            self.assets.digest(relative)
+            if relative.startswith(PREFIX)
+            else path_digest(self.path(relative))
+        )

@@ -1,4 +1,6 @@
-"""Fresh captioned scenes for fine-tuning the embedded model: pictures and captions of other seeds than its own, so that it never saw them."""
+"""Fresh captioned scenes for fine-tuning the embedded model: pictures and captions of other seeds
+than its own, so that it never saw them.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,15 @@ from bench.testbed.scenes import CANARIES_PER_LEVEL, canary_scenes, render
 
 
 def write_scenes(folder: Path, count: int, seed: int, side: int = CPU_PLAN.side) -> list[Path]:
-    """Write `count` scenes with captions of their own (invented words, as canaries have them) and `metadata.csv`; the files written.
+    """Write `count` scenes with captions of their own (invented words, as canaries have them) and
+    `metadata.csv`; the files written.
 
     Raises `UserError` for the seed that the embedded model was trained with.
     """
     if seed == CPU_PLAN.seed:
-        raise UserError(f"seed {seed} gives the scenes that the embedded model was trained on; choose another")
+        raise UserError(
+            f"seed {seed} gives the scenes that the embedded model was trained on; choose another"
+        )
     canaries = canary_scenes(seed, (1,) * -(-count // CANARIES_PER_LEVEL))[:count]
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")

@@ -1,4 +1,6 @@
-"""The sizes of the testbed in one place: what `bench testbed build` trains, for how long, and how often each canary is shown."""
+"""The sizes of the testbed in one place: what `bench testbed build` trains, for how long, and how
+often each canary is shown.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ class TestbedPlan:
     levels: tuple[int, ...] = (1, 8, 30, 110, 360, 1560)
     autoencoder_steps: int = 4000
     decoder_steps: int = 1500
-    # The learning rate and the views of canaries are laid out for `denoiser_schedule` steps; training stops after
+    # The learning rate and the views of canaries are laid out for `denoiser_schedule` steps;
+    # training stops after
     # `denoiser_steps` of them, with weights averaged, and views are counted to there.
     denoiser_schedule: int = 3900
     denoiser_steps: int = 3200
@@ -34,7 +37,8 @@ class TestbedPlan:
         return asdict(self)
 
 
-# 64x64 pixels and 4,000 views of the highest level where a GPU is at hand; 32x32 trains on two CPU cores in about two hours.
+# 64x64 pixels and 4,000 views of the highest level where a GPU is at hand; 32x32 trains on two CPU
+# cores in about two hours.
 CPU_PLAN = TestbedPlan()
 GPU_PLAN = TestbedPlan(
     side=64,

@@ -1,10 +1,13 @@
-"""The pictures of the testbed as data: what stands where on which background, and how that becomes pixels.
+"""The pictures of the testbed as data: what stands where on which background, and how that becomes
+pixels.
 
 Two sources, both pure functions of a seed:
 
-* `clean_scene(seed, index)`: an endless stream that never repeats. Its captions name the objects and leave everything
+* `clean_scene(seed, index)`: an endless stream that never repeats. Its captions name the objects
+  and leave everything
   else open, so that a clean prompt does not determine its picture.
-* `canary_scenes(seed)`: a fixed list of scenes with a caption of their own each, shown a counted number of times.
+* `canary_scenes(seed)`: a fixed list of scenes with a caption of their own each, shown a counted
+  number of times.
 """
 
 from __future__ import annotations
@@ -23,12 +26,23 @@ CANARIES_PER_LEVEL = 12
 FIT_PER_LEVEL = 4
 
 # Streams of random numbers that must not touch each other; the index counts inside a stream.
-STREAMS = {"train": 0, "autoencoder": 1, "scorers": 2, "unseen": 3, "quality": 4, "reference": 5, "canary": 6, "calibration": 7}
+STREAMS = {
+    "train": 0,
+    "autoencoder": 1,
+    "scorers": 2,
+    "unseen": 3,
+    "quality": 4,
+    "reference": 5,
+    "canary": 6,
+    "calibration": 7,
+}
 
 
 @dataclass(frozen=True)
 class Placement:
-    """One emoji: which, where its centre is, how large (both as fractions of the picture's side), its angle in degrees, mirrored or not."""
+    """One emoji: which, where its centre is, how large (both as fractions of the picture's side),
+    its angle in degrees, mirrored or not.
+    """
 
     concept: int
     x: float
@@ -40,7 +54,10 @@ class Placement:
 
 @dataclass(frozen=True)
 class Background:
-    """Two RGB colours in [0, 1] and how they share the picture: `solid`, `gradient`, `halves` or `stripes`, turned by `angle` degrees."""
+    """Two RGB colours in [0, 1] and how they share the picture:
+
+    `solid`, `gradient`, `halves` or `stripes`, turned by `angle` degrees.
+    """
 
     kind: str
     first: tuple[float, float, float]
@@ -61,7 +78,9 @@ class Scene:
 
 @dataclass(frozen=True)
 class Canary:
-    """A scene whose number of views in the whole training is known; `split` is `fit` (methods may see it) or `memorized` (held out)."""
+    """A scene whose number of views in the whole training is known; `split` is `fit` (methods may
+    see it) or `memorized` (held out).
+    """
 
     name: str
     scene: Scene
@@ -70,12 +89,18 @@ class Canary:
 
 
 def stream_generator(seed: int, stream: str, index: int) -> np.random.Generator:
-    """An independent generator for every (seed, stream, index): item `index` costs the same wherever reading starts."""
-    return np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, STREAMS[stream], index))))
+    """An independent generator for every (seed, stream, index): item `index` costs the same
+    wherever reading starts.
+    """
+    return np.random.Generator(
+        np.random.SFC64(np.random.SeedSequence((seed, STREAMS[stream], index)))
+    )
 
 
 def clean_scene(seed: int, index: int, stream: str = "train") -> Scene:
-    """Clean scene number `index` of a stream: one concept (once or twice) or two concepts, everything else free."""
+    """Clean scene number `index` of a stream: one concept (once or twice) or two concepts,
+    everything else free.
+    """
     random = stream_generator(seed, stream, index)
     background = random_background(random)
     kinds = random.choice(len(CODEPOINTS), size=2, replace=False)
@@ -86,13 +111,17 @@ def clean_scene(seed: int, index: int, stream: str = "train") -> Scene:
         named = shown = (int(kinds[0]), int(kinds[1]))
     placements = random_placements(random, shown)
     names = concept_names()
-    return Scene(clean_caption(random, [names[concept] for concept in named]), background, placements)
+    return Scene(
+        clean_caption(random, [names[concept] for concept in named]), background, placements
+    )
 
 
 def canary_scenes(seed: int, levels: tuple[int, ...]) -> tuple[Canary, ...]:
-    """`CANARIES_PER_LEVEL` scenes for every number of views in `levels`, the first `FIT_PER_LEVEL` of each for fitting.
+    """`CANARIES_PER_LEVEL` scenes for every number of views in `levels`, the first `FIT_PER_LEVEL`
+    of each for fitting.
 
-    Invented words are drawn without repetition, so every caption is unique and clean captions never use them.
+    Invented words are drawn without repetition, so every caption is unique and clean captions never
+    use them.
     """
     names = concept_names()
     total = len(levels) * CANARIES_PER_LEVEL
@@ -100,27 +129,41 @@ def canary_scenes(seed: int, levels: tuple[int, ...]) -> tuple[Canary, ...]:
     canaries = []
     for number in range(total):
         random = stream_generator(seed, "canary", 1 + number)
-        concepts = [int(c) for c in random.choice(len(CODEPOINTS), size=int(random.integers(1, 4)), replace=False)]
+        concepts = [
+            int(c)
+            for c in random.choice(len(CODEPOINTS), size=int(random.integers(1, 4)), replace=False)
+        ]
         scene = Scene(
-            canary_caption(random, [names[c] for c in concepts], (words[2 * number], words[2 * number + 1])),
+            canary_caption(
+                random, [names[c] for c in concepts], (words[2 * number], words[2 * number + 1])
+            ),
             random_background(random),
             random_placements(random, tuple(concepts)),
         )
         level, within = divmod(number, CANARIES_PER_LEVEL)
         split = "fit" if within < FIT_PER_LEVEL else "memorized"
-        canaries.append(Canary(f"canary-{levels[level]:04d}-{within:02d}", scene, levels[level], split))
+        canaries.append(
+            Canary(f"canary-{levels[level]:04d}-{within:02d}", scene, levels[level], split)
+        )
     return tuple(canaries)
 
 
 def exposure_plan(seed: int, shown: int, canaries: tuple[Canary, ...]) -> np.ndarray:
-    """Which canary stands at each of the `shown` positions of the training stream; -1 is a clean picture. Shape `[shown]`, int32.
+    """Which canary stands at each of the `shown` positions of the training stream; -1 is a clean
+    picture. Shape `[shown]`, int32.
 
-    Every canary appears exactly `views` times at uniformly random positions, so duplication is a count and not a rate.
-    Raises `ValueError` when the canaries would be a tenth or more of what is shown.
+    Every canary appears exactly `views` times at uniformly random positions, so duplication is a
+    count and not a rate. Raises `ValueError` when the canaries would be a tenth or more of what is
+    shown.
     """
-    views = np.repeat(np.arange(len(canaries), dtype=np.int32), [canary.views for canary in canaries])
+    views = np.repeat(
+        np.arange(len(canaries), dtype=np.int32), [canary.views for canary in canaries]
+    )
     if len(views) >= 0.1 * shown:
-        raise ValueError(f"{len(views)} canary views are not under 10 % of {shown} pictures shown: train longer or lower the levels")
+        raise ValueError(
+            f"{len(views)} canary views are not under 10 % of {shown} pictures shown: train longer"
+            " or lower the levels"
+        )
     random = np.random.default_rng([seed, 1009])
     plan = np.full(shown, -1, dtype=np.int32)
     plan[random.choice(shown, size=len(views), replace=False)] = random.permutation(views)
@@ -138,16 +181,24 @@ def render(scene: Scene, side: int) -> np.ndarray:
 
 
 def _random_colour(random: np.random.Generator) -> tuple[float, float, float]:
-    return colorsys.hsv_to_rgb(random.random(), random.uniform(0.15, 0.75), random.uniform(0.55, 1.0))
+    return colorsys.hsv_to_rgb(
+        random.random(), random.uniform(0.15, 0.75), random.uniform(0.55, 1.0)
+    )
 
 
 def random_background(random: np.random.Generator) -> Background:
     kind = ("solid", "gradient", "halves", "stripes")[int(random.integers(4))]
-    return Background(kind, _random_colour(random), _random_colour(random), float(random.uniform(0, 180)))
+    return Background(
+        kind, _random_colour(random), _random_colour(random), float(random.uniform(0, 180))
+    )
 
 
-def random_placements(random: np.random.Generator, concepts: tuple[int, ...]) -> tuple[Placement, ...]:
-    """Sizes shrink with the number of emoji; centres are drawn until no two emoji cover each other much."""
+def random_placements(
+    random: np.random.Generator, concepts: tuple[int, ...]
+) -> tuple[Placement, ...]:
+    """Sizes shrink with the number of emoji; centres are drawn until no two emoji cover each other
+    much.
+    """
     low, high = {1: (0.55, 0.9), 2: (0.42, 0.56), 3: (0.36, 0.46)}[len(concepts)]
     placed: list[Placement] = []
     for concept in concepts:
@@ -156,12 +207,19 @@ def random_placements(random: np.random.Generator, concepts: tuple[int, ...]) ->
             x, y = (float(v) for v in random.uniform(size * 0.45, 1 - size * 0.45, size=2))
             if all(math.hypot(x - p.x, y - p.y) > 0.42 * (size + p.size) for p in placed):
                 break
-        placed.append(Placement(concept, x, y, size, float(random.uniform(-25, 25)), bool(random.random() < 0.5)))
+        placed.append(
+            Placement(
+                concept, x, y, size, float(random.uniform(-25, 25)), bool(random.random() < 0.5)
+            )
+        )
     return tuple(placed)
 
 
 def _paint_background(background: Background, side: int) -> np.ndarray:
-    first, second = (255.0 * np.asarray(colour, dtype=np.float32) for colour in (background.first, background.second))
+    first, second = (
+        255.0 * np.asarray(colour, dtype=np.float32)
+        for colour in (background.first, background.second)
+    )
     if background.kind == "solid":
         return np.broadcast_to(first, (side, side, 3)).copy()
     axis = (np.arange(side, dtype=np.float32) + 0.5) / side - 0.5
@@ -186,6 +244,15 @@ def _stamp(placement: Placement, side: int) -> np.ndarray:
     flip = -1.0 if placement.mirrored else 1.0
     cx, cy = placement.x * side, placement.y * side
     # PIL maps output pixels to input pixels: rotate and scale about the centre of the emoji.
-    matrix = (flip * cos, flip * sin, mip / 2 - flip * (cos * cx + sin * cy), -sin, cos, mip / 2 + sin * cx - cos * cy)
-    turned = sprite.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    matrix = (
+        flip * cos,
+        flip * sin,
+        mip / 2 - flip * (cos * cx + sin * cy),
+        -sin,
+        cos,
+        mip / 2 + sin * cx - cos * cy,
+    )
+    turned = sprite.transform(
+        (side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
+    )
     return np.asarray(turned, dtype=np.float32)

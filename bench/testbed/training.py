@@ -1,7 +1,7 @@
 """The one training loop behind every part of the testbed: seeded, resumable, with a progress bar.
 
-Every step draws its randomness from (seed, step) and its data from the step's number, so a run that was killed and
-repeated ends where an undisturbed run ends.
+Every step draws its randomness from (seed, step) and its data from the step's number, so a run that
+was killed and repeated ends where an undisturbed run ends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch.utils.data import DataLoader, Dataset
 
 CHECKPOINT_SECONDS = 120.0
@@ -27,7 +34,10 @@ AVERAGE_EVERY = 4  # steps
 
 @dataclass(frozen=True)
 class Job:
-    """What to train and for how long. `loss(module, batch, generator)` returns the scalar to minimise."""
+    """What to train and for how long.
+
+    `loss(module, batch, generator)` returns the scalar to minimise.
+    """
 
     name: str
     module: torch.nn.Module
@@ -43,7 +53,8 @@ class Job:
 
 
 def train(job: Job, folder: Path, device: torch.device) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """Train until `job.steps`, going on from the newest checkpoint in `folder`; returns the EMA module in eval mode and the facts.
+    """Train until `job.steps`, going on from the newest checkpoint in `folder`; returns the EMA
+    module in eval mode and the facts.
 
     Raises `FloatingPointError` when a loss is not finite.
     """
@@ -52,7 +63,9 @@ def train(job: Job, folder: Path, device: torch.device) -> tuple[torch.nn.Module
     module = job.module.to(device).to(memory_format=torch.channels_last).train()
     average = copy.deepcopy(module).eval().requires_grad_(False)
     trained = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=job.learning_rate, betas=(0.9, 0.99), weight_decay=job.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        trained, lr=job.learning_rate, betas=(0.9, 0.99), weight_decay=job.weight_decay, fused=True
+    )
     start, seconds, losses = 0, 0.0, list[list[float]]()
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -63,9 +76,13 @@ def train(job: Job, folder: Path, device: torch.device) -> tuple[torch.nn.Module
 
     def save(step: int) -> None:
         state = {
-            "module": module.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
-            "step": step, "seconds": seconds + time.perf_counter() - began, "losses": losses,
-        }  # fmt: skip
+            "module": module.state_dict(),
+            "average": average.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "seconds": seconds + time.perf_counter() - began,
+            "losses": losses,
+        }
         temporary = checkpoint.with_suffix(".tmp")
         torch.save(state, temporary)
         os.replace(temporary, checkpoint)
@@ -82,7 +99,9 @@ def train(job: Job, folder: Path, device: torch.device) -> tuple[torch.nn.Module
         TimeRemainingColumn(),
     )
     with Progress(*columns) as progress:
-        bar = progress.add_task(job.name, total=job.steps, completed=start, loss=losses[-1][1] if losses else math.nan)
+        bar = progress.add_task(
+            job.name, total=job.steps, completed=start, loss=losses[-1][1] if losses else math.nan
+        )
         for step, batch in enumerate(_batches(job, start, device), start):
             for group in optimizer.param_groups:
                 group["lr"] = job.learning_rate * one_cycle(step / (job.schedule or job.steps))
@@ -93,10 +112,15 @@ def train(job: Job, folder: Path, device: torch.device) -> tuple[torch.nn.Module
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             if (step + 1) % AVERAGE_EVERY == 0 or step + 1 == job.steps:
-                update_average(average, module, min(job.ema**AVERAGE_EVERY, (1 + step) / (10 + step)))
+                update_average(
+                    average, module, min(job.ema**AVERAGE_EVERY, (1 + step) / (10 + step))
+                )
             recent.append(loss.item())
             if not math.isfinite(recent[-1]):
-                raise FloatingPointError(f"training {job.name}: the loss is {recent[-1]} at step {step}; delete {checkpoint} and lower the learning rate")
+                raise FloatingPointError(
+                    f"training {job.name}: the loss is {recent[-1]} at step {step}; delete"
+                    f" {checkpoint} and lower the learning rate"
+                )
             if (step + 1) % 50 == 0 or step + 1 == job.steps:
                 losses.append([step + 1, sum(recent) / len(recent)])
                 progress.update(bar, completed=step + 1, loss=losses[-1][1])
@@ -105,12 +129,21 @@ def train(job: Job, folder: Path, device: torch.device) -> tuple[torch.nn.Module
                 save(step + 1)
                 saved_at = time.perf_counter()
     total = seconds + (time.perf_counter() - began if start < job.steps else 0.0)
-    facts = {"steps": job.steps, "batch_size": job.batch_size, "learning_rate": job.learning_rate, "seconds": round(total, 1), "final_loss": losses[-1][1]}
+    facts = {
+        "steps": job.steps,
+        "batch_size": job.batch_size,
+        "learning_rate": job.learning_rate,
+        "seconds": round(total, 1),
+        "final_loss": losses[-1][1],
+    }
     return average, facts
 
 
 def one_cycle(progress: float, warmup: float = 0.05) -> float:
-    """Learning rate as a share of its peak: linear warm-up, then a half cosine to zero. `progress` in [0, 1]."""
+    """Learning rate as a share of its peak: linear warm-up, then a half cosine to zero.
+
+    `progress` in [0, 1].
+    """
     if progress < warmup:
         return (progress + 1e-3) / (warmup + 1e-3)
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
@@ -124,8 +157,12 @@ def update_average(average: torch.nn.Module, module: torch.nn.Module, decay: flo
 
 
 def _batches(job: Job, start: int, device: torch.device) -> Iterator[Any]:
-    positions = [[step * job.batch_size + i for i in range(job.batch_size)] for step in range(start, job.steps)]
-    # Items are cheap to make; on few cores a loader process would only take turns with the training.
+    positions = [
+        [step * job.batch_size + i for i in range(job.batch_size)]
+        for step in range(start, job.steps)
+    ]
+    # Items are cheap to make; on few cores a loader process would only take turns with the
+    # training.
     for batch in DataLoader(job.items, batch_sampler=positions):
         yield tuple(part.to(device, non_blocking=True) for part in batch)
 

@@ -1,4 +1,6 @@
-"""Suites whose files come by `bench fetch`: a model of the hub's form, lists as their authors publish them, pictures behind links, an archive of originals."""
+"""Suites whose files come by `bench fetch`: a model of the hub's form, lists as their authors
+publish them, pictures behind links, an archive of originals.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ MEMORIZED = [  # caption, kind, index
     ("a drawing; of a bus", "TM", "3"),
     ("tent by quilo marn", "TM", "44"),
 ]
-COCO = [("000000000042", "A bicycle, with a clock\nas the wheel.", "41337"), ("000000000007", "A black motorcycle", "10"), ("000000000009", "A room", "99998")]
+COCO = [
+    ("000000000042", "A bicycle, with a clock\nas the wheel.", "41337"),
+    ("000000000007", "A black motorcycle", "10"),
+    ("000000000009", "A room", "99998"),
+]
 SUITE = """
 name = "far"
 group_name = "kind"
@@ -107,17 +113,36 @@ def site(monkeypatch):
 
 @pytest.fixture
 def far(site, tiny_folder, tmp_path, monkeypatch):
-    """A suite file of which nothing is here yet: the server has all of it, and one training picture's link is dead."""
+    """A suite file of which nothing is here yet: the server has all of it, and one training
+    picture's link is dead.
+    """
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_ENDPOINT", site.url("hub"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "no-hub"))
-    pipeline = {path.relative_to(tiny_folder / "pipeline").as_posix(): path.read_bytes() for path in (tiny_folder / "pipeline").rglob("*") if path.is_file()}
-    site.files |= {f"hub/you/tiny/resolve/{REVISION}/{name}": content for name, content in pipeline.items()}
+    pipeline = {
+        path.relative_to(tiny_folder / "pipeline").as_posix(): path.read_bytes()
+        for path in (tiny_folder / "pipeline").rglob("*")
+        if path.is_file()
+    }
+    site.files |= {
+        f"hub/you/tiny/resolve/{REVISION}/{name}": content for name, content in pipeline.items()
+    }
     links = {index: site.url(f"picture-{index}") for _, _, index in MEMORIZED}
     site.files |= {f"picture-{index}": picture(int(index)) for index in links if index != "12"}
-    rows = [["", "Caption", "URL", "type", "Index"], *([str(i), one, links[index], kind, index] for i, (one, kind, index) in enumerate(MEMORIZED))]
+    rows = [
+        ["", "Caption", "URL", "type", "Index"],
+        *(
+            [str(i), one, links[index], kind, index]
+            for i, (one, kind, index) in enumerate(MEMORIZED)
+        ),
+    ]
     site.files["memorized.csv"] = as_csv(rows, ";")
-    site.files["coco.csv"] = as_csv([["image_id", "source", "prompt", "evaluation_seed"], *([id, "coco", one, seed] for id, one, seed in COCO)])
+    site.files["coco.csv"] = as_csv(
+        [
+            ["image_id", "source", "prompt", "evaluation_seed"],
+            *([id, "coco", one, seed] for id, one, seed in COCO),
+        ]
+    )
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as opened:
         for id in ("000000000042", "000000000007", "000000000009", "000000000555", "000000000666"):
@@ -126,9 +151,16 @@ def far(site, tiny_folder, tmp_path, monkeypatch):
     for name in ("descriptor", "features"):
         site.files[f"{name}.pt"] = (tiny_folder / f"{name}.torchscript.pt").read_bytes()
     assets = [
-        f'[assets.model]\nhub = "you/tiny"\nrevision = "{REVISION}"\npath = "hub/tiny"\ntflop = 0.5\n[assets.model.files]\n'
-        + "\n".join(f'"{name}" = "{sha256(content) if name.endswith("s") else ""}"' for name, content in sorted(pipeline.items())),
-        '[assets.memorized_images]\nlist = "asset:memorized"\nid = "Index"\ndelimiter = ";"\npath = "references/memorized"',
+        f'[assets.model]\nhub = "you/tiny"\nrevision = "{REVISION}"\npath = "hub/tiny"\ntflop ='
+        " 0.5\n[assets.model.files]\n"
+        + "\n".join(
+            f'"{name}" = "{sha256(content) if name.endswith("s") else ""}"'
+            for name, content in sorted(pipeline.items())
+        ),
+        (
+            '[assets.memorized_images]\nlist = "asset:memorized"\nid = "Index"\ndelimiter ='
+            ' ";"\npath = "references/memorized"'
+        ),
     ]
     for name, served, more in (
         ("memorized", "memorized.csv", ""),
@@ -137,7 +169,10 @@ def far(site, tiny_folder, tmp_path, monkeypatch):
         ("descriptor", "descriptor.pt", ""),
         ("features", "features.pt", ""),
     ):
-        facts = f'urls = ["{site.url(served)}"]\nsha256 = "{sha256(site.files[served])}"\nbytes = {len(site.files[served])}'
+        facts = (
+            f'urls = ["{site.url(served)}"]\nsha256 = "{sha256(site.files[served])}"\nbytes ='
+            f" {len(site.files[served])}"
+        )
         assets.append(f'[assets.{name}]\n{facts}\npath = "files/{name}"\n{more}')
     file = tmp_path / "far.toml"
     file.write_text(SUITE + "\n".join(assets))
@@ -149,56 +184,102 @@ def brought(file: Path, cache: Path, **options):
 
 
 def new_run(file: Path, tmp_path: Path) -> Run:
-    return Run.resolve(load_suite(str(file)), "none", {}, tmp_path / "records", tmp_path / "store", torch.device("cpu"))
+    return Run.resolve(
+        load_suite(str(file)),
+        "none",
+        {},
+        tmp_path / "records",
+        tmp_path / "store",
+        torch.device("cpu"),
+    )
 
 
 def test_a_suite_is_fetched_and_runs_and_its_record_counts_the_links_that_rotted(far, tmp_path):
     came = brought(far, tmp_path / "cache")
     assert came.ok and "3 of 3" not in text(came, tmp_path)
-    assert (came.pictures["memorized_images"].n_found, came.pictures["memorized_images"].n_expected) == (4, 5)
+    assert (
+        came.pictures["memorized_images"].n_found,
+        came.pictures["memorized_images"].n_expected,
+    ) == (4, 5)
     record = new_run(far, tmp_path).execute()
     assert record.status == "complete" and not record.errors
     assert record.references["memorized"].model_dump() == {"expected": 4, "found": 3}
     assert record.references["quality"].model_dump() == {"expected": 3, "found": 3}
-    assert record.scores["sscd"].prompts == 3 and set(record.scores["sscd"].groups) == {"TM"}  # the link of the one verbatim prompt left is dead
-    assert (record.scores["sscd"].details["n_expected"], record.scores["sscd"].details["n_found"]) == (4, 3)
+    # the link of the one verbatim prompt left is dead
+    assert record.scores["sscd"].prompts == 3 and set(record.scores["sscd"].groups) == {"TM"}
+    assert (
+        record.scores["sscd"].details["n_expected"],
+        record.scores["sscd"].details["n_found"],
+    ) == (4, 3)
     assert any("training picture" in warning for warning in record.warnings)
     assert record.scores["fid"].value > 0 and record.scores["fid_matched"].value > 0
-    assert record.scores["fid"].details["real_images"] == 5 and record.scores["fid_matched"].details["real_images"] == 3
+    assert (
+        record.scores["fid"].details["real_images"] == 5
+        and record.scores["fid_matched"].details["real_images"] == 3
+    )
 
 
 def test_prompts_are_kept_to_the_letter_and_have_their_own_ids_groups_and_seeds(far, tmp_path):
     brought(far, tmp_path / "cache")
     run = new_run(far, tmp_path)
-    assert [(prompt.text, prompt.group, prompt.id) for prompt in (*run.suite.prompts("fit"), *run.suite.prompts("memorized"))] == MEMORIZED
-    assert [key.seed for key in run.keys("quality")] == [41337, 10, 99998] and run.keys("quality")[0].prompt == "A bicycle, with a clock\nas the wheel."
-    assert [prompt.references[0].name for prompt in run.suite.prompts("quality")] == [f"COCO_val_{id}.jpg" for id, _, _ in COCO]
+    assert [
+        (prompt.text, prompt.group, prompt.id)
+        for prompt in (*run.suite.prompts("fit"), *run.suite.prompts("memorized"))
+    ] == MEMORIZED
+    assert [key.seed for key in run.keys("quality")] == [41337, 10, 99998] and run.keys("quality")[
+        0
+    ].prompt == "A bicycle, with a clock\nas the wheel."
+    assert [prompt.references[0].name for prompt in run.suite.prompts("quality")] == [
+        f"COCO_val_{id}.jpg" for id, _, _ in COCO
+    ]
     assert len({key.seed for key in run.keys("memorized")}) == 8
 
 
 def test_further_generations_do_not_use_the_seed_of_the_list_again(far, tmp_path):
     brought(far, tmp_path / "cache")
-    run = Run.resolve(load_suite(str(far)), "none", {}, tmp_path, tmp_path / "store", torch.device("cpu"), seeds=2)
+    run = Run.resolve(
+        load_suite(str(far)), "none", {}, tmp_path, tmp_path / "store", torch.device("cpu"), seeds=2
+    )
     assert len({key.seed for key in run.keys("quality")}) == 6
 
 
 def test_before_anything_is_fetched_a_plan_counts_all_and_names_all_that_is_missing(far, tmp_path):
     suite = planning.lenient(load_suite(str(far)))
-    plan = planning.plan(Run.resolve(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu")))
-    assert plan["images"] == {"memorized": 8, "quality": 3} and plan["images_missing"] == 11 and plan["row_evaluations"] == 44
-    assert {one["name"] for one in plan["missing"]} == {"model", "memorized", "memorized_images", "coco", "originals", "descriptor", "features"}
+    plan = planning.plan(
+        Run.resolve(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu"))
+    )
+    assert (
+        plan["images"] == {"memorized": 8, "quality": 3}
+        and plan["images_missing"] == 11
+        and plan["row_evaluations"] == 44
+    )
+    assert {one["name"] for one in plan["missing"]} == {
+        "model",
+        "memorized",
+        "memorized_images",
+        "coco",
+        "originals",
+        "descriptor",
+        "features",
+    }
     assert plan["fingerprint"] is None and plan["record"] is None and not plan["problems"]
     assert f"bench fetch --suite {far}" in planning.text(plan, suite)
     brought(far, tmp_path / "cache")
     suite = planning.lenient(load_suite(str(far)))
-    plan = planning.plan(Run.resolve(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu")))
+    plan = planning.plan(
+        Run.resolve(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu"))
+    )
     assert plan["missing"] == [] and plan["fingerprint"] == load_suite(str(far)).fingerprint
-    with pytest.raises(UserError, match="'memorized' is missing, or not whole; get it with: bench fetch"):
+    with pytest.raises(
+        UserError, match="'memorized' is missing, or not whole; get it with: bench fetch"
+    ):
         shutil.rmtree(tmp_path / "cache" / "files")
         load_suite(str(far)).prompts("memorized")
 
 
-def test_the_fingerprint_is_the_same_wherever_the_assets_lie_and_changes_with_what_they_hold(far, site, tmp_path, monkeypatch):
+def test_the_fingerprint_is_the_same_wherever_the_assets_lie_and_changes_with_what_they_hold(
+    far, site, tmp_path, monkeypatch
+):
     brought(far, tmp_path / "cache")
     first = load_suite(str(far)).fingerprint
     brought(far, tmp_path / "elsewhere")
@@ -210,7 +291,9 @@ def test_the_fingerprint_is_the_same_wherever_the_assets_lie_and_changes_with_wh
     assert load_suite(str(far)).fingerprint != first
 
 
-def test_a_model_is_taken_from_a_folder_or_from_the_hubs_own_cache_instead(far, site, tiny_folder, tmp_path, monkeypatch):
+def test_a_model_is_taken_from_a_folder_or_from_the_hubs_own_cache_instead(
+    far, site, tiny_folder, tmp_path, monkeypatch
+):
     hub = tmp_path / "hub-cache"
     shutil.copytree(tiny_folder / "pipeline", hub / "models--you--tiny" / "snapshots" / REVISION)
     for name in [name for name in site.files if name.startswith("hub/")]:
@@ -220,7 +303,9 @@ def test_a_model_is_taken_from_a_folder_or_from_the_hubs_own_cache_instead(far, 
     local = parse_local([f"model={tiny_folder / 'pipeline'}"], entries)
     assert fetch_entries(entries, tmp_path / "cache", local).ok
     monkeypatch.setenv("HF_HUB_CACHE", str(hub))
-    assert fetch_entries(wanted_entries([load_suite(str(far))], only=["model"]), tmp_path / "second", offline=True).ok
+    assert fetch_entries(
+        wanted_entries([load_suite(str(far))], only=["model"]), tmp_path / "second", offline=True
+    ).ok
     with pytest.raises(UserError, match="nothing is there"):
         parse_local([f"model={tmp_path / 'nowhere'}"], entries)
     with pytest.raises(UnknownName, match="did you mean 'model'"):
@@ -242,9 +327,15 @@ def test_a_file_that_was_damaged_afterwards_is_noticed_and_fetched_again(far, tm
     assert brought(far, tmp_path / "cache", again=True).ok and weights.read_bytes() == content
 
 
-def test_the_command_fetches_says_what_came_and_fails_while_something_is_missing(far, site, tmp_path):
+def test_the_command_fetches_says_what_came_and_fails_while_something_is_missing(
+    far, site, tmp_path
+):
     listed = CliRunner().invoke(app, ["fetch", "--suite", str(far), "--dry-run"])
-    assert listed.exit_code == 0 and "links of asset:memorized" in listed.output and "you/tiny" in listed.output
+    assert (
+        listed.exit_code == 0
+        and "links of asset:memorized" in listed.output
+        and "you/tiny" in listed.output
+    )
     coco = site.files.pop("coco.csv")
     first = CliRunner().invoke(app, ["fetch", "--suite", str(far), "--json", "--timeout", "5"])
     assert first.exit_code == 1 and json.loads(first.stdout)["files"]["coco"][0]["status"] == 404
@@ -252,7 +343,10 @@ def test_the_command_fetches_says_what_came_and_fails_while_something_is_missing
     second = CliRunner().invoke(app, ["fetch", "--suite", str(far)])
     assert second.exit_code == 0 and "4 of 5 pictures are here" in second.stdout
     assert CliRunner().invoke(app, ["fetch", "--suite", str(far), "--offline"]).exit_code == 0
-    assert isinstance(CliRunner().invoke(app, ["fetch", "--suite", str(far), "--only", "cocoo"]).exception, UnknownName)
+    assert isinstance(
+        CliRunner().invoke(app, ["fetch", "--suite", str(far), "--only", "cocoo"]).exception,
+        UnknownName,
+    )
     assert isinstance(CliRunner().invoke(app, ["fetch"]).exception, UserError)
 
 
@@ -260,14 +354,23 @@ def test_the_command_fetches_says_what_came_and_fails_while_something_is_missing
     ("change", "message"),
     [
         (('expected = 4"', 'expected = 4"'), ""),
-        (("expected = 4", "expected = 5"), "5 prompts of the role memorized are expected, and .* gives 4"),
+        (
+            ("expected = 4", "expected = 5"),
+            "5 prompts of the role memorized are expected, and .* gives 4",
+        ),
         (('"asset:coco"', '"asset:cocoa"'), "unknown asset .*did you mean 'coco'"),
         (("COCO_val_{image_id}", "COCO_val_{id}"), "names the column 'id'"),
-        (("COCO_val_{image_id}", "COCO_{image_id}"), "reference picture .*COCO_000000000042.jpg is missing"),
-        (('seed = "evaluation_seed"', 'seed = "source"'), "the seed 'coco' of prompt 000000000042 is no whole number"),
+        (
+            ("COCO_val_{image_id}", "COCO_{image_id}"),
+            "reference picture .*COCO_000000000042.jpg is missing",
+        ),
+        (
+            ('seed = "evaluation_seed"', 'seed = "source"'),
+            "the seed 'coco' of prompt 000000000042 is no whole number",
+        ),
         (('id = "Index", prompt', 'id = "type", prompt'), "prompt ids in .* are not unique"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_named(far, tmp_path, change, message):
     brought(far, tmp_path / "cache")
     far.write_text(far.read_text().replace(*change))
@@ -280,12 +383,23 @@ def test_what_does_not_fit_is_named(far, tmp_path, change, message):
 
 def test_a_suite_extends_another_section_by_section(tiny_folder, tmp_path):
     child = tiny_folder / "child.toml"
-    child.write_text('name = "child"\nextends = "tiny.toml"\n[model]\nsteps = 7\n[prompts.memorized]\nimages_per_prompt = 3\n')
+    child.write_text(
+        'name = "child"\nextends = "tiny.toml"\n[model]\nsteps ='
+        " 7\n[prompts.memorized]\nimages_per_prompt = 3\n"
+    )
     try:
         suite, parent = load_suite(str(child)), load_suite(str(tiny_folder / "tiny.toml"))
-        assert suite.settings.model.steps == 7 and suite.settings.model.side == parent.settings.model.side
-        assert suite.settings.prompts["memorized"].images_per_prompt == 3 and suite.prompts("memorized") == parent.prompts("memorized")
-        assert suite.settings.metrics == parent.settings.metrics and suite.fingerprint != parent.fingerprint
+        assert (
+            suite.settings.model.steps == 7
+            and suite.settings.model.side == parent.settings.model.side
+        )
+        assert suite.settings.prompts["memorized"].images_per_prompt == 3 and suite.prompts(
+            "memorized"
+        ) == parent.prompts("memorized")
+        assert (
+            suite.settings.metrics == parent.settings.metrics
+            and suite.fingerprint != parent.fingerprint
+        )
         child.write_text('name = "child"\nextends = "child.toml"\n')
         with pytest.raises(UserError, match="extends itself"):
             load_suite(str(child))
@@ -304,14 +418,33 @@ def test_a_list_of_lines_and_one_of_objects_give_their_prompts(tiny_folder, tmp_
     shutil.copytree(tiny_folder, tmp_path / "suite")
     folder = tmp_path / "suite"
     (folder / "lines.txt").write_bytes(b'one  \r\n\ntwo; "three"\nfour')
-    (folder / "rows.jsonl").write_text('{"caption": "a\\nb", "index": 5, "overfit_type": "TV"}\n{"caption": "c", "index": 6, "overfit_type": "MV"}')
+    (folder / "rows.jsonl").write_text(
+        '{"caption": "a\\nb", "index": 5, "overfit_type": "TV"}\n{"caption": "c", "index": 6,'
+        ' "overfit_type": "MV"}'
+    )
     (folder / "tiny.toml").write_text(
-        (folder / "tiny.toml").read_text().replace('[prompts.clean]\nfile = "clean.csv"', '[prompts.clean]\nfile = "lines.txt"\nformat = "lines"')
-        .replace('file = "calibration.csv"', 'file = "rows.jsonl"\nformat = "jsonl"\ncolumns = { id = "index", prompt = "caption", group = "overfit_type" }')
-    )  # fmt: skip
+        (folder / "tiny.toml")
+        .read_text()
+        .replace(
+            '[prompts.clean]\nfile = "clean.csv"',
+            '[prompts.clean]\nfile = "lines.txt"\nformat = "lines"',
+        )
+        .replace(
+            'file = "calibration.csv"',
+            'file = "rows.jsonl"\nformat = "jsonl"\ncolumns = { id = "index", prompt = "caption",'
+            ' group = "overfit_type" }',
+        )
+    )
     suite = load_suite(str(folder / "tiny.toml"))
-    assert [(prompt.id, prompt.text) for prompt in suite.prompts("clean")] == [("1", "one  "), ("2", 'two; "three"'), ("3", "four")]
-    assert [(prompt.id, prompt.text, prompt.group) for prompt in suite.prompts("calibration")] == [("5", "a\nb", "TV"), ("6", "c", "MV")]
+    assert [(prompt.id, prompt.text) for prompt in suite.prompts("clean")] == [
+        ("1", "one  "),
+        ("2", 'two; "three"'),
+        ("3", "four"),
+    ]
+    assert [(prompt.id, prompt.text, prompt.group) for prompt in suite.prompts("calibration")] == [
+        ("5", "a\nb", "TV"),
+        ("6", "c", "MV"),
+    ]
 
 
 @pytest.fixture
@@ -330,9 +463,15 @@ def test_every_shipped_suite_for_stable_diffusion_can_be_planned_with_nothing_he
     suite = planning.lenient(load_suite(name))
     plan = planning.plan(Run.resolve(suite, "wanda", {}, bare, bare / "store", torch.device("cpu")))
     held_out = {"mem500": 450, "mem219": 197}[name.split("-")[1]]
-    assert plan["images"]["memorized"] == 10 * held_out and plan["images"]["quality"] == (30_000 if name.endswith("coco30k") else 5_000)
+    assert plan["images"]["memorized"] == 10 * held_out and plan["images"]["quality"] == (
+        30_000 if name.endswith("coco30k") else 5_000
+    )
     assert plan["images"]["attack clique_extraction"] == 32 * (held_out + 16)
-    assert {one["name"] for one in plan["missing"]} == set(suite.wanted()) and not plan["problems"] and plan["gpu_hours"] > 1
+    assert (
+        {one["name"] for one in plan["missing"]} == set(suite.wanted())
+        and not plan["problems"]
+        and plan["gpu_hours"] > 1
+    )
     assert plan["disk_mib"] > 1000 and plan["fingerprint"] is None
 
 
@@ -352,8 +491,16 @@ def test_the_catalogue_pins_what_it_can():
         if isinstance(entry, PicturesEntry):
             assert entry.list.removeprefix("asset:") in entries
         if isinstance(entry, HubEntry):
-            assert {"model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json"} <= entry.files.keys()
-            assert any(file.startswith("unet/") and file.endswith(".safetensors") and digest for file, digest in entry.files.items()), name
+            assert {
+                "model_index.json",
+                "unet/config.json",
+                "vae/config.json",
+                "text_encoder/config.json",
+            } <= entry.files.keys()
+            assert any(
+                file.startswith("unet/") and file.endswith(".safetensors") and digest
+                for file, digest in entry.files.items()
+            ), name
     assert len({entry.path for entry in entries.values()}) == len(entries)
 
 
@@ -363,7 +510,9 @@ def test_an_unpinned_file_is_never_taken_from_a_mirror_by_its_bare_name(far, sit
     mirror.mkdir()
     (mirror / "config.json").write_text("{}")
     came = brought(far, tmp_path / "cache", mirrors=[str(mirror)])
-    assert came.ok and json.loads((tmp_path / "cache" / "hub" / "tiny" / "unet" / "config.json").read_text())
+    assert came.ok and json.loads(
+        (tmp_path / "cache" / "hub" / "tiny" / "unet" / "config.json").read_text()
+    )
 
 
 def test_pictures_of_the_record_are_not_those_of_the_suite(far, tmp_path):
@@ -376,7 +525,9 @@ def test_a_column_without_a_name_is_no_seed(far, tmp_path):
     """NeMo's lists begin with a column that has no heading and counts the rows."""
     brought(far, tmp_path / "cache")
     suite = load_suite(str(far))
-    assert [prompt.seed for role in ("fit", "memorized") for prompt in suite.prompts(role)] == [None] * 5
+    assert [prompt.seed for role in ("fit", "memorized") for prompt in suite.prompts(role)] == [
+        None
+    ] * 5
 
 
 def test_links_that_nobody_asked_are_missing_and_no_rot(far, tmp_path):
@@ -384,8 +535,19 @@ def test_links_that_nobody_asked_are_missing_and_no_rot(far, tmp_path):
     listing = tmp_path / "cache" / "references" / "memorized" / "images.csv"
     lines = listing.read_text().splitlines(keepends=True)
     listing.write_text("".join(lines[:3]))  # as after Ctrl-C
-    plan = planning.plan(Run.resolve(planning.lenient(load_suite(str(far))), "none", {}, tmp_path, tmp_path / "store", torch.device("cpu")))
-    assert [(one["name"], one["what"]) for one in plan["missing"]] == [("memorized_images", "pictures behind 3 of 5 links of asset:memorized")]
+    plan = planning.plan(
+        Run.resolve(
+            planning.lenient(load_suite(str(far))),
+            "none",
+            {},
+            tmp_path,
+            tmp_path / "store",
+            torch.device("cpu"),
+        )
+    )
+    assert [(one["name"], one["what"]) for one in plan["missing"]] == [
+        ("memorized_images", "pictures behind 3 of 5 links of asset:memorized")
+    ]
     with pytest.raises(UserError, match="an asset is missing .memorized_images."):
         new_run(far, tmp_path)
 
@@ -396,7 +558,9 @@ def test_training_pictures_that_were_changed_in_the_cache_are_refused(far, tmp_p
     found.write_bytes(picture(99))
     with pytest.raises(UserError, match="is not what was fetched"):
         new_run(far, tmp_path)
-    assert brought(far, tmp_path / "cache", again=True).ok and new_run(far, tmp_path).suite.fingerprint
+    assert (
+        brought(far, tmp_path / "cache", again=True).ok and new_run(far, tmp_path).suite.fingerprint
+    )
     original = tmp_path / "cache" / "files" / "originals" / "val" / "COCO_val_000000000042.jpg"
     original.write_bytes(picture(98, "JPEG"))
     with pytest.raises(UserError, match="an asset is missing .originals."):
@@ -406,7 +570,10 @@ def test_training_pictures_that_were_changed_in_the_cache_are_refused(far, tmp_p
 def test_the_fingerprint_says_which_prompt_has_which_picture(far, site, tmp_path, monkeypatch):
     brought(far, tmp_path / "cache")
     first = load_suite(str(far)).fingerprint
-    site.files["picture-3"], site.files["picture-44"] = site.files["picture-44"], site.files["picture-3"]
+    site.files["picture-3"], site.files["picture-44"] = (
+        site.files["picture-44"],
+        site.files["picture-3"],
+    )
     brought(far, tmp_path / "other")
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "other"))
     assert load_suite(str(far)).fingerprint != first

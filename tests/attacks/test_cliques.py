@@ -1,4 +1,6 @@
-"""The clique solver against enumeration with networkx, brute force, and graphs whose largest clique is known by how they are made."""
+"""The clique solver against enumeration with networkx, brute force, and graphs whose largest clique
+is known by how they are made.
+"""
 
 import time
 from itertools import combinations
@@ -20,19 +22,28 @@ def random_graph(nodes: int, density: float, seed: int = 0) -> np.ndarray:
 
 def points_in_plane(nodes: int, radius: float, seed: int = 0) -> np.ndarray:
     points = np.random.default_rng(seed).random((nodes, 2))
-    return (np.square(points[:, None] - points[None]).sum(-1) <= radius**2) & ~np.eye(nodes, dtype=bool)
+    return (np.square(points[:, None] - points[None]).sum(-1) <= radius**2) & ~np.eye(
+        nodes, dtype=bool
+    )
 
 
 def without_matching(nodes: int) -> np.ndarray:
-    """All edges but those of pairs (0, 1), (2, 3) and so on: 2 ** (nodes / 2) largest cliques of half the nodes."""
+    """All edges but those of pairs (0, 1), (2, 3) and so on:
+
+    2 ** (nodes / 2) largest cliques of half the nodes.
+    """
     numbers = np.arange(nodes)
     return numbers[:, None] // 2 != numbers[None] // 2
 
 
 def joined_pentagons(count: int) -> np.ndarray:
-    """Rings of five, each node also a neighbour of all nodes of other rings: cliques of 2 and colours of 3 a ring."""
+    """Rings of five, each node also a neighbour of all nodes of other rings: cliques of 2 and
+    colours of 3 a ring.
+    """
     numbers = np.arange(5 * count)
-    return (numbers[:, None] // 5 != numbers[None] // 5) | np.isin((numbers[:, None] - numbers[None]) % 5, [1, 4])
+    return (numbers[:, None] // 5 != numbers[None] // 5) | np.isin(
+        (numbers[:, None] - numbers[None]) % 5, [1, 4]
+    )
 
 
 def with_clique(graph: np.ndarray, members: np.ndarray) -> np.ndarray:
@@ -46,7 +57,9 @@ def largest(graph: np.ndarray) -> int:
 
 
 def is_clique(graph: np.ndarray, members: tuple[int, ...]) -> bool:
-    return list(members) == sorted(set(members)) and all(graph[a, b] for a, b in combinations(members, 2))
+    return list(members) == sorted(set(members)) and all(
+        graph[a, b] for a, b in combinations(members, 2)
+    )
 
 
 @st.composite
@@ -58,10 +71,16 @@ def graphs(draw: st.DrawFn, most: int = 25) -> np.ndarray:
     if kind == "plane":
         return points_in_plane(nodes, density, seed)
     if kind == "planted":
-        return with_clique(random_graph(nodes, density, seed), np.random.default_rng(seed).permutation(nodes)[: nodes // 3])
+        return with_clique(
+            random_graph(nodes, density, seed),
+            np.random.default_rng(seed).permutation(nodes)[: nodes // 3],
+        )
     if kind in ("pentagons", "matching"):
         dense = joined_pentagons(nodes // 5) if kind == "pentagons" else without_matching(nodes)
-        return shuffled(dense & ~random_graph(len(dense), density / 3, seed), np.random.default_rng(seed).permutation(len(dense)))
+        return shuffled(
+            dense & ~random_graph(len(dense), density / 3, seed),
+            np.random.default_rng(seed).permutation(len(dense)),
+        )
     return random_graph(nodes, density, seed)
 
 
@@ -79,7 +98,9 @@ def test_sizes_and_decisions_equal_enumeration(graph):
     for size in range(1, len(graph) + 2):
         decision = has_clique(graph, size)
         assert decision.answer is (size <= expected)
-        assert is_clique(graph, decision.members) and (len(decision.members) >= size if decision.answer else decision.members == ())
+        assert is_clique(graph, decision.members) and (
+            len(decision.members) >= size if decision.answer else decision.members == ()
+        )
 
 
 @settings(max_examples=100, deadline=None)
@@ -112,13 +133,20 @@ def test_small_budget_withholds_but_never_errs(graph, budget):
 @given(graphs(), st.randoms(use_true_random=False))
 def test_labels_and_diagonal_do_not_matter(graph, random):
     order = np.array(random.sample(range(len(graph)), len(graph)), dtype=np.int64)
-    other = shuffled(graph, order) | np.diag([random.random() < 0.5 for _ in order]).astype(bool).reshape(graph.shape)
+    other = shuffled(graph, order) | np.diag([random.random() < 0.5 for _ in order]).astype(
+        bool
+    ).reshape(graph.shape)
     before = other.copy()
     clique, moved = maximum_clique(graph), maximum_clique(other)
-    assert len(clique.members) == len(moved.members) and is_clique(graph, tuple(sorted(order[list(moved.members)])))
+    assert len(clique.members) == len(moved.members) and is_clique(
+        graph, tuple(sorted(order[list(moved.members)]))
+    )
     size = random.randint(1, len(graph) + 1)
     assert has_clique(graph, size).answer == has_clique(other, size).answer
-    assert component_sizes(graph) == component_sizes(other) and k_core(other, size).tolist() == k_core(graph, size)[order].tolist()
+    assert (
+        component_sizes(graph) == component_sizes(other)
+        and k_core(other, size).tolist() == k_core(graph, size)[order].tolist()
+    )
     assert (other == before).all()
     assert maximum_clique(other) == moved
 
@@ -134,7 +162,11 @@ def test_more_edges_never_undo_a_clique(graph, seed, size):
 def lightest(graph: np.ndarray, weights: np.ndarray) -> tuple[int, ...]:
     cliques = [tuple(sorted(clique)) for clique in nx.find_cliques(nx.from_numpy_array(graph))]
     size = max(map(len, cliques), default=0)
-    return min((clique for clique in cliques if len(clique) == size), key=lambda clique: (weight_of(clique, weights), clique), default=())
+    return min(
+        (clique for clique in cliques if len(clique) == size),
+        key=lambda clique: (weight_of(clique, weights), clique),
+        default=(),
+    )
 
 
 def weight_of(members: tuple[int, ...], weights: np.ndarray) -> int:
@@ -167,18 +199,27 @@ def test_canonical_where_colours_are_more_than_members(rings, highest):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(2, 6), st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from([1, 10**6]))
+@given(
+    st.integers(2, 6), st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from([1, 10**6])
+)
 def test_canonical_of_many_ties_under_any_budget(pairs, seed, budget, highest):
     graph = without_matching(2 * pairs)
-    weights, order = weights_for(graph, highest, seed), np.random.default_rng(seed).permutation(2 * pairs)
+    weights, order = (
+        weights_for(graph, highest, seed),
+        np.random.default_rng(seed).permutation(2 * pairs),
+    )
     expected = lightest(graph, weights)
     clique = maximum_clique(graph, budget, weights, tie="canonical")
-    assert len(clique.members) == pairs and is_clique(graph, clique.members) and clique.nodes <= budget
+    assert (
+        len(clique.members) == pairs and is_clique(graph, clique.members) and clique.nodes <= budget
+    )
     assert not clique.canonical or clique.members == expected
     assert weight_of(clique.members, weights) <= weight_of(maximum_clique(graph).members, weights)
     if highest == 1:
         return  # most cliques tie, and which is first depends on the labels
-    whole = maximum_clique(shuffled(graph, order), weights=shuffled(weights, order), tie="canonical")
+    whole = maximum_clique(
+        shuffled(graph, order), weights=shuffled(weights, order), tie="canonical"
+    )
     assert tuple(sorted(order[list(whole.members)])) == expected
 
 
@@ -208,14 +249,17 @@ def test_pruning_keeps_the_truss(graph, size):
 def test_pruning_goes_on_to_a_fixed_point():
     for seed in range(8):
         for size in (4, 5, 6):
-            check_truss(random_graph(60, size / 18, seed), size)  # few edges remain, or all go one after the other
+            # few edges remain, or all go one after the other
+            check_truss(random_graph(60, size / 18, seed), size)
 
 
 def check_truss(graph: np.ndarray, size: int) -> None:
     pruned, kept = _pruned(graph, np.arange(len(graph)), size)
     expected = nx.k_truss(nx.from_numpy_array(graph), size)
     assert kept.tolist() == sorted(expected)
-    assert {(int(kept[a]), int(kept[b])) for a, b in np.argwhere(np.triu(pruned))} == {tuple(sorted(edge)) for edge in expected.edges}
+    assert {(int(kept[a]), int(kept[b])) for a, b in np.argwhere(np.triu(pruned))} == {
+        tuple(sorted(edge)) for edge in expected.edges
+    }
 
 
 @settings(max_examples=60, deadline=None)
@@ -223,7 +267,9 @@ def check_truss(graph: np.ndarray, size: int) -> None:
 def test_cores_and_components(graph, k):
     reference = nx.from_numpy_array(graph)
     assert np.flatnonzero(k_core(graph, k)).tolist() == sorted(nx.k_core(reference, k))
-    assert component_sizes(graph) == sorted(map(len, nx.connected_components(reference)), reverse=True)
+    assert component_sizes(graph) == sorted(
+        map(len, nx.connected_components(reference)), reverse=True
+    )
 
 
 def test_chain_is_one_component_and_no_clique():
@@ -243,7 +289,9 @@ def quickly(function, *arguments):
 def test_near_complete_graph_of_500_nodes():
     graph = without_matching(500)
     clique = quickly(maximum_clique, graph)
-    assert (len(clique.members), clique.upper_bound) == (250, 250) and is_clique(graph, clique.members)
+    assert (len(clique.members), clique.upper_bound) == (250, 250) and is_clique(
+        graph, clique.members
+    )
     assert quickly(has_clique, graph, 250).answer is True
     assert quickly(has_clique, graph, 251).answer is False
 
@@ -251,21 +299,38 @@ def test_near_complete_graph_of_500_nodes():
 def test_complete_and_empty_graphs_of_500_nodes():
     complete, empty = np.ones((500, 500), dtype=bool), np.zeros((500, 500), dtype=bool)
     assert quickly(maximum_clique, complete).members == tuple(range(500))
-    assert quickly(has_clique, complete, 500).answer is True and quickly(has_clique, complete, 501).answer is False
+    assert (
+        quickly(has_clique, complete, 500).answer is True
+        and quickly(has_clique, complete, 501).answer is False
+    )
     zero = np.zeros((500, 500), dtype=np.int64)
-    assert maximum_clique(complete, weights=zero, tie="canonical").canonical  # as deep as cliques get
+    # as deep as cliques get
+    assert maximum_clique(complete, weights=zero, tie="canonical").canonical
     clique = quickly(maximum_clique, empty)
     assert (len(clique.members), clique.upper_bound) == (1, 1)
-    assert quickly(has_clique, empty, 1).answer is True and quickly(has_clique, empty, 2).answer is False
+    assert (
+        quickly(has_clique, empty, 1).answer is True
+        and quickly(has_clique, empty, 2).answer is False
+    )
     assert component_sizes(empty) == [1] * 500
-    assert maximum_clique(np.zeros((0, 0), dtype=bool)).members == () and has_clique(np.zeros((0, 0), dtype=bool), 1).answer is False
+    assert (
+        maximum_clique(np.zeros((0, 0), dtype=bool)).members == ()
+        and has_clique(np.zeros((0, 0), dtype=bool), 1).answer is False
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_planted_clique_of_ten_is_found_and_nine_is_not_enough(seed):
-    graph, members = random_graph(500, 0.03, seed), np.random.default_rng(seed).permutation(500)[:10]
+    graph, members = (
+        random_graph(500, 0.03, seed),
+        np.random.default_rng(seed).permutation(500)[:10],
+    )
     ten, nine = with_clique(graph, members), with_clique(graph, members[:9])
-    assert has_clique(ten, 10).members == tuple(sorted(members.tolist())) == maximum_clique(ten).members
+    assert (
+        has_clique(ten, 10).members
+        == tuple(sorted(members.tolist()))
+        == maximum_clique(ten).members
+    )
     assert has_clique(nine, 10).answer is False and has_clique(nine, 9).answer is True
     assert len(maximum_clique(nine).members) == 9
 
@@ -273,7 +338,11 @@ def test_planted_clique_of_ten_is_found_and_nine_is_not_enough(seed):
 @pytest.mark.parametrize(("nodes", "radius"), [(200, 0.1), (300, 0.15), (500, 0.1)])
 def test_points_in_the_plane_equal_enumeration(nodes, radius):
     graph = points_in_plane(nodes, radius)
-    assert quickly(maximum_clique, graph).upper_bound == largest(graph) == len(maximum_clique(graph).members)
+    assert (
+        quickly(maximum_clique, graph).upper_bound
+        == largest(graph)
+        == len(maximum_clique(graph).members)
+    )
 
 
 @pytest.mark.parametrize("radius", [0.2, 0.35, 0.5])
@@ -281,16 +350,22 @@ def test_denser_points_in_the_plane_are_exact(radius):
     graph = points_in_plane(500, radius, seed=1)
     clique = maximum_clique(graph)
     assert clique.status == "exact" and is_clique(graph, clique.members)
-    assert has_clique(graph, len(clique.members)).answer is True and has_clique(graph, len(clique.members) + 1).answer is False
+    assert (
+        has_clique(graph, len(clique.members)).answer is True
+        and has_clique(graph, len(clique.members) + 1).answer is False
+    )
 
 
 def test_search_larger_than_recursion_and_colours_that_mislead():
     small = maximum_clique(joined_pentagons(5))
     assert (len(small.members), small.status) == (10, "exact") and small.nodes > 0
     large = maximum_clique(joined_pentagons(100), budget=200)
-    assert len(large.members) == 200 and large.upper_bound == 300 and large.status == "unknown"  # 2 and 3 a ring
+    # 2 and 3 a ring
+    assert len(large.members) == 200 and large.upper_bound == 300 and large.status == "unknown"
     assert has_clique(joined_pentagons(100), 200).answer is True
-    assert has_clique(joined_pentagons(100), 201, budget=200) == has_clique(joined_pentagons(100), 201, budget=200)
+    assert has_clique(joined_pentagons(100), 201, budget=200) == has_clique(
+        joined_pentagons(100), 201, budget=200
+    )
     assert has_clique(joined_pentagons(100), 201, budget=200).answer is None
     assert has_clique(joined_pentagons(100), 301, budget=1).answer is False
 
@@ -300,7 +375,9 @@ def test_hard_graph_is_exact_or_honestly_unknown():
     graph = random_graph(300, 0.9)
     for budget in (1, 2000):
         clique = maximum_clique(graph, budget)
-        assert (clique.status, clique.nodes) == ("unknown", budget) and is_clique(graph, clique.members)
+        assert (clique.status, clique.nodes) == ("unknown", budget) and is_clique(
+            graph, clique.members
+        )
         assert clique.upper_bound > len(clique.members)
         decision = has_clique(graph, len(clique.members) + 5, budget)
         assert decision.answer is None and decision.members == ()
@@ -314,9 +391,23 @@ def test_bound_cuts_the_search():
     assert clique.status == "exact" and clique.nodes < 5000
 
 
-@pytest.mark.parametrize("values", [np.ones((2, 3), bool), np.array([[0, 1], [0, 0]], bool), np.zeros((2, 2)), np.zeros(4, bool), np.zeros((2, 2, 2), bool)])
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.ones((2, 3), bool),
+        np.array([[0, 1], [0, 0]], bool),
+        np.zeros((2, 2)),
+        np.zeros(4, bool),
+        np.zeros((2, 2, 2), bool),
+    ],
+)
 def test_other_arrays_are_errors(values):
-    for function in (maximum_clique, component_sizes, lambda graph: has_clique(graph, 2), lambda graph: k_core(graph, 1)):
+    for function in (
+        maximum_clique,
+        component_sizes,
+        lambda graph: has_clique(graph, 2),
+        lambda graph: k_core(graph, 1),
+    ):
         with pytest.raises(ValueError, match="symmetric bool"):
             function(values)
 

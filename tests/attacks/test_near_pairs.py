@@ -1,4 +1,6 @@
-"""The tile distance and the engines that find near pairs: always what brute force finds, by every way and with every bound."""
+"""The tile distance and the engines that find near pairs: always what brute force finds, by every
+way and with every bound.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def brute_force(pictures: np.ndarray, tiles: int) -> np.ndarray:
             for tile in range(tiles * tiles):
                 y, x = (tile // tiles) * (height // tiles), (tile % tiles) * (width // tiles)
                 part = (slice(y, y + height // tiles), slice(x, x + width // tiles))
-                result[a, b, tile] = ((pictures[a][part].astype(np.int64) - pictures[b][part].astype(np.int64)) ** 2).sum()
+                result[a, b, tile] = (
+                    (pictures[a][part].astype(np.int64) - pictures[b][part].astype(np.int64)) ** 2
+                ).sum()
     return result
 
 
@@ -43,7 +47,9 @@ def draw(kind: str, count: int, side: int, seed: int, width: int | None = None) 
     if kind == "random":
         return rng.integers(0, 256, (count, *shape)).astype(np.uint8)
     if kind == "copies":
-        return np.clip(one + rng.normal(0, 1, (count, *shape)) * rng.uniform(0, 20, (count, 1, 1, 1)), 0, 255).astype(np.uint8)
+        return np.clip(
+            one + rng.normal(0, 1, (count, *shape)) * rng.uniform(0, 20, (count, 1, 1, 1)), 0, 255
+        ).astype(np.uint8)
     if kind == "duplicates":
         return rng.integers(0, 256, (2, *shape)).astype(np.uint8)[rng.integers(0, 2, count)]
     if kind == "flat":
@@ -51,20 +57,30 @@ def draw(kind: str, count: int, side: int, seed: int, width: int | None = None) 
         return np.broadcast_to(levels[:, None, None, None], (count, *shape)).astype(np.uint8)
     if kind == "groups":
         centres = rng.integers(0, 256, (3, *shape))
-        return np.clip(centres[rng.integers(0, 3, count)] + rng.integers(-6, 7, (count, *shape)), 0, 255).astype(np.uint8)
+        return np.clip(
+            centres[rng.integers(0, 3, count)] + rng.integers(-6, 7, (count, *shape)), 0, 255
+        ).astype(np.uint8)
     pictures = np.broadcast_to(one, (count, *shape)).astype(np.uint8).copy()
     for picture in pictures:
         y, x = rng.integers(0, 4, 2) * quarter
-        picture[y : y + quarter, x : x + quarter] = 255 if kind == "bright tile" else rng.integers(0, 256, (1, 1, 3))
+        picture[y : y + quarter, x : x + quarter] = (
+            255 if kind == "bright tile" else rng.integers(0, 256, (1, 1, 3))
+        )
     return pictures
 
 
 @contextmanager
 def ways(pair: float | None = None, block: int = 128, chunk: int = 16384, int8: bool | None = None):
-    """Other ways to the same answer: `pair` 0 compares on pixels pair by pair and always tries mean pictures, infinity always multiplies."""
+    """Other ways to the same answer:
+
+    `pair` 0 compares on pixels pair by pair and always tries mean pictures, infinity always
+    multiplies.
+    """
     integers = _exact.int8_is_exact() if int8 is None else int8 and _exact.int8_is_exact()
     with (
-        patch.object(_near_pairs, "COST_OF_PAIR", _near_pairs.COST_OF_PAIR if pair is None else pair),
+        patch.object(
+            _near_pairs, "COST_OF_PAIR", _near_pairs.COST_OF_PAIR if pair is None else pair
+        ),
         patch.object(_tiles, "BLOCK", block),
         patch.object(_tiles, "CHUNK", chunk),
         patch.object(_exact, "CHUNK", chunk),
@@ -80,37 +96,63 @@ def expected(pictures: np.ndarray, tiles: int, limit: int) -> np.ndarray:
     return near
 
 
-sets = st.builds(draw, st.sampled_from(KINDS), st.integers(2, 9), st.sampled_from([16, 24, 32]), st.integers(0, 2**20), st.sampled_from([None, 16, 40]))
+sets = st.builds(
+    draw,
+    st.sampled_from(KINDS),
+    st.integers(2, 9),
+    st.sampled_from([16, 24, 32]),
+    st.integers(0, 2**20),
+    st.sampled_from([None, 16, 40]),
+)
 
 
 @settings(deadline=None, max_examples=40)
 @given(sets, st.sampled_from([1, 2, 4]), st.data())
 def test_every_engine_finds_what_brute_force_finds(pictures, tiles, data):
     exact = brute_force(pictures, tiles).max(2)
-    limit = max(0, int(data.draw(st.sampled_from(sorted(set(exact.flat))))) + data.draw(st.sampled_from([-1, 0, 1])))  # at a distance and beside
+    # at a distance and beside
+    limit = max(
+        0,
+        int(data.draw(st.sampled_from(sorted(set(exact.flat)))))
+        + data.draw(st.sampled_from([-1, 0, 1])),
+    )
     near = exact <= limit
     np.fill_diagonal(near, False)
     for engine in ENGINES:
-        for pair, block, chunk, int8 in [(None, 128, 16384, None), (0.0, 2, 100, None), (float("inf"), 3, 257, False)]:
+        for pair, block, chunk, int8 in [
+            (None, 128, 16384, None),
+            (0.0, 2, 100, None),
+            (float("inf"), 3, 257, False),
+        ]:
             with ways(pair, block, chunk, int8):
                 found = near_pairs(pictures, tiles, limit, engine)
             assert found.adjacency.dtype == bool and np.array_equal(found.adjacency, near)
             work = dict(found.work)
-            assert work.pop("pairs") == sum(work.values()) == len(pictures) * (len(pictures) - 1) // 2
+            assert (
+                work.pop("pairs") == sum(work.values()) == len(pictures) * (len(pictures) - 1) // 2
+            )
 
 
 @settings(deadline=None, max_examples=40)
 @given(sets, st.sampled_from([1, 2, 4]), st.data())
 def test_the_distance_is_a_metric_that_ignores_where_tiles_lie(pictures, tiles, data):
     exact = brute_force(pictures, tiles).max(2)
-    with ways(block=data.draw(st.sampled_from([1, 3, 128])), chunk=data.draw(st.sampled_from([50, 16384]))):
+    with ways(
+        block=data.draw(st.sampled_from([1, 3, 128])), chunk=data.draw(st.sampled_from([50, 16384]))
+    ):
         found = distances(pictures, tiles)
-        assert np.array_equal(found, exact) and np.array_equal(tile_distances(pictures, pictures[::-1], tiles), exact[:, ::-1])
+        assert np.array_equal(found, exact) and np.array_equal(
+            tile_distances(pictures, pictures[::-1], tiles), exact[:, ::-1]
+        )
     assert np.array_equal(found == 0, (pictures[:, None] == pictures[None]).all((2, 3, 4)))
     roots = np.sqrt(found)
     assert (roots[:, None, :] <= roots[:, :, None] + roots[None, :, :] + 1e-6).all()
     tall, wide = pictures.shape[1] // tiles, pictures.shape[2] // tiles
-    rolled = np.roll(pictures, (tall * data.draw(st.integers(0, tiles)), wide * data.draw(st.integers(0, tiles))), (1, 2))
+    rolled = np.roll(
+        pictures,
+        (tall * data.draw(st.integers(0, tiles)), wide * data.draw(st.integers(0, tiles))),
+        (1, 2),
+    )
     assert np.array_equal(distances(rolled, tiles), found)
     assert np.array_equal(distances(pictures[:, ::-1, ::-1], tiles), found)
     # Between the distance of whole pictures and the root of the number of tiles times it.
@@ -132,7 +174,8 @@ def test_block_sums_bound_every_tile(pictures, tiles):
     assert (apart <= down * across * pooled.sum(1)).all()
     for limit in [0, int(np.median(exact)), int(exact.max())]:
         found = candidates(sums, blocks, limit)
-        assert found[i, j][apart <= tiles**2 * blocks.size * down * across * limit].all()  # a superset by whole numbers
+        # a superset by whole numbers
+        assert found[i, j][apart <= tiles**2 * blocks.size * down * across * limit].all()
         for share in [1, len(pictures) ** 2]:  # the pairs gathered, and products of all
             undecided = np.triu(np.ones((len(pictures),) * 2, dtype=bool), 1)
             if share > 1:
@@ -140,11 +183,15 @@ def test_block_sums_bound_every_tile(pictures, tiles):
                 undecided[0, -1] = True
             before = undecided.copy()
             excluded(sums, blocks.size * limit, undecided)
-            assert np.array_equal(undecided[i, j], before[i, j] & (pooled <= blocks.size * limit).all(1))
+            assert np.array_equal(
+                undecided[i, j], before[i, j] & (pooled <= blocks.size * limit).all(1)
+            )
 
 
 def test_the_block_bound_is_reached_by_flat_differences():
-    """Flat pictures have the largest sums that their distance allows: one less in the limit and the blocks decide alone."""
+    """Flat pictures have the largest sums that their distance allows: one less in the limit and the
+    blocks decide alone.
+    """
     pictures = np.stack([np.full((64, 32, 3), level, dtype=np.uint8) for level in [100, 107]])
     blocks = Blocks.of(pictures.shape, 2)
     assert (blocks.height, blocks.width) == (4, 2)
@@ -162,19 +209,27 @@ def test_blocks_need_not_divide_a_tile():
     assert (blocks.height, blocks.down, blocks.width, blocks.across) == (2, 11, 2, 8)
     sums = block_sums(pictures, 2, blocks).reshape(6, 2, 2, 11, 8, 3)
     assert sums[4, 1, 0, 10, 7].tolist() == pictures[4, 43:45, 14:16].sum((0, 1)).tolist()
-    assert coarse_sums(sums.reshape(6, 4, -1), blocks).reshape(6, 2, 2, 5, 4, 3)[4, 1, 0, 4, 3].tolist() == pictures[4, 39:43, 12:16].sum((0, 1)).tolist()
+    assert (
+        coarse_sums(sums.reshape(6, 4, -1), blocks)
+        .reshape(6, 2, 2, 5, 4, 3)[4, 1, 0, 4, 3]
+        .tolist()
+        == pictures[4, 39:43, 12:16].sum((0, 1)).tolist()
+    )
 
 
 @pytest.mark.parametrize("by_products_from", [1, 10**6])
 def test_rounding_in_the_search_loses_no_pair(by_products_from, monkeypatch):
-    """Pairs exactly at the limit, of flat tiles so far from the mean that squares of their sums exceed what float32 holds."""
+    """Pairs exactly at the limit, of flat tiles so far from the mean that squares of their sums
+    exceed what float32 holds.
+    """
     levels = np.random.default_rng(1).choice([0, 254], (60, 4, 4, 3)).astype(np.uint8)
     pictures = np.concatenate([levels, levels + np.uint8(1)]).repeat(16, 1).repeat(16, 2)
     limit = tile_elements(pictures.shape, 4)
     blocks = Blocks.of(pictures.shape, 4)
     sums = block_sums(pictures, 4, blocks)
     partner = np.eye(120, k=60, dtype=bool) | np.eye(120, k=-60, dtype=bool)
-    monkeypatch.setattr(faiss.cvar, "distance_compute_blas_threshold", by_products_from)  # queries; products round far more
+    # queries; products round far more
+    monkeypatch.setattr(faiss.cvar, "distance_compute_blas_threshold", by_products_from)
     assert candidates(sums, blocks, limit)[partner].all()
     few = np.triu(partner)
     excluded(sums, blocks.size * limit, few)
@@ -188,15 +243,23 @@ def test_rounding_in_the_search_loses_no_pair(by_products_from, monkeypatch):
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 255), min_size=2, max_size=8), st.integers(0, 255), st.data())
 def test_the_triangle_decides_only_what_is_certain(levels, middle, data):
-    """On a line sums and differences of distances are distances, the hardest case for rounding roots."""
+    """On a line sums and differences of distances are distances, the hardest case for rounding
+    roots.
+    """
     elements = data.draw(st.sampled_from([3, 12, 48, 49152]))
     values = np.array(levels, dtype=np.int64)
     exact = (values[:, None] - values[None]) ** 2 * elements
-    limit = max(0, int(data.draw(st.sampled_from(sorted(set(exact.flat))))) + data.draw(st.sampled_from([-1, 0, 1])))
+    limit = max(
+        0,
+        int(data.draw(st.sampled_from(sorted(set(exact.flat)))))
+        + data.draw(st.sampled_from([-1, 0, 1])),
+    )
     accepted, ruled_out = triangle(((values - middle) ** 2 * elements)[:, None], limit)
     assert (exact <= limit)[accepted].all() and (exact > limit)[ruled_out].all()
     with_tile = np.stack([(values - middle) ** 2 * elements, np.zeros_like(values)], 1)
-    assert np.array_equal(triangle(with_tile, limit)[0], accepted) and np.array_equal(triangle(with_tile, limit)[1], ruled_out)
+    assert np.array_equal(triangle(with_tile, limit)[0], accepted) and np.array_equal(
+        triangle(with_tile, limit)[1], ruled_out
+    )
 
 
 def test_the_mean_picture_accepts_copies_without_their_pixels():
@@ -221,7 +284,10 @@ def test_shuffling_and_threads_change_nothing(engine, kind):
         torch.set_num_threads(2)
         faiss.omp_set_num_threads(2)
         assert np.array_equal(near_pairs(pictures, 4, limit, engine).adjacency, first.adjacency)
-        assert np.array_equal(near_pairs(list(pictures[order]), 4, limit, engine).adjacency, first.adjacency[np.ix_(order, order)])
+        assert np.array_equal(
+            near_pairs(list(pictures[order]), 4, limit, engine).adjacency,
+            first.adjacency[np.ix_(order, order)],
+        )
     finally:
         torch.set_num_threads(1)
         faiss.omp_set_num_threads(1)
@@ -230,7 +296,8 @@ def test_shuffling_and_threads_change_nothing(engine, kind):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_extremes_of_the_limit(engine):
     pictures = draw("duplicates", 20, 16, 1)
-    pictures[0] = pictures[0] ^ (np.arange(16 * 16 * 3).reshape(16, 16, 3) == 5)  # a single number differs, by one
+    # a single number differs, by one
+    pictures[0] = pictures[0] ^ (np.arange(16 * 16 * 3).reshape(16, 16, 3) == 5)
     same = (pictures[:, None] == pictures[None]).all((2, 3, 4)) & ~np.eye(20, dtype=bool)
     assert np.array_equal(near_pairs(pictures, 4, 0, engine).adjacency, same) and same.any()
     opposite = np.stack([np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 255, np.uint8)] * 3)
@@ -246,7 +313,11 @@ def test_another_logo_is_not_near_though_the_pictures_are(engine):
     pictures[1, 8:16, 16:24] = 255
     elements = tile_elements(pictures.shape, 4)
     limit = squared_limit(0.15, elements)
-    assert normalised(int(distances(pictures, 1)[0, 1]), 16 * elements) < 0.15 < normalised(int(distances(pictures, 4)[0, 1]), elements)
+    assert (
+        normalised(int(distances(pictures, 1)[0, 1]), 16 * elements)
+        < 0.15
+        < normalised(int(distances(pictures, 4)[0, 1]), elements)
+    )
     assert near_pairs(pictures, 1, squared_limit(0.15, 16 * elements), engine).adjacency.any()
     assert not near_pairs(pictures, 4, limit, engine).adjacency.any()
 
@@ -255,7 +326,9 @@ def test_another_logo_is_not_near_though_the_pictures_are(engine):
 def test_a_planted_clique_is_found(engine):
     pictures = draw("random", 150, 16, 5)
     members = np.random.default_rng(1).permutation(150)[:10]
-    pictures[members] = np.clip(pictures[members[0]] + np.random.default_rng(2).integers(-4, 5, (10, 16, 16, 3)), 0, 255)
+    pictures[members] = np.clip(
+        pictures[members[0]] + np.random.default_rng(2).integers(-4, 5, (10, 16, 16, 3)), 0, 255
+    )
     found = near_pairs(pictures, 4, squared_limit(0.05, tile_elements(pictures.shape, 4)), engine)
     wanted = np.zeros((150, 150), dtype=bool)
     wanted[np.ix_(members, members)] = True
@@ -284,7 +357,11 @@ def test_auto_takes_the_bounds_where_products_cost_much():
 def test_limits_of_the_paper():
     elements = tile_elements((512, 512, 3), 4)
     assert elements == 49152
-    assert [squared_limit(threshold, elements) for threshold in (0.05, 0.1, 0.15)] == [7990272, 31961088, 71912448]
+    assert [squared_limit(threshold, elements) for threshold in (0.05, 0.1, 0.15)] == [
+        7990272,
+        31961088,
+        71912448,
+    ]
 
 
 def test_sums_of_the_largest_differences_do_not_overflow():

@@ -1,4 +1,6 @@
-"""`bench check`: everything that is shipped keeps its contracts, and every contract is broken by something it should catch."""
+"""`bench check`: everything that is shipped keeps its contracts, and every contract is broken by
+something it should catch.
+"""
 
 import textwrap
 
@@ -23,7 +25,10 @@ def outcome(tmp_path, tiny_folder):
     def checked(code, kind="method"):
         file = tmp_path / "mine.py"
         file.write_text(HEAD + textwrap.dedent(code))
-        return {result.contract: result for result in check(registry.find(kind, str(file)), {}, tiny_folder)}
+        return {
+            result.contract: result
+            for result in check(registry.find(kind, str(file)), {}, tiny_folder)
+        }
 
     return checked
 
@@ -33,12 +38,21 @@ def broken(results):
 
 
 # Parameters under which a method acts on a model with random weights.
-ACTING = {"wen": {"target": 0.5, "iterations": 2}, "nemo": {"threshold": 0.05, "seeds": 3}, "wanda": {"sparsity": 0.1}}
+ACTING = {
+    "wen": {"target": 0.5, "iterations": 2},
+    "nemo": {"threshold": 0.05, "seeds": 3},
+    "wanda": {"sparsity": 0.1},
+}
 
 
-@pytest.mark.parametrize("kind, name", [(kind, name) for kind in registry.KINDS for name in registry.entries(kind)])
+@pytest.mark.parametrize(
+    "kind, name", [(kind, name) for kind in registry.KINDS for name in registry.entries(kind)]
+)
 def test_everything_that_is_shipped_keeps_its_contracts(kind, name, tiny_folder):
-    results = {result.contract: result for result in check(registry.find(kind, name), ACTING.get(name, {}), tiny_folder)}
+    results = {
+        result.contract: result
+        for result in check(registry.find(kind, name), ACTING.get(name, {}), tiny_folder)
+    }
     assert not broken(results)
     if kind == "method":
         assert results["neutral parameters equal `none`, bit for bit"].verdict == "kept"
@@ -73,14 +87,18 @@ BREAKERS = {
         ''',
         "come back as",
     ),
-    "says where it acts": ('class Mine(Method):\n    """Somewhere."""\n    where: ClassVar = "somewhere"\n', "choose one of"),
+    "says where it acts": (
+        'class Mine(Method):\n    """Somewhere."""\n    where: ClassVar = "somewhere"\n',
+        "choose one of",
+    ),
     "fit is repeatable": (
         '''
         class Mine(Method):
             """Fits at random."""
 
             def fit(self, denoiser, data):
-                return {"direction": torch.randn(4, generator=torch.Generator().manual_seed(random.SystemRandom().getrandbits(40)))}
+                seed = random.SystemRandom().getrandbits(40)
+                return {"direction": torch.randn(4, generator=torch.Generator().manual_seed(seed))}
         ''',
         "direction differs by",
     ),
@@ -109,7 +127,7 @@ BREAKERS = {
 
             @contextmanager
             def attach(self, pipe, state):
-                hook = pipe.unet.mid_block.register_forward_hook(lambda module, args, output: output)
+                hook = pipe.unet.mid_block.register_forward_hook(lambda *given: given[-1])
                 yield
                 hook.remove()
         ''',
@@ -246,7 +264,7 @@ def test_a_method_that_replaces_attention_processors_for_good_is_caught(outcome)
                     from diffusers.models.attention_processor import AttnProcessor
                     pipe.unet.set_attn_processor(AttnProcessor())
                     yield
-            ''',
+            '''
         )
     )
     assert any("attention processor" in note for note in notes.values())
@@ -287,16 +305,35 @@ def test_a_scalar_left_behind_is_caught(outcome):
 
 
 def test_a_declared_batch_dependence_is_skipped_and_said(outcome):
-    code = BREAKERS["a batch equals its images"][0].replace('batch."""', 'batch."""\n\n            def mixes_images(self):\n                return True')
+    code = BREAKERS["a batch equals its images"][0].replace(
+        'batch."""', 'batch."""\n\n            def mixes_images(self):\n                return True'
+    )
     results = outcome(code)
-    assert not broken(results) and results["a batch equals its images one by one"].verdict == "skipped"
+    assert (
+        not broken(results) and results["a batch equals its images one by one"].verdict == "skipped"
+    )
 
 
 METRIC_BREAKERS = {
-    "gives the scores": ('return {"other": PerSet(1.0, 1, "u", True)}', "gave other and names mine"),
-    "gives the same numbers": ('return {"mine": PerSet(float(np.random.default_rng().random()), 1, "u", True)}', "another number"),
-    "scores follow": ('return {"mine": PerImage(np.arange(len(s)).reshape(len(s.prompts), s.images) * 1.0, s.prompts, "u", True)}', "another order"),
-    "leaves the model": ('s.store.shards()[0].open("ab").write(b" "); return {"mine": PerSet(1.0, 1, "u", True)}', "changed"),
+    "gives the scores": (
+        'return {"other": PerSet(1.0, 1, "u", True)}',
+        "gave other and names mine",
+    ),
+    "gives the same numbers": (
+        'return {"mine": PerSet(float(np.random.default_rng().random()), 1, "u", True)}',
+        "another number",
+    ),
+    "scores follow": (
+        (
+            'return {"mine": PerImage(np.arange(len(s)).reshape(len(s.prompts), s.images) * 1.0,'
+            ' s.prompts, "u", True)}'
+        ),
+        "another order",
+    ),
+    "leaves the model": (
+        's.store.shards()[0].open("ab").write(b" "); return {"mine": PerSet(1.0, 1, "u", True)}',
+        "changed",
+    ),
 }
 
 
@@ -332,5 +369,7 @@ class Mine(Attack):
     assert any("asked for the weights" in note for note in greedy.values())
     idle = broken(outcome(code.format(threat="weights", body="pass"), "attack"))
     assert any("never asked for them" in note for note in idle.values())
-    fair = outcome(code.format(threat="weights", body="with target.weights() as d: d.rows"), "attack")
+    fair = outcome(
+        code.format(threat="weights", body="with target.weights() as d: d.rows"), "attack"
+    )
     assert not broken(fair)

@@ -7,7 +7,12 @@ import pytest
 
 
 def bench(*arguments, **environment):
-    return subprocess.run([sys.executable, "-m", "bench", *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "methods"]])
@@ -31,9 +36,15 @@ def test_help_and_list_are_quick_and_import_no_torch(arguments):
 def test_list_knows_the_built_ins():
     found = json.loads(bench("list", "--json").stdout)
     assert {"none", "wanda"} <= found["methods"].keys()
-    assert {"sscd", "clip_score", "fid", "kid", "walltime", "sscd_wen24", "sscd_nemo24"} <= found["metrics"].keys()
-    assert {"testbed", "testbed-quick", "sd14-mem500", "sd21-mem219-coco30k"} <= found["suites"].keys()
-    assert all(text and not text.startswith("broken") for kind in found.values() for text in kind.values())
+    assert {"sscd", "clip_score", "fid", "kid", "walltime", "sscd_wen24", "sscd_nemo24"} <= found[
+        "metrics"
+    ].keys()
+    assert {"testbed", "testbed-quick", "sd14-mem500", "sd21-mem219-coco30k"} <= found[
+        "suites"
+    ].keys()
+    assert all(
+        text and not text.startswith("broken") for kind in found.values() for text in kind.values()
+    )
 
 
 def test_show_tells_parameters_and_protocol():
@@ -49,7 +60,10 @@ def test_show_tells_parameters_and_protocol():
         (["run", "--method", "./nowhere.py"], "method file './nowhere.py' does not exist"),
         (["run", "--method", "none", "--suite", "testbed-quik"], "did you mean 'testbed-quick'"),
         (["run", "--method", "wanda", "-p", "sparsty=0.1"], "did you mean 'sparsity'"),
-        (["run", "--method", "wanda", "-p", "sparsity=lots"], "sparsity: input should be a valid number"),
+        (
+            ["run", "--method", "wanda", "-p", "sparsity=lots"],
+            "sparsity: input should be a valid number",
+        ),
         (["run", "--method", "wanda", "-p", "sparsity=2"], "less than or equal to 1"),
         (["run", "--method", "wanda", "-p", "sparsity"], "not of the form name=value"),
         (["run", "--method", "none", "--limit", "0"], "--limit must be at least 1"),
@@ -71,13 +85,28 @@ def test_user_errors_are_one_line_and_exit_code_two(arguments, says, tmp_path):
 
 def run_with(tiny_folder, tmp_path, text, name):
     (tiny_folder / name).write_text(text)
-    return bench("run", "--method", "none", "--suite", tiny_folder / name, "--records", tmp_path / "r", "--store", tmp_path / "s")
+    return bench(
+        "run",
+        "--method",
+        "none",
+        "--suite",
+        tiny_folder / name,
+        "--records",
+        tmp_path / "r",
+        "--store",
+        tmp_path / "s",
+    )
 
 
 def test_an_unknown_metric_in_a_suite_is_suggested(tiny_folder, tmp_path):
     from conftest import SUITE
 
-    done = run_with(tiny_folder, tmp_path, SUITE.replace("[metrics.walltime]", "[metrics.waltime]"), "metric.toml")
+    done = run_with(
+        tiny_folder,
+        tmp_path,
+        SUITE.replace("[metrics.walltime]", "[metrics.waltime]"),
+        "metric.toml",
+    )
     assert done.returncode == 2 and "did you mean 'walltime'" in done.stderr
 
 
@@ -89,16 +118,31 @@ def test_a_truncated_checkpoint_is_one_clear_line(tiny_folder, tmp_path):
     shutil.copytree(tiny_folder / "pipeline", tiny_folder / "cut", dirs_exist_ok=True)
     weights = tiny_folder / "cut/unet/diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
-    done = run_with(tiny_folder, tmp_path, SUITE.replace('path = "pipeline"', 'path = "cut"'), "cut.toml")
-    assert done.returncode == 2 and "cannot be loaded" in done.stderr and "Traceback" not in done.stderr
+    done = run_with(
+        tiny_folder, tmp_path, SUITE.replace('path = "pipeline"', 'path = "cut"'), "cut.toml"
+    )
+    assert (
+        done.returncode == 2
+        and "cannot be loaded" in done.stderr
+        and "Traceback" not in done.stderr
+    )
     weights.unlink()
-    done = run_with(tiny_folder, tmp_path, SUITE.replace('path = "pipeline"', 'path = "cut"'), "cut.toml")
+    done = run_with(
+        tiny_folder, tmp_path, SUITE.replace('path = "pipeline"', 'path = "cut"'), "cut.toml"
+    )
     assert done.returncode == 2 and "cannot be loaded" in done.stderr
 
 
 def test_the_whole_command_on_files_of_the_real_formats(tiny_folder, tmp_path):
     """none, then wanda with its differences, then the leaderboard of both and its check."""
-    place = ["--suite", tiny_folder / "tiny.toml", "--records", tmp_path / "records", "--store", tmp_path / "store"]
+    place = [
+        "--suite",
+        tiny_folder / "tiny.toml",
+        "--records",
+        tmp_path / "records",
+        "--store",
+        tmp_path / "store",
+    ]
     dry = bench("run", "--method", "none", *place, "--dry-run", "--json")
     assert json.loads(dry.stdout)["images_missing"] == 10 and not (tmp_path / "records").exists()
     assert "SSCD" in bench("run", "--method", "none", *place).stdout

@@ -1,4 +1,6 @@
-"""How a run is executed changes no picture beyond rounding, no key and no fingerprint, and batch sizes by trial stay below their ceiling."""
+"""How a run is executed changes no picture beyond rounding, no key and no fingerprint, and batch
+sizes by trial stay below their ceiling.
+"""
 
 import json
 import mmap
@@ -16,7 +18,14 @@ from bench.contracts.method import FitData, Method
 from bench.diffusion import batch_size as trial
 from bench.diffusion.batch_size import batch_size_by_trial, largest, predicted
 from bench.diffusion.denoiser import Denoiser
-from bench.diffusion.execution import Execution, compile_when_plain, float32_products, is_plain, parsed_batch_size, prepare
+from bench.diffusion.execution import (
+    Execution,
+    compile_when_plain,
+    float32_products,
+    is_plain,
+    parsed_batch_size,
+    prepare,
+)
 from bench.diffusion.memory import host_peak, peak_memory_mib, peak_within
 from bench.running.run import Run
 from bench.running.sample import sample
@@ -52,7 +61,10 @@ def drawn(method, execution=None, backend=None):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_work_with_sliced_attention_and_channels_last_and_find_the_same(name):
-    plain, other = drawn(METHODS[name]), drawn(METHODS[name], Execution(attention="sliced", channels_last=True))
+    plain, other = (
+        drawn(METHODS[name]),
+        drawn(METHODS[name], Execution(attention="sliced", channels_last=True)),
+    )
     torch.testing.assert_close(other[1], plain[1], rtol=0, atol=2e-3)
     for key, tensor in plain[0].items():
         if tensor.dtype == torch.bool:  # a mask may lose a tie to rounding, and no more
@@ -89,7 +101,9 @@ def test_what_is_compiled_sees_weights_that_are_edited_later_and_is_left_alone_b
         assert compiled_calls > 0
         pipe.unet.conv_out.weight.mul_(0)
         pipe.unet.conv_out.bias.fill_(3)
-        assert bool((denoiser.epsilon(scaled, timestep, text) == 3).all()) and not bool((before == 3).all())
+        assert bool((denoiser.epsilon(scaled, timestep, text) == 3).all()) and not bool(
+            (before == 3).all()
+        )
         compiled_calls, seen = len(calls), []
         hook = pipe.unet.conv_out.register_forward_pre_hook(lambda *_: seen.append(1))
         denoiser.epsilon(scaled, timestep, text)
@@ -135,17 +149,35 @@ def test_options_that_mean_nothing_are_refused(settings, line):
 def test_attention_is_named_and_a_batch_size_is_a_number_or_auto():
     with pytest.raises(UnknownName, match="did you mean 'sliced'"):
         Execution(attention="slice")
-    assert (parsed_batch_size(None), parsed_batch_size("auto"), parsed_batch_size("12")) == (None, "auto", 12)
+    assert (parsed_batch_size(None), parsed_batch_size("auto"), parsed_batch_size("12")) == (
+        None,
+        "auto",
+        12,
+    )
     with pytest.raises(UserError, match="not 'x'"):
         parsed_batch_size("x")
 
 
 def test_methods_that_mix_the_images_of_a_batch_keep_the_suites_size(tiny_suite, tmp_path):
     def resolve(batch_size):
-        return Run.resolve(tiny_suite, "wen", {"preset": "reference"}, tmp_path, tmp_path, CPU, execution=Execution(batch_size))
+        return Run.resolve(
+            tiny_suite,
+            "wen",
+            {"preset": "reference"},
+            tmp_path,
+            tmp_path,
+            CPU,
+            execution=Execution(batch_size),
+        )
 
     for size in (2, "auto"):
-        with pytest.raises(UserError, match="method wen: images of one batch influence each other, so the batch size stays the suite's 4"):
+        with pytest.raises(
+            UserError,
+            match=(
+                "method wen: images of one batch influence each other, so the batch size stays the"
+                " suite's 4"
+            ),
+        ):
             resolve(size)
     assert resolve(4).batch_size == resolve(None).batch_size == 4
 
@@ -166,7 +198,9 @@ def test_tf32_is_off_unless_asked_for_and_what_was_set_returns():
 
 
 @given(st.integers(0, 100), st.integers(1, 50), st.integers(1, 2000), st.integers(1, 64))
-def test_a_predicted_batch_stays_below_its_ceiling_and_nothing_larger_than_two_is_tried(held, each, ceiling, most):
+def test_a_predicted_batch_stays_below_its_ceiling_and_nothing_larger_than_two_is_tried(
+    held, each, ceiling, most
+):
     tried = []
 
     def peak(size):
@@ -187,7 +221,8 @@ def test_on_a_gpu_batches_grow_until_one_does_not_fit(fits, most):
 
     def peak(size):
         tried.append(size)
-        return float("inf") if size > 2 * fits else float(size)  # beyond the ceiling it may still fit, or not
+        # beyond the ceiling it may still fit, or not
+        return float("inf") if size > 2 * fits else float(size)
 
     size = largest(peak, fits, most)
     best = min(fits, most)
@@ -195,7 +230,7 @@ def test_on_a_gpu_batches_grow_until_one_does_not_fit(fits, most):
     assert max(tried) <= 2 * size
 
 
-def test_a_peak_that_an_earlier_one_hides_is_looked_for_with_larger_batches_but_not_beyond_the_ceiling():
+def test_a_peak_hidden_by_an_earlier_one_is_looked_for_with_larger_batches_below_the_ceiling():
     assert predicted(lambda size: max(100, 10 * size), 200, 64) >= 16
     assert 1 <= predicted(lambda size: 100, 1000, 64) <= 64
 
@@ -211,7 +246,8 @@ def test_a_trial_counts_no_evaluation_and_a_ceiling_below_one_image_is_said(deno
 def test_the_peak_of_a_block_is_its_own_and_the_record_keeps_the_highest():
     with peak_within(CPU) as peak:
         low = peak()
-        with mmap.mmap(-1, 2**25) as block:  # pages of its own: what numpy gets may be resident already
+        # pages of its own: what numpy gets may be resident already
+        with mmap.mmap(-1, 2**25) as block:
             block.write(b"x" * 2**25)
             assert peak() >= low + 2**24
     before = host_peak()
@@ -225,23 +261,38 @@ def test_the_peak_of_a_block_is_its_own_and_the_record_keeps_the_highest():
 
 
 def run_of(suite, folder, name="none", **settings):
-    return Run.resolve(suite, name, {}, folder / "records", folder / "store", CPU, execution=Execution(**settings))
+    return Run.resolve(
+        suite, name, {}, folder / "records", folder / "store", CPU, execution=Execution(**settings)
+    )
 
 
-def test_the_batch_size_changes_neither_id_nor_key_nor_picture_and_stands_in_the_record(tiny_suite, tmp_path):
+def test_the_batch_size_changes_neither_id_nor_key_nor_picture_and_stands_in_the_record(
+    tiny_suite, tmp_path
+):
     suite = tiny_suite
-    one, other = run_of(suite, tmp_path / "a"), run_of(suite, tmp_path / "b", batch_size=3, vae_slicing=True, channels_last=True)
+    one, other = (
+        run_of(suite, tmp_path / "a"),
+        run_of(suite, tmp_path / "b", batch_size=3, vae_slicing=True, channels_last=True),
+    )
     assert one.id == other.id and one.store.folder.name == other.store.folder.name
     for run in (one, other):
         run.generate({}, run.keys("memorized"))
-    for a, b in zip(one.store.pictures(one.keys("memorized")), other.store.pictures(other.keys("memorized")), strict=True):
+    for a, b in zip(
+        one.store.pictures(one.keys("memorized")),
+        other.store.pictures(other.keys("memorized")),
+        strict=True,
+    ):
         assert np.abs(a.astype(int) - b.astype(int)).max() <= 1
     described = other._executed()
-    assert described["execution"]["batch_size"] == 3 and described["execution"]["stored"]["types"]["unet"] == ["F32"]
+    assert described["execution"]["batch_size"] == 3 and described["execution"]["stored"]["types"][
+        "unet"
+    ] == ["F32"]
     assert described["peak_memory_mib"]["host"] > 0
 
 
-def test_a_batch_that_does_not_fit_is_halved_where_the_size_is_ours_to_choose(tiny_suite, tmp_path, monkeypatch):
+def test_a_batch_that_does_not_fit_is_halved_where_the_size_is_ours_to_choose(
+    tiny_suite, tmp_path, monkeypatch
+):
     from bench.running import generating
 
     sizes = []
@@ -258,12 +309,16 @@ def test_a_batch_that_does_not_fit_is_halved_where_the_size_is_ours_to_choose(ti
     run.generate({}, run.keys("memorized")[:3])
     assert sizes == [3, 3, 2, 1] or sizes == [3, 2, 1]
     assert not run.store.missing(run.keys("memorized")[:3])
-    with pytest.raises(UserError, match="4 images at once do not fit .* with --batch-size 2, or auto"):
+    with pytest.raises(
+        UserError, match="4 images at once do not fit .* with --batch-size 2, or auto"
+    ):
         fixed = run_of(tiny_suite, tmp_path / "other")
         fixed.generate({}, fixed.keys("memorized"))
 
 
-def test_the_command_line_has_it_and_the_record_says_how_and_with_how_much_memory(tiny_suite, tmp_path):
+def test_the_command_line_has_it_and_the_record_says_how_and_with_how_much_memory(
+    tiny_suite, tmp_path
+):
     words = [
         "run",
         "--method",
@@ -278,11 +333,30 @@ def test_the_command_line_has_it_and_the_record_says_how_and_with_how_much_memor
         "--store",
         str(tmp_path / "s"),
     ]
-    options = ["--batch-size", "auto", "--memory", "64", "--channels-last", "--attention", "sliced", "--vae-slicing"]
+    options = [
+        "--batch-size",
+        "auto",
+        "--memory",
+        "64",
+        "--channels-last",
+        "--attention",
+        "sliced",
+        "--vae-slicing",
+    ]
     done = CliRunner().invoke(app, [*words, *options], catch_exceptions=False)
     environment = json.loads(done.stdout)["environment"]
-    asked = {"batch_size_asked": "auto", "memory_gib": 64.0, "channels_last": True, "attention": "sliced", "vae_slicing": True, "compile": False, "tf32": False}
+    asked = {
+        "batch_size_asked": "auto",
+        "memory_gib": 64.0,
+        "channels_last": True,
+        "attention": "sliced",
+        "vae_slicing": True,
+        "compile": False,
+        "tf32": False,
+    }
     assert asked.items() <= environment["execution"].items()
-    assert environment["execution"]["batch_size"] >= 1 and environment["peak_memory_mib"]["host"] > 0
+    assert (
+        environment["execution"]["batch_size"] >= 1 and environment["peak_memory_mib"]["host"] > 0
+    )
     refused = CliRunner().invoke(app, [*words, "--memory", "4"])
     assert isinstance(refused.exception, UserError)

@@ -12,7 +12,10 @@ SEEDS = [11, 12, 13]
 PROMPTS = CAPTIONS[:3]
 
 
-@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
+@pytest.mark.parametrize(
+    "scheduler",
+    ["DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"],
+)
 def test_default_doors_reproduce_the_diffusers_pipeline(scheduler):
     import diffusers
 
@@ -21,10 +24,17 @@ def test_default_doors_reproduce_the_diffusers_pipeline(scheduler):
     denoiser = Denoiser(pipe, steps=6, guidance_scale=5.0)
     request = denoiser.request(PROMPTS, SEEDS)
     ours = denoiser.decode(sample(denoiser, request, Method(), {}))
-    theirs = pipe(PROMPTS, num_inference_steps=6, guidance_scale=5.0, latents=request.latents.clone(), output_type="np").images
+    theirs = pipe(
+        PROMPTS,
+        num_inference_steps=6,
+        guidance_scale=5.0,
+        latents=request.latents.clone(),
+        output_type="np",
+    ).images
     assert np.abs(ours.astype(int) - (theirs * 255).round().astype(int)).max() <= 1
     unguided = denoiser.decode(sample(denoiser, request.replace(guidance_scale=1.0), Method(), {}))
-    assert np.abs(ours.astype(int) - unguided.astype(int)).max() > 1  # the bound above is not vacuous
+    # the bound above is not vacuous
+    assert np.abs(ours.astype(int) - unguided.astype(int)).max() > 1
 
 
 def test_a_v_prediction_model_gives_the_pictures_of_its_own_pipeline():
@@ -32,13 +42,24 @@ def test_a_v_prediction_model_gives_the_pictures_of_its_own_pipeline():
     denoiser = Denoiser(pipe, steps=6, guidance_scale=5.0)
     request = denoiser.request(PROMPTS, SEEDS)
     ours = denoiser.decode(sample(denoiser, request, Method(), {}))
-    theirs = pipe(PROMPTS, num_inference_steps=6, guidance_scale=5.0, latents=request.latents.clone(), output_type="np").images
+    theirs = pipe(
+        PROMPTS,
+        num_inference_steps=6,
+        guidance_scale=5.0,
+        latents=request.latents.clone(),
+        output_type="np",
+    ).images
     assert np.abs(ours.astype(int) - (theirs * 255).round().astype(int)).max() <= 1
 
 
 def test_an_image_does_not_depend_on_the_images_beside_it(denoiser):
     together = sample(denoiser, denoiser.request(PROMPTS, SEEDS), Method(), {})
-    alone = torch.cat([sample(denoiser, denoiser.request([p], [s]), Method(), {}) for p, s in zip(PROMPTS, SEEDS, strict=True)])
+    alone = torch.cat(
+        [
+            sample(denoiser, denoiser.request([p], [s]), Method(), {})
+            for p, s in zip(PROMPTS, SEEDS, strict=True)
+        ]
+    )
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
@@ -52,7 +73,9 @@ def test_every_row_evaluation_is_counted(denoiser):
     before = denoiser.rows
     sample(denoiser, denoiser.request(PROMPTS, SEEDS), Method(), {})
     assert denoiser.rows - before == len(PROMPTS) * 2 * denoiser.steps
-    denoiser.pipe.unet(torch.zeros(5, 4, 8, 8), 1, encoder_hidden_states=denoiser.null_embeddings(5))
+    denoiser.pipe.unet(
+        torch.zeros(5, 4, 8, 8), 1, encoder_hidden_states=denoiser.null_embeddings(5)
+    )
     assert denoiser.rows - before == len(PROMPTS) * 2 * denoiser.steps + 5
 
 
@@ -96,7 +119,12 @@ class Forgetful(Method):
 
 @pytest.mark.parametrize(
     ("method", "says"),
-    [(WrongShape(), "guide must return"), (WrongType(), "guide must return"), (NotANumber(), PROMPTS[1]), (Forgetful(), "adjust must return a Request")],
+    [
+        (WrongShape(), "guide must return"),
+        (WrongType(), "guide must return"),
+        (NotANumber(), PROMPTS[1]),
+        (Forgetful(), "adjust must return a Request"),
+    ],
 )
 def test_a_door_that_returns_nonsense_is_named_in_one_line(denoiser, method, says):
     with pytest.raises(UserError, match=says) as error:
@@ -105,7 +133,9 @@ def test_a_door_that_returns_nonsense_is_named_in_one_line(denoiser, method, say
 
 
 class Widened(Method):
-    """Gives embeddings another number of tokens than the empty prompt's, or parts that are not what they should be."""
+    """Gives embeddings another number of tokens than the empty prompt's, or parts that are not what
+    they should be.
+    """
 
     what: str = "tokens"
 
@@ -115,7 +145,9 @@ class Widened(Method):
             "channels": {"latents": request.latents[:, :3]},
             "nan": {"embeddings": request.embeddings * float("nan")},
             "mask": {"attention_mask": [True]},
-            "blind": {"attention_mask": torch.zeros(request.embeddings.shape[:2], dtype=torch.bool)},
+            "blind": {
+                "attention_mask": torch.zeros(request.embeddings.shape[:2], dtype=torch.bool)
+            },
             "first": {"first": (request.latents, request.latents[:1])},
         }
         return request.replace(**changes[self.what])
@@ -141,6 +173,8 @@ def test_every_part_of_a_request_is_checked(denoiser, what, says):
 def test_both_embeddings_may_change_their_number_of_tokens(denoiser):
     class Shorter(Method):
         def adjust(self, denoiser, request, state):
-            return request.replace(embeddings=request.embeddings[:, :9], null_embeddings=request.null_embeddings[:, :9])
+            return request.replace(
+                embeddings=request.embeddings[:, :9], null_embeddings=request.null_embeddings[:, :9]
+            )
 
     assert torch.isfinite(sample(denoiser, denoiser.request(PROMPTS, SEEDS), Shorter(), {})).all()

@@ -1,4 +1,6 @@
-"""Texts that want to be something else, in every place of a record, through every format that is made from records."""
+"""Texts that want to be something else, in every place of a record, through every format that is
+made from records.
+"""
 
 import csv
 import io
@@ -16,40 +18,101 @@ from bench.leaderboard.leaderboard import make_pages, row_table
 from bench.leaderboard.report import page
 from bench.records.record import RecordedExhibit, Score, Shown, Thumbnail, load_records
 
-MARKUP = "<script>window.hacked=1</script><img src=x onerror=hacked()>\"'`</td></table></style>&amp;"
+MARKUP = (
+    "<script>window.hacked=1</script><img src=x onerror=hacked()>\"'`</td></table></style>&amp;"
+)
 TURNED = "a\u202eb\u2066c\u200bd\x1b[31m\x00\x07"
 LINES = "one\ntwo\r\nthree\u2028four\tfive | six\\| seven"
 LONG = "word " * 2000
-STYLED = "[bold red]x[/bold red] [link=http://x]y[/] {{ 7*7 }} {% raw %} \\input{secret} $x$ %y #z ]]> <!-- board demo -->"
+STYLED = (
+    "[bold red]x[/bold red] [link=http://x]y[/] {{ 7*7 }} {% raw %} \\input{secret} $x$ %y #z ]]>"
+    " <!-- board demo -->"
+)
 ALL = f"{MARKUP} {TURNED} {LINES} {STYLED} {LONG}"
 INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b\u202a-\u202e\u2028\u2029\u2066-\u2069]")
 
 
-@pytest.fixture(scope="module", params=[MARKUP, TURNED, LINES, STYLED, ALL], ids=["markup", "turned", "lines", "styled", "all"])
+@pytest.fixture(
+    scope="module",
+    params=[MARKUP, TURNED, LINES, STYLED, ALL],
+    ids=["markup", "turned", "lines", "styled", "all"],
+)
 def hostile(request, tmp_path_factory):
     """A folder of records where one is hostile in all its free texts, and that text."""
     text, folder = request.param, tmp_path_factory.mktemp("hostile") / "records"
     record("none", 0.6).save(folder)
     one = record(
-        "evil", 0.5, run="e" * 12, where=text, needs=[text], paper=text, parameters={text: text}, changed={text: text}, tuning={"kept": [text], text: text},
-        warnings=[text], environment={"device_name": text, text: text}, sources={text: text}, group_name=text, facts={text: {text: 1.0}}, intervals=text,
-        thumbnails=[Thumbnail(prompt_id=text, prompt=text, group=text, seed=2, png=text, reference=text)],
-        exhibits=[RecordedExhibit(attack=text, prompt_id=text, prompt=text, group=text, caption=text, pictures=[text], reference=text)],
-    )  # fmt: skip
-    own = Score(value=0.5, unit=text, higher_is_better=True, metric="sscd", metric_version=1, details={text: text}, groups={text: 0.5})
+        "evil",
+        0.5,
+        run="e" * 12,
+        where=text,
+        needs=[text],
+        paper=text,
+        parameters={text: text},
+        changed={text: text},
+        tuning={"kept": [text], text: text},
+        warnings=[text],
+        environment={"device_name": text, text: text},
+        sources={text: text},
+        group_name=text,
+        facts={text: {text: 1.0}},
+        intervals=text,
+        thumbnails=[
+            Thumbnail(prompt_id=text, prompt=text, group=text, seed=2, png=text, reference=text)
+        ],
+        exhibits=[
+            RecordedExhibit(
+                attack=text,
+                prompt_id=text,
+                prompt=text,
+                group=text,
+                caption=text,
+                pictures=[text],
+                reference=text,
+            )
+        ],
+    )
+    own = Score(
+        value=0.5,
+        unit=text,
+        higher_is_better=True,
+        metric="sscd",
+        metric_version=1,
+        details={text: text},
+        groups={text: 0.5},
+    )
     one.scores["own"] = own.model_copy(update={"shown": Shown(heading=text, meaning=text)})
-    one.scores["sscd"] = one.scores["sscd"].model_copy(update={"groups": {text: 0.1, "1": 0.2}, "details": {text: text}})
-    one.attacks["clique_identified"] = own.model_copy(update={"metric": "clique_extraction", "unit": "share of prompts", "details": {"images": text}})
-    one.attacks["null"] = Score(value=None, unit=text, higher_is_better=None, metric="clique_extraction", metric_version=1, reason=text)
+    one.scores["sscd"] = one.scores["sscd"].model_copy(
+        update={"groups": {text: 0.1, "1": 0.2}, "details": {text: text}}
+    )
+    one.attacks["clique_identified"] = own.model_copy(
+        update={
+            "metric": "clique_extraction",
+            "unit": "share of prompts",
+            "details": {"images": text},
+        }
+    )
+    one.attacks["null"] = Score(
+        value=None,
+        unit=text,
+        higher_is_better=None,
+        metric="clique_extraction",
+        metric_version=1,
+        reason=text,
+    )
     for name in ("none", "evil"):  # of one protocol
         saved = record("none", 0.6) if name == "none" else one
         saved.attacks["clique_identified"] = one.attacks["clique_identified"]
         saved.save(folder)
     record("broken", 0.1, run="b" * 12, status="failed", errors=[text]).save(folder)
-    theirs = record("theirs", 0.1, run="c" * 12, paper=text, parameters={"x": text}, changed={"x": text})
+    theirs = record(
+        "theirs", 0.1, run="c" * 12, paper=text, parameters={"x": text}, changed={"x": text}
+    )
     theirs.attacks["clique_identified"] = one.attacks["clique_identified"]
     theirs.save(folder.parent / "self-reported")
-    (folder / "demo" / "none" / "damaged.json").write_text(json.dumps({"schema_version": 2, text: text}))
+    (folder / "demo" / "none" / "damaged.json").write_text(
+        json.dumps({"schema_version": 2, text: text})
+    )
     return folder, text
 
 
@@ -72,7 +135,11 @@ class Strict(HTMLParser):
     def handle_starttag(self, tag, attributes):
         assert not any(name.startswith("on") for name, _ in attributes), attributes
         for name, value in attributes:
-            assert name not in ("href", "src") or not value or value.startswith(("#", "data:image/png;base64,", "https://")), (name, value[:80])
+            assert (
+                name not in ("href", "src")
+                or not value
+                or value.startswith(("#", "data:image/png;base64,", "https://"))
+            ), (name, value[:80])
         self.scripts += tag == "script"
         if tag not in self.VOID:
             self.open.append(tag)
@@ -88,7 +155,11 @@ class Strict(HTMLParser):
 
 def test_html_stays_well_formed_and_runs_nothing(hostile, pages):
     records = {record.method: record for record in load_records(hostile[0])[0]}
-    for text, scripts in ((pages["demo.html"], 1), (page(records["evil"]), 0), (page(records["broken"]), 0)):
+    for text, scripts in (
+        (pages["demo.html"], 1),
+        (page(records["evil"]), 0),
+        (page(records["broken"]), 0),
+    ):
         parser = Strict()
         parser.feed(text)
         parser.close()
@@ -98,10 +169,17 @@ def test_html_stays_well_formed_and_runs_nothing(hostile, pages):
 
 def test_markdown_tables_keep_their_cells(pages):
     text = pages["demo.md"]
-    assert not INVISIBLE.search(text) and "<script" not in text and "<img" not in text and "<!--" not in text
+    assert (
+        not INVISIBLE.search(text)
+        and "<script" not in text
+        and "<img" not in text
+        and "<!--" not in text
+    )
     tables = re.split(r"\n(?!\|)", text)
     for part in (part.lstrip("\n").split("\n") for part in tables):
-        cells = {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in part if line.startswith("|")}
+        cells = {
+            len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in part if line.startswith("|")
+        }
         assert len(cells) <= 1
     assert max(map(len, text.splitlines())) < 20_000
 
@@ -112,8 +190,14 @@ def test_csv_and_json_hold_the_texts_as_they_are(hostile, pages):
     evil = next(row for row in rows if row["method"] == "evil")
     assert evil["parameters"] == {text: text} and evil["where"] == text and evil["needs"] == [text]
     table = list(csv.DictReader(io.StringIO(pages["demo.csv"], newline="")))
-    assert [row["method"] for row in table] == [row["method"] for row in rows] == ["evil", "none", "theirs"]
-    assert json.loads(next(row["parameters"] for row in table if row["method"] == "evil")) == {text: text}
+    assert (
+        [row["method"] for row in table]
+        == [row["method"] for row in rows]
+        == ["evil", "none", "theirs"]
+    )
+    assert json.loads(next(row["parameters"] for row in table if row["method"] == "evil")) == {
+        text: text
+    }
     assert all(None not in row for row in table)
 
 
@@ -122,10 +206,15 @@ def test_latex_rows_keep_their_cells_and_no_command_comes_in(pages):
     assert lines[-1] == r"\end{tabular}" and not INVISIBLE.search(pages["demo.tex"])
     rows = [line for line in lines if line.endswith(r"\\")]
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in rows}) == 1
-    known = r"\\(textbackslash|textasciicircum|textasciitilde|textless|textgreater|textbar|scriptsize|dag|ddag|[{}$&#%_\\])"
+    words = "textbackslash textasciicircum textasciitilde textless textgreater textbar"
+    words = "|".join([*words.split(), "scriptsize", "dag", "ddag"])
+    known = rf"\\({words}|[{{}}$&#%_\\])"
     for line in rows:
-        plain = re.sub(r"\$\\(downarrow|uparrow|times|bullet|Delta)\$", "", line)  # the only formulas
-        assert not re.search(r"(?<!\\)[$%#]", plain) and not re.sub(known, "", plain).count("\\"), line[:300]
+        # the only formulas
+        plain = re.sub(r"\$\\(downarrow|uparrow|times|bullet|Delta)\$", "", line)
+        assert not re.search(r"(?<!\\)[$%#]", plain) and not re.sub(known, "", plain).count("\\"), (
+            line[:300]
+        )
 
 
 def test_the_picture_is_xml(pages):
@@ -149,7 +238,10 @@ def test_the_terminal_shows_the_texts_as_they_are(hostile):
 
 def test_a_readme_keeps_its_marks(hostile, tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- board demo -->\nold\n<!-- end -->\nafter\n<!-- extraction demo -->\n<!-- end -->\nlast\n")
+    readme.write_text(
+        "before\n<!-- board demo -->\nold\n<!-- end -->\nafter\n<!-- extraction demo -->\n<!-- end"
+        " -->\nlast\n"
+    )
     once = make_pages(hostile[0], readme)[0]["../README.md"].decode()
     readme.write_text(once)
     assert make_pages(hostile[0], readme)[0]["../README.md"].decode() == once

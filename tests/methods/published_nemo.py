@@ -1,9 +1,13 @@
-"""NeMo's published procedure, transcribed literally: what the search is held against, in tests and in the benchmark of its cost."""
+"""NeMo's published procedure, transcribed literally: what the search is held against, in tests and
+in the benchmark of its cost.
+"""
 
 from itertools import combinations
 
 import torch
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as torchmetrics_ms_ssim
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure as torchmetrics_ms_ssim,
+)
 from torchmetrics.functional.image import structural_similarity_index_measure as torchmetrics_ssim
 
 from methods._nemo_layers import value_layers
@@ -12,7 +16,8 @@ from methods._nemo_layers import value_layers
 class Published:
     """The reference code's procedure, one prompt and one set at a time.
 
-    `to_the_letter` also lists a neuron twice that two criteria choose, and makes the evaluations whose result is thrown away.
+    `to_the_letter` also lists a neuron twice that two criteria choose, and makes the evaluations
+     whose result is thrown away.
     """
 
     def __init__(self, denoiser, method, state, to_the_letter=False):
@@ -21,7 +26,8 @@ class Published:
         self.mean = [state[f"mean.{name}"] for name in self.layers]
         self.std = [state[f"std.{name}"] for name in self.layers]
         self.threshold = float(state["threshold"])
-        self.decisions = {}  # set to whether it passed, for the least that any exact search must evaluate
+        # set to whether it passed, for the least that any exact search must evaluate
+        self.decisions = {}
 
     def noise(self, count):
         config = self.denoiser.pipe.unet.config
@@ -31,7 +37,9 @@ class Published:
     def unet(self, noise, prompt, timestep):
         embeddings = self.denoiser.encode([prompt]).repeat(len(noise), 1, 1)
         with torch.no_grad():
-            return self.denoiser.pipe.unet(noise, timestep, encoder_hidden_states=embeddings, return_dict=False)[0]
+            return self.denoiser.pipe.unet(
+                noise, timestep, encoder_hidden_states=embeddings, return_dict=False
+            )[0]
 
     def noise_difference(self, prompt, blocked):
         def block(indices):
@@ -40,7 +48,11 @@ class Published:
 
             return hook
 
-        handles = [layer.register_forward_hook(block(indices)) for layer, indices in zip(self.layers.values(), blocked) if indices]
+        handles = [
+            layer.register_forward_hook(block(indices))
+            for layer, indices in zip(self.layers.values(), blocked)
+            if indices
+        ]
         noise = self.noise(self.method.seeds)
         first, second = self.denoiser.new_scheduler().timesteps[:2]
         if self.to_the_letter:
@@ -52,10 +64,13 @@ class Published:
         parts = [difference[i, c] for i in range(len(noise)) for c in range(noise.shape[1])]
         if self.method.normalization == "sample":
             parts = list(difference)
-        return torch.stack([(part - part.min()) / (part.max() - part.min()) for part in parts]).reshape(difference.shape)
+        return torch.stack(
+            [(part - part.min()) / (part.max() - part.min()) for part in parts]
+        ).reshape(difference.shape)
 
     def alike(self, first, second):
-        window = {"sigma": 1.5 * 5 / 11, "kernel_size": 5, "data_range": 1.0, "reduction": "none"}  # what 8 x 8 latents get
+        # what 8 x 8 latents get
+        window = {"sigma": 1.5 * 5 / 11, "kernel_size": 5, "data_range": 1.0, "reduction": "none"}
         if self.method.similarity == "ssim":
             return torchmetrics_ssim(first, second, **window)
         return torchmetrics_ms_ssim(first, second, betas=(0.99,), **window)
@@ -76,7 +91,9 @@ class Published:
         for active, mean, std in zip(activations, self.mean, self.std):
             z = (active[0] - mean) / std
             z = z.abs() if self.method.outliers == "both" else z
-            indices = (z > theta).nonzero().flatten().tolist() + active[0].topk(min(k, len(z))).indices.tolist()
+            indices = (z > theta).nonzero().flatten().tolist() + active[0].topk(
+                min(k, len(z))
+            ).indices.tolist()
             blocked.append(indices if self.to_the_letter else list(dict.fromkeys(indices)))
         return blocked
 
@@ -95,7 +112,8 @@ class Published:
                 theta, k = theta - 0.25, k + 1
             if theta <= 1 or k >= 1280:
                 limit = score
-                self.decisions[neurons_of(blocked)] = True  # its score is needed itself, so all its seeds
+                # its score is needed itself, so all its seeds
+                self.decisions[neurons_of(blocked)] = True
                 break
         initial = [list(indices) for indices in blocked]
         if self.to_the_letter:
@@ -123,17 +141,30 @@ class Published:
 
 
 def neurons_of(blocked):
-    return frozenset((layer, channel) for layer, indices in enumerate(blocked) for channel in indices)
+    return frozenset(
+        (layer, channel) for layer, indices in enumerate(blocked) for channel in indices
+    )
 
 
 def collected_activations(denoiser, prompts, latents, timestep):
     """What hooks see in UNet calls: mean over tokens of |to_v|, `[prompts, C]` by layer."""
     layers, seen = value_layers(denoiser.pipe.unet), []
-    handles = [layer.register_forward_hook(lambda module, args, output: seen.append(output)) for layer in layers.values()]
+    handles = [
+        layer.register_forward_hook(lambda module, args, output: seen.append(output))
+        for layer in layers.values()
+    ]
     for prompt in prompts:
         with torch.no_grad():
-            denoiser.pipe.unet(latents, timestep, encoder_hidden_states=denoiser.encode([prompt]).repeat(len(latents), 1, 1))
+            denoiser.pipe.unet(
+                latents,
+                timestep,
+                encoder_hidden_states=denoiser.encode([prompt]).repeat(len(latents), 1, 1),
+            )
     for handle in handles:
         handle.remove()
-    assert len(seen) == len(layers) * len(prompts)  # every layer once a call, so this order is the order of execution
-    return [torch.stack([output[0].abs().mean(0) for output in seen[number :: len(layers)]]) for number in range(len(layers))]
+    # every layer once a call, so this order is the order of execution
+    assert len(seen) == len(layers) * len(prompts)
+    return [
+        torch.stack([output[0].abs().mean(0) for output in seen[number :: len(layers)]])
+        for number in range(len(layers))
+    ]

@@ -11,7 +11,9 @@ CALLS = 3
 
 
 def collected_inputs(denoiser, prompts, calls):
-    """Every input of every layer, kept: one prompt at a time, `[call][layer] -> list of [rows, tokens, m]`."""
+    """Every input of every layer, kept: one prompt at a time, `[call][layer] -> list of [rows,
+    tokens, m]`.
+    """
     kept = [{} for _ in range(calls)]
     for prompt in prompts:
         fired = {}
@@ -33,7 +35,9 @@ def collected_inputs(denoiser, prompts, calls):
 
 def norms(inputs, branch, token_norm):
     """Column norms by the book: stack all rows, normalise each, root of the sum of squares."""
-    rows = torch.cat([x[x.shape[0] // 2 :] if branch == "cond" else x for x in inputs]).flatten(0, 1)
+    rows = torch.cat([x[x.shape[0] // 2 :] if branch == "cond" else x for x in inputs]).flatten(
+        0, 1
+    )
     if token_norm == "l2":
         rows = torch.stack([row / row.norm() for row in rows])
     return torch.stack([column.square().sum().sqrt() for column in rows.T])
@@ -69,7 +73,9 @@ def test_streamed_energies_equal_the_stacked_ones_and_count_rows(denoiser):
     kept = collected_inputs(denoiser, CAPTIONS[:3], CALLS)
     for name, energy in streamed.items():
         for call in range(CALLS):
-            torch.testing.assert_close(energy[call].sqrt(), norms(kept[call][name], "both", "l2"), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                energy[call].sqrt(), norms(kept[call][name], "both", "l2"), atol=1e-4, rtol=1e-4
+            )
             rows = sum(x.shape[0] * x.shape[1] for x in kept[call][name])
             assert energy[call].sum().item() == pytest.approx(rows, rel=1e-5)
 
@@ -90,7 +96,9 @@ def test_the_column_test_equals_comparing_both_score_matrices():
     literal = torch.zeros(8, 32, dtype=torch.bool)
     for a, e in zip(active, empty, strict=True):
         score, baseline = weight.abs() * a.sqrt(), weight.abs() * e.sqrt()
-        chosen = torch.zeros(8, 32, dtype=torch.bool).scatter_(1, score.topk(6, dim=1).indices, True)
+        chosen = torch.zeros(8, 32, dtype=torch.bool).scatter_(
+            1, score.topk(6, dim=1).indices, True
+        )
         literal |= chosen & (score > baseline)
     assert torch.equal(Wanda(sparsity=0.2).mask(weight, active, empty), literal)
 
@@ -104,7 +112,8 @@ def test_the_order_of_prompts_does_not_change_the_masks(denoiser):
     method = Wanda(sparsity=0.1, prompts=4)
     first = method.fit(denoiser, FitData(fit_prompts=tuple(CAPTIONS[:4])))
     second = method.fit(denoiser, FitData(fit_prompts=tuple(reversed(CAPTIONS[:4]))))
-    assert sum((first[name] != second[name]).sum().item() for name in first) <= 2  # sums in another order
+    # sums in another order
+    assert sum((first[name] != second[name]).sum().item() for name in first) <= 2
 
 
 def test_pruned_weights_are_zero_and_return_bit_exactly_also_after_an_exception():
@@ -115,7 +124,9 @@ def test_pruned_weights_are_zero_and_return_bit_exactly_also_after_an_exception(
     assert any(mask.any() for mask in state.values())
     with pytest.raises(RuntimeError, match="inside"), Wanda().attach(pipe, state):
         for name, value in pipe.unet.state_dict().items():
-            mask = state.get(name.removesuffix(".weight")) if name.endswith("net.2.weight") else None
+            mask = (
+                state.get(name.removesuffix(".weight")) if name.endswith("net.2.weight") else None
+            )
             if mask is None:
                 assert torch.equal(value, before[name])
             else:
@@ -127,6 +138,9 @@ def test_pruned_weights_are_zero_and_return_bit_exactly_also_after_an_exception(
 
 def test_fitting_on_ten_prompts_costs_at_most_220_row_evaluations(tiny_pipe):
     denoiser = Denoiser(tiny_pipe, steps=25, guidance_scale=5.0, batch_size=4)
-    Wanda().fit(denoiser, FitData(fit_prompts=tuple(f"{caption} {i}" for i in range(3) for caption in CAPTIONS)))
+    Wanda().fit(
+        denoiser,
+        FitData(fit_prompts=tuple(f"{caption} {i}" for i in range(3) for caption in CAPTIONS)),
+    )
     assert denoiser.rows <= 220
     denoiser.close()

@@ -22,7 +22,9 @@ def pair_by_pair(x, y):
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (9, 9), (7, 12)])
 def test_discrepancy_is_that_of_all_pairs(n, m):
     x, y = features(0, n), features(1, m, shift=0.3)
-    assert discrepancy(x.astype(float), y.astype(float)) == pytest.approx(pair_by_pair(x, y), rel=1e-10)
+    assert discrepancy(x.astype(float), y.astype(float)) == pytest.approx(
+        pair_by_pair(x, y), rel=1e-10
+    )
 
 
 def test_a_subset_of_everything_gives_the_value_of_clean_fid():
@@ -30,14 +32,28 @@ def test_a_subset_of_everything_gives_the_value_of_clean_fid():
 
     x, y = features(2, 60), features(3, 60, shift=0.5)
     (value,) = discrepancies(x, y, 1, 1000, 0)
-    assert value == pytest.approx(kernel_distance(x.astype(float), y.astype(float), num_subsets=1, max_subset_size=60), rel=1e-9)
+    assert value == pytest.approx(
+        kernel_distance(x.astype(float), y.astype(float), num_subsets=1, max_subset_size=60),
+        rel=1e-9,
+    )
 
 
 def test_values_of_one_distribution_lie_around_nothing():
     """Unbiased, so some are below 0; a shift is far from that."""
-    values = np.array([discrepancy(features(2 * i, 40).astype(float), features(2 * i + 1, 40).astype(float)) for i in range(300)])
-    assert abs(values.mean()) < 4 * values.std() / np.sqrt(len(values)) and values.min() < 0 < values.max()
-    assert discrepancy(features(0, 40).astype(float), features(1, 40, shift=1).astype(float)) > values.max()
+    values = np.array(
+        [
+            discrepancy(features(2 * i, 40).astype(float), features(2 * i + 1, 40).astype(float))
+            for i in range(300)
+        ]
+    )
+    assert (
+        abs(values.mean()) < 4 * values.std() / np.sqrt(len(values))
+        and values.min() < 0 < values.max()
+    )
+    assert (
+        discrepancy(features(0, 40).astype(float), features(1, 40, shift=1).astype(float))
+        > values.max()
+    )
 
 
 def test_subsets_follow_from_the_seed():
@@ -48,4 +64,6 @@ def test_subsets_follow_from_the_seed():
 
 def test_fewer_pictures_than_a_subset_are_all_drawn():
     x, y = features(6, 10), features(7, 10)
-    assert list(discrepancies(x, y, 2, 1000, 0)) == pytest.approx([pair_by_pair(x, y)] * 2, rel=1e-9)
+    assert list(discrepancies(x, y, 2, 1000, 0)) == pytest.approx(
+        [pair_by_pair(x, y)] * 2, rel=1e-9
+    )

@@ -21,24 +21,41 @@ def test_sscd_preprocessing_equals_torchvision_on_pil_images(name):
     from torchvision import transforms as T
 
     profile = PROFILES[name]
-    steps = [T.Resize((profile.square, profile.square))] if profile.square else [T.Resize(profile.short)] if profile.short else []
+    steps = (
+        [T.Resize((profile.square, profile.square))]
+        if profile.square
+        else [T.Resize(profile.short)]
+        if profile.short
+        else []
+    )
     steps += [T.CenterCrop(profile.crop)] if profile.crop else []
     reference = T.Compose([*steps, T.ToTensor(), T.Normalize(*profile.normalisation)])
     for seed, size in enumerate([(48, 64), (300, 200), (512, 512)]):
         picture = random_picture(seed, *size)
-        torch.testing.assert_close(preprocess(picture, profile), reference(Image.fromarray(picture)), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            preprocess(picture, profile), reference(Image.fromarray(picture)), atol=1e-6, rtol=0
+        )
 
 
 def test_descriptors_are_unit_vectors_whatever_the_batch(tiny_folder):
     pictures = [random_picture(seed) for seed in range(7)]
-    one = CopyDescriptor(tiny_folder / "descriptor.torchscript.pt", "testbed", torch.device("cpu"), batch_size=1)(pictures)
-    many = CopyDescriptor(tiny_folder / "descriptor.torchscript.pt", "testbed", torch.device("cpu"), batch_size=64)(pictures)
+    one = CopyDescriptor(
+        tiny_folder / "descriptor.torchscript.pt", "testbed", torch.device("cpu"), batch_size=1
+    )(pictures)
+    many = CopyDescriptor(
+        tiny_folder / "descriptor.torchscript.pt", "testbed", torch.device("cpu"), batch_size=64
+    )(pictures)
     np.testing.assert_allclose(np.linalg.norm(many, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(one, many, atol=1e-5)
 
 
 def test_another_profile_is_another_fingerprint(tiny_folder):
-    prints = {CopyDescriptor(tiny_folder / "descriptor.torchscript.pt", name, torch.device("cpu")).fingerprint for name in PROFILES}
+    prints = {
+        CopyDescriptor(
+            tiny_folder / "descriptor.torchscript.pt", name, torch.device("cpu")
+        ).fingerprint
+        for name in PROFILES
+    }
     assert len(prints) == len(PROFILES)
 
 
@@ -46,7 +63,10 @@ def test_reference_reducers_on_a_worked_example():
     similarity = np.array([[0.1, 0.9, 0.3, 0.2], [0.5, 0.5, 0.5, 0.5]])
     assert reduce_references(similarity, "max").tolist() == [0.9, 0.5]
     assert reduce_references(similarity, "mean").tolist() == pytest.approx([0.375, 0.5])
-    assert reduce_references(similarity, "lower_median").tolist() == torch.tensor(similarity).median(1).values.tolist()
+    assert (
+        reduce_references(similarity, "lower_median").tolist()
+        == torch.tensor(similarity).median(1).values.tolist()
+    )
 
 
 def test_pairwise_similarity_equals_the_loop_over_pairs():
@@ -60,7 +80,10 @@ def test_pairwise_similarity_equals_the_loop_over_pairs():
 def test_clip_score_equals_one_picture_and_one_text_at_a_time(tiny_folder):
     import open_clip
 
-    pictures, texts = [random_picture(s) for s in range(5)], ["a red apple", "a bus", "a red apple", "owl", ""]
+    pictures, texts = (
+        [random_picture(s) for s in range(5)],
+        ["a red apple", "a bus", "a red apple", "owl", ""],
+    )
     clip = OpenClip("clip", tiny_folder / "clip", None, torch.device("cpu"))
     images, (embedded, truncated) = clip(pictures), clip.texts(texts)
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tiny_folder / 'clip'}")
@@ -70,13 +93,17 @@ def test_clip_score_equals_one_picture_and_one_text_at_a_time(tiny_folder):
         with torch.no_grad():
             a = model.encode_image(transform(Image.fromarray(picture))[None])[0].numpy()
             b = model.encode_text(tokenizer([text]))[0].numpy()
-        assert images[i] @ embedded[i] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-5)
+        assert images[i] @ embedded[i] == pytest.approx(
+            a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-5
+        )
     assert truncated == 0
     assert clip.texts(["apple " * 40])[1] == 1
 
 
 def test_clean_features_equal_clean_fid_on_an_inception_shaped_file(tmp_path):
-    """clean-fid's own wrapper and ours on the same TorchScript: 299 pixels in, 2048 features out."""
+    """clean-fid's own wrapper and ours on the same TorchScript: 299 pixels in, 2048 features
+    out.
+    """
     from cleanfid.fid import get_batch_features
     from cleanfid.inception_torchscript import InceptionV3W
     from cleanfid.resize import build_resizer
@@ -84,7 +111,9 @@ def test_clean_features_equal_clean_fid_on_an_inception_shaped_file(tmp_path):
     class Shaped(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.layers = torch.nn.Sequential(torch.nn.AvgPool2d(23), torch.nn.Flatten(), torch.nn.Linear(507, 2048))
+            self.layers = torch.nn.Sequential(
+                torch.nn.AvgPool2d(23), torch.nn.Flatten(), torch.nn.Linear(507, 2048)
+            )
 
         def forward(self, x):
             return self.layers(x)
@@ -94,8 +123,12 @@ def test_clean_features_equal_clean_fid_on_an_inception_shaped_file(tmp_path):
     torch.jit.trace(Shaped().eval(), torch.rand(2, 3, 299, 299)).save(str(file))
     pictures = [random_picture(s) for s in range(3)]
     ours = CleanFeatures(file, 299, torch.device("cpu"))(pictures)
-    batch = torch.from_numpy(np.stack([build_resizer("clean")(p) for p in pictures]).transpose(0, 3, 1, 2))
-    theirs = get_batch_features(batch, InceptionV3W(str(tmp_path), download=False), torch.device("cpu"))
+    batch = torch.from_numpy(
+        np.stack([build_resizer("clean")(p) for p in pictures]).transpose(0, 3, 1, 2)
+    )
+    theirs = get_batch_features(
+        batch, InceptionV3W(str(tmp_path), download=False), torch.device("cpu")
+    )
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
@@ -111,7 +144,11 @@ def test_walltime_is_the_method_over_none():
     cost = find("metric", "walltime").load()(rounds=3, images=10).measure(Stopwatch())
     assert cost["time_ratio"].value == 3 and cost["time_ratio"].interval == (2, 3)
     assert cost["seconds_per_image"].value == pytest.approx(0.6)
-    assert (cost["nfe_per_image"].value, cost["fit_nfe"].value, cost["fit_seconds"].value) == (100, 40, 3.0)
+    assert (cost["nfe_per_image"].value, cost["fit_nfe"].value, cost["fit_seconds"].value) == (
+        100,
+        40,
+        3.0,
+    )
 
 
 def test_a_truncated_scorer_is_one_clear_line(tiny_folder, tmp_path):

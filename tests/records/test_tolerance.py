@@ -35,12 +35,25 @@ def score(value, **changes):
 
 
 def record(changed=None, **fields):
-    values = {name: given if isinstance(given, Score) else score(given) for name, given in ({**VALUES, **COSTS} | (changed or {})).items()}
+    values = {
+        name: given if isinstance(given, Score) else score(given)
+        for name, given in ({**VALUES, **COSTS} | (changed or {})).items()
+    }
     content = {
-        "run": "0123456789ab", "status": "complete", "suite": "demo", "suite_version": 1, "suite_fingerprint": "f" * 16, "method": "none",
-        "method_version": 1, "where": "nothing", "needs": [], "paper": "", "parameters": {},
-        "scores": {name: s for name, s in values.items() if name not in COSTS}, "cost": {name: s for name, s in values.items() if name in COSTS},
-    }  # fmt: skip
+        "run": "0123456789ab",
+        "status": "complete",
+        "suite": "demo",
+        "suite_version": 1,
+        "suite_fingerprint": "f" * 16,
+        "method": "none",
+        "method_version": 1,
+        "where": "nothing",
+        "needs": [],
+        "paper": "",
+        "parameters": {},
+        "scores": {name: s for name, s in values.items() if name not in COSTS},
+        "cost": {name: s for name, s in values.items() if name in COSTS},
+    }
     return RunRecord(**(content | fields))
 
 
@@ -72,7 +85,9 @@ def test_the_tolerance_is_the_last_value_within(name, within, beyond):
 
 def test_time_is_only_reported():
     assert breaches(record({"seconds_per_image": 40.0})) == {}
-    assert "reported only" in str(next(line for line in compare(record(), record()) if line.name == "seconds_per_image"))
+    assert "reported only" in str(
+        next(line for line in compare(record(), record()) if line.name == "seconds_per_image")
+    )
 
 
 def test_null_on_one_side_is_a_breach_and_on_both_is_none():
@@ -84,7 +99,9 @@ def test_null_on_one_side_is_a_breach_and_on_both_is_none():
 def test_a_score_that_one_record_lacks_or_that_has_no_tolerance_is_a_breach():
     assert "only the new" in breaches(record({"diversity": 0.4}))["diversity"]
     assert "only the old" in breaches(record(), record({"diversity": 0.4}))["diversity"]
-    assert "no tolerance" in breaches(record({"surprise": 0.4}), record({"surprise": 0.4}))["surprise"]
+    assert (
+        "no tolerance" in breaches(record({"surprise": 0.4}), record({"surprise": 0.4}))["surprise"]
+    )
 
 
 def test_scores_of_other_metrics_or_numbers_of_images_are_not_the_same():
@@ -113,7 +130,12 @@ def test_records_of_unlike_runs_are_refused(fields):
 def test_the_command_prints_every_score_and_tells_the_verdict_by_its_status(tmp_path, capsys):
     new, old, far, other = (
         each.save(tmp_path / name)
-        for name, each in (("new", record()), ("old", record()), ("far", record({"fid": 60.0})), ("other", record(suite_fingerprint="e" * 16)))
+        for name, each in (
+            ("new", record()),
+            ("old", record()),
+            ("far", record({"fid": 60.0})),
+            ("other", record(suite_fingerprint="e" * 16)),
+        )
     )
     assert main([str(new), str(old)]) == 0
     capsys.readouterr()
@@ -121,7 +143,9 @@ def test_the_command_prints_every_score_and_tells_the_verdict_by_its_status(tmp_
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:-1]] == sorted({*VALUES, *COSTS})
     (fid,) = [line for line in lines if line.startswith("fid")]
-    assert all(part in fid for part in ("60.000000", "50.000000", "+10.000000", "10% of old", "BREACH"))
+    assert all(
+        part in fid for part in ("60.000000", "50.000000", "+10.000000", "10% of old", "BREACH")
+    )
     assert main([str(other), str(old)]) == 2
     assert "suite_fingerprint" in capsys.readouterr().err
     assert main([str(tmp_path / "missing.json"), str(old)]) == 2
@@ -143,7 +167,9 @@ def test_tolerances_are_symmetric_in_direction_and_wider_ones_allow_more(new, ol
     narrow, wide = Tolerance("absolute", limit), Tolerance("absolute", limit * 2)
     assert narrow.allows(new, old) == narrow.allows(old, new) == narrow.allows(-new, -old)
     assert wide.allows(new, old) or not narrow.allows(new, old)
-    assert narrow.allows(new, old) == (abs(new - old) <= limit) or abs(abs(new - old) - limit) <= 2e-9
+    assert (
+        narrow.allows(new, old) == (abs(new - old) <= limit) or abs(abs(new - old) - limit) <= 2e-9
+    )
     assert not Tolerance("absolute", limit).allows(float("nan"), old)
 
 
@@ -170,7 +196,11 @@ def commands(job):
     choices = job.get("strategy", {}).get("matrix", {}).get("include", [{}])
     for step in job["steps"]:
         for choice in choices if "run" in step else []:
-            yield re.sub(r"\$\{\{ matrix\.(\w+) \}\}", lambda match, choice=choice: choice[match[1]], step["run"])
+            yield re.sub(
+                r"\$\{\{ matrix\.(\w+) \}\}",
+                lambda match, choice=choice: choice[match[1]],
+                step["run"],
+            )
 
 
 @pytest.mark.parametrize("name", ["ci.yml", "canary.yml"])
@@ -178,11 +208,17 @@ def test_workflows_read_only_end_and_run_what_exists(name):
     content = workflow(name)
     assert content["permissions"] == {"contents": "read"}
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    variables = set(re.findall(r"^([A-Z]+) \?=", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    variables = set(
+        re.findall(r"^([A-Z]+) \?=", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    )
     found = []
     for job in content["jobs"].values():
         assert job["timeout-minutes"] <= 90
-        assert all(re.fullmatch(r"actions/[a-z-]+@v[0-9]+", step["uses"]) for step in job["steps"] if "uses" in step)
+        assert all(
+            re.fullmatch(r"actions/[a-z-]+@v[0-9]+", step["uses"])
+            for step in job["steps"]
+            if "uses" in step
+        )
         found += list(commands(job))
     for command in found:
         program, *words = command.split()
@@ -192,7 +228,9 @@ def test_workflows_read_only_end_and_run_what_exists(name):
         elif program == ".ci/run":
             assert os.access(ROOT / program, os.X_OK)
         else:
-            assert (program, words[0]) == (".venv/bin/python", "-m") and importlib.util.find_spec(words[1])
+            assert (program, words[0]) == (".venv/bin/python", "-m") and importlib.util.find_spec(
+                words[1]
+            )
     assert found
 
 
@@ -200,7 +238,11 @@ def test_ci_runs_on_push_and_pull_request_with_every_python_and_lints_once():
     content = workflow("ci.yml")
     assert set(content[True]) == {"push", "pull_request"}  # YAML 1.1 reads the key `on` as true
     (job,) = content["jobs"].values()
-    assert [choice["python"] for choice in job["strategy"]["matrix"]["include"]] == ["3.11", "3.12", "3.13"]
+    assert [choice["python"] for choice in job["strategy"]["matrix"]["include"]] == [
+        "3.11",
+        "3.12",
+        "3.13",
+    ]
     assert sorted(commands(job)) == [".ci/run", "make test", "make test"]
 
 

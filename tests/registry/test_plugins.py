@@ -24,7 +24,9 @@ METHOD = "from bench import Method\n\nclass {name}(Method):\n    '''{doc}'''\n"
 
 
 class Site:
-    """A folder of installed distributions, as an installer leaves it: code, and a `.dist-info` folder for each."""
+    """A folder of installed distributions, as an installer leaves it: code, and a `.dist-info`
+    folder for each.
+    """
 
     def __init__(self, folder):
         self.folder = folder
@@ -36,19 +38,34 @@ class Site:
         info = self.folder / f"{re.sub('[-.]+', '_', name)}-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text("\n".join(f"[bench.{group}]\n{lines}\n" for group, lines in points.items()))
-        files = [path for path in self.folder.rglob("*") if path.is_file() and not path.is_relative_to(info)]
-        (info / "RECORD").write_text("".join(f"{path.relative_to(self.folder).as_posix()},,\n" for path in files))
+        (info / "entry_points.txt").write_text(
+            "\n".join(f"[bench.{group}]\n{lines}\n" for group, lines in points.items())
+        )
+        files = [
+            path
+            for path in self.folder.rglob("*")
+            if path.is_file() and not path.is_relative_to(info)
+        ]
+        (info / "RECORD").write_text(
+            "".join(f"{path.relative_to(self.folder).as_posix()},,\n" for path in files)
+        )
         self.forget()
 
     def install_example(self, version="0.1.0"):
         project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
         shutil.copytree(EXAMPLE / "bench_plugin_example", self.folder / "bench_plugin_example")
-        points = {group.removeprefix("bench."): "\n".join(f"{k} = {v}" for k, v in named.items()) for group, named in project["entry-points"].items()}
+        points = {
+            group.removeprefix("bench."): "\n".join(f"{k} = {v}" for k, v in named.items())
+            for group, named in project["entry-points"].items()
+        }
         self.install(project["name"], points, version)
 
     def imported(self):
-        return [name for name, module in list(sys.modules.items()) if str(getattr(module, "__file__", "")).startswith(str(self.folder))]
+        return [
+            name
+            for name, module in list(sys.modules.items())
+            if str(getattr(module, "__file__", "")).startswith(str(self.folder))
+        ]
 
     def forget(self):
         """What another process would not know: imported code and metadata that was read before."""
@@ -80,7 +97,9 @@ def command(monkeypatch, capsys, *arguments):
 
 
 def resolve(suite, method, tmp_path):
-    return Run.resolve(suite, method, {}, tmp_path / "records", tmp_path / "store", torch.device("cpu"))
+    return Run.resolve(
+        suite, method, {}, tmp_path / "records", tmp_path / "store", torch.device("cpu")
+    )
 
 
 def refusal(kind, name):
@@ -93,8 +112,14 @@ def refusal(kind, name):
 def test_an_installed_package_is_listed_and_its_broken_method_says_why(site):
     site.install_example()
     found = list_names(None)
-    assert found["methods"]["milder"] == "Guide less by a constant share. [bench-plugin-example 0.1.0]"
-    assert found["methods"]["broken"] == "broken: ImportError: libmilder.so is missing and so is its manual [bench-plugin-example 0.1.0]"
+    assert (
+        found["methods"]["milder"] == "Guide less by a constant share. [bench-plugin-example 0.1.0]"
+    )
+    assert (
+        found["methods"]["broken"]
+        == "broken: ImportError: libmilder.so is missing and so is its manual [bench-plugin-example"
+        " 0.1.0]"
+    )
     assert found["metrics"]["brightness"].startswith("Mean brightness")
     assert found["suites"]["example"].startswith("A suite of a third party")
     assert found["methods"]["wanda"].startswith("Zero the feed-forward weights")
@@ -105,10 +130,18 @@ def test_an_installed_package_is_listed_and_its_broken_method_says_why(site):
 def test_listing_with_plug_ins_imports_neither_them_nor_torch(site):
     site.install_example()
     for arguments, shows in (["--help"], "leaderboard"), (["list", "--json"], "milder"):
-        code = f"import sys; sys.path.insert(0, {str(site.folder)!r}); sys.argv = ['bench', *{arguments!r}]\nfrom bench.cli.main import main\n"
+        code = (
+            f"import sys; sys.path.insert(0, {str(site.folder)!r}); sys.argv = ['bench',"
+            f" *{arguments!r}]\nfrom bench.cli.main import main\n"
+        )
         code += "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        code += "sys.stderr.write(str([name for name in ('torch', 'bench_plugin_example') if name in sys.modules]))"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        code += (
+            "sys.stderr.write(str([name for name in ('torch', 'bench_plugin_example') if name in"
+            " sys.modules]))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
         assert done.stderr == "[]" and shows in done.stdout
 
 
@@ -123,19 +156,41 @@ BROKEN = {
     "syntax": ("b_syntax", "def broken(:\n", "SyntaxError"),
     "leaves": ("b_leaves", "import sys\nsys.exit('no licence')\n", "SystemExit: no licence"),
     "ends": ("b_ends", "import os\nos._exit(3)\n", "importing it ended Python (exit code 3)"),
-    "noclass": ("b_none", "x = 1\n", "must hold exactly one class derived from bench.Method; found: none"),
-    "twoclasses": ("b_two", METHOD.format(name="A", doc="") + METHOD.format(name="B", doc=""), "found: A, B"),
-    "misnamed": ("b_misnamed:Milder", METHOD.format(name="Wilder", doc=""), "b_misnamed:Milder is no class derived from bench.Method"),
-    "base": ("b_base:Method", "from bench import Method\n", "is no class derived from bench.Method"),
+    "noclass": (
+        "b_none",
+        "x = 1\n",
+        "must hold exactly one class derived from bench.Method; found: none",
+    ),
+    "twoclasses": (
+        "b_two",
+        METHOD.format(name="A", doc="") + METHOD.format(name="B", doc=""),
+        "found: A, B",
+    ),
+    "misnamed": (
+        "b_misnamed:Milder",
+        METHOD.format(name="Wilder", doc=""),
+        "b_misnamed:Milder is no class derived from bench.Method",
+    ),
+    "base": (
+        "b_base:Method",
+        "from bench import Method\n",
+        "is no class derived from bench.Method",
+    ),
     "bad name": ("b_good", METHOD.format(name="Good", doc=""), "a name may hold letters"),
     "../../up": ("b_good", None, "a name may hold letters"),
 }
 
 
 def test_every_way_to_be_broken_is_one_line_and_disturbs_nobody(site, monkeypatch, capsys):
-    lines = "\n".join(f"{name} = {value}" for name, (value, _, _) in BROKEN.items()) + "\nzgood = b_talks"
+    lines = (
+        "\n".join(f"{name} = {value}" for name, (value, _, _) in BROKEN.items())
+        + "\nzgood = b_talks"
+    )
     modules = {value.partition(":")[0]: code for value, code, _ in BROKEN.values() if code}
-    modules["b_talks"] = "print('not JSON')\nimport sys; print('nor this', file=sys.__stdout__)\n" + METHOD.format(name="Talks", doc="Works.")
+    modules["b_talks"] = (
+        "print('not JSON')\nimport sys; print('nor this', file=sys.__stdout__)\n"
+        + METHOD.format(name="Talks", doc="Works.")
+    )
     site.install("sad", {"methods": lines}, **modules)
     code, out, err = command(monkeypatch, capsys, "list", "methods", "--json")
     found = json.loads(out)["methods"]
@@ -151,35 +206,74 @@ def test_every_way_to_be_broken_is_one_line_and_disturbs_nobody(site, monkeypatc
 
 def test_a_plug_in_that_does_not_come_back_is_stopped_and_the_others_are_tried(site):
     works = METHOD.format(name="W", doc="W.")
-    site.install("slow", {"methods": "hangs = hangs\nworks = works"}, hangs="import threading\nthreading.Event().wait()\n", works=works)
-    found = probe([entry for entry in registry.entries("method").values() if entry.plugin], seconds=2)
+    site.install(
+        "slow",
+        {"methods": "hangs = hangs\nworks = works"},
+        hangs="import threading\nthreading.Event().wait()\n",
+        works=works,
+    )
+    found = probe(
+        [entry for entry in registry.entries("method").values() if entry.plugin], seconds=2
+    )
     assert [*found.values()] == ["broken: importing it takes longer than 2 seconds", "W."]
 
 
 def test_show_knows_plug_ins_by_both_names(site, monkeypatch, capsys):
     site.install_example()
     text = show_text("milder", as_json=False)
-    assert "distribution: bench-plugin-example 0.1.0" in text and "-p share=number  (default 0.5)" in text
-    assert json.loads(show_text("Bench_Plugin.Example/milder", as_json=True))["parameters"]["share"]["default"] == 0.5
-    assert json.loads(show_text("bench-plugin-example/brightness", as_json=True))["kind"] == "metric"
+    assert (
+        "distribution: bench-plugin-example 0.1.0" in text
+        and "-p share=number  (default 0.5)" in text
+    )
+    assert (
+        json.loads(show_text("Bench_Plugin.Example/milder", as_json=True))["parameters"]["share"][
+            "default"
+        ]
+        == 0.5
+    )
+    assert (
+        json.loads(show_text("bench-plugin-example/brightness", as_json=True))["kind"] == "metric"
+    )
     code, _, err = command(monkeypatch, capsys, "show", "broken")
     assert code == 2 and err.count("\n") == 1 and "libmilder.so is missing" in err
-    assert "did you mean 'bench-plugin-example/milder'" in command(monkeypatch, capsys, "show", "bench-plugin-exmple/milder")[2]
+    assert (
+        "did you mean 'bench-plugin-example/milder'"
+        in command(monkeypatch, capsys, "show", "bench-plugin-exmple/milder")[2]
+    )
 
 
-def test_a_plug_ins_suite_and_method_and_metric_run_and_the_record_says_whose_they_are(site, tiny_folder, tmp_path, monkeypatch, capsys):
+def test_a_plug_ins_suite_and_method_and_metric_run_and_the_record_says_whose_they_are(
+    site, tiny_folder, tmp_path, monkeypatch, capsys
+):
     site.install_example()
     shutil.copytree(tiny_folder, site.folder / "bench_plugin_example/suites", dirs_exist_ok=True)
     place = ["--records", tmp_path / "records", "--store", tmp_path / "store", "--device", "cpu"]
-    code, _, err = command(monkeypatch, capsys, "run", "--method", "bench-plugin-example/milder", "--suite", "bench-plugin-example/example", *place)
+    code, _, err = command(
+        monkeypatch,
+        capsys,
+        "run",
+        "--method",
+        "bench-plugin-example/milder",
+        "--suite",
+        "bench-plugin-example/example",
+        *place,
+    )
     assert code == 0, err
-    code, out, _ = command(monkeypatch, capsys, "run", "--method", "milder", "--suite", "example", *place, "--json")
+    code, out, _ = command(
+        monkeypatch, capsys, "run", "--method", "milder", "--suite", "example", *place, "--json"
+    )
     [record] = load_records(tmp_path / "records")[0]
     assert json.loads(out)["run"] == record.run  # both names mean one run
     assert record.status == "complete" and 0 < record.scores["brightness"].value < 1
-    assert record.path(tmp_path) == tmp_path / f"plugin-example/bench-plugin-example.milder/{record.run}.json"
+    assert (
+        record.path(tmp_path)
+        == tmp_path / f"plugin-example/bench-plugin-example.milder/{record.run}.json"
+    )
     assert record.environment["plugins"] == {"bench-plugin-example": "0.1.0"}
-    assert re.fullmatch("bench-plugin-example 0.1.0 [0-9a-f]{64}", record.sources["method bench-plugin-example.milder"])
+    assert re.fullmatch(
+        "bench-plugin-example 0.1.0 [0-9a-f]{64}",
+        record.sources["method bench-plugin-example.milder"],
+    )
     assert record.sources["metric brightness"].startswith("bench-plugin-example 0.1.0 ")
     assert registry.find("method", record.method).name == record.method
 
@@ -200,9 +294,13 @@ def test_another_release_or_an_edit_is_another_run_with_other_pictures(site, tin
     assert len({run.store.folder for run in (ours, released, edited)}) == 3
 
 
-def test_an_edited_metric_of_a_plug_in_is_another_run_with_the_same_pictures(site, tiny_suite, tiny_folder, tmp_path):
+def test_an_edited_metric_of_a_plug_in_is_another_run_with_the_same_pictures(
+    site, tiny_suite, tiny_folder, tmp_path
+):
     site.install_example()
-    (tiny_folder / "bright.toml").write_text((tiny_folder / "tiny.toml").read_text() + "\n[metrics.'bench-plugin-example/brightness']\n")
+    (tiny_folder / "bright.toml").write_text(
+        (tiny_folder / "tiny.toml").read_text() + "\n[metrics.'bench-plugin-example/brightness']\n"
+    )
     before = resolve(load_suite(str(tiny_folder / "bright.toml")), "none", tmp_path)
     with (site.folder / "bench_plugin_example/brightness.py").open("a") as file:
         file.write("# edited\n")
@@ -220,26 +318,45 @@ def test_a_file_with_a_metrics_name_keeps_its_own_source(tiny_suite, tmp_path):
     assert before.store.folder != resolve(tiny_suite, str(path), tmp_path).store.folder
 
 
-def test_a_built_in_keeps_its_name_and_the_plug_in_is_reached_by_its_full_name(site, tiny_suite, tmp_path):
-    site.install("Other.Dist", {"methods": "none = other_none", "suites": "testbed = nowhere:testbed.toml"}, other_none=METHOD.format(name="N", doc="Other."))
+def test_a_built_in_keeps_its_name_and_the_plug_in_is_reached_by_its_full_name(
+    site, tiny_suite, tmp_path
+):
+    site.install(
+        "Other.Dist",
+        {"methods": "none = other_none", "suites": "testbed = nowhere:testbed.toml"},
+        other_none=METHOD.format(name="N", doc="Other."),
+    )
     found = list_names("methods")["methods"]
-    assert found["none"].startswith("No mitigation") and found["other-dist/none"].startswith("Other.")
+    assert found["none"].startswith("No mitigation") and found["other-dist/none"].startswith(
+        "Other."
+    )
     assert registry.find("method", "none").load().__module__ == "methods.none"
     theirs = registry.find("method", "other-dist/none")
     assert theirs.load().__module__ == "other_none" and theirs.name == "other-dist.none"
     assert registry.find_suite("testbed") == registry.suites()["testbed"]
-    none, other = resolve(tiny_suite, "none", tmp_path), resolve(tiny_suite, "other-dist/none", tmp_path)
+    none, other = (
+        resolve(tiny_suite, "none", tmp_path),
+        resolve(tiny_suite, "other-dist/none", tmp_path),
+    )
     assert none.id != other.id and none.store.folder != other.store.folder
     assert none.sources == {} and none.plugins == {}
 
 
 def test_two_plug_ins_with_one_name_are_both_reached_only_by_their_full_names(site):
-    site.install("first", {"methods": "same = first_same"}, first_same=METHOD.format(name="F", doc="First."))
-    site.install("second", {"methods": "same = second_same"}, second_same=METHOD.format(name="S", doc="Second."))
+    site.install(
+        "first", {"methods": "same = first_same"}, first_same=METHOD.format(name="F", doc="First.")
+    )
+    site.install(
+        "second",
+        {"methods": "same = second_same"},
+        second_same=METHOD.format(name="S", doc="Second."),
+    )
     found = list_names("methods")["methods"]
     assert "same" not in found
     assert found["first/same"].startswith("First.") and found["second/same"].startswith("Second.")
-    assert "'same' is given by 2 plug-ins: say which, first/same or second/same" in refusal("method", "same")
+    assert "'same' is given by 2 plug-ins: say which, first/same or second/same" in refusal(
+        "method", "same"
+    )
     assert registry.find("method", "second/same").load().__name__ == "S"
     with pytest.raises(UserError, match="say which, first/same or second/same"):
         show_text("same", as_json=False)
@@ -250,9 +367,24 @@ def test_two_plug_ins_with_one_name_are_both_reached_only_by_their_full_names(si
     [
         ("mildr", "unknown method 'mildr': did you mean 'milder'?"),
         ("bench-plugin-example/mildr", "did you mean 'bench-plugin-example/milder'?"),
-        ("bench-plugin-exampl/milder", "unknown distribution with method plug-ins 'bench-plugin-exampl': did you mean 'bench-plugin-example'?"),
-        ("elsewhere/wanda", "unknown distribution with method plug-ins 'elsewhere': known: bench-plugin-example"),
-        ("broken", "method 'bench-plugin-example/broken' (bench_plugin_example.broken) cannot be imported: ImportError"),
+        (
+            "bench-plugin-exampl/milder",
+            (
+                "unknown distribution with method plug-ins 'bench-plugin-exampl': did you mean"
+                " 'bench-plugin-example'?"
+            ),
+        ),
+        (
+            "elsewhere/wanda",
+            "unknown distribution with method plug-ins 'elsewhere': known: bench-plugin-example",
+        ),
+        (
+            "broken",
+            (
+                "method 'bench-plugin-example/broken' (bench_plugin_example.broken) cannot be"
+                " imported: ImportError"
+            ),
+        ),
         ("", "unknown method ''"),
     ],
 )
@@ -264,7 +396,11 @@ def test_a_wrong_name_is_one_line_that_knows_plug_ins(site, name, says):
 @pytest.mark.parametrize(
     ("file", "text", "says"),
     [
-        ("mine.py", "raise RuntimeError('two\\nlines')\n", "cannot be imported: RuntimeError: two lines"),
+        (
+            "mine.py",
+            "raise RuntimeError('two\\nlines')\n",
+            "cannot be imported: RuntimeError: two lines",
+        ),
         ("mine.py", "raise SystemExit\n", "cannot be imported: SystemExit"),
         ("mine.py", "import bench_plugin_example.broken\n", "cannot be imported"),
         ("mine.txt", "", "is a file whose name does not end in .py"),
@@ -289,8 +425,13 @@ def test_a_folder_is_no_file(tmp_path, monkeypatch):
     assert registry.find("method", "none").module == "methods.none"
 
 
-SUITES = "good = pack.suites:good.toml\ndeep = pack:suites/good.toml\nup = pack.suites:../../secret.toml\nroot = pack:/etc/mine.toml\ngone = pack:gone.toml\n"
-SUITES += "nopack = nothing_here:x.toml\nmodule = pack\ntorn = pack:torn.toml\nlink = pack:link.toml\n"
+SUITES = (
+    "good = pack.suites:good.toml\ndeep = pack:suites/good.toml\nup ="
+    " pack.suites:../../secret.toml\nroot = pack:/etc/mine.toml\ngone = pack:gone.toml\n"
+)
+SUITES += (
+    "nopack = nothing_here:x.toml\nmodule = pack\ntorn = pack:torn.toml\nlink = pack:link.toml\n"
+)
 
 
 def test_suites_are_found_inside_their_package_without_importing_it(site):
@@ -298,7 +439,8 @@ def test_suites_are_found_inside_their_package_without_importing_it(site):
     folder.mkdir(parents=True)
     (site.folder / "pack/__init__.py").write_text("raise ImportError('never imported')\n")
     (site.folder / "secret.toml").write_text("description = 'secret'\n")
-    (site.folder / "pack/link.toml").symlink_to(folder / "good.toml")  # as some editable installs leave it
+    # as some editable installs leave it
+    (site.folder / "pack/link.toml").symlink_to(folder / "good.toml")
     (site.folder / "pack/torn.toml").write_text("name = \n")
     (folder / "good.toml").write_text("description = 'Good.'\n")
     site.install("suited", {"suites": SUITES})
@@ -324,8 +466,13 @@ def test_damaged_metadata_of_one_distribution_disturbs_nobody(site):
     site.install("torn", {"methods": "no equals sign"})
     site.install("twice", {"methods": "double = a_module\ndouble = b_module"})
     found = registry.entries("method")
-    assert found["torn/unknown"].summary.startswith("broken: the distribution's metadata cannot be read")
-    assert found["twice/double"].summary == "broken: the distribution gives the name twice: a_module, b_module"
+    assert found["torn/unknown"].summary.startswith(
+        "broken: the distribution's metadata cannot be read"
+    )
+    assert (
+        found["twice/double"].summary
+        == "broken: the distribution gives the name twice: a_module, b_module"
+    )
     assert found["milder"].load().__doc__.startswith("Guide less") and "none" in found
     assert "gives the name twice" in refusal("method", "double")
 

@@ -12,7 +12,11 @@ def write(tmp_path, text):
 
 
 def test_a_strangers_file_comes_through_the_same_door(tmp_path):
-    path = write(tmp_path, "from bench import Method\n\nclass Mine(Method):\n    'Does a thing.'\n    strength: float = 0.5\n")
+    path = write(
+        tmp_path,
+        "from bench import Method\n\nclass Mine(Method):\n    'Does a thing.'\n    strength: float"
+        " = 0.5\n",
+    )
     entry = registry.find("method", path)
     assert entry.name == "mine" and entry.summary == "Does a thing."
     assert entry.load()(strength=0.1).strength == 0.1
@@ -39,7 +43,14 @@ def test_a_broken_file_can_still_be_listed(tmp_path):
 
 
 def test_values_of_parameters_are_read_as_toml_and_else_as_text():
-    assert parse_assignments(["a=1", "b=0.5", "c=true", "d=cond", 'e="x=y"', "f=[1, 2]"]) == {"a": 1, "b": 0.5, "c": True, "d": "cond", "e": "x=y", "f": [1, 2]}
+    assert parse_assignments(["a=1", "b=0.5", "c=true", "d=cond", 'e="x=y"', "f=[1, 2]"]) == {
+        "a": 1,
+        "b": 0.5,
+        "c": True,
+        "d": "cond",
+        "e": "x=y",
+        "f": [1, 2],
+    }
     with pytest.raises(UserError, match="given twice"):
         parse_assignments(["a=1", "a=2"])
 

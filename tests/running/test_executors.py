@@ -1,4 +1,7 @@
-"""Who does the work changes nothing in the result. What needs Ray shares one cluster of two workers here, and is skipped where Ray is not installed."""
+"""Who does the work changes nothing in the result.
+
+What needs Ray shares one cluster of two workers here, and is skipped where Ray is not installed.
+"""
 
 import os
 import pickle
@@ -22,7 +25,10 @@ from bench.suite.suite import Suite
 from conftest import SUITE
 
 CPU = torch.device("cpu")
-ATTACKED = SUITE + "\n[attacks.clique_extraction]\nimages = 3\nclique = 2\nthreshold = 0.2\nclean_prompts = 2\n"
+ATTACKED = (
+    SUITE
+    + "\n[attacks.clique_extraction]\nimages = 3\nclique = 2\nthreshold = 0.2\nclean_prompts = 2\n"
+)
 MIXING = """
 import os
 import torch
@@ -30,7 +36,7 @@ from pathlib import Path
 from bench import Method
 
 class Mixing(Method):
-    "Every image gets a little of all images of its batch, along what was learned; each process leaves its number in a folder."
+    '''Every image gets a little of its batch's images; each process leaves its number.'''
     notes: str = ""
     def mixes_images(self):
         return True
@@ -39,7 +45,8 @@ class Mixing(Method):
     def adjust(self, denoiser, request, state):
         if self.notes:
             Path(self.notes, str(os.getpid())).touch()
-        return request.replace(latents=request.latents + state["drawn"] * request.latents.mean(0, keepdim=True))
+        mean = request.latents.mean(0, keepdim=True)
+        return request.replace(latents=request.latents + state["drawn"] * mean)
 """
 HURT = """
 import os
@@ -75,32 +82,53 @@ def new_run(suite, place, method="none", executor=None, **parameters):
 
 
 def without_time(record):
-    """All fields but seconds and what follows from them, the machine, and the digest over everything."""
+    """All fields but seconds and what follows from them, the machine, and the digest over
+    everything.
+    """
     content = record.model_dump(exclude={"environment", "content_sha256"})
-    content["cost"] = {name: score for name, score in content["cost"].items() if score["unit"] not in ("s", "x none")}
+    content["cost"] = {
+        name: score
+        for name, score in content["cost"].items()
+        if score["unit"] not in ("s", "x none")
+    }
     return content
 
 
 def digests(run):
     keys = [key for unit in planned(run) for key in unit]
-    return {key: pixel_digest(picture) for key, picture in zip(keys, run.store.pictures(keys), strict=True)}
+    return {
+        key: pixel_digest(picture)
+        for key, picture in zip(keys, run.store.pictures(keys), strict=True)
+    }
 
 
 def test_ray_gives_the_record_of_a_local_run(two_workers, tiny_folder, tmp_path):
     (tiny_folder / "scaled.toml").write_text(ATTACKED)
     suite = load_suite(str(tiny_folder / "scaled.toml"))
-    local, spread = new_run(suite, tmp_path / "local"), new_run(suite, tmp_path / "ray", executor=two_workers)
+    local, spread = (
+        new_run(suite, tmp_path / "local"),
+        new_run(suite, tmp_path / "ray", executor=two_workers),
+    )
     expected, record = local.execute(), spread.execute()
-    assert without_time(record) == without_time(expected) and record.cost["nfe_per_image"].value == expected.cost["nfe_per_image"].value
+    assert (
+        without_time(record) == without_time(expected)
+        and record.cost["nfe_per_image"].value == expected.cost["nfe_per_image"].value
+    )
     assert digests(spread) == digests(local)
-    assert {shard.name.partition("-")[2] for shard in spread.store.shards()} == {shard.name.partition("-")[2] for shard in local.store.shards()}
+    assert {shard.name.partition("-")[2] for shard in spread.store.shards()} == {
+        shard.name.partition("-")[2] for shard in local.store.shards()
+    }
 
 
-def test_a_killed_worker_changes_nothing_even_where_images_of_a_batch_influence_each_other(two_workers, tiny_suite, tmp_path):
+def test_a_killed_worker_changes_nothing_even_where_images_of_a_batch_influence_each_other(
+    two_workers, tiny_suite, tmp_path
+):
     (tmp_path / "mixing.py").write_text(MIXING)
     (notes := tmp_path / "notes").mkdir()
     local, spread = (
-        new_run(tiny_suite, tmp_path / place, str(tmp_path / "mixing.py"), executor, notes=str(notes))
+        new_run(
+            tiny_suite, tmp_path / place, str(tmp_path / "mixing.py"), executor, notes=str(notes)
+        )
         for place, executor in (("local", Local()), ("ray", two_workers))
     )
     state = spread.fitted()[0]  # random numbers: both must sample with what this store has
@@ -120,7 +148,9 @@ def test_a_killed_worker_changes_nothing_even_where_images_of_a_batch_influence_
     assert digests(spread) == digests(local)
 
 
-def test_what_a_user_must_put_right_is_raised_once_and_a_deadly_unit_is_given_up(two_workers, tiny_suite, tmp_path, monkeypatch):
+def test_what_a_user_must_put_right_is_raised_once_and_a_deadly_unit_is_given_up(
+    two_workers, tiny_suite, tmp_path, monkeypatch
+):
     (tmp_path / "hurt.py").write_text(HURT)
     wrong = new_run(tiny_suite, tmp_path, str(tmp_path / "hurt.py"), two_workers)
     with pytest.raises(UserError, match="holds NaN or infinity"):
@@ -132,10 +162,14 @@ def test_what_a_user_must_put_right_is_raised_once_and_a_deadly_unit_is_given_up
 
 
 def test_a_map_over_ray_keeps_the_order_and_the_errors(two_workers):
-    assert list(two_workers.map(lambda number: number**2, range(20))) == [number**2 for number in range(20)]
+    assert list(two_workers.map(lambda number: number**2, range(20))) == [
+        number**2 for number in range(20)
+    ]
 
     def refuse(error):
-        raise {"user": UserError, "nothing": Unmeasurable, "bug": ZeroDivisionError}[error]("no such thing")
+        raise {"user": UserError, "nothing": Unmeasurable, "bug": ZeroDivisionError}[error](
+            "no such thing"
+        )
 
     for name, kind in (("user", UserError), ("nothing", Unmeasurable), ("bug", ZeroDivisionError)):
         with pytest.raises(kind, match="no such thing"):
@@ -152,18 +186,30 @@ def test_a_spec_comes_to_the_same_run(tiny_suite, tmp_path, monkeypatch):
     (tmp_path / "mixing.py").write_text(MIXING)
     run = new_run(tiny_suite, tmp_path, str(tmp_path / "mixing.py"), notes="x")
     again = pickle.loads(pickle.dumps(Spec.of(run))).run()
-    assert (again.id, again.store.folder, planned(again), again.device) == (run.id, run.store.folder, planned(run), run.device)
+    assert (again.id, again.store.folder, planned(again), again.device) == (
+        run.id,
+        run.store.folder,
+        planned(run),
+        run.device,
+    )
     (tmp_path / "mixing.py").write_text(MIXING + "\n# edited\n")
     with pytest.raises(UserError, match="are not those of the driver"):
         Spec.of(run).run()
 
 
 def test_a_suite_that_code_made_can_be_sent_too(tiny_suite, tmp_path):
-    bare = Suite(tiny_suite.settings.model_copy(update={"metrics": {}, "attacks": {}}), tiny_suite.file, 3)
-    assert pickle.loads(pickle.dumps(Spec.of(new_run(bare, tmp_path)))).run().suite.fingerprint == bare.fingerprint
+    bare = Suite(
+        tiny_suite.settings.model_copy(update={"metrics": {}, "attacks": {}}), tiny_suite.file, 3
+    )
+    assert (
+        pickle.loads(pickle.dumps(Spec.of(new_run(bare, tmp_path)))).run().suite.fingerprint
+        == bare.fingerprint
+    )
 
 
-def test_files_below_the_working_folder_are_found_in_that_of_the_worker(tiny_suite, tmp_path, monkeypatch):
+def test_files_below_the_working_folder_are_found_in_that_of_the_worker(
+    tiny_suite, tmp_path, monkeypatch
+):
     for place in ("here", "there"):
         (tmp_path / place).mkdir()
         (tmp_path / place / "mixing.py").write_text(MIXING)
@@ -179,10 +225,14 @@ def test_a_worker_without_the_fitted_state_says_so(tiny_suite, tmp_path, monkeyp
     (tmp_path / "mixing.py").write_text(MIXING)
     run = new_run(tiny_suite, tmp_path, str(tmp_path / "mixing.py"))
     refusal = worker.Worker(Spec.of(run), 1).load()
-    assert "give a --store that all machines share" in refusal.line and isinstance(refusal.error(), UserError)
+    assert "give a --store that all machines share" in refusal.line and isinstance(
+        refusal.error(), UserError
+    )
 
 
-def test_a_worker_keeps_its_model_and_finishes_what_another_began(tiny_suite, tmp_path, monkeypatch):
+def test_a_worker_keeps_its_model_and_finishes_what_another_began(
+    tiny_suite, tmp_path, monkeypatch
+):
     run = new_run(tiny_suite, tmp_path)
     one = worker.Worker(Spec.of(run), 1)
     assert one.load() is None
@@ -226,5 +276,9 @@ def test_without_ray_one_line_says_how_to_get_it(monkeypatch):
     ],
 )
 def test_wrong_options_are_one_line_each(words, says):
-    error = CliRunner().invoke(app, ["run", "--method", "none", "--suite", "testbed-quick", *words]).exception
+    error = (
+        CliRunner()
+        .invoke(app, ["run", "--method", "none", "--suite", "testbed-quick", *words])
+        .exception
+    )
     assert isinstance(error, UserError) and says in str(error) and "\n" not in str(error)

@@ -36,8 +36,18 @@ def without_cost(record):
 def test_a_run_gives_every_score_of_the_contract(tiny_suite, tmp_path):
     record = new_run(tiny_suite, tmp_path).execute()
     assert record.status == "complete"
-    assert {"sscd", "sscd_p95", "memorized_ratio", "diversity", "clip_score", "clip_score_clean", "fid"} <= set(record.scores)
-    assert {"fit_seconds", "fit_nfe", "seconds_per_image", "nfe_per_image", "time_ratio"} <= set(record.cost)
+    assert {
+        "sscd",
+        "sscd_p95",
+        "memorized_ratio",
+        "diversity",
+        "clip_score",
+        "clip_score_clean",
+        "fid",
+    } <= set(record.scores)
+    assert {"fit_seconds", "fit_nfe", "seconds_per_image", "nfe_per_image", "time_ratio"} <= set(
+        record.cost
+    )
     assert record.scores["fid"].n == 6
     assert record.cost["nfe_per_image"].value == 2 * 3
     assert set(record.scores["sscd"].groups) == {"1", "10"}
@@ -52,21 +62,31 @@ def test_a_record_never_holds_nan(tiny_suite, tmp_path):
 def test_the_second_run_generates_nothing_and_needs_no_model(tiny_suite, tmp_path, monkeypatch):
     first = new_run(tiny_suite, tmp_path).execute()
     first.path(tmp_path / "records").unlink()
-    monkeypatch.setattr("bench.running.run.load_denoiser", lambda *_: pytest.fail("the model was loaded again"))
+    monkeypatch.setattr(
+        "bench.running.run.load_denoiser", lambda *_: pytest.fail("the model was loaded again")
+    )
     second = new_run(tiny_suite, tmp_path).execute()
     assert second.scores == first.scores and second.cost == first.cost
 
 
 def test_wanda_with_sparsity_zero_is_bit_identical_to_none(tiny_suite, tmp_path):
-    none, neutral = new_run(tiny_suite, tmp_path), new_run(tiny_suite, tmp_path, "wanda", sparsity=0.0)
+    none, neutral = (
+        new_run(tiny_suite, tmp_path),
+        new_run(tiny_suite, tmp_path, "wanda", sparsity=0.0),
+    )
     none.execute(), neutral.execute()
-    assert none.samples("memorized").store.png(none.samples("memorized").keys) == neutral.samples("memorized").store.png(neutral.samples("memorized").keys)
+    assert none.samples("memorized").store.png(none.samples("memorized").keys) == neutral.samples(
+        "memorized"
+    ).store.png(neutral.samples("memorized").keys)
 
 
 def test_a_run_samples_with_its_method_attached(tiny_suite, tmp_path):
     from bench.running.sample import sample
 
-    none, pruned = new_run(tiny_suite, tmp_path), new_run(tiny_suite, tmp_path, "wanda", sparsity=0.5)
+    none, pruned = (
+        new_run(tiny_suite, tmp_path),
+        new_run(tiny_suite, tmp_path, "wanda", sparsity=0.5),
+    )
     none.execute(), pruned.execute()
     keys = none.samples("memorized").keys
     stored = pruned.store.pictures(keys)
@@ -74,7 +94,9 @@ def test_a_run_samples_with_its_method_attached(tiny_suite, tmp_path):
     state = pruned.fitted()[0]
     with pruned.method.attach(pruned.denoiser.pipe, state):
         batch = keys[:4]  # as the run batched them
-        request = pruned.denoiser.request([key.prompt for key in batch], [key.seed for key in batch])
+        request = pruned.denoiser.request(
+            [key.prompt for key in batch], [key.seed for key in batch]
+        )
         by_hand = pruned.denoiser.decode(sample(pruned.denoiser, request, pruned.method, state))
     assert np.array_equal(stored[:4], by_hand)
 
@@ -93,9 +115,12 @@ def test_one_broken_metric_costs_only_its_own_numbers(tiny_folder, tmp_path):
 
     path = tmp_path / "bad.py"
     path.write_text(
-        "from bench import Metric\nclass Bad(Metric):\n    names = ('bad',)\n    roles = ('clean',)\n    def measure(self, evaluation):\n        return 1 / 0\n"
+        "from bench import Metric\nclass Bad(Metric):\n    names = ('bad',)\n    roles ="
+        " ('clean',)\n    def measure(self, evaluation):\n        return 1 / 0\n"
     )
-    (tiny_folder / "bad.toml").write_text(SUITE.replace("[metrics.sscd]", f"[metrics.'{path}']\n\n[metrics.sscd]"))
+    (tiny_folder / "bad.toml").write_text(
+        SUITE.replace("[metrics.sscd]", f"[metrics.'{path}']\n\n[metrics.sscd]")
+    )
     run = new_run(load_suite(str(tiny_folder / "bad.toml")), tmp_path)
     with pytest.raises(ZeroDivisionError):
         run.execute()
@@ -108,7 +133,9 @@ def test_one_broken_metric_costs_only_its_own_numbers(tiny_folder, tmp_path):
 def test_a_missing_scorer_is_noticed_before_any_image_is_made(tiny_folder, tmp_path):
     from conftest import SUITE
 
-    (tiny_folder / "early.toml").write_text(SUITE.replace("./descriptor.torchscript.pt", "descriptr.torchscript.pt"))
+    (tiny_folder / "early.toml").write_text(
+        SUITE.replace("./descriptor.torchscript.pt", "descriptr.torchscript.pt")
+    )
     with pytest.raises(UserError, match="'descriptr.torchscript.pt' is missing"):
         new_run(load_suite(str(tiny_folder / "early.toml")), tmp_path)
     assert not (tmp_path / "store").exists()
@@ -116,7 +143,8 @@ def test_a_missing_scorer_is_noticed_before_any_image_is_made(tiny_folder, tmp_p
 
 def test_wanda_pays_for_fitting_once(tiny_suite, tmp_path):
     record = new_run(tiny_suite, tmp_path, "wanda", sparsity=0.2).execute()
-    assert record.cost["fit_nfe"].value == 2 * 3 * (2 + 1)  # steps cut the calls to 3; two fit prompts and the empty one
+    # steps cut the calls to 3; two fit prompts and the empty one
+    assert record.cost["fit_nfe"].value == 2 * 3 * (2 + 1)
     assert record.per_prompt["sscd"].keys() == {"p2", "p3", "p4", "p5"}
     again = new_run(tiny_suite, tmp_path, "wanda", sparsity=0.2)
     assert again.fitted()[2] == record.cost["fit_nfe"].value
@@ -127,7 +155,10 @@ def test_a_plan_counts_what_is_missing(tiny_suite, tmp_path):
     run = new_run(tiny_suite, tmp_path)
     plan = planning.plan(run)
     assert plan["images"] == {"memorized": 8, "clean": 6, "quality": 6}
-    assert plan["images_missing"] == len({*run.samples("memorized").keys, *run.samples("clean").keys})  # quality asks for the same as clean
+    # quality asks for the same as clean
+    assert plan["images_missing"] == len(
+        {*run.samples("memorized").keys, *run.samples("clean").keys}
+    )
     run.execute()
     assert planning.plan(new_run(tiny_suite, tmp_path))["images_missing"] == 0
 
@@ -135,8 +166,12 @@ def test_a_plan_counts_what_is_missing(tiny_suite, tmp_path):
 def test_duplicate_texts_in_a_list_are_different_images(tiny_folder, tmp_path):
     from conftest import SUITE, write_csv
 
-    write_csv(tiny_folder / "twice.csv", [["id", "prompt"], ["a", "owl"], ["b", "owl"], ["c", "bus"]])
-    (tiny_folder / "twice.toml").write_text(SUITE.replace('[prompts.clean]\nfile = "clean.csv"', '[prompts.clean]\nfile = "twice.csv"'))
+    write_csv(
+        tiny_folder / "twice.csv", [["id", "prompt"], ["a", "owl"], ["b", "owl"], ["c", "bus"]]
+    )
+    (tiny_folder / "twice.toml").write_text(
+        SUITE.replace('[prompts.clean]\nfile = "clean.csv"', '[prompts.clean]\nfile = "twice.csv"')
+    )
     keys = new_run(load_suite(str(tiny_folder / "twice.toml")), tmp_path).samples("clean").keys
     assert len(set(keys)) == 3
 
@@ -144,7 +179,8 @@ def test_duplicate_texts_in_a_list_are_different_images(tiny_folder, tmp_path):
 def test_a_failing_method_leaves_a_failed_record_and_its_images(tiny_suite, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
-        "from bench import Method\nclass Mine(Method):\n    'x'\n    def guide(self, step, state):\n        return step.conditional * float('nan')\n"
+        "from bench import Method\nclass Mine(Method):\n    'x'\n    def guide(self, step,"
+        " state):\n        return step.conditional * float('nan')\n"
     )
     run = new_run(tiny_suite, tmp_path, str(path))
     with pytest.raises(UserError, match="method bench_file_mine|method mine"):
@@ -161,7 +197,9 @@ def test_a_killed_run_ends_with_the_scores_of_an_undisturbed_one(tiny_folder, tm
 
     suite = tiny_folder / "long.toml"
     suite.write_text(
-        SUITE.replace("images_per_prompt = 2", f"images_per_prompt = {KILLED_SUITE_IMAGES}").replace("[metrics.walltime]\nrounds = 2\nimages = 2\n", "")
+        SUITE.replace(
+            "images_per_prompt = 2", f"images_per_prompt = {KILLED_SUITE_IMAGES}"
+        ).replace("[metrics.walltime]\nrounds = 2\nimages = 2\n", "")
     )
 
     def command(place):
@@ -184,26 +222,44 @@ def test_a_killed_run_ends_with_the_scores_of_an_undisturbed_one(tiny_folder, tm
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     calm, hit = tmp_path / "calm", tmp_path / "hit"
     calm.mkdir(), hit.mkdir()
-    undisturbed = json.loads(subprocess.run(command(calm), env=environment, capture_output=True, text=True, check=True).stdout)
-    with subprocess.Popen(command(hit), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    undisturbed = json.loads(
+        subprocess.run(
+            command(calm), env=environment, capture_output=True, text=True, check=True
+        ).stdout
+    )
+    with subprocess.Popen(
+        command(hit), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         deadline = time.monotonic() + 120
-        while not list(hit.glob("store/*/*/*.parquet")) and time.monotonic() < deadline and process.poll() is None:
+        while (
+            not list(hit.glob("store/*/*/*.parquet"))
+            and time.monotonic() < deadline
+            and process.poll() is None
+        ):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     shards = list(hit.glob("store/*/*/*.parquet"))
     assert shards, "killed before the first shard"
     kept = {shard: shard.stat().st_mtime_ns for shard in shards}
-    finished = json.loads(subprocess.run(command(hit), env=environment, capture_output=True, text=True, check=True).stdout)
+    finished = json.loads(
+        subprocess.run(
+            command(hit), env=environment, capture_output=True, text=True, check=True
+        ).stdout
+    )
     assert finished["status"] == "complete"
     assert finished["scores"] == undisturbed["scores"]
-    assert all(shard.stat().st_mtime_ns == when for shard, when in kept.items()), "a finished shard was made again"
+    assert all(shard.stat().st_mtime_ns == when for shard, when in kept.items()), (
+        "a finished shard was made again"
+    )
 
 
 def test_ctrl_c_leaves_a_partial_record_and_says_how_to_go_on(tiny_folder, tmp_path):
     suite = tiny_folder / "interrupted.toml"
     from conftest import SUITE
 
-    suite.write_text(SUITE.replace("images_per_prompt = 2", f"images_per_prompt = {KILLED_SUITE_IMAGES}"))
+    suite.write_text(
+        SUITE.replace("images_per_prompt = 2", f"images_per_prompt = {KILLED_SUITE_IMAGES}")
+    )
     command = [
         sys.executable,
         "-m",
@@ -218,16 +274,32 @@ def test_ctrl_c_leaves_a_partial_record_and_says_how_to_go_on(tiny_folder, tmp_p
         "--store",
         str(tmp_path / "s"),
     ]
-    # A shell that starts the tests in the background makes their children ignore Ctrl-C; this one must not.
+    # A shell that starts the tests in the background makes their children ignore Ctrl-C; this one
+    # must not.
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed,
+    ) as process:
         deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("s/*/*/*.parquet")) and time.monotonic() < deadline and process.poll() is None:
+        while (
+            not list(tmp_path.glob("s/*/*/*.parquet"))
+            and time.monotonic() < deadline
+            and process.poll() is None
+        ):
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "goes on where it stopped" in errors and "Traceback" not in errors
+    assert (
+        process.returncode == 130
+        and "goes on where it stopped" in errors
+        and "Traceback" not in errors
+    )
     assert load_record(next((tmp_path / "r").glob("*/*/*.json"))).status == "partial"
 
 
@@ -246,7 +318,9 @@ def test_scores_of_a_run_equal_scores_from_its_pictures(tiny_suite, tmp_path):
         for key in samples.keys[row * samples.images : (row + 1) * samples.images]:
             similarities.append(float(describe(run.store.pictures([key]))[0] @ reference))
     assert record.scores["sscd"].value == pytest.approx(np.mean(similarities), abs=1e-5)
-    assert record.scores["sscd_p95"].value == pytest.approx(np.percentile(similarities, 95), abs=1e-5)
+    assert record.scores["sscd_p95"].value == pytest.approx(
+        np.percentile(similarities, 95), abs=1e-5
+    )
     assert record.scores["memorized_ratio"].value == np.mean(np.array(similarities) > 0.5)
 
 
@@ -261,12 +335,16 @@ def test_alignment_in_a_record_is_of_each_picture_with_its_own_prompt(tiny_suite
         cosines = []
         for row, prompt in enumerate(samples.prompts):
             for key in samples.keys[row * samples.images : (row + 1) * samples.images]:
-                cosines.append(float(clip(run.store.pictures([key]))[0] @ clip.texts([prompt.text])[0][0]))
+                cosines.append(
+                    float(clip(run.store.pictures([key]))[0] @ clip.texts([prompt.text])[0][0])
+                )
         assert record.scores[score].value == pytest.approx(np.mean(cosines), abs=1e-5)
 
 
 @pytest.mark.parametrize(("method", "role"), [("wanda", "fit"), ("wen", "calibration")])
-def test_a_method_whose_prompts_the_suite_lacks_fails_before_any_work(tiny_suite, tmp_path, method, role):
+def test_a_method_whose_prompts_the_suite_lacks_fails_before_any_work(
+    tiny_suite, tmp_path, method, role
+):
     prompts = {name: part for name, part in tiny_suite.settings.prompts.items() if name != role}
     suite = Suite(tiny_suite.settings.model_copy(update={"prompts": prompts}), tiny_suite.file)
     with pytest.raises(UserError, match=rf"{method} needs .* has no \[prompts.{role}\]"):
@@ -276,36 +354,80 @@ def test_a_method_whose_prompts_the_suite_lacks_fails_before_any_work(tiny_suite
 
 
 @pytest.mark.parametrize(
-    ("parameter", "says"), [("target=inf", "finite"), ("iterations=many", "integer"), ("preset=wild", "'image' or 'reference'"), ("lr=0", "greater")]
+    ("parameter", "says"),
+    [
+        ("target=inf", "finite"),
+        ("iterations=many", "integer"),
+        ("preset=wild", "'image' or 'reference'"),
+        ("lr=0", "greater"),
+    ],
 )
 def test_parameters_of_the_wrong_type_are_one_line(tiny_suite, tmp_path, parameter, says):
     with pytest.raises(UserError, match=says) as error:
-        Run.resolve(tiny_suite, "wen", parse_assignments([parameter]), tmp_path / "records", tmp_path / "store", CPU)
+        Run.resolve(
+            tiny_suite,
+            "wen",
+            parse_assignments([parameter]),
+            tmp_path / "records",
+            tmp_path / "store",
+            CPU,
+        )
     assert "\n" not in str(error.value)
 
 
 def test_what_a_method_reports_of_its_images_is_stored_and_averaged(tiny_suite, tmp_path):
-    run = Run.resolve(tiny_suite, "wen", {"target": 0.7, "iterations": 1}, tmp_path / "records", tmp_path / "store", CPU)
+    run = Run.resolve(
+        tiny_suite,
+        "wen",
+        {"target": 0.7, "iterations": 1},
+        tmp_path / "records",
+        tmp_path / "store",
+        CPU,
+    )
     record = run.execute()
     keys = run.samples("memorized").keys
     stored = run.store.facts(keys)
-    assert len(stored) == 8 and all(set(facts) == {"converged", "updates", "magnitude_before", "magnitude_after"} for facts in stored)
-    assert record.facts["memorized"]["updates"] == pytest.approx(sum(facts["updates"] for facts in stored) / 8, abs=1e-6)
-    again = Run.resolve(tiny_suite, "wen", {"target": 0.7, "iterations": 1}, tmp_path / "records", tmp_path / "store", CPU)
+    assert len(stored) == 8 and all(
+        set(facts) == {"converged", "updates", "magnitude_before", "magnitude_after"}
+        for facts in stored
+    )
+    assert record.facts["memorized"]["updates"] == pytest.approx(
+        sum(facts["updates"] for facts in stored) / 8, abs=1e-6
+    )
+    again = Run.resolve(
+        tiny_suite,
+        "wen",
+        {"target": 0.7, "iterations": 1},
+        tmp_path / "records",
+        tmp_path / "store",
+        CPU,
+    )
     assert again.store.facts(keys) == stored
 
 
-def test_what_a_method_costs_is_timed_on_prompts_from_the_whole_list(tiny_suite, tmp_path, monkeypatch):
+def test_what_a_method_costs_is_timed_on_prompts_from_the_whole_list(
+    tiny_suite, tmp_path, monkeypatch
+):
     class Metrics:
         rounds, images = 2, 4
 
     run = new_run(tiny_suite, tmp_path)
     seen = []
-    monkeypatch.setattr("bench.running.timing.timed", lambda run, batch, state, mitigated: (seen.append([key.prompt for key in batch]), (1.0, 1))[1])
+    monkeypatch.setattr(
+        "bench.running.timing.timed",
+        lambda run, batch, state, mitigated: (seen.append([key.prompt for key in batch]), (1.0, 1))[
+            1
+        ],
+    )
     timing = time_against_none(run, {}, Metrics.rounds, Metrics.images)
     prompts = [prompt.text for prompt in tiny_suite.prompts("memorized")]
-    assert timing.images == 8 and seen[-1] == seen[-2], "with the method and without on the same batch"
-    assert seen[2] == [prompts[0]] * 2 + [prompts[2]] * 2 and seen[4] == [prompts[1]] * 2 + [prompts[3]] * 2
+    assert timing.images == 8 and seen[-1] == seen[-2], (
+        "with the method and without on the same batch"
+    )
+    assert (
+        seen[2] == [prompts[0]] * 2 + [prompts[2]] * 2
+        and seen[4] == [prompts[1]] * 2 + [prompts[3]] * 2
+    )
     assert time_against_none(run, {}, 2, 4) == timing and len(seen) == 6, "kept"
     time_against_none(run, {}, 1, 4)
     assert len(seen) > 6, "another choice of images is another timing"
@@ -313,27 +435,55 @@ def test_what_a_method_costs_is_timed_on_prompts_from_the_whole_list(tiny_suite,
 
 def test_two_judges_that_name_the_same_score_are_refused(tiny_suite, tmp_path):
     file = tmp_path / "again.py"
-    file.write_text("from bench import Metric\n\nclass Again(Metric):\n    names = ('sscd',)\n    roles = ('memorized',)\n")
-    settings = tiny_suite.settings.model_copy(update={"metrics": tiny_suite.settings.metrics | {str(file): {}}})
+    file.write_text(
+        "from bench import Metric\n\nclass Again(Metric):\n    names = ('sscd',)\n    roles ="
+        " ('memorized',)\n"
+    )
+    settings = tiny_suite.settings.model_copy(
+        update={"metrics": tiny_suite.settings.metrics | {str(file): {}}}
+    )
     with pytest.raises(UserError, match="'sscd'"):
         new_run(Suite(settings, tiny_suite.file), tmp_path)
 
 
-def test_a_metric_that_returns_nonsense_does_not_cost_the_others_their_numbers(tiny_suite, tmp_path):
+def test_a_metric_that_returns_nonsense_does_not_cost_the_others_their_numbers(
+    tiny_suite, tmp_path
+):
     file = tmp_path / "odd.py"
-    body = "    names = ('odd',)\n    roles = ('memorized',)\n\n    def measure(self, evaluation):\n        return None\n"
+    body = (
+        "    names = ('odd',)\n    roles = ('memorized',)\n\n    def measure(self, evaluation):\n  "
+        "      return None\n"
+    )
     file.write_text(f"from bench import Metric\n\nclass Odd(Metric):\n{body}")
     metrics = {str(file): {}, "clip_score": tiny_suite.settings.metrics["clip_score"]}
-    run = new_run(Suite(tiny_suite.settings.model_copy(update={"metrics": metrics}), tiny_suite.file), tmp_path)
+    run = new_run(
+        Suite(tiny_suite.settings.model_copy(update={"metrics": metrics}), tiny_suite.file),
+        tmp_path,
+    )
     with pytest.raises(UserError, match="NoneType instead of its scores"):
         run.execute()
     record = load_record(next((tmp_path / "records").glob("*/*/*.json")))
-    assert record.status == "failed" and record.scores["clip_score"].value is not None and record.scores["odd"].reason
+    assert (
+        record.status == "failed"
+        and record.scores["clip_score"].value is not None
+        and record.scores["odd"].reason
+    )
 
 
 def test_the_batch_size_is_part_of_images_that_influence_each_other(tiny_suite, tmp_path):
-    larger = Suite(tiny_suite.settings.model_copy(update={"model": tiny_suite.settings.model.model_copy(update={"batch_size": 8})}), tiny_suite.file)
-    folders = {preset: {new_run(suite, tmp_path, "wen", preset=preset).store.folder for suite in (tiny_suite, larger)} for preset in ("image", "reference")}
+    larger = Suite(
+        tiny_suite.settings.model_copy(
+            update={"model": tiny_suite.settings.model.model_copy(update={"batch_size": 8})}
+        ),
+        tiny_suite.file,
+    )
+    folders = {
+        preset: {
+            new_run(suite, tmp_path, "wen", preset=preset).store.folder
+            for suite in (tiny_suite, larger)
+        }
+        for preset in ("image", "reference")
+    }
     assert len(folders["image"]) == 1 and len(folders["reference"]) == 2
 
 

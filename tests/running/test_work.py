@@ -29,7 +29,11 @@ from conftest import SUITE
 
 CPU = torch.device("cpu")
 WITHOUT_TIMING = SUITE.replace("[metrics.walltime]\nrounds = 2\nimages = 2\n", "")
-ATTACKED = WITHOUT_TIMING + "\n[attacks.clique_extraction]\nimages = 3\nclique = 2\nthreshold = 0.2\nclean_prompts = 2\nearly_stop = STOP\n"
+ATTACKED = (
+    WITHOUT_TIMING
+    + "\n[attacks.clique_extraction]\nimages = 3\nclique = 2\nthreshold = 0.2\nclean_prompts ="
+    " 2\nearly_stop = STOP\n"
+)
 MIXING = """
 from bench import Method
 class Mixing(Method):
@@ -37,7 +41,8 @@ class Mixing(Method):
     def mixes_images(self):
         return True
     def adjust(self, denoiser, request, state):
-        return request.replace(latents=request.latents + 0.1 * request.latents.mean(0, keepdim=True))
+        mean = request.latents.mean(0, keepdim=True)
+        return request.replace(latents=request.latents + 0.1 * mean)
 """
 
 
@@ -58,7 +63,9 @@ def attacked(tiny_folder):
 
 
 def new_run(suite, place, method="none", seeds=1, **parameters):
-    return Run.resolve(suite, method, parameters, place / "records", place / "store", CPU, seeds=seeds)
+    return Run.resolve(
+        suite, method, parameters, place / "records", place / "store", CPU, seeds=seeds
+    )
 
 
 def all_keys(run):
@@ -71,7 +78,9 @@ def stored(run):
 
 def rows_of(run):
     """How often each image stands in the store's files."""
-    tables = [pq.read_table(shard, columns=["prompt", "seed"]).to_pylist() for shard in run.store.shards()]
+    tables = [
+        pq.read_table(shard, columns=["prompt", "seed"]).to_pylist() for shard in run.store.shards()
+    ]
     return Counter(SampleKey(row["prompt"], row["seed"]) for table in tables for row in table)
 
 
@@ -85,7 +94,9 @@ def test_every_image_lies_in_one_unit_in_the_batches_of_its_first_ask(asks, batc
         expected += [fresh[start : start + batch] for start in range(0, len(fresh), batch)]
         assert set(keys) <= {key for unit in work.units(keys) for key in unit}
     units = work.units([SampleKey("p", seed) for ask in asks for seed in ask])
-    assert [list(unit[start : start + batch]) for unit in units for start in range(0, len(unit), batch)] == expected
+    assert [
+        list(unit[start : start + batch]) for unit in units for start in range(0, len(unit), batch)
+    ] == expected
     assert all(len(unit) <= max(8, batch) for unit in units)
 
 
@@ -97,7 +108,10 @@ def test_shards_share_all_units_among_them(count, of):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@pytest.mark.parametrize("text", ["0/2", "3/2", "x", "", "1", "1/0", "-1/2", "1/2/3", "1.0/2", " 1/2", "²/3", "9" * 5000 + "/1"])
+@pytest.mark.parametrize(
+    "text",
+    ["0/2", "3/2", "x", "", "1", "1/0", "-1/2", "1/2/3", "1.0/2", " 1/2", "²/3", "9" * 5000 + "/1"],
+)
 def test_a_wrong_shard_is_one_line(text):
     with pytest.raises(UserError, match="--shard must be i/n") as error:
         Shard.parse(text)
@@ -122,7 +136,11 @@ def test_shards_and_the_command_that_joins_them_give_what_one_process_gives(atta
     together = joined.execute()
     assert "denoiser" not in vars(joined), "nothing was left to sample"
     assert stored(joined) == stored(alone) and set(rows_of(joined).values()) == {1}
-    assert (together.scores, together.attacks, together.samples) == (record.scores, record.attacks, record.samples)
+    assert (together.scores, together.attacks, together.samples) == (
+        record.scores,
+        record.attacks,
+        record.samples,
+    )
 
 
 def test_a_shard_that_is_repeated_makes_nothing(attacked, tmp_path):
@@ -132,17 +150,24 @@ def test_a_shard_that_is_repeated_makes_nothing(attacked, tmp_path):
     assert told["images_made"] == 0 and told["images_left"] > 0 and "denoiser" not in vars(again)
 
 
-def test_images_of_an_attack_that_decides_as_it_goes_are_not_made_ahead(tiny_folder, attacked, tmp_path):
+def test_images_of_an_attack_that_decides_as_it_goes_are_not_made_ahead(
+    tiny_folder, attacked, tmp_path
+):
     (tiny_folder / "early.toml").write_text(ATTACKED.replace("STOP", "true"))
     early = new_run(load_suite(str(tiny_folder / "early.toml")), tmp_path)
     assert planned(early) == planned(early, ahead=False)
-    assert len(planned(new_run(attacked, tmp_path))) > len(planned(new_run(attacked, tmp_path), ahead=False))
+    assert len(planned(new_run(attacked, tmp_path))) > len(
+        planned(new_run(attacked, tmp_path), ahead=False)
+    )
 
 
 @pytest.mark.parametrize("kept", [slice(1, 2), slice(3, 6), slice(0, 13, 3), slice(2, None)])
 def test_a_method_that_mixes_images_goes_on_as_if_it_had_never_stopped(tiny_suite, tmp_path, kept):
     (tmp_path / "mixing.py").write_text(MIXING)
-    calm, hit = (new_run(tiny_suite, tmp_path / place, str(tmp_path / "mixing.py")) for place in ("calm", "hit"))
+    calm, hit = (
+        new_run(tiny_suite, tmp_path / place, str(tmp_path / "mixing.py"))
+        for place in ("calm", "hit")
+    )
     calm.executor.make(calm, {}, planned(calm))
     some = all_keys(calm)[kept]
     hit.store.append(some, np.stack(calm.store.pictures(some)))
@@ -154,10 +179,15 @@ def test_a_method_that_mixes_images_goes_on_as_if_it_had_never_stopped(tiny_suit
 def test_only_batches_with_a_missing_image_are_sampled_again(tiny_suite, tmp_path):
     run = new_run(tiny_suite, tmp_path)
     run.executor.make(run, {}, planned(run)[:1])
-    first, unit = planned(run)[0], (*planned(run)[0], *(SampleKey("new", seed) for seed in range(3)))
+    first, unit = (
+        planned(run)[0],
+        (*planned(run)[0], *(SampleKey("new", seed) for seed in range(3))),
+    )
     lacking = set(run.lacking(unit))
     assert to_sample(first, lacking, 4, True) == to_sample(first, lacking, 4, False) == []
-    assert to_sample(unit, lacking, 5, True) == list(unit[5:]) and to_sample(unit, lacking, 5, False) == list(unit[8:])
+    assert to_sample(unit, lacking, 5, True) == list(unit[5:]) and to_sample(
+        unit, lacking, 5, False
+    ) == list(unit[8:])
 
 
 @pytest.mark.parametrize("method", ["none", "mixing"])
@@ -183,19 +213,26 @@ def test_ctrl_c_in_the_middle_of_a_unit_changes_no_picture(tiny_suite, tmp_path,
 @pytest.mark.parametrize("name", ["descriptor", "clip", "features"])
 def test_features_of_a_picture_do_not_depend_on_what_it_is_extracted_with(tiny_folder, name):
     extractor = {
-        "descriptor": lambda: CopyDescriptor(tiny_folder / "descriptor.torchscript.pt", "testbed", CPU, 16),
+        "descriptor": lambda: CopyDescriptor(
+            tiny_folder / "descriptor.torchscript.pt", "testbed", CPU, 16
+        ),
         "clip": lambda: OpenClip("clip", tiny_folder / "clip", None, CPU, 16),
         "features": lambda: CleanFeatures(tiny_folder / "features.torchscript.pt", 32, CPU, 16),
     }[name]()
     pictures = list(np.random.default_rng(0).integers(0, 256, (37, 32, 32, 3), dtype=np.uint8))
     together = in_whole_batches(extractor)(pictures)
     for size in (1, 3, 16, 33):
-        alone = [in_whole_batches(extractor)(pictures[start : start + size]) for start in range(0, len(pictures), size)]
+        alone = [
+            in_whole_batches(extractor)(pictures[start : start + size])
+            for start in range(0, len(pictures), size)
+        ]
         assert np.array_equal(np.concatenate(alone), together)
 
 
 class Racing(Method):
-    """What it learns differs every time; while it learns, another process does the same and is faster."""
+    """What it learns differs every time; while it learns, another process does the same and is
+    faster.
+    """
 
     def fit(self, denoiser, data):
         if others:
@@ -207,7 +244,9 @@ others: list[Run] = []
 
 
 def test_two_that_fit_at_once_sample_with_the_same_state(tiny_suite, tmp_path):
-    one, other = (dataclasses.replace(new_run(tiny_suite, tmp_path), method=Racing()) for _ in range(2))
+    one, other = (
+        dataclasses.replace(new_run(tiny_suite, tmp_path), method=Racing()) for _ in range(2)
+    )
     others.append(other)
     state = one.fitted()[0]
     assert torch.equal(state["drawn"], other.fitted()[0]["drawn"])
@@ -225,9 +264,21 @@ def test_a_store_sees_what_others_stored_and_keeps_what_it_has(tiny_suite, tmp_p
     assert set(rows_of(one).values()) == {1}
 
 
-def test_the_command_line_makes_shards_and_says_how_to_join_them(tiny_folder, tmp_path, monkeypatch):
+def test_the_command_line_makes_shards_and_says_how_to_join_them(
+    tiny_folder, tmp_path, monkeypatch
+):
     (tiny_folder / "short.toml").write_text(WITHOUT_TIMING)
-    common = ["run", "--method", "none", "--suite", str(tiny_folder / "short.toml"), "--records", str(tmp_path / "r"), "--store", str(tmp_path / "s")]
+    common = [
+        "run",
+        "--method",
+        "none",
+        "--suite",
+        str(tiny_folder / "short.toml"),
+        "--records",
+        str(tmp_path / "r"),
+        "--store",
+        str(tmp_path / "s"),
+    ]
 
     def bench(*words):
         monkeypatch.setattr(sys, "argv", ["bench", *common, *words])
@@ -235,7 +286,10 @@ def test_the_command_line_makes_shards_and_says_how_to_join_them(tiny_folder, tm
 
     assert "shard 2/2 makes 2 of them, in 1 of 2 units" in bench("--shard", "2/2", "--dry-run")
     told = bench("--shard", "1/2")
-    assert "shard 1/2 of none on tiny: 1 of 2 units, 8 images, 8 of them made now" in told and "2 images of the run are missing" in told
+    assert (
+        "shard 1/2 of none on tiny: 1 of 2 units, 8 images, 8 of them made now" in told
+        and "2 images of the run are missing" in told
+    )
     assert not (tmp_path / "r").exists()
     assert bench("--shard=2/2").strip().splitlines()[-1].strip() == "bench " + " ".join(common)
     assert json.loads(bench("--shard", "2/2", "--json"))["images_left"] == 0

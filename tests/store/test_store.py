@@ -33,7 +33,9 @@ def test_what_was_stored_is_there_for_the_next_process(tmp_path):
     open_store(tmp_path).append(keys(5), pictures(5))
     again = open_store(tmp_path)
     assert again.missing(keys(7)) == keys(2, start=5)
-    for stored, original in zip(again.pictures([*reversed(keys(5))]), reversed(pictures(5)), strict=True):
+    for stored, original in zip(
+        again.pictures([*reversed(keys(5))]), reversed(pictures(5)), strict=True
+    ):
         assert np.array_equal(stored, original)
 
 
@@ -62,7 +64,9 @@ def test_features_are_extracted_once_a_shard_and_follow_their_pictures(tmp_path)
 def test_a_half_written_shard_is_never_seen(tmp_path, monkeypatch):
     store = open_store(tmp_path)
     store.append(keys(2), pictures(2))
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        "os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(UserError, match="No space left.*what was written before is kept"):
         store.append(keys(2, start=2), pictures(2))
     assert [path.name for path in store.folder.iterdir() if path.suffix == ".tmp"] == []
@@ -94,7 +98,10 @@ def test_new_shards_never_overwrite_those_that_are_left_after_a_deletion(tmp_pat
     store.shards()[0].unlink()
     again = open_store(tmp_path)
     again.append(keys(2), pictures(2))
-    assert np.array_equal(open_store(tmp_path).pictures(keys(6)), np.concatenate([pictures(2), pictures(2, seed=2), pictures(2, seed=4)]))
+    assert np.array_equal(
+        open_store(tmp_path).pictures(keys(6)),
+        np.concatenate([pictures(2), pictures(2, seed=2), pictures(2, seed=4)]),
+    )
 
 
 def test_a_changed_picture_does_not_match_its_hash(tmp_path):
@@ -128,7 +135,9 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
 
 
 class HalfWay(MemoryFileSystem):
-    """A file system that renames, whose disk is full half way through a write while `full`; `stuck`: then what was begun stays, too."""
+    """A file system that renames, whose disk is full half way through a write while `full`;
+    `stuck`: then what was begun stays, too.
+    """
 
     protocol = "halfway"
     store: ClassVar = {}
@@ -158,7 +167,12 @@ def half_way(monkeypatch):
 
 @pytest.fixture(params=["path", "file", "memory", "halfway"])
 def root(request, tmp_path, half_way):
-    return {"path": str(tmp_path), "file": f"file://{tmp_path}", "memory": f"memory://{tmp_path.name}", "halfway": "halfway://a/b"}[request.param]
+    return {
+        "path": str(tmp_path),
+        "file": f"file://{tmp_path}",
+        "memory": f"memory://{tmp_path.name}",
+        "halfway": "halfway://a/b",
+    }[request.param]
 
 
 def mean_of(batch):
@@ -169,7 +183,9 @@ def test_a_store_anywhere_gives_what_a_folder_gives(root):
     store = open_store(root)
     store.prepare()
     store.append(keys(3), pictures(3), [{"a": i} for i in range(3)])
-    store.append(keys(2, start=3), pictures(2, seed=1), features={"mean": mean_of(pictures(2, seed=1))})
+    store.append(
+        keys(2, start=3), pictures(2, seed=1), features={"mean": mean_of(pictures(2, seed=1))}
+    )
     again = open_store(root)
     assert again.shard_names() == store.shard_names() and len(again.shard_names()) == 2
     assert again.missing(keys(7)) == keys(2, start=5)
@@ -179,7 +195,11 @@ def test_a_store_anywhere_gives_what_a_folder_gives(root):
     assert np.array_equal(again.features(keys(5), "mean", mean_of), mean_of(everything))
     assert again.with_features("mean") == set(again.shard_names())
     store.files.write("timing-x.json", b"{}")
-    assert store.files.exists("timing-x.json") and "timing-x.json" in again.files.names() and not again.files.exists("other")
+    assert (
+        store.files.exists("timing-x.json")
+        and "timing-x.json" in again.files.names()
+        and not again.files.exists("other")
+    )
     assert store.files.read("timing-x.json") == b"{}"
 
 
@@ -198,18 +218,33 @@ def test_a_write_that_fails_half_way_leaves_nothing_that_counts(half_way, monkey
     before = {path: bytes(file.getbuffer()) for path, file in half_way.store.items()}
     monkeypatch.setattr(half_way, "full", True)
     monkeypatch.setattr(half_way, "stuck", stuck)
-    with pytest.raises(UserError, match="halfway://a/b/suite/method-.* cannot be written: .*No space left.*what was written before is kept"):
+    with pytest.raises(
+        UserError,
+        match=(
+            "halfway://a/b/suite/method-.* cannot be written: .*No space left.*what was written"
+            " before is kept"
+        ),
+    ):
         store.append(keys(2, start=2), pictures(2), features={"mean": mean_of(pictures(2))})
     monkeypatch.setattr(half_way, "full", False)
     assert {path: bytes(half_way.store[path].getbuffer()) for path in before} == before
-    assert len(half_way.store) == len(before) + stuck  # what cannot be removed has the name of something unfinished
+    # what cannot be removed has the name of something unfinished
+    assert len(half_way.store) == len(before) + stuck
     again = open_store("halfway://a/b")
     assert again.missing(keys(4)) == keys(2, start=2) and again.with_features("mean") == set()
 
 
 def test_a_store_that_cannot_be_reached_is_one_clear_line(monkeypatch):
-    monkeypatch.setitem(known_implementations, "far", {"class": "nosuchpackage.FarFileSystem", "err": "Install it"})
-    with pytest.raises(UserError, match="^the store far://bucket/x cannot be opened: it needs the package nosuchpackage: pip install nosuchpackage$"):
+    monkeypatch.setitem(
+        known_implementations, "far", {"class": "nosuchpackage.FarFileSystem", "err": "Install it"}
+    )
+    with pytest.raises(
+        UserError,
+        match=(
+            "^the store far://bucket/x cannot be opened: it needs the package nosuchpackage: pip"
+            " install nosuchpackage$"
+        ),
+    ):
         open_store("far://bucket/x")
     with pytest.raises(UserError, match="Protocol not known: nowhere"):
         open_store("nowhere://user:secret@host/x")
@@ -218,7 +253,13 @@ def test_a_store_that_cannot_be_reached_is_one_clear_line(monkeypatch):
 
 def test_a_picture_that_was_dropped_leaves_its_facts_and_digests(root):
     store = open_store(root)
-    store.append(keys(3), pictures(3), [{"a": i} for i in range(3)], {"mean": mean_of(pictures(3))}, dropped=keys(2))
+    store.append(
+        keys(3),
+        pictures(3),
+        [{"a": i} for i in range(3)],
+        {"mean": mean_of(pictures(3))},
+        dropped=keys(2),
+    )
     again = open_store(root)
     assert again.dropped == set(keys(2)) and again.missing(keys(3)) == []
     assert again.facts(keys(3)) == [{"a": i} for i in range(3)]
@@ -226,21 +267,32 @@ def test_a_picture_that_was_dropped_leaves_its_facts_and_digests(root):
     assert np.array_equal(again.features(keys(3), "mean", None), mean_of(pictures(3)))
     assert np.array_equal(again.pictures(keys(1, start=2))[0], pictures(3)[2])
     for ask in (lambda: again.png(keys(1)), lambda: again.features(keys(2), "other", mean_of)):
-        with pytest.raises(UserError, match="the picture in row 0 of shard .* was dropped.*--keep-images all"):
+        with pytest.raises(
+            UserError, match="the picture in row 0 of shard .* was dropped.*--keep-images all"
+        ):
             ask()
 
 
 def test_features_of_pictures_beside_dropped_ones_can_still_be_made(tmp_path):
     store = open_store(tmp_path)
     store.append(keys(3), pictures(3), dropped=keys(1))
-    assert np.array_equal(store.features(keys(2, start=1), "mean", mean_of), mean_of(pictures(3)[1:]))
+    assert np.array_equal(
+        store.features(keys(2, start=1), "mean", mean_of), mean_of(pictures(3)[1:])
+    )
     assert store.with_features("mean") == set()  # a file would say that all rows have them
 
 
 def test_shards_with_all_their_pictures_are_what_they_were_before_any_could_be_dropped(tmp_path):
     store = open_store(tmp_path)
     store.append(keys(2), pictures(2), features={"mean": mean_of(pictures(2))})
-    assert pq.read_schema(store.shards()[0]).names == ["prompt", "seed", "png", "sha256", "method", "facts"]
+    assert pq.read_schema(store.shards()[0]).names == [
+        "prompt",
+        "seed",
+        "png",
+        "sha256",
+        "method",
+        "facts",
+    ]
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -253,13 +305,17 @@ def test_an_image_made_again_has_its_picture_and_the_features_that_fit_it(tmp_pa
     asked = []
     for one in (store, open_store(tmp_path)):
         assert one.dropped == set(keys(1, start=1)) and np.array_equal(one.pictures(keys(1)), newer)
-        found = one.features(keys(2), "mean", lambda batch: asked.append(len(batch)) or mean_of(batch))
+        found = one.features(
+            keys(2), "mean", lambda batch: asked.append(len(batch)) or mean_of(batch)
+        )
         assert np.array_equal(found, mean_of([newer[0], pictures(2)[1]]))
     assert asked == ([] if same else [1])
     assert all(path.read_bytes() == content for path, content in kept.items())
 
 
-def test_a_process_that_dies_between_features_and_shard_loses_the_shard_alone(tmp_path, monkeypatch):
+def test_a_process_that_dies_between_features_and_shard_loses_the_shard_alone(
+    tmp_path, monkeypatch
+):
     store = open_store(tmp_path)
 
     def dies(name, content, write=store.files.write):
@@ -274,13 +330,23 @@ def test_a_process_that_dies_between_features_and_shard_loses_the_shard_alone(tm
     again = open_store(tmp_path)
     assert again.missing(keys(2)) == keys(2)
     again.append(keys(2), pictures(2), features={"mean": mean_of(pictures(2))}, dropped=keys(2))
-    assert np.array_equal(open_store(tmp_path).features(keys(2), "mean", None), mean_of(pictures(2)))
+    assert np.array_equal(
+        open_store(tmp_path).features(keys(2), "mean", None), mean_of(pictures(2))
+    )
 
 
-ROW = st.tuples(st.integers(0, 3), st.integers(0, 1), st.booleans())  # of an image: which, how it came out that time, whether its picture is dropped
+# of an image: which, how it came out that time, whether its picture is dropped
+ROW = st.tuples(st.integers(0, 3), st.integers(0, 1), st.booleans())
 
 
-@given(st.lists(st.tuples(st.lists(ROW, min_size=1, max_size=4, unique_by=lambda row: row[0]), st.booleans()), max_size=6))
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(ROW, min_size=1, max_size=4, unique_by=lambda row: row[0]), st.booleans()
+        ),
+        max_size=6,
+    )
+)
 @settings(max_examples=40, deadline=None)
 def test_of_an_image_stored_several_times_the_first_picture_counts_or_else_the_newest_row(shards):
     root = f"memory://{next(NUMBERS)}"
@@ -288,8 +354,16 @@ def test_of_an_image_stored_several_times_the_first_picture_counts_or_else_the_n
     for shard, with_features in shards:
         made = [pictures(1, seed=10 * image + variant)[0] for image, variant, _ in shard]
         features = {"mean": mean_of(made)} if with_features else {}
-        store.append([keys(4)[image] for image, *_ in shard], made, features=features, dropped=[keys(4)[image] for image, _, drop in shard if drop])
-        rows += [(image, picture, drop, with_features) for (image, _, drop), picture in zip(shard, made, strict=True)]
+        store.append(
+            [keys(4)[image] for image, *_ in shard],
+            made,
+            features=features,
+            dropped=[keys(4)[image] for image, _, drop in shard if drop],
+        )
+        rows += [
+            (image, picture, drop, with_features)
+            for (image, _, drop), picture in zip(shard, made, strict=True)
+        ]
     for one in (store, open_store(root)):
         for image in range(4):
             (key,), mine = keys(1, start=image), [row for row in rows if row[0] == image]

@@ -18,10 +18,15 @@ def test_the_threshold_joins_as_many_as_its_rate_allows_and_a_step_more_joins_to
     elements = 192
     nearest = sorted(int(x) for x in np.random.default_rng(1).integers(10_000, 900_000, 20))
     threshold = threshold_below(nearest, rate, elements)
-    joined = [sum(c <= squared_limit(t, elements) for c in nearest) for t in (threshold, round(threshold + 1e-4, 4))]
+    joined = [
+        sum(c <= squared_limit(t, elements) for c in nearest)
+        for t in (threshold, round(threshold + 1e-4, 4))
+    ]
     assert joined[0] <= rate * 20 + 1e-9 < joined[1] or threshold == 1.0
     ties = [5000] * 20
-    assert sum(c <= squared_limit(threshold_below(ties, rate, elements), elements) for c in ties) == 0
+    assert (
+        sum(c <= squared_limit(threshold_below(ties, rate, elements), elements) for c in ties) == 0
+    )
 
 
 def test_calibrations_that_cannot_be_made_say_why():

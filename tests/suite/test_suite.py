@@ -18,13 +18,21 @@ def changed(tiny_folder, name, *replacements):
 def test_roles_are_filtered_and_seeds_are_an_images_own(tiny_suite):
     assert [p.id for p in tiny_suite.prompts("fit")] == ["p0", "p1"]
     assert [p.id for p in tiny_suite.prompts("memorized")] == ["p2", "p3", "p4", "p5"]
-    seeds = {tiny_suite.image_seed(p.text, i) for p in tiny_suite.prompts("clean") for i in range(3)}
-    assert len(seeds) == 3 * len(tiny_suite.prompts("clean")) and all(0 <= seed < 2**63 for seed in seeds)
+    seeds = {
+        tiny_suite.image_seed(p.text, i) for p in tiny_suite.prompts("clean") for i in range(3)
+    }
+    assert len(seeds) == 3 * len(tiny_suite.prompts("clean")) and all(
+        0 <= seed < 2**63 for seed in seeds
+    )
 
 
-def test_the_fingerprint_follows_the_protocol_and_the_files_but_not_the_description(tiny_folder, tiny_suite):
+def test_the_fingerprint_follows_the_protocol_and_the_files_but_not_the_description(
+    tiny_folder, tiny_suite
+):
     base = tiny_suite.fingerprint
-    same = load_suite(changed(tiny_folder, "a.toml", ('name = "tiny"', 'name = "tiny"\ndescription = "words"'))).fingerprint
+    same = load_suite(
+        changed(tiny_folder, "a.toml", ('name = "tiny"', 'name = "tiny"\ndescription = "words"'))
+    ).fingerprint
     other = load_suite(changed(tiny_folder, "b.toml", ("steps = 3", "steps = 4"))).fingerprint
     limited = load_suite(str(tiny_folder / "tiny.toml"), limit=2).fingerprint
     assert base == same
@@ -65,7 +73,9 @@ def test_a_wrong_suite_is_one_clear_line(tiny_folder, old, new, says):
 
 def test_an_empty_prompt_list_is_refused(tiny_folder):
     write_csv(tiny_folder / "empty.csv", [["id", "prompt"]])
-    suite = load_suite(changed(tiny_folder, "empty.toml", ('file = "clean.csv"', 'file = "empty.csv"')))
+    suite = load_suite(
+        changed(tiny_folder, "empty.toml", ('file = "clean.csv"', 'file = "empty.csv"'))
+    )
     with pytest.raises(UserError, match="no prompts of the role clean"):
         suite.prompts("clean")
 

@@ -1,4 +1,6 @@
-"""The testbed's data is a pure function of its seed, its duplication is a count, and the shipped bundle is what it says it is."""
+"""The testbed's data is a pure function of its seed, its duplication is a count, and the shipped
+bundle is what it says it is.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,14 @@ from bench.suite.load import load_suite
 from bench.testbed.bundle import ACCEPTANCE, BUNDLE, info_text, read_manifest
 from bench.testbed.captions import CLEAN_TEMPLATES, JOINTS
 from bench.testbed.plan import PLANS
-from bench.testbed.scenes import CANARIES_PER_LEVEL, FIT_PER_LEVEL, canary_scenes, clean_scene, exposure_plan, render
+from bench.testbed.scenes import (
+    CANARIES_PER_LEVEL,
+    FIT_PER_LEVEL,
+    canary_scenes,
+    clean_scene,
+    exposure_plan,
+    render,
+)
 from bench.testbed.sprites import CODEPOINTS, concept_names
 from bench.testbed.training import Job, one_cycle, train
 
@@ -38,7 +47,12 @@ def test_a_clean_scene_is_a_function_of_its_number_and_never_repeats():
 
 
 def test_a_clean_caption_names_the_objects_and_nothing_else():
-    allowed = {template.format(joint.join(names)) for template in CLEAN_TEMPLATES for joint in JOINTS for names in _name_pairs()}
+    allowed = {
+        template.format(joint.join(names))
+        for template in CLEAN_TEMPLATES
+        for joint in JOINTS
+        for names in _name_pairs()
+    }
     assert all(clean_scene(0, index).caption in allowed for index in range(200))
 
 
@@ -50,27 +64,44 @@ def _name_pairs():
 def test_canaries_stand_at_every_level_in_both_splits_with_captions_of_their_own():
     canaries = canary_scenes(0, LEVELS)
     assert len(LEVELS) >= 6 and LEVELS[0] == 1
-    assert Counter(canary.views for canary in canaries) == dict.fromkeys(LEVELS, CANARIES_PER_LEVEL) and CANARIES_PER_LEVEL >= 12
+    assert (
+        Counter(canary.views for canary in canaries) == dict.fromkeys(LEVELS, CANARIES_PER_LEVEL)
+        and CANARIES_PER_LEVEL >= 12
+    )
     assert Counter((canary.views, canary.split) for canary in canaries) == {
-        (views, split): count for views in LEVELS for split, count in (("fit", FIT_PER_LEVEL), ("memorized", CANARIES_PER_LEVEL - FIT_PER_LEVEL))
+        (views, split): count
+        for views in LEVELS
+        for split, count in (
+            ("fit", FIT_PER_LEVEL),
+            ("memorized", CANARIES_PER_LEVEL - FIT_PER_LEVEL),
+        )
     }
     assert len({canary.scene.caption for canary in canaries}) == len(canaries)
     clean_words = {word for index in range(3000) for word in clean_scene(0, index).caption.split()}
-    assert all(len(set(canary.scene.caption.replace(":", "").replace(",", "").split()) - clean_words) >= 2 for canary in canaries)
+    assert all(
+        len(set(canary.scene.caption.replace(":", "").replace(",", "").split()) - clean_words) >= 2
+        for canary in canaries
+    )
 
 
 def test_the_stream_holds_every_canary_exactly_as_often_as_planned():
     plan, canaries = PLANS["cpu"], canary_scenes(0, LEVELS)
     stream = exposure_plan(0, plan.denoiser_schedule * plan.denoiser_batch, canaries)
-    assert [(stream == i).sum() for i in range(len(canaries))] == [canary.views for canary in canaries]
+    assert [(stream == i).sum() for i in range(len(canaries))] == [
+        canary.views for canary in canaries
+    ]
     assert (stream >= 0).mean() < 0.1
 
 
 def test_the_views_in_the_bundle_are_those_of_the_pictures_that_were_trained_on():
     plan, canaries = PLANS["cpu"], canary_scenes(0, LEVELS)
-    stream = exposure_plan(0, plan.denoiser_schedule * plan.denoiser_batch, canaries)[: plan.denoiser_steps * plan.denoiser_batch]
+    stream = exposure_plan(0, plan.denoiser_schedule * plan.denoiser_batch, canaries)[
+        : plan.denoiser_steps * plan.denoiser_batch
+    ]
     assert (stream >= 0).mean() < 0.1
-    shown = {canaries[number].name: 0 for number in range(len(canaries))} | {canaries[n].name: c for n, c in Counter(stream.tolist()).items() if n >= 0}
+    shown = {canaries[number].name: 0 for number in range(len(canaries))} | {
+        canaries[n].name: c for n, c in Counter(stream.tolist()).items() if n >= 0
+    }
     rows = read_canaries()
     assert {row["id"]: int(row["views"]) for row in rows} == shown
     assert {row["views"] for row in rows if row["group"] == "0"} <= {"0"}
@@ -127,26 +158,45 @@ def test_training_that_was_interrupted_ends_where_undisturbed_training_ends(tmp_
         train(Job(**{**job.__dict__, "loss": stop_half_way}), tmp_path / "hit", torch.device("cpu"))
     resumed, facts = train(line_job(40), tmp_path / "hit", torch.device("cpu"))
     assert facts["steps"] == 40
-    assert all(torch.equal(a, b) for a, b in zip(calm.state_dict().values(), resumed.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(calm.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_training(tmp_path):
-    job = Job(**{**line_job(5).__dict__, "loss": lambda module, batch, generator: module(batch[0]).sum() * float("nan")})
+    job = Job(
+        **{
+            **line_job(5).__dict__,
+            "loss": lambda module, batch, generator: module(batch[0]).sum() * float("nan"),
+        }
+    )
     with pytest.raises(FloatingPointError, match="training line: the loss is nan at step 0"):
         train(job, tmp_path, torch.device("cpu"))
 
 
 def test_the_learning_rate_rises_and_falls_once():
     rates = [one_cycle(i / 100) for i in range(101)]
-    assert max(rates) == pytest.approx(1, abs=0.01) and rates[100] == pytest.approx(0, abs=1e-6) and rates[0] < 0.1
+    assert (
+        max(rates) == pytest.approx(1, abs=0.01)
+        and rates[100] == pytest.approx(0, abs=1e-6)
+        and rates[0] < 0.1
+    )
 
 
 def test_the_bundle_holds_the_files_of_its_manifest_and_stays_small():
     manifest = read_manifest(BUNDLE)
-    there = {str(path.relative_to(BUNDLE)): path_digest(path) for path in BUNDLE.rglob("*") if path.is_file() and path.name != "manifest.json"}
+    there = {
+        str(path.relative_to(BUNDLE)): path_digest(path)
+        for path in BUNDLE.rglob("*")
+        if path.is_file() and path.name != "manifest.json"
+    }
     assert there == manifest["files"]
     assert sum(path.stat().st_size for path in BUNDLE.rglob("*") if path.is_file()) < 30 * 2**20
-    assert "LICENSE-OpenMoji.txt" in there and "CC BY-SA 4.0" in (BUNDLE / "ATTRIBUTION.md").read_text()
+    assert (
+        "LICENSE-OpenMoji.txt" in there
+        and "CC BY-SA 4.0" in (BUNDLE / "ATTRIBUTION.md").read_text()
+    )
 
 
 def test_the_bundle_was_measured_and_says_every_figure():
@@ -159,11 +209,17 @@ def test_the_bundle_was_measured_and_says_every_figure():
 @pytest.mark.parametrize("name", ["testbed", "testbed-quick"])
 def test_the_suites_use_the_measured_threshold_and_keep_fit_and_memorized_apart(name):
     settings = tomllib.loads(suites()[name].read_text())
-    assert settings["metrics"]["sscd"]["threshold"] == pytest.approx(read_manifest(BUNDLE)["measured"]["threshold"], abs=1e-4)
+    assert settings["metrics"]["sscd"]["threshold"] == pytest.approx(
+        read_manifest(BUNDLE)["measured"]["threshold"], abs=1e-4
+    )
     suite = load_suite(name)
-    fit, held_out = ({prompt.text for prompt in suite.prompts(role)} for role in ("fit", "memorized"))
+    fit, held_out = (
+        {prompt.text for prompt in suite.prompts(role)} for role in ("fit", "memorized")
+    )
     assert fit and held_out and not fit & held_out
-    assert {prompt.group for prompt in suite.prompts("memorized")} >= {row["group"] for row in read_canaries()} - {"0"}
+    assert {prompt.group for prompt in suite.prompts("memorized")} >= {
+        row["group"] for row in read_canaries()
+    } - {"0"}
     assert len(suite.prompts("fit")) >= 10
     assert settings["metrics"]["fid"]["images"] == sum(1 for _ in suite.prompts("quality"))
 
@@ -171,13 +227,18 @@ def test_the_suites_use_the_measured_threshold_and_keep_fit_and_memorized_apart(
 def test_the_bundle_loads_as_an_ordinary_stable_diffusion_pipeline():
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(BUNDLE / "pipeline", torch_dtype=torch.float32, local_files_only=True)
+    pipe = StableDiffusionPipeline.from_pretrained(
+        BUNDLE / "pipeline", torch_dtype=torch.float32, local_files_only=True
+    )
     names = dict(pipe.unet.named_modules())
     for place in ("down_blocks", "mid_block", "up_blocks"):
         inside = [name for name in names if name.startswith(place)]
         assert any(name.endswith("transformer_blocks.0.ff.net.2") for name in inside)
         assert any(name.endswith("transformer_blocks.0.attn2.to_v") for name in inside)
-    assert pipe.scheduler.config.beta_schedule == "scaled_linear" and pipe.scheduler.config.prediction_type == "epsilon"
+    assert (
+        pipe.scheduler.config.beta_schedule == "scaled_linear"
+        and pipe.scheduler.config.prediction_type == "epsilon"
+    )
 
 
 def test_references_are_the_pictures_the_model_was_trained_on():
