@@ -15,11 +15,10 @@ import typer
 from bench.base.errors import UserError
 from bench.cli.app import app
 from bench.cli.options import COMMITTED, RECORDS, STORE, Json, Records, resumable
-from bench.running.executors import Executor, Local
-from bench.running.ray import Ray
 
 if TYPE_CHECKING:
     from bench.records.record import RunRecord
+    from bench.running.executors import Executor
 
 EXAMPLES = (
     "Examples:  bench run --method wanda   |   bench run --method wanda -p sparsity=0.05 --suite"
@@ -165,10 +164,10 @@ def run(
     from bench.base.progress import reporter
     from bench.diffusion.execution import Execution, parsed_batch_size
     from bench.diffusion.model import pick_device
-    from bench.running import executors
     from bench.running import plan as planning
     from bench.running.images import keep_images_of
     from bench.running.run import Run
+    from bench.suite.needs import lenient
 
     execution = Execution(
         parsed_batch_size(batch_size), memory, channels_last, attention, vae_slicing, compile_, tf32
@@ -179,8 +178,8 @@ def run(
             " --batch-size auto"
         )
     if dry_run:
-        chosen = planning.lenient(chosen)
-    with executors.chosen(executor, workers, address, gpus) as hands, reporter() as report:
+        chosen = lenient(chosen)
+    with executor_of(executor, workers, address, gpus) as hands, reporter() as report:
         this = Run.resolve(
             chosen, method, values, records, store, pick_device(device), report, seeds, execution
         )
@@ -247,10 +246,13 @@ def _print_row(record: RunRecord, records: Path) -> None:
 
 
 @contextmanager
-def chosen(
+def executor_of(
     name: str, workers: int | None = None, address: str | None = None, gpus: float | None = None
 ) -> Iterator[Executor]:
     """The executor of the command line, ended on exit."""
+    from bench.running.executors import Local
+    from bench.running.ray import Ray
+
     if name not in ("local", "ray"):
         raise UserError(f"--executor is local or ray, not '{name}'")
     if name == "local":

@@ -27,6 +27,7 @@ from bench.running import plan as planning
 from bench.running.run import Run
 from bench.suite.fetch import fetch_entries, parse_local, text, wanted_entries
 from bench.suite.load import load_suite
+from bench.suite.needs import lenient
 from local_site import Site, sha256
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -244,7 +245,7 @@ def test_further_generations_do_not_use_the_seed_of_the_list_again(far, tmp_path
 
 
 def test_before_anything_is_fetched_a_plan_counts_all_and_names_all_that_is_missing(far, tmp_path):
-    suite = planning.lenient(load_suite(str(far)))
+    suite = lenient(load_suite(str(far)))
     plan = planning.plan(
         Run.resolve(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu"))
     )
@@ -265,7 +266,7 @@ def test_before_anything_is_fetched_a_plan_counts_all_and_names_all_that_is_miss
     assert plan["fingerprint"] is None and plan["record"] is None and not plan["problems"]
     assert f"bench fetch --suite {far}" in planning.text(plan, suite)
     brought(far, tmp_path / "cache")
-    suite = planning.lenient(load_suite(str(far)))
+    suite = lenient(load_suite(str(far)))
     plan = planning.plan(
         Run.resolve(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu"))
     )
@@ -460,7 +461,7 @@ SHIPPED = [name for name in registry.entries("suite") if name.startswith("sd")]
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_suite_for_stable_diffusion_can_be_planned_with_nothing_here(name, bare):
-    suite = planning.lenient(load_suite(name))
+    suite = lenient(load_suite(name))
     plan = planning.plan(Run.resolve(suite, "wanda", {}, bare, bare / "store", torch.device("cpu")))
     held_out = {"mem500": 450, "mem219": 197}[name.split("-")[1]]
     assert plan["images"]["memorized"] == 10 * held_out and plan["images"]["quality"] == (
@@ -537,7 +538,7 @@ def test_links_that_nobody_asked_are_missing_and_no_rot(far, tmp_path):
     listing.write_text("".join(lines[:3]))  # as after Ctrl-C
     plan = planning.plan(
         Run.resolve(
-            planning.lenient(load_suite(str(far))),
+            lenient(load_suite(str(far))),
             "none",
             {},
             tmp_path,
