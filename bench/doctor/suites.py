@@ -78,14 +78,14 @@ def lenient_suite(name: str) -> Suite:
     are not fetched, and takes pictures for present.
     """
     from bench.suite.load import load_suite
-    from bench.suite.prompts import Prompt
+    from bench.suite.prompts import Prompt, read_prompts
     from bench.suite.suite import Suite
 
     class Lenient(Suite):
         @cached_property
         def _prompts_by_role(self) -> dict[str, tuple[Prompt, ...]]:
             found = {
-                role: quietly(lambda r=role, s=settings: self._read_prompts(r, s))
+                role: quietly(lambda r=role, s=settings: read_prompts(self.places, r, s, None))
                 for role, settings in self.settings.prompts.items()
             }  # type: ignore[misc]
             return {role: prompts for role, prompts in found.items() if prompts}
@@ -98,6 +98,8 @@ def look(name: str) -> Looked:
     """Every file that a suite names, found or not, all of them however many are missing; and the
     size of its model.
     """
+    from bench.suite.prompts import read_prompts
+
     try:
         suite = lenient_suite(name)
         lacking = {one.name for asset in suite.wanted() for one in suite.assets.lacking(asset)}
@@ -121,7 +123,7 @@ def look(name: str) -> Looked:
                 try:
                     references = {
                         path
-                        for prompt in suite._read_prompts(role, settings)
+                        for prompt in read_prompts(suite.places, role, settings, None)
                         for path in prompt.references
                     }
                     if not settings.references.startswith(PREFIX):

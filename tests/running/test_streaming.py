@@ -189,7 +189,7 @@ def test_a_sample_keeps_the_first_images_of_each_role_and_those_that_records_sho
 ):
     monkeypatch.setattr("bench.running.images.SAMPLE", 1)
     monkeypatch.setattr("bench.running.demand.PROMPTS", 2)
-    monkeypatch.setattr("bench.running.evidence.THUMBNAILS", 2)
+    monkeypatch.setattr("bench.running.demand.THUMBNAILS", 2)
     run = resolve(suite, tmp_path, "sample")
     record = run.execute()
     memorized, clean = run.samples("memorized").keys, run.samples("clean").keys
