@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.assets.catalogue import PREFIX, HubEntry
 from bench.base.errors import UserError, one_line
+from bench.base.pictures import PNG_BYTES
 from bench.base.text import duration_text, size_text
 from bench.running.images import droppable_by_name
 from bench.running.timing import timings
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from bench.running.run import Run
     from bench.suite.suite import Suite
 
-PNG = 2.2  # bytes a pixel on disk, measured on generations
 # 10^12 operations a second that sampling sustains on an A100 in half precision: 1.26 s for 100 rows
 # of 0.803 (Stable Diffusion 1.4, Jain et al. 2025).
 SUSTAINED = 64.0
@@ -78,7 +78,7 @@ def plan(run: Run) -> dict[str, Any]:
         ),
         "images_missing": missing,
         "row_evaluations": rows,
-        "disk_mib": round(kept * settings.side**2 * PNG / 2**20, 1),
+        "disk_mib": round(kept * settings.side**2 * PNG_BYTES / 2**20, 1),
         "seconds_estimated": None if seconds is None else round(missing * seconds, 1),
         "gpu_hours": None if tflop is None else round(rows * tflop / SUSTAINED / 3600, 1),
         "missing": [vars(one) for one in lacking],

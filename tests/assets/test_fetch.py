@@ -32,9 +32,9 @@ from bench.assets import fetch as fetching
 from bench.assets import links as fetching_images
 from bench.assets.archive import BadArchive, unpack
 from bench.assets.asset import Asset, cache_folder, locate, read_receipt
-from bench.assets.session import folder_lock
 from bench.assets.fetch import fetch, text
 from bench.assets.links import fetch_images, images_text, read_images
+from bench.assets.session import folder_lock
 from bench.base.errors import UserError
 from local_site import Site, sha256
 
@@ -446,9 +446,8 @@ def test_a_file_put_there_by_hand_needs_its_pinned_digest(tmp_path):
         locate(asset(None, pinned=None), tmp_path) is None
         and locate(asset(None, pinned=OTHER), tmp_path) is None
     )
-    assert locate(asset(None), tmp_path) == file and read_receipt(asset(None), tmp_path).bytes == len(
-        BODY
-    )
+    assert locate(asset(None), tmp_path) == file
+    assert read_receipt(asset(None), tmp_path).bytes == len(BODY)
 
 
 @pytest.mark.parametrize(
