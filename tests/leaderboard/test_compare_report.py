@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench.base.errors import UserError
+from bench.base.errors import BLANK, UserError
 from bench.cli import main as cli
 from bench.leaderboard.comparing import (
     ABSENT,
