@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -76,66 +76,66 @@ def package_facts() -> Iterator[Fact]:
         from pip._vendor.packaging.requirements import Requirement  # type: ignore[assignment]
     lines, note = _requirements()
     parsed = [Requirement(line) for line in lines]
-    extras = sorted(set(re.findall(r"""extra\s*==\s*["']([^"']+)["']""", "\n".join(lines))))
-
-    def wanted(extra: str) -> list[Requirement]:
-        chosen = [
-            one
-            for one in parsed
-            if one.marker
-            and not one.marker.evaluate({"extra": ""})
-            and one.marker.evaluate({"extra": extra})
-        ]
-        inner = [
-            more
-            for one in chosen
-            if one.name == DISTRIBUTION
-            for other in sorted(one.extras)
-            if other != extra
-            for more in wanted(other)
-        ]
-        return [one for one in chosen if one.name != DISTRIBUTION] + inner
-
-    def fits(one: Requirement) -> bool:
-        version = _installed(one.name)
-        return version is not None and one.specifier.contains(version, prereleases=True)
-
-    required = [one for one in parsed if not one.marker or one.marker.evaluate({"extra": ""})]
-    absent = [one for one in required if _installed(one.name) is None]
-    unfit = [one for one in required if one not in absent and not fits(one)]
+    required = [req for req in parsed if not req.marker or req.marker.evaluate({"extra": ""})]
+    absent = [req for req in required if _installed(req.name) is None]
+    unfit = [req for req in required if req not in absent and not _fits(req)]
     if absent:
-        yield Fact(
-            "missing",
-            "packages",
-            ", ".join(f"{one.name} is not installed" for one in absent),
-            _pip(absent),
-        )
+        names = ", ".join(f"{req.name} is not installed" for req in absent)
+        yield Fact("missing", "packages", names, _pip(absent))
     if unfit:
-        yield Fact(
-            "warn",
-            "packages",
-            ", ".join(f"{one.name} {_installed(one.name)} is not {one.specifier}" for one in unfit),
-            _pip(unfit),
+        names = ", ".join(
+            f"{req.name} {_installed(req.name)} is not {req.specifier}" for req in unfit
         )
+        yield Fact("warn", "packages", names, _pip(unfit))
     if note:
         yield Fact("warn", "project", note, "pip install -e . in its folder")
     if not absent and not unfit:
         yield Fact("ok", "packages", f"all {len(required)} required ones fit")
-    lacking = {extra: [one for one in wanted(extra) if not fits(one)] for extra in extras}
-
-    def state(ones: Any) -> str:
-        names = ", ".join(one.name for one in ones)
-        return f"not installed ({names})" if ones else "installed"
-
-    parts = [f"{extra} {state(ones)}" for extra, ones in lacking.items()]
-    absent_extras = ",".join(extra for extra, ones in lacking.items() if ones)
+    extras = sorted(set(re.findall(r"""extra\s*==\s*["']([^"']+)["']""", "\n".join(lines))))
     if extras:
-        yield Fact(
-            "ok",
-            "extras",
-            "; ".join(parts),
-            f"pip install '{DISTRIBUTION}[{absent_extras}]'" if absent_extras else "",
-        )
+        yield _extras_fact(extras, parsed)
+
+
+def _extras_fact(extras: Sequence[str], requirements: Sequence[Any]) -> Fact:
+    """Which of the optional sets of packages are installed."""
+    lacking = {
+        extra: [req for req in _required_by(extra, requirements) if not _fits(req)]
+        for extra in extras
+    }
+    states = [
+        f"{extra} not installed ({', '.join(req.name for req in missing)})"
+        if missing
+        else f"{extra} installed"
+        for extra, missing in lacking.items()
+    ]
+    absent = ",".join(extra for extra, missing in lacking.items() if missing)
+    get = f"pip install '{DISTRIBUTION}[{absent}]'" if absent else ""
+    return Fact("ok", "extras", "; ".join(states), get)
+
+
+def _required_by(extra: str, requirements: Sequence[Any]) -> list[Any]:
+    """What an extra requires, through other extras of this project too."""
+    chosen = [
+        req
+        for req in requirements
+        if req.marker
+        and not req.marker.evaluate({"extra": ""})
+        and req.marker.evaluate({"extra": extra})
+    ]
+    through_others = [
+        inner
+        for req in chosen
+        if req.name == DISTRIBUTION
+        for other in sorted(req.extras)
+        if other != extra
+        for inner in _required_by(other, requirements)
+    ]
+    return [req for req in chosen if req.name != DISTRIBUTION] + through_others
+
+
+def _fits(requirement: Any) -> bool:
+    version = _installed(requirement.name)
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 
 def _installed(name: str) -> str | None:
@@ -146,7 +146,7 @@ def _installed(name: str) -> str | None:
 
 
 def _pip(requirements: Iterable[Any]) -> str:
-    return "pip install " + " ".join(f"'{one.name}{one.specifier}'" for one in requirements)
+    return "pip install " + " ".join(f"'{req.name}{req.specifier}'" for req in requirements)
 
 
 def torch_facts(answer: Mapping[str, Any]) -> Iterator[Fact]:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,9 +85,9 @@ def lenient_suite(name: str) -> Suite:
         @cached_property
         def _prompts_by_role(self) -> dict[str, tuple[Prompt, ...]]:
             found = {
-                role: quietly(lambda r=role, s=settings: read_prompts(self.places, r, s, None))
+                role: quietly(partial(read_prompts, self.places, role, settings, None))
                 for role, settings in self.settings.prompts.items()
-            }  # type: ignore[misc]
+            }
             return {role: prompts for role, prompts in found.items() if prompts}
 
     strict = load_suite(name)
@@ -265,11 +265,20 @@ def _verdict(
     disk: int | None,
     room: Room,
 ) -> tuple[Mark, str]:
-    """`memory` is the model's with its activations; a GPU needs no room for the program, main
-    memory does.
+    """Whether a suite can run here, and where, or why not."""
+    if obstacle := _obstacle(problems, lacking, files, disk, room):
+        return "missing", f"cannot run: {obstacle}"
+    return _where_it_runs(parameters, memory, room)
+
+
+def _obstacle(
+    problems: Sequence[str], lacking: Sequence[FileFact], files: int, disk: int | None, room: Room
+) -> str:
+    """Why a suite cannot run on any device of this machine; empty where nothing stands in the
+    way. `files` counts all that it names, those that are there included.
     """
     if room.blocked:
-        return "missing", f"cannot run: {room.blocked}"
+        return room.blocked
     if lacking:
         absent = sum(file.problem.startswith("missing") for file in lacking)
         words = " and ".join(
@@ -277,52 +286,35 @@ def _verdict(
             for count, word in ((absent, "missing"), (len(lacking) - absent, "damaged"))
             if count
         )
-        return "missing", f"cannot run: {words} of {files} files"
+        return f"{words} of {files} files"
     if problems:
-        return (
-            "missing",
-            (
-                "cannot run:"
-                f" {problems[0]}{f' (and {len(problems) - 1} more)' if len(problems) > 1 else ''}"
-            ),
-        )
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return problems[0] + more
     if disk is not None and room.disk is not None and disk > room.disk:
-        return "missing", f"cannot run: needs about {gib(disk)} of disk, {gib(room.disk)} are free"
+        return f"needs about {gib(disk)} of disk, {gib(room.disk)} are free"
+    return ""
+
+
+def _where_it_runs(parameters: int | None, memory: int | None, room: Room) -> tuple[Mark, str]:
+    """The device that has room for a suite. `memory` is the model's with its activations, in bytes;
+    a GPU needs no room for the program, main memory does.
+    """
     if memory is None or parameters is None:
         return "warn", "can run, if its model fits: its size is not known"
     if room.late:
-        return (
-            "warn",
-            (
-                f"can run, if its GPU has {gib(memory)} free: torch did not answer in time, repeat"
-                " the command"
-            ),
-        )
+        needs = f"can run, if its GPU has {gib(memory)} free"
+        return "warn", f"{needs}: torch did not answer in time, repeat the command"
     working = [number for number, gpu in enumerate(room.gpus) if not gpu.problem]
     fitting = next((number for number in working if room.gpus[number].free >= memory), None)
     if fitting is not None:
         return "ok", "can run" if fitting == 0 else f"can run with --device cuda:{fitting}"
-    full = (
-        f"{'; '.join(f'GPU {number} has {gib(room.gpus[number].free)} free' for number in working)}"
-        if working
-        else ""
-    )
+    full = "; ".join(f"GPU {number} has {gib(room.gpus[number].free)} free" for number in working)
     if room.memory is not None and memory + PROGRAM > room.memory:
-        return (
-            "missing",
-            (
-                f"cannot run: needs about {gib(memory + PROGRAM)} of memory, {gib(room.memory)} are"
-                f" free{f'; {full}' if full else ''}"
-            ),
-        )
+        needs = f"needs about {gib(memory + PROGRAM)} of memory, {gib(room.memory)} are free"
+        return "missing", f"cannot run: {needs}" + (f"; {full}" if full else "")
     if parameters > SLOW:
-        return (
-            "warn",
-            (
-                "can run slowly"
-                f" (CPU){f': needs about {gib(memory)}, {full}; give --device cpu' if full else ''}"
-            ),
-        )
+        why = f": needs about {gib(memory)}, {full}; give --device cpu" if full else ""
+        return "warn", f"can run slowly (CPU){why}"
     return "ok", "can run"
 
 

@@ -316,14 +316,15 @@ def _average_of(unet: torch.nn.Module, most: float) -> AveragedModel:
     which have learned nothing yet, are soon forgotten.
     """
 
+    @torch.no_grad()
     def follow(
-        average: list[torch.Tensor], weights: list[torch.Tensor], averaged: torch.Tensor
+        average: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], averaged: Any
     ) -> None:
         step = int(averaged) - 1  # the first weights count as one
         decay = min(most, (1 + step) / (10 + step))
-        torch._foreach_lerp_(average, weights, 1 - decay)
+        torch._foreach_lerp_(list(average), list(weights), 1 - decay)
 
-    model = AveragedModel(unet, multi_avg_fn=torch.no_grad()(follow))
+    model = AveragedModel(unet, multi_avg_fn=follow)
     model.update_parameters(unet)
     model.module.eval().requires_grad_(False)
     return model
