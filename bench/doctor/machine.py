@@ -2,7 +2,8 @@
 memory, disk, git, and names that are broken.
 
 Each check gives one `Fact` or a few, and asks nothing that takes long; what torch knows was asked
-in a child process (`bench.doctor.slow_facts`).
+in a child process (`bench.doctor.slow_facts`). Packages are imported where they are used: one that
+is missing costs its own line only.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from bench.base.errors import one_line
 from bench.doctor.report import PROGRAM, Fact, Mark, gib
@@ -205,6 +204,8 @@ def processor_facts(threads: int | None) -> Iterator[Fact]:
     """Cores, hardware threads and half precision; a warning where torch would use more threads than
     there are cores.
     """
+    import psutil
+
     cpus = _usable_cpus()
     # psutil counts the cores of the machine, and this process may be bound to some of them
     siblings = {
@@ -243,6 +244,8 @@ def processor_facts(threads: int | None) -> Iterator[Fact]:
 
 def _usable_cpus() -> list[int]:
     """The hardware threads that this process may use."""
+    import psutil
+
     process = psutil.Process()
     if hasattr(process, "cpu_affinity"):  # not on macOS
         return sorted(process.cpu_affinity())
@@ -265,6 +268,8 @@ def memory_facts(memory: tuple[int, int, bool] | None) -> Iterator[Fact]:
 
 def main_memory() -> tuple[int, int, bool]:
     """Bytes of main memory, bytes free, and whether a cgroup allows less than the machine has."""
+    import psutil
+
     memory = psutil.virtual_memory()
     total, free, limited = memory.total, memory.available, False
     for folder in _cgroups("memory"):

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from bench.assets.catalogue import PREFIX
 from bench.base.errors import UserError, one_line
-from bench.base.pictures import PNG_BYTES
 from bench.diffusion.weights_header import read_weights_header
 from bench.doctor.report import PROGRAM, FileFact, Gpu, Mark, SuiteFact, gib, odd, quietly
 
@@ -222,6 +221,8 @@ def judged(looked: Looked, answers: Mapping[str, Any], room: Room, store: Path) 
 def _fact_of(
     looked: Looked, suite: Suite, answers: Mapping[str, Any], room: Room, store: Path
 ) -> SuiteFact:
+    from bench.base.pictures import PNG_BYTES
+
     settings = suite.settings.model
     named = answers.get("files") or _named_by_judges(suite)
     files = [*looked.files, *(_judge_file(suite, what, relative) for what, relative in named)]

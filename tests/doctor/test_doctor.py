@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from bench.doctor import examine as doctor
@@ -55,7 +56,7 @@ def gpu(free, **changes):
 def half_free(monkeypatch):
     """A machine with 16 GiB, of which 8 are free."""
     memory = SimpleNamespace(total=16 * GIB, available=8 * GIB)
-    monkeypatch.setattr(doctor_machine.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
 
 
 @pytest.mark.usefixtures("half_free")
@@ -622,3 +623,12 @@ def test_on_this_machine_the_testbed_can_run(tmp_path):
     # 512 x 512, and 1 GiB for the program
     assert report.suites[0].memory_bytes == round(4 * parameters * (1 + 32 / 16**2 / 4)) + GIB
     assert len(text(report).splitlines()) <= LINES
+
+
+def test_a_package_that_is_missing_costs_its_own_lines_only(tmp_path, quick, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    report = examine(["testbed-quick"], tmp_path, tmp_path)
+    facts = {fact.name: fact for fact in report.facts}
+    assert facts["memory"].text == "not known"
+    assert "psutil" in facts["processor"].text and facts["processor"].mark == "warn"
+    assert facts["python"].mark == "ok" and report.suites[0].verdict.startswith("can run")
