@@ -4,6 +4,7 @@ redirects in circles, sends something else and goes away.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -31,6 +32,7 @@ from bench.assets import asset as assets
 from bench.assets import download as downloading
 from bench.assets import fetch as fetching
 from bench.assets import links as fetching_images
+from bench.assets import session
 from bench.assets.archive import BadArchive, unpack
 from bench.assets.asset import Asset, cache_folder, locate, read_receipt
 from bench.assets.fetch import fetch, text
@@ -798,6 +800,21 @@ def test_an_unpacked_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="cannot be written: in use"):
         fetch([Asset(name="a", urls=(str(archive),), path="a", unpack="zip")], tmp_path / "cache")
     assert (tmp_path / "cache" / "a" / "old.txt").read_text() == "old"
+
+
+def test_a_file_system_that_knows_no_locks_can_be_fetched_into(site, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(session.FileLock, "acquire", refuse)
+    assert fetch([asset(site)], tmp_path)[0].state == "fetched"
+
+
+def test_a_lock_is_free_again_after_its_command_failed(tmp_path):
+    with pytest.raises(RuntimeError), folder_lock(tmp_path):
+        raise RuntimeError
+    with folder_lock(tmp_path):
+        pass
 
 
 # The Hugging Face hub

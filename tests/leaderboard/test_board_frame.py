@@ -78,3 +78,10 @@ def test_neither_bench_nor_its_help_imports_pandas():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_example_of_the_readme_runs(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("### In Python")[2]
+    exec(section.partition("```python\n")[2].partition("```")[0], {})
+    assert "sscd_difference" in capsys.readouterr().out

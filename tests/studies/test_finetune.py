@@ -37,7 +37,7 @@ from bench.studies.finetune.experiment import (
     table,
     write_suite,
 )
-from bench.studies.finetune.loop import Learner, Training
+from bench.studies.finetune.loop import Learner, Training, _average_of
 from bench.studies.finetune.train import prepare, train
 from bench.suite.load import load_suite
 from conftest import SIDE, build_tiny_pipeline, write_csv
@@ -99,6 +99,25 @@ def refused(call) -> str:
         call()
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def test_the_average_is_the_moving_average_of_the_weights_bit_for_bit():
+    torch.manual_seed(0)
+    module = torch.nn.Linear(7, 5)
+    average = _average_of(module, 0.5)
+    expected = [value.detach().clone() for value in module.parameters()]
+    for step in range(20):
+        with torch.no_grad():
+            for value in module.parameters():
+                value += torch.randn_like(value)
+        average.update_parameters(module)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = [
+            torch.lerp(old, new.detach(), 1 - decay)
+            for old, new in zip(expected, module.parameters(), strict=True)
+        ]
+    assert all(map(torch.equal, average.module.parameters(), expected))
+    assert not any(value.requires_grad for value in average.module.parameters())
 
 
 def test_all_three_forms_of_captions_give_the_same_pairs(data):
