@@ -51,7 +51,7 @@ def size_and_time(path: Path) -> tuple[int, int]:
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a file as it lies on the disk now, whatever is remembered of it."""
+    """sha256 of a file as it lies on the disk now, whatever its receipt says."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -64,9 +64,9 @@ def facts_of(path: Path, digest: str) -> tuple[int, int, str]:
 def unpack(
     archive: Path, kind: str, folder: Path, check: Callable[[], None]
 ) -> dict[str, tuple[int, int, str]]:
-    """Unpack into a new folder; (size, time, sha256) of every file.
+    """Unpack into a new folder; returns (size, time, sha256) of every file by relative path.
 
-    `check` is called between pieces and may raise to stop.
+    `check` is called between pieces and may raise an exception to stop.
 
     Every member is judged before the first is written: `BadArchive` for one that is absolute, leads
     out of the folder, comes twice, or is neither file nor folder. Permissions, owners and times of

@@ -1,11 +1,11 @@
-"""Files that a suite needs and this project does not ship: what each is, where it lies, whether it
-is whole, and how an archive is unpacked.
+"""Files that a suite needs and this project does not ship: what each is, where it lies in the
+cache, and whether it is whole.
 
     <cache>/<path>                   the file, or the folder that an archive was unpacked into
-            .<name>.fetched.json     beside it: sha256 of what came, where from, and size, time and
-                                     sha256 of every file it became
-            .<name>.part             what has come so far (bench.assets.download); nothing ever
-                                     reads it as the file
+            .<name>.fetched.json     its receipt: the download's sha256 and source, and size, time
+                                     and sha256 of every file that it became
+            .<name>.part             an unfinished download (bench.assets.download), which is never
+                                     read as the file
 
 A file is hashed once. After that its size and its time of modification say that it is the same;
 where they differ, it is hashed again.
@@ -82,8 +82,8 @@ class Asset(BaseModel):
 
 @dataclass(frozen=True)
 class Receipt:
-    """What is remembered of a file that came: its digest, its source, and (size, time, sha256) of
-    every file it became, by relative path.
+    """What was fetched: the sha256 of the download, its source, and (size in bytes, time of
+    modification in nanoseconds, sha256) of every file that it became, by relative path.
     """
 
     sha256: str
@@ -114,7 +114,7 @@ def beside(path: Path, what: str) -> Path:
 
 
 def read_receipt(asset: Asset, cache: Path) -> Receipt | None:
-    """What is remembered of an asset; None where nothing is, or what is there cannot be read."""
+    """The receipt of an asset; None where there is none, or none that can be read."""
     try:
         facts = json.loads(beside(cache / asset.path, "fetched.json").read_bytes())
         files = {
@@ -134,19 +134,17 @@ def write_receipt(asset: Asset, cache: Path, receipt: Receipt) -> None:
 
 
 def delete_receipt(asset: Asset, cache: Path) -> None:
-    """Trust nothing that is remembered of an asset."""
+    """Delete the receipt of an asset, so that its files are no longer trusted."""
     with suppress(OSError):
         beside(cache / asset.path, "fetched.json").unlink(missing_ok=True)
 
 
 def locate(asset: Asset, cache: Path, again: bool = False) -> Path | None:
-    """Where an asset lies, once it is there with the right digest; else None.
+    """The place of an asset that is in the cache with the right digest; None for any other.
 
-    `again` hashes every file whatever is remembered.
-
-    A file that somebody put there is taken when its sha256 is pinned and right. One whose sha256
-    nobody knows, and a folder, are taken only when `fetch` made them and they have not changed
-    since.
+    `again` hashes every file, whatever its receipt says. A file that somebody put there by hand is
+    accepted when its sha256 is pinned and right. A file without a pinned sha256, and a folder, are
+    accepted only when `fetch` made them and they have not changed since.
     """
     path, receipt = cache / asset.path, read_receipt(asset, cache)
     if asset.unpack == "none" and (

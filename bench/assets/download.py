@@ -1,8 +1,9 @@
-"""One file from one source: downloads that go on after a cut, with retries, time limits and checks
-of size and digest.
+"""One file from one source: downloads that are resumed after a cut, with retries, time limits and
+checks of size and sha256.
 
-What comes lies in a hidden file (`Part`) with a note beside it. A cut download goes on where it
-stopped, when the server can do that and says that its file is still the same; else it begins again.
+An unfinished download lies in a hidden file (`Part`) with a note beside it. It is resumed where it
+stopped when the server supports that and says that its file is still the same; otherwise it begins
+again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that may be anoth
 
 
 class Refused(Exception):
-    """A source that gives the same answer when it is asked again.
+    """A source that cannot be used, and would give the same answer if it were asked again.
 
     `status` is the HTTP status, where that is the answer.
     """
@@ -46,7 +47,7 @@ class Refused(Exception):
 
 
 class Wrong(Refused):
-    """A source that gives something else than what was asked for."""
+    """A source that gives another file than the one that was asked for."""
 
 
 class Broken(Exception):
@@ -55,8 +56,8 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Part:
-    """A file that is arriving, and beside it what is needed to go on after a cut: its source, what
-    the server calls its version, its size.
+    """An unfinished download, and beside it a note with what is needed to resume it: its source,
+    the version that the server states (ETag or Last-Modified), and its size in bytes.
     """
 
     path: Path
@@ -66,8 +67,8 @@ class Part:
         return self.path.with_name(f"{self.path.name}.json")
 
     def kept(self, source: str) -> tuple[int, str, int | None]:
-        """Bytes kept of this source, their version and the size of the whole; nothing when they
-        cannot be gone on with.
+        """Bytes kept of a source, their version and the size of the whole file; (0, "", None) when
+        the download cannot be resumed.
         """
         try:
             size, note = self.path.stat().st_size, json.loads(self.note.read_bytes())
@@ -85,7 +86,7 @@ class Part:
         return (size, version, total) if usable else (0, "", None)
 
     def begin(self, source: str, version: str, total: int | None) -> None:
-        self.drop()  # first the old bytes go, then the note that would speak for them
+        self.drop()  # the old bytes first, so that the new note never stands beside them
         write_atomically(
             self.note, json.dumps({"source": source, "version": version, "total": total}).encode()
         )
@@ -109,9 +110,9 @@ class Wanted:
 
 
 def obtain(source: str, part: Part, wanted: Wanted, session: Session) -> str:
-    """Bring one source's file into `part`, with retries; its sha256.
+    """Download one source's file into `part`, with retries; returns its sha256.
 
-    Raises `Refused` when this source will not do, and then nothing wrong is kept.
+    Raises `Refused` when the source cannot be used; wrong bytes are then not kept.
     """
     left, pause = session.retries, PAUSE
     while True:
@@ -174,9 +175,9 @@ def local_path(source: str) -> Path | None:
 
 
 def _download(source: str, part: Part, wanted: Wanted, session: Session) -> bool:
-    """Bring all of a source into `part`.
+    """Download all of a source into `part`.
 
-    Returns whether it went on with bytes kept from before. Raises `Refused` or `Broken`.
+    Returns whether a download was resumed. Raises `Refused` or `Broken`.
     """
     local = local_path(source)
     if local is not None:

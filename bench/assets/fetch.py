@@ -53,15 +53,15 @@ def fetch(
     retries: int = 2,
     report: Report = silent,
 ) -> list[Fetched]:
-    """Bring every asset that is not there into the cache; what became of each, in the order given.
+    """Fetch every asset that is not in the cache yet; returns what became of each, in the order
+    given.
 
-    `mirrors` (addresses or folders with the layout of the cache, or with the files under the names
-     that their addresses end with) are asked
-    first. `offline` asks nothing but local paths. `timeout` is in seconds: for an answer, and for
-    every `SLOWEST` bytes. A source that fails
-    for now is asked `retries` times more. Raises `UserError` when two assets share a place, when
-    another command fetches into the cache, and
-    when the cache cannot be written; what has come is kept.
+    `mirrors` are asked first: addresses or folders with the layout of the cache, or with the files
+    under the names that their addresses end with. `offline` asks nothing but local paths. `timeout`
+    is in seconds: for an answer, and for every `SLOWEST` bytes of a download. A source that fails
+    for the moment is asked `retries` times more. Raises `UserError` when two assets share a place,
+    when another command fetches into the cache, and when the cache cannot be written; unfinished
+    downloads are kept.
     """
     assets = list(dict.fromkeys(assets))
     _refuse_clashes(assets)
@@ -125,8 +125,8 @@ def _present(asset: Asset, cache: Path) -> Fetched | None:
 
 def _sources(asset: Asset, mirrors: Sequence[str]) -> list[str]:
     """Everything that may have the asset: mirrors under both names, then its own addresses."""
-    # A bare name says nothing (every part of a model has a config.json), so it counts only where
-    # the digest decides.
+    # Many files have the same bare name (every part of a model has a config.json), so a mirror is
+    # asked for it only where a pinned sha256 decides.
     names = [asset.file] + [
         name
         for url in asset.urls[:1]
@@ -142,63 +142,58 @@ def _sources(asset: Asset, mirrors: Sequence[str]) -> list[str]:
 
 
 def _fetch_one(asset: Asset, cache: Path, mirrors: Sequence[str], session: Session) -> Fetched:
-    if there := _present(asset, cache):  # another command brought it before this one had the lock
+    """Fetch an asset from the first of its sources that has the right bytes."""
+    if there := _present(asset, cache):  # another command fetched it before this one had the lock
         return there
-    part, path, before = (
-        Part(beside(cache / asset.path, "part")),
-        cache / asset.path,
-        read_receipt(asset, cache),
-    )
-    wanted, problems, statuses, unasked = Wanted(asset.sha256, asset.bytes), [], [], 0
+    path = cache / asset.path
+    part, before = Part(beside(path, "part")), read_receipt(asset, cache)
+    problems: list[str] = []
+    statuses: list[int | None] = []  # of the asset's own addresses; what mirrors lack is no news
+    forbidden = False  # whether --offline kept a source from being asked
     for source in _sources(asset, mirrors):
         try:
             if session.offline and local_path(source) is None:
-                unasked += 1
+                forbidden = True
                 continue
-            digest = obtain(source, part, wanted, session)
+            digest = obtain(source, part, Wanted(asset.sha256, asset.bytes), session)
             receipt = _settle(asset, path, cache, part, Receipt(digest, source, {}), session)
         except (Refused, BadArchive) as error:
             if isinstance(error, BadArchive):
                 part.drop()
-            statuses += [getattr(error, "status", None)] if source in asset.urls else []
+            if source in asset.urls:
+                statuses.append(getattr(error, "status", None))
             problems.append(f"{source} {one_line(error)}")
             continue
-        changed = asset.sha256 is None and before is not None and before.sha256 != digest
-        why = (
-            f"nobody pinned its sha256, and it is another than last time ({before.sha256})"
-            if changed and before
-            else ""
-        )
+        why = ""
+        if asset.sha256 is None and before is not None and before.sha256 != digest:
+            why = f"nobody pinned its sha256, and it is another than last time ({before.sha256})"
         return Fetched(asset.name, "fetched", path, digest, receipt.bytes, source, None, why)
-    if unasked:
-        return Fetched(
-            asset.name,
-            "missing",
-            why="; ".join(["it is not in the cache, and --offline forbids to fetch it", *problems]),
-        )
+    return _not_fetched(asset, problems, statuses, forbidden)
+
+
+def _not_fetched(
+    asset: Asset, problems: Sequence[str], statuses: Sequence[int | None], forbidden: bool
+) -> Fetched:
+    """What is said of an asset that no source gave."""
+    if forbidden:
+        why = "; ".join(["it is not in the cache, and --offline forbids to fetch it", *problems])
+        return Fetched(asset.name, "missing", why=why)
     if not problems:
-        return Fetched(
-            asset.name,
-            "failed",
-            why="it has no address: get it by hand, and name its folder as a mirror",
-        )
-    state: Literal["dead", "failed"] = (
-        "dead" if statuses and all(status in GONE for status in statuses) else "failed"
-    )
-    return Fetched(
-        asset.name,
-        state,
-        status=next((status for status in reversed(statuses) if status), None),
-        why="; ".join(problems),
-    )
+        why = "it has no address: get it by hand, and name its folder as a mirror"
+        return Fetched(asset.name, "failed", why=why)
+    dead = bool(statuses) and all(status in GONE for status in statuses)
+    last = next((status for status in reversed(statuses) if status), None)
+    state: Literal["dead", "failed"] = "dead" if dead else "failed"
+    return Fetched(asset.name, state, status=last, why="; ".join(problems))
 
 
 def _settle(
     asset: Asset, path: Path, cache: Path, part: Part, receipt: Receipt, session: Session
 ) -> Receipt:
-    """Give a whole and right file its name, or unpack it.
+    """Give a complete download its name, or unpack it; returns its receipt.
 
-    What is remembered is written first: it fits nothing until the renaming is done.
+    The receipt is written first: until the renaming is done it fits no file, so that a command that
+    is killed in between leaves nothing that is trusted.
     """
     try:
         if asset.unpack == "none":
@@ -234,14 +229,13 @@ def _settle(
 
 def text(found: Sequence[Fetched]) -> str:
     """What became of every asset, one line each, and how many are here of how many are needed."""
-    width = max((len(one.name) for one in found), default=0)
-    lines = [f"{one.name:<{width}}  {one.state:<8} {_about(one)}".rstrip() for one in found]
-    here = sum(one.path is not None for one in found)
+    width = max((len(asset.name) for asset in found), default=0)
+    lines = [f"{asset.name:<{width}}  {asset.state:<8} {_about(asset)}".rstrip() for asset in found]
+    here = sum(asset.path is not None for asset in found)
     return "\n".join([*lines, f"{here} of {len(found)} assets are here"])
 
 
-def _about(one: Fetched) -> str:
-    facts = f"{one.bytes or 0:,} bytes, {one.path}" if one.path else ""
-    return ": ".join(
-        part for part in (facts, one_line(Exception(one.why)) if one.why else "") if part
-    )
+def _about(asset: Fetched) -> str:
+    facts = f"{asset.bytes or 0:,} bytes, {asset.path}" if asset.path else ""
+    why = one_line(Exception(asset.why)) if asset.why else ""
+    return ": ".join(part for part in (facts, why) if part)

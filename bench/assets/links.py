@@ -105,14 +105,14 @@ def fetch_images(
     again: bool = False,
     report: Report = silent,
 ) -> Images:
-    """Bring pictures (id, address, sha256 or empty) into a folder, each under its own sha256, and
-    write `images.csv` there.
+    """Fetch pictures into a folder, each under its own sha256, and write `images.csv` there.
 
-    What images.csv says is found is not asked again while its file has its size (`again`: and its
-    sha256). Links that answered 404 or 410, or something other than the picture, are asked again
-    only with `retry_dead`; those that failed otherwise, always. Rows of other lists in the same
-    folder stay in images.csv. A picture must decode: at most `MAX_BYTES` bytes and `MAX_PIXELS`
-    pixels, in one of `FORMATS`.
+    `rows`: (id, address, sha256 or empty) of each. A picture that images.csv has as found is not
+    asked for again while its file has the same size (with `again`: and the same sha256). Links that
+    answered 404 or 410, or with something other than the picture, are asked again only with
+    `retry_dead`; links that failed otherwise, always. Rows of other lists in the same folder stay
+    in images.csv. A picture must decode, have at most `MAX_BYTES` bytes and `MAX_PIXELS` pixels,
+    and be in one of `FORMATS`.
     """
     if len({id for id, _, _ in rows}) != len(rows):
         raise UserError(f"the ids of the {len(rows)} pictures for {folder} are not unique")
@@ -154,7 +154,7 @@ def fetch_images(
 def _settled(
     known: ImageRow | None, row: tuple[str, str, str], folder: Path, retry_dead: bool, again: bool
 ) -> bool:
-    """Whether what images.csv says of a picture spares asking for it."""
+    """Whether a picture need not be asked for, by what images.csv says of it."""
     _, url, sha256 = row
     if known is None or known.url != url:
         return False
@@ -271,9 +271,7 @@ def _write_images(folder: Path, rows: Sequence[ImageRow]) -> None:
 
 
 def images_text(images: Images) -> str:
-    """How many pictures are here, how many links are dead, and every other answer with how often it
-    came.
-    """
+    """How many pictures are here, and how often each other answer was given."""
     counts: dict[str, int] = {}
     for row in images.rows:
         if row.state != "found":

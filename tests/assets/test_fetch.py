@@ -817,6 +817,12 @@ def test_a_lock_is_free_again_after_its_command_failed(tmp_path):
         pass
 
 
+def test_a_source_that_is_no_path_is_a_problem_of_that_source_offline_too(tmp_path):
+    urls = ("~nobody-of-this-name/a.bin", "file://another-machine/a.bin")
+    (found,) = fetch([Asset(name="a", urls=urls, path="a.bin")], tmp_path, offline=True)
+    assert found.state == "failed" and "nobody's home" in found.why and "machine" in found.why
+
+
 # The Hugging Face hub
 
 
