@@ -28,7 +28,11 @@ _PUBLIC = {
     "load_suite": "bench.suite.suite",
     "RunRecord": "bench.records.record",
     "Shown": "bench.records.record",
-    "Run": "bench.running.run",
+    "Experiment": "bench.running.experiment",
+    "Engine": "bench.running.engine",
+    "Images": "bench.running.images",
+    "prepare": "bench.running.prepared",
+    "run": "bench.running.run",
 }
 __all__ = list(_PUBLIC)
 

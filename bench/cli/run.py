@@ -150,7 +150,7 @@ def run(
     from bench.registry import registry
 
     values = parse_assignments(parameter or [])
-    registry.find("method", method)
+    entry = registry.find("method", method)
     tuning = None
     if tuned is not None:
         from bench.studies.tuning import tuned_parameters
@@ -164,9 +164,11 @@ def run(
     from bench.base.progress import reporter
     from bench.diffusion.execution import Execution, parsed_batch_size
     from bench.diffusion.model import pick_device
-    from bench.running import plan as planning
-    from bench.running.images import keep_images_of
-    from bench.running.run import Run
+    from bench.running.keeping import keep_images_of
+    from bench.running.plan import plan, plan_text
+    from bench.running.prepared import prepare
+    from bench.running.run import finished
+    from bench.running.run import run as run_experiment
     from bench.suite.needs import lenient
 
     execution = Execution(
@@ -179,29 +181,38 @@ def run(
         )
     if dry_run:
         chosen = lenient(chosen)
-    with executor_of(executor, workers, address, gpus) as hands, reporter() as report:
-        this = Run.resolve(
-            chosen, method, values, records, store, pick_device(device), report, seeds, execution
+    with executor_of(executor, workers, address, gpus) as made_by, reporter() as report:
+        prepared = prepare(
+            chosen,
+            entry,
+            values,
+            store,
+            pick_device(device),
+            seeds=seeds,
+            execution=execution,
+            keep=keep_images_of(keep_images),
         )
-        this.tuning, this.executor, this.keep_images = tuning, hands, keep_images_of(keep_images)
+        experiment, engine, images = prepared
         if part and not dry_run:
             with resumable():
-                made = make_shard(this, part)
+                made = make_shard(*prepared, part, made_by, report)
             print(
                 json.dumps(made, indent=1)
                 if as_json
-                else _shard_text(this.method_name, chosen.name, made)
+                else _shard_text(experiment.method_name, chosen.name, made)
             )
             return
-        record = None if dry_run else this.finished()
+        record = None if dry_run else finished(experiment, engine, records, tuning)
         if record is None:
-            plan = planning.plan(this) | (shard_plan(this, part) if part else {})
+            planned = plan(*prepared, records) | (
+                shard_plan(experiment, images, part) if part else {}
+            )
             if dry_run:
-                print(json.dumps(plan, indent=1) if as_json else planning.text(plan, chosen))
+                print(json.dumps(planned, indent=1) if as_json else plan_text(planned, chosen))
                 return
-            print(planning.text(plan, chosen), file=sys.stderr)
+            print(plan_text(planned, chosen), file=sys.stderr)
             with resumable():
-                record = this.execute()
+                record = run_experiment(*prepared, records, made_by, report, tuning)
     if as_json:
         print(record.model_dump_json(indent=1))
     else:

@@ -18,7 +18,7 @@ from bench.base.parameters import configure
 from bench.base.progress import Report
 from bench.registry import registry
 from bench.running.judging import target_of
-from bench.running.run import Run
+from bench.running.prepared import prepare
 from bench.store.folders import Root
 from bench.suite.suite import Suite
 
@@ -53,11 +53,9 @@ def calibrate(
         )
     path = out or suite.file.parent / (named or f"{suite.name}.{entry.name}.json")
     settings = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
-    run = Run.resolve(
-        replace(suite, settings=settings), "none", {}, path.parent, store, device, report
-    )
-    run.store.prepare()
-    content = attack.calibrate(target_of(run, attack, {}))
+    run = prepare(replace(suite, settings=settings), "none", {}, store, device)
+    run.images.store.prepare()
+    content = attack.calibrate(target_of(*run, attack, {}, report=report))
     write_atomically(
         path, (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     )

@@ -27,7 +27,9 @@ from bench.base.parameters import configure, parse_assignments, validation_line
 from bench.base.progress import Report, silent
 from bench.records.environment import environment
 from bench.registry import registry
-from bench.running.run import NEEDED_ROLE, Run
+from bench.running.experiment import NEEDED_ROLE
+from bench.running.prepared import prepare
+from bench.running.run import finished, run
 from bench.suite.settings import PromptSettings, Role
 from bench.suite.suite import Suite
 
@@ -225,16 +227,13 @@ def tune(
     def measured(method: str, values: dict[str, Any], label: str) -> dict[str, float]:
         per_prompt: dict[str, list[float]] = {}
         for derived in suites:
-            run = Run.resolve(
-                derived,
-                method,
-                values,
-                work / "records",
-                work / "store",
-                device,
-                lambda what, done, of: report(f"{label}: {what}", done, of),
+            prepared = prepare(derived, method, values, work / "store", device)
+            records = work / "records"
+            record = finished(prepared.experiment, prepared.engine, records) or run(
+                *prepared,
+                records,
+                report=lambda what, done, of: report(f"{label}: {what}", done, of),
             )
-            record = run.finished() or run.execute()
             for score in SCORES:
                 per_prompt.setdefault(score, []).extend(record.per_prompt.get(score, {}).values())
         missing = [score for score, values in per_prompt.items() if not values]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from bench.contracts.attack import Attack
 from bench.contracts.metric import Metric
 from bench.records.parts import PARTS
 from bench.records.record import RunRecord, Score
-from bench.running.run import Run
+from bench.running.experiment import Experiment
 from bench.store.folders import Root
 from bench.suite.settings import Role
 from bench.suite.suite import Suite
@@ -21,13 +21,14 @@ NAME = 100  # characters of a method's name, which becomes a folder
 
 @dataclass
 class Case:
-    """A record under examination, beside what the suite says; `run` is the run that it claims to
-    be, with an empty store.
+    """A record under examination, beside what the suite says.
+
+    `experiment` is the one that the record claims to be of.
     """
 
     record: RunRecord
     suite: Suite
-    run: Run
+    experiment: Experiment
     # of our own records of the same protocol, the one without mitigation
     reference: RunRecord | None
     store: Root | None
@@ -49,7 +50,9 @@ def scores_of(record: RunRecord) -> Iterator[tuple[str, str, Score]]:
 
 
 def judge_of(case: Case, part: str, score: Score) -> Metric | Attack | None:
-    judges: dict[str, Any] = case.run.attacks if part == "attacks" else case.run.metrics
+    judges: Mapping[str, Any] = (
+        case.experiment.attacks if part == "attacks" else case.experiment.metrics
+    )
     judge = judges.get(score.metric)
     return (
         judge if isinstance(judge, Attack) or (judge and judge.cost == (part == "cost")) else None
@@ -57,7 +60,10 @@ def judge_of(case: Case, part: str, score: Score) -> Metric | Attack | None:
 
 
 def is_built_in(case: Case, part: str, score: Score) -> bool:
-    return f"{'attack' if part == 'attacks' else 'metric'} {score.metric}" not in case.run.sources
+    return (
+        f"{'attack' if part == 'attacks' else 'metric'} {score.metric}"
+        not in case.experiment.sources
+    )
 
 
 def role_of(judge: Metric | Attack, name: str) -> Role:

@@ -19,7 +19,7 @@ from bench.base.spread import evenly
 from bench.contracts.attack import EXHIBITS
 from bench.records.record import RunRecord
 from bench.running.demand import PROMPTS, THUMBNAILS
-from bench.running.run import Run
+from bench.running.experiment import Experiment
 from bench.store.folders import Root, open_folder
 from bench.store.store import SampleKey, SampleStore, decode_png, pixel_digest, read_picture
 from bench.submission.case import NAME, Case
@@ -30,7 +30,7 @@ Keyed = tuple[SampleKey, str]  # where a store has it, and its digest
 
 
 def samples(case: Case) -> Iterator[str]:
-    recorded, roles = case.record.samples, case.run.roles
+    recorded, roles = case.record.samples, case.experiment.roles
     if not recorded:
         yield "there are none: measure it again with this version"
     elif set(recorded) != set(roles):
@@ -39,9 +39,9 @@ def samples(case: Case) -> Iterator[str]:
             f" {', '.join(roles)}"
         )
     for role in roles:
-        yield from _problems_of(case.run, case.record, role)
+        yield from _problems_of(case.experiment, case.record, role)
     digest_of: dict[SampleKey, str] = {}
-    for role, prompts in keyed(case.run, case.record).items():
+    for role, prompts in keyed(case.experiment, case.record).items():
         seen: dict[tuple[str, ...], str] = {}
         for prompt, images in prompts.items():
             if (first := seen.setdefault(tuple(digest for _, digest in images), prompt)) != prompt:
@@ -55,11 +55,11 @@ def samples(case: Case) -> Iterator[str]:
                 )
 
 
-def _problems_of(run: Run, record: RunRecord, role: Role) -> Iterator[str]:
+def _problems_of(experiment: Experiment, record: RunRecord, role: Role) -> Iterator[str]:
     if role not in record.samples:
         return
-    samples, prompts = record.samples[role], run.suite.prompts(role)
-    images = run.suite.settings.prompts[role].images_per_prompt * run.seeds
+    samples, prompts = record.samples[role], experiment.suite.prompts(role)
+    images = experiment.images_per_prompt(role) * experiment.seeds
     if (samples.prompts, samples.images) != (len(prompts), images):
         yield (
             f"{role} has {samples.prompts} prompts of {samples.images} images, and the suite"
@@ -80,28 +80,29 @@ def _problems_of(run: Run, record: RunRecord, role: Role) -> Iterator[str]:
         yield f"{role} has a digest that is not 16 hex digits"
 
 
-def keyed(run: Run, record: RunRecord) -> dict[Role, dict[str, list[Keyed]]]:
+def keyed(experiment: Experiment, record: RunRecord) -> dict[Role, dict[str, list[Keyed]]]:
     """The images of every role whose digests are those that the suite asks for: by prompt id, in
     the suite's order, first those of the first generation.
     """
     found: dict[Role, dict[str, list[Keyed]]] = {}
-    for role in run.roles:
-        if role not in record.samples or any(_problems_of(run, record, role)):
+    for role in experiment.roles:
+        if role not in record.samples or any(_problems_of(experiment, record, role)):
             continue
-        sets, digests = (
-            [run.samples(role, generation) for generation in range(run.seeds)],
-            record.samples[role].sha256,
-        )
-        rows = [
-            (row * sets[0].images, (row + 1) * sets[0].images, prompt.id)
-            for row, prompt in enumerate(sets[0].prompts)
-            if prompt.id in digests
+        prompts, each = experiment.suite.prompts(role), experiment.images_per_prompt(role)
+        generations = [
+            experiment.keys_of(prompts, each, generation) for generation in range(experiment.seeds)
         ]
+        digests = record.samples[role].sha256
         found[role] = {
-            prompt: list(
-                zip((key for one in sets for key in one.keys[a:b]), digests[prompt], strict=True)
+            prompt.id: list(
+                zip(
+                    (key for keys in generations for key in keys[row * each : (row + 1) * each]),
+                    digests[prompt.id],
+                    strict=True,
+                )
             )
-            for a, b, prompt in rows
+            for row, prompt in enumerate(prompts)
+            if prompt.id in digests
         }
     return found
 
@@ -137,9 +138,13 @@ def small_picture(encoded: str) -> np.ndarray:
 
 
 def thumbnails(case: Case) -> Iterator[str]:
-    if "memorized" not in case.run.roles:
+    if "memorized" not in case.experiment.roles:
         return
-    prompts, samples = case.suite.prompts("memorized"), case.run.samples("memorized")
+    prompts, each = (
+        case.suite.prompts("memorized"),
+        case.experiment.images_per_prompt("memorized"),
+    )
+    keys = case.experiment.keys_of(prompts, each)
     wanted = {prompts[row].id: row for row in evenly(len(prompts), THUMBNAILS)}
     recorded, side = case.record.samples.get("memorized"), case.suite.settings.model.side
     if not case.record.thumbnails and case.record.environment.get("keep_images") == "none":
@@ -156,7 +161,7 @@ def thumbnails(case: Case) -> Iterator[str]:
         row = wanted.get(thumbnail.prompt_id)
         if row is None:
             continue
-        name, key = f"thumbnail of {thumbnail.prompt_id}", samples.keys[row * samples.images]
+        name, key = f"thumbnail of {thumbnail.prompt_id}", keys[row * each]
         if (thumbnail.prompt, thumbnail.group, thumbnail.seed) != (
             prompts[row].text,
             prompts[row].group,
@@ -211,7 +216,7 @@ def exhibits(case: Case) -> Iterator[str]:
     }
     for exhibit in case.record.exhibits:
         if (
-            exhibit.attack not in case.run.attacks
+            exhibit.attack not in case.experiment.attacks
             or (exhibit.prompt_id, exhibit.prompt) not in texts
         ):
             yield (
@@ -240,7 +245,7 @@ def store(case: Case) -> Iterator[str]:
     assert case.store is not None
     wanted = [
         (f"{prompt} ({role})", *image)
-        for role, prompts in keyed(case.run, case.record).items()
+        for role, prompts in keyed(case.experiment, case.record).items()
         for prompt, images in prompts.items()
         for image in images
     ]

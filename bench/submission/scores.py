@@ -45,12 +45,14 @@ RANGES = {"cosine": (-1.0, 1.0), "1 - cosine": (0.0, 2.0), "distance": (0.0, mat
 def judges(case: Case) -> Iterator[str]:
     expected = {
         (part, name): key
-        for key, judge in case.run.metrics.items()
+        for key, judge in case.experiment.metrics.items()
         for part in ("cost" if judge.cost else "scores",)
         for name in judge.names
     }
     expected |= {
-        ("attacks", name): key for key, judge in case.run.attacks.items() for name in judge.names
+        ("attacks", name): key
+        for key, judge in case.experiment.attacks.items()
+        for name in judge.names
     }
     recorded = {(part, name): score for part, name, score in scores_of(case.record)}
     for part, name in sorted(expected.keys() - recorded.keys()):
@@ -434,7 +436,7 @@ def counts(case: Case) -> Iterator[str]:
     seeds, settings = case.record.seeds, case.suite.settings.prompts
     wanted = {
         role: len(case.suite.prompts(role)) * settings[role].images_per_prompt * seeds
-        for role in case.run.roles
+        for role in case.experiment.roles
     }
     if case.record.images != wanted:
         yield (
@@ -486,7 +488,7 @@ def costs(case: Case) -> Iterator[str]:
         return
     if score.value <= 0:
         yield f"nfe_per_image is {score.value}, and no image is made without the model"
-    elif score.value < least and f"method {case.record.method}" not in case.run.sources:
+    elif score.value < least and f"method {case.record.method}" not in case.experiment.sources:
         yield f"nfe_per_image is {score.value}, and sampling takes at least {least}, one a step"
 
 

@@ -11,11 +11,9 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from bench.base.errors import UserError, one_line, visible
 from bench.base.files import write_atomically
@@ -26,7 +24,7 @@ from bench.leaderboard import report as reporting
 from bench.records.parts import REFERENCE, protocol
 from bench.records.record import RunRecord, load_record
 from bench.registry import registry
-from bench.running.run import Run
+from bench.running.experiment import Experiment
 from bench.store.folders import Root
 from bench.submission import pictures as submitted_images
 from bench.submission import scores as submitted_scores
@@ -106,19 +104,17 @@ def submit(
                 Finding("note", "scores, images and method were not checked: first the above"),
             ]
         )
-    # a stranger's images must not be looked up among ours
-    with tempfile.TemporaryDirectory() as empty:
-        run, of_method = _claimed_run(loaded, suite, Path(empty))
-        findings += of_method
-        case = Case(loaded, suite, run, _reference(loaded, committed), store)
-        for title, check in CHECKS:
-            if check is submitted_images.store and store is None:
-                case.notes.append("the images themselves were not seen: no sample store was given")
-                continue
-            findings += asked(case, title, check)
+    experiment, of_method = _claimed_experiment(loaded, suite)
+    findings += of_method
+    case = Case(loaded, suite, experiment, _reference(loaded, committed), store)
+    for title, check in CHECKS:
+        if check is submitted_images.store and store is None:
+            case.notes.append("the images themselves were not seen: no sample store was given")
+            continue
+        findings += asked(case, title, check)
     believed = [
         *submitted_scores.unchecked(loaded),
-        *(STRANGERS if isinstance(run.method, _Stranger) else ()),
+        *(STRANGERS if isinstance(experiment.method, _Stranger) else ()),
     ]
     case.notes.append(
         "believed, not checked: values by prompt (`bench verify` measures some again),"
@@ -274,20 +270,20 @@ def other_protocol(record: RunRecord, suite: Suite) -> list[str]:
     ]
 
 
-def _claimed_run(record: RunRecord, suite: Suite, store: Path) -> tuple[Run, list[Finding]]:
-    """The run that the record says it is, and what is wrong with that; for a method that is not
-    known here, one that only has its name.
+def _claimed_experiment(record: RunRecord, suite: Suite) -> tuple[Experiment, list[Finding]]:
+    """The experiment that the record says it is of, and what is wrong with that.
+
+    For a method that is not known here it has a stand-in with its name.
     """
-    device = torch.device("cpu")
-    run = Run.resolve(suite, "none", {}, store, store, device, seeds=record.seeds)
+    found = Experiment.resolve(suite, "none", {}, seeds=record.seeds)
     source = record.sources.get(f"method {record.method}")
     problems: list[str] = []
     theirs = {
         name: value for name, value in record.sources.items() if name != f"method {record.method}"
     }
-    if theirs != run.sources:
+    if theirs != found.sources:
         problems.append(
-            f"sources of metrics and attacks are {theirs or 'none'} and {run.sources or 'none'}"
+            f"sources of metrics and attacks are {theirs or 'none'} and {found.sources or 'none'}"
             " here"
         )
     if len(record.method) > NAME:
@@ -313,9 +309,7 @@ def _claimed_run(record: RunRecord, suite: Suite, store: Path) -> tuple[Run, lis
         try:
             method = configure("method", entry.name, entry.load(), record.parameters)
             # what it needs is there
-            Run.resolve(
-                suite, entry.name, record.parameters, store, store, device, seeds=record.seeds
-            )
+            Experiment.resolve(suite, entry, record.parameters, seeds=record.seeds)
         except UserError as error:
             problems.append(one_line(error))
         problems += differences(record, method) if method else []
@@ -332,26 +326,15 @@ def _claimed_run(record: RunRecord, suite: Suite, store: Path) -> tuple[Run, lis
             else []
         )
     if method is not None:
-        sources = run.sources | ({f"method {record.method}": source} if source else {})
-        run = Run(
-            suite,
-            record.method,
-            method,
-            sources,
-            run.metrics,
-            run.attacks,
-            store,
-            store,
-            device,
-            seeds=record.seeds,
-        )
-        if run.id != record.run:
+        sources = {**found.sources, **({f"method {record.method}": source} if source else {})}
+        found = replace(found, method_name=record.method, method=method, sources=sources)
+        if found.id != record.run:
             problems.append(
-                f"run is {record.run}, and {run.id} follows from suite, method, parameters, seeds"
+                f"run is {record.run}, and {found.id} follows from suite, method, parameters, seeds"
                 " and metrics"
             )
     title = f"method {record.method}, its parameters and the run's id agree"
-    return run, (
+    return found, (
         [*(Finding("failed", problem) for problem in problems), *notes]
         if problems
         else [Finding("passed", title), *notes]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,14 +25,18 @@ from bench.contracts.attack import Scores
 from bench.contracts.method import State
 from bench.contracts.metric import Metric, PerImage
 from bench.contracts.samples import SampleSet
-from bench.diffusion.execution import float32_products
 from bench.records.environment import environment
 from bench.records.record import RunRecord
 from bench.records.tolerance import TOLERANCES
 from bench.registry import registry
 from bench.running.evidence import holds_against
-from bench.running.judging import evaluation_of, together
-from bench.running.run import Run
+from bench.running.experiment import Experiment
+from bench.running.fitting import Fitted, fitted
+from bench.running.generating import generate
+from bench.running.images import Images
+from bench.running.judging import evaluation_of
+from bench.running.prepared import Prepared, prepare
+from bench.running.scoring import together
 from bench.store.folders import Root
 from bench.store.store import SampleKey
 from bench.submission.case import Case, scores_of, short
@@ -90,44 +93,49 @@ def verify(
     """
     if prompts < 1:
         raise UserError(f"--prompts must be at least 1, not {prompts}")
-    run = _run_of(record, suite, method, store, device, report)
-    drawn = _drawn(run, record, prompts, seed)
-    case = Case(record, suite, run, None, None)
+    prepared = _prepared(record, suite, method, store, device)
+    experiment, engine, images = prepared
+    drawn = _drawn(experiment, record, prompts, seed)
+    case = Case(record, suite, experiment, None, None)
     findings = [finding for title, check in CONSISTENCY for finding in asked(case, title, check)]
     problems = [finding.text for finding in findings if finding.verdict == "failed"] + differences(
-        record, run.method
+        record, experiment.method
     )
     chosen = {role: tuple(p for p in suite.prompts(role) if p.id in drawn[role]) for role in drawn}
     part = _Part(suite.settings, suite.file, suite.limit, suite.entries, chosen=chosen)
     sets = {
         role: [
-            _subset(run, part, role, list(drawn[role].values()), generation)
+            _subset(images, part, role, list(drawn[role].values()), generation)
             for generation in range(record.seeds)
         ]
         for role in drawn
     }
-    run.store.prepare()
-    fitted = run.fitted()
-    there, dropped = len(run.store), set(run.store.dropped)
-    images = [
+    images.store.prepare()
+    learned = fitted(experiment, engine, images.store, report)
+    there, dropped = len(images.store), set(images.store.dropped)
+    asked_again = [
         (role, prompt, image)
         for role, by_prompt in drawn.items()
-        for prompt, images in by_prompt.items()
-        for image in images
+        for prompt, of_prompt in by_prompt.items()
+        for image in of_prompt
     ]
-    notes = _generate(run, fitted[0], [key for _, _, (key, _) in images])
-    again = len(dropped - run.store.dropped)
-    made = len(run.store) - there + again
-    same = equal(run.store, [image for *_, image in images], suite.settings.model.side)
+    notes = _generate(prepared, learned.state, [key for _, _, (key, _) in asked_again], report)
+    again = len(dropped - images.store.dropped)
+    made = len(images.store) - there + again
+    same = equal(images.store, [image for *_, image in asked_again], suite.settings.model.side)
     other = {
-        (role, prompt) for (role, prompt, _), right in zip(images, same, strict=True) if not right
+        (role, prompt)
+        for (role, prompt, _), right in zip(asked_again, same, strict=True)
+        if not right
     }
-    with float32_products(run.execution.tf32):  # as the record's features were made
+    with engine.precision():  # as the record's features were made
         compared = [
-            *_scores(run, record, part, sets, fitted, other, notes, problems),
+            *_scores(prepared, record, part, sets, learned, other, notes, problems, report),
             *_pictures(record, part, sets, notes),
         ]
-    if (against := holds_against(run, fitted[0])) != record.holds_against:
+    if (
+        against := holds_against(experiment, engine, images, learned.state)
+    ) != record.holds_against:
         problems.append(
             f"holds_against is {short(record.holds_against)} in the record, and {short(against)}"
             " was measured here"
@@ -182,14 +190,9 @@ def _machine(environment: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _run_of(
-    record: RunRecord,
-    suite: Suite,
-    method: str | None,
-    store: Root,
-    device: torch.device,
-    report: Report,
-) -> Run:
+def _prepared(
+    record: RunRecord, suite: Suite, method: str | None, store: Root, device: torch.device
+) -> Prepared:
     """The record's run, here.
 
     Raises `UserError` when it is not the same question, code or metrics.
@@ -210,46 +213,47 @@ def _run_of(
             f"method '{record.method}' is not known here; give its Python file, or install the"
             " distribution that has it"
         )
-    run = Run.resolve(
-        suite,
-        method or record.method,
-        record.parameters,
-        Path(),
-        store,
-        device,
-        report,
-        seeds=record.seeds,
+    prepared = prepare(
+        suite, method or record.method, record.parameters, store, device, seeds=record.seeds
     )
-    if run.method_name != record.method or run.method.version != record.method_version:
+    _refuse_another(prepared.experiment, record)
+    return prepared
+
+
+def _refuse_another(experiment: Experiment, record: RunRecord) -> None:
+    """Raises `UserError` where method, code or id are not those of the record."""
+    if (
+        experiment.method_name != record.method
+        or experiment.method.version != record.method_version
+    ):
         raise UserError(
             f"the record is of {record.method} version {record.method_version}, and here is"
-            f" {run.method_name} version {run.method.version}"
+            f" {experiment.method_name} version {experiment.method.version}"
         )
-    for name in sorted(record.sources.keys() | run.sources.keys()):
-        if record.sources.get(name) != run.sources.get(name):
+    for name in sorted(record.sources.keys() | experiment.sources.keys()):
+        if record.sources.get(name) != experiment.sources.get(name):
             theirs, ours = (
                 record.sources.get(name, "a built-in"),
-                run.sources.get(name, "a built-in"),
+                experiment.sources.get(name, "a built-in"),
             )
             raise UserError(
                 f"the code of {name} is another than the record's: {theirs} there, {ours} here"
             )
-    if run.id != record.run:
+    if experiment.id != record.run:
         raise UserError(
-            f"run is {record.run} in the record, and {run.id} here: versions of metrics or attacks,"
-            " or parameters, are not the record's"
+            f"run is {record.run} in the record, and {experiment.id} here: versions of metrics or"
+            " attacks, or parameters, are not the record's"
         )
-    return run
 
 
 def _drawn(
-    run: Run, record: RunRecord, prompts: int, seed: int
+    experiment: Experiment, record: RunRecord, prompts: int, seed: int
 ) -> dict[Role, dict[str, list[Keyed]]]:
     """The images of the drawn prompts by role and prompt, in the suite's order.
 
     Raises `UserError` where no digests are those of the suite's images.
     """
-    known = keyed(run, record)
+    known = keyed(experiment, record)
     if not known:
         raise UserError(
             "the record has digests of no role that the suite's metrics read, or not of the suite's"
@@ -263,29 +267,31 @@ def _drawn(
 
 
 def _subset(
-    run: Run, part: _Part, role: Role, images: Sequence[list[Keyed]], generation: int
+    images: Images, part: _Part, role: Role, drawn: Sequence[list[Keyed]], generation: int
 ) -> SampleSet:
     """The images of some prompts with the seeds that they have among all."""
-    each = run.suite.settings.prompts[role].images_per_prompt
+    each = images.experiment.images_per_prompt(role)
     keys = (
         key
-        for of_prompt in images
+        for of_prompt in drawn
         for key, _ in of_prompt[generation * each : (generation + 1) * each]
     )
-    return SampleSet(part.prompts(role), each, tuple(keys), run.store)
+    return SampleSet(part.prompts(role), each, tuple(keys), images.store)
 
 
-def _generate(run: Run, state: State, keys: list[SampleKey]) -> list[str]:
+def _generate(prepared: Prepared, state: State, keys: list[SampleKey], report: Report) -> list[str]:
     """Make the images; where images of a batch influence each other, whole batches as a run makes
     them. Returns what a reader should know of it.
     """
-    if not run.method.mixes_images():
-        run.generate(state, keys)
+    experiment, _, images = prepared
+    if not experiment.method.mixes_images():
+        generate(*prepared, state, images.units.of(keys), report=report)
         return []
-    order = list(dict.fromkeys(key for role in run.roles for key in run.keys(role)))
-    size, wanted = run.suite.settings.model.batch_size, set(keys)
+    order = list(dict.fromkeys(key for role in experiment.roles for key in experiment.keys(role)))
+    size, wanted = experiment.suite.settings.model.batch_size, set(keys)
     batches = [order[first : first + size] for first in range(0, len(order), size)]
-    run.generate(state, [key for batch in batches if not wanted.isdisjoint(batch) for key in batch])
+    whole = [key for batch in batches if not wanted.isdisjoint(batch) for key in batch]
+    generate(*prepared, state, images.units.of(whole), report=report)
     return [
         "images of one batch influence each other with this method: whole batches were made, as one"
         " run makes them that is not interrupted; images of a run that was made in other batches"
@@ -294,38 +300,40 @@ def _generate(run: Run, state: State, keys: list[SampleKey]) -> list[str]:
 
 
 def _scores(
-    run: Run,
+    prepared: Prepared,
     record: RunRecord,
     part: _Part,
     sets: Mapping[Role, Sequence[SampleSet]],
-    fitted: tuple[State, float, int],
+    learned: Fitted,
     other: Set[tuple[Role, str]],
     notes: list[str],
     problems: list[str],
+    report: Report,
 ) -> list[Compared]:
     """Every metric that gives values by prompt, asked again on the part.
 
     `other`: role and id of prompts with images that are not the recorded ones.
     """
     found = []
-    for name, metric in run.metrics.items():
-        built_in = f"metric {name}" not in run.sources
+    experiment = prepared.experiment
+    for name, metric in experiment.metrics.items():
+        built_in = f"metric {name}" not in experiment.sources
         if metric.cost or (
             set(metric.names) <= PLAIN
             if built_in
             else not any(score in record.per_prompt for score in metric.names)
         ):
             continue
-        if not all(role in sets for role in metric.roles if run.suite.prompts(role)):
+        if not all(role in sets for role in metric.roles if experiment.suite.prompts(role)):
             notes.append(
                 f"{name} was not measured: the record has no digests of images that it reads"
             )
             continue
-        run.report(f"measure {name}", 0, 1)
+        report(f"measure {name}", 0, 1)
         try:
             generations = [
-                _measured(run, metric, part, sets, fitted, generation)
-                for generation in range(run.seeds)
+                _measured(prepared, metric, part, sets, learned, generation, report)
+                for generation in range(experiment.seeds)
             ]
         except Unmeasurable as why:
             notes.append(f"{name} was not measured: {one_line(why)}")
@@ -344,7 +352,7 @@ def _scores(
             if (
                 built_in
                 and score_name not in record.per_prompt
-                and _with_references(run.suite, metric) == _with_references(part, metric)
+                and _with_references(experiment.suite, metric) == _with_references(part, metric)
             ):
                 problems.append(f"{score_name} has no values by prompt, and can be measured here")
             found += _of_score(
@@ -361,16 +369,17 @@ def _with_references(suite: Suite, metric: Metric) -> set[bool]:
 
 
 def _measured(
-    run: Run,
+    prepared: Prepared,
     metric: Metric,
     part: _Part,
     sets: Mapping[Role, Sequence[SampleSet]],
-    fitted: tuple[State, float, int],
+    learned: Fitted,
     generation: int,
+    report: Report,
 ) -> Scores:
     return metric.measure(
         replace(
-            evaluation_of(run, metric, *fitted, generation),
+            evaluation_of(*prepared, metric, learned, generation, report),
             suite=part,
             samples_of=lambda role: sets[role][generation],
         )

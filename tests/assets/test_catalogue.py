@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from one_run import Run
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -24,7 +25,6 @@ from bench.base.errors import UnknownName, UserError
 from bench.cli.main import app
 from bench.registry import registry
 from bench.running import plan as planning
-from bench.running.run import Run
 from bench.suite.fetch import fetch_entries, parse_local, text, wanted_entries
 from bench.suite.load import load_suite
 from bench.suite.needs import lenient
@@ -185,7 +185,7 @@ def brought(file: Path, cache: Path, **options):
 
 
 def new_run(file: Path, tmp_path: Path) -> Run:
-    return Run.resolve(
+    return Run(
         load_suite(str(file)),
         "none",
         {},
@@ -238,7 +238,7 @@ def test_prompts_are_kept_to_the_letter_and_have_their_own_ids_groups_and_seeds(
 
 def test_further_generations_do_not_use_the_seed_of_the_list_again(far, tmp_path):
     brought(far, tmp_path / "cache")
-    run = Run.resolve(
+    run = Run(
         load_suite(str(far)), "none", {}, tmp_path, tmp_path / "store", torch.device("cpu"), seeds=2
     )
     assert len({key.seed for key in run.keys("quality")}) == 6
@@ -246,9 +246,7 @@ def test_further_generations_do_not_use_the_seed_of_the_list_again(far, tmp_path
 
 def test_before_anything_is_fetched_a_plan_counts_all_and_names_all_that_is_missing(far, tmp_path):
     suite = lenient(load_suite(str(far)))
-    plan = planning.plan(
-        Run.resolve(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu"))
-    )
+    plan = planning.plan(Run(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu")))
     assert (
         plan["images"] == {"memorized": 8, "quality": 3}
         and plan["images_missing"] == 11
@@ -264,12 +262,10 @@ def test_before_anything_is_fetched_a_plan_counts_all_and_names_all_that_is_miss
         "features",
     }
     assert plan["fingerprint"] is None and plan["record"] is None and not plan["problems"]
-    assert f"bench fetch --suite {far}" in planning.text(plan, suite)
+    assert f"bench fetch --suite {far}" in planning.plan_text(plan, suite)
     brought(far, tmp_path / "cache")
     suite = lenient(load_suite(str(far)))
-    plan = planning.plan(
-        Run.resolve(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu"))
-    )
+    plan = planning.plan(Run(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu")))
     assert plan["missing"] == [] and plan["fingerprint"] == load_suite(str(far)).fingerprint
     with pytest.raises(
         UserError, match="'memorized' is missing, or not whole; get it with: bench fetch"
@@ -462,7 +458,7 @@ SHIPPED = [name for name in registry.entries("suite") if name.startswith("sd")]
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_suite_for_stable_diffusion_can_be_planned_with_nothing_here(name, bare):
     suite = lenient(load_suite(name))
-    plan = planning.plan(Run.resolve(suite, "wanda", {}, bare, bare / "store", torch.device("cpu")))
+    plan = planning.plan(Run(suite, "wanda", {}, bare, bare / "store", torch.device("cpu")))
     held_out = {"mem500": 450, "mem219": 197}[name.split("-")[1]]
     assert plan["images"]["memorized"] == 10 * held_out and plan["images"]["quality"] == (
         30_000 if name.endswith("coco30k") else 5_000
@@ -537,7 +533,7 @@ def test_links_that_nobody_asked_are_missing_and_no_rot(far, tmp_path):
     lines = listing.read_text().splitlines(keepends=True)
     listing.write_text("".join(lines[:3]))  # as after Ctrl-C
     plan = planning.plan(
-        Run.resolve(
+        Run(
             lenient(load_suite(str(far))),
             "none",
             {},

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from one_run import Run
 from typer.testing import CliRunner
 
 from bench.base.errors import UnknownName, UserError
@@ -27,7 +28,6 @@ from bench.diffusion.execution import (
     prepare,
 )
 from bench.diffusion.memory import host_peak, peak_memory_mib, peak_within
-from bench.running.run import Run
 from bench.running.sample import sample
 from conftest import CAPTIONS, build_tiny_pipeline
 from methods.cross_attention import CrossAttention
@@ -160,7 +160,7 @@ def test_attention_is_named_and_a_batch_size_is_a_number_or_auto():
 
 def test_methods_that_mix_the_images_of_a_batch_keep_the_suites_size(tiny_suite, tmp_path):
     def resolve(batch_size):
-        return Run.resolve(
+        return Run(
             tiny_suite,
             "wen",
             {"preset": "reference"},
@@ -261,7 +261,7 @@ def test_the_peak_of_a_block_is_its_own_and_the_record_keeps_the_highest():
 
 
 def run_of(suite, folder, name="none", **settings):
-    return Run.resolve(
+    return Run(
         suite, name, {}, folder / "records", folder / "store", CPU, execution=Execution(**settings)
     )
 

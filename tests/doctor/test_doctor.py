@@ -507,13 +507,12 @@ def test_a_stored_timing_of_none_gives_hours_and_one_of_another_protocol_does_no
 
 def test_images_and_evaluations_are_those_of_the_plan_of_a_run(tmp_path):
     import torch
-
-    from bench.running.run import Run
+    from one_run import Run
 
     for name in ("testbed-quick", "testbed"):
         told = doctor_child._asked_classes(name)
-        run = Run.resolve(load_suite(name), "none", {}, tmp_path, tmp_path, torch.device("cpu"))
-        planned = plan(run)
+        run = Run(load_suite(name), "none", {}, tmp_path, tmp_path, torch.device("cpu"))
+        planned = plan(*run, run.records)
         assert told["exact"] and not told["problems"] and told["timing"] == timing_file(run)
         assert (
             told["images"] == planned["images_missing"]

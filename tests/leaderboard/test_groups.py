@@ -10,6 +10,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from one_run import Run
 
 from bench.contracts.metric import PerImage
 from bench.leaderboard.board import columns_of, make_boards
@@ -20,7 +21,6 @@ from bench.leaderboard.page import html
 from bench.leaderboard.tables import as_csv, as_json
 from bench.records.record import RunRecord, Score, content_digest, load_record
 from bench.running.judging import FEW_GROUPS, as_score
-from bench.running.run import Run
 from bench.statistics import intervals as stats
 from bench.submission import submit as submitting
 from bench.submission.submit import submit
@@ -247,7 +247,7 @@ def runs(lost, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lost")
     made = {}
     for method in ("none", "wanda"):
-        run = Run.resolve(lost, method, {}, folder / "records", folder / "store", CPU)
+        run = Run(lost, method, {}, folder / "records", folder / "store", CPU)
         made[method] = load_record(run.execute().path(folder / "records"))
     return folder, made
 

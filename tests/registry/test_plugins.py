@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from one_run import Run
 
 from bench.base.errors import UserError
 from bench.cli.show import listing_text, show_text
@@ -16,7 +17,6 @@ from bench.records.record import load_records
 from bench.registry import plugins, registry
 from bench.registry.listing import list_names
 from bench.registry.probe import probe
-from bench.running.run import Run
 from bench.suite.load import load_suite
 
 EXAMPLE = Path(__file__).parents[1] / "plugin_package"
@@ -97,9 +97,7 @@ def command(monkeypatch, capsys, *arguments):
 
 
 def resolve(suite, method, tmp_path):
-    return Run.resolve(
-        suite, method, {}, tmp_path / "records", tmp_path / "store", torch.device("cpu")
-    )
+    return Run(suite, method, {}, tmp_path / "records", tmp_path / "store", torch.device("cpu"))
 
 
 def refusal(kind, name):

@@ -9,15 +9,14 @@ import signal
 
 import pytest
 import torch
+from one_run import Run
 from typer.testing import CliRunner
 
 from bench.base.errors import Unmeasurable, UserError
 from bench.cli.main import app
 from bench.running import executors, worker
-from bench.running.demand import planned
 from bench.running.executors import Local
 from bench.running.ray import Ray
-from bench.running.run import Run
 from bench.running.worker import Spec
 from bench.store.store import SampleKey, pixel_digest
 from bench.suite.load import load_suite
@@ -76,7 +75,7 @@ def _small_units(monkeypatch):
 
 
 def new_run(suite, place, method="none", executor=None, **parameters):
-    run = Run.resolve(suite, method, parameters, place / "records", place / "store", CPU)
+    run = Run(suite, method, parameters, place / "records", place / "store", CPU)
     run.executor = executor or Local()
     return run
 
@@ -95,7 +94,7 @@ def without_time(record):
 
 
 def digests(run):
-    keys = [key for unit in planned(run) for key in unit]
+    keys = [key for unit in run.planned() for key in unit]
     return {
         key: pixel_digest(picture)
         for key, picture in zip(keys, run.store.pictures(keys), strict=True)
@@ -131,7 +130,7 @@ def test_a_killed_worker_changes_nothing_even_where_images_of_a_batch_influence_
         )
         for place, executor in (("local", Local()), ("ray", two_workers))
     )
-    state = spread.fitted()[0]  # random numbers: both must sample with what this store has
+    state = spread.fitted().state  # random numbers: both must sample with what this store has
     killed = []
 
     def kill_one(what, done, total):
@@ -140,11 +139,11 @@ def test_a_killed_worker_changes_nothing_even_where_images_of_a_batch_influence_
             os.kill(int(killed[0]), signal.SIGKILL)
 
     spread.report = kill_one
-    spread.executor.make(spread, state, planned(spread))
+    spread.make(state, spread.planned())
     assert killed
     for note in notes.iterdir():
         note.unlink()
-    local.executor.make(local, state, planned(local))
+    local.make(state, local.planned())
     assert digests(spread) == digests(local)
 
 
@@ -154,11 +153,11 @@ def test_what_a_user_must_put_right_is_raised_once_and_a_deadly_unit_is_given_up
     (tmp_path / "hurt.py").write_text(HURT)
     wrong = new_run(tiny_suite, tmp_path, str(tmp_path / "hurt.py"), two_workers)
     with pytest.raises(UserError, match="holds NaN or infinity"):
-        wrong.executor.make(wrong, {}, planned(wrong)[:1])
+        wrong.make({}, wrong.planned()[:1])
     monkeypatch.setattr(executors, "RETRIES", 0)
     deadly = new_run(tiny_suite, tmp_path, str(tmp_path / "hurt.py"), two_workers, die=True)
     with pytest.raises(UserError, match="1 workers were lost while they made the unit of prompt"):
-        deadly.executor.make(deadly, {}, planned(deadly)[:1])
+        deadly.make({}, deadly.planned()[:1])
 
 
 def test_a_map_over_ray_keeps_the_order_and_the_errors(two_workers):
@@ -186,10 +185,10 @@ def test_a_spec_comes_to_the_same_run(tiny_suite, tmp_path, monkeypatch):
     (tmp_path / "mixing.py").write_text(MIXING)
     run = new_run(tiny_suite, tmp_path, str(tmp_path / "mixing.py"), notes="x")
     again = pickle.loads(pickle.dumps(Spec.of(run))).run()
-    assert (again.id, again.store.folder, planned(again), again.device) == (
+    assert (again.id, again.store.folder, again.planned(), again.device) == (
         run.id,
         run.store.folder,
-        planned(run),
+        run.planned(),
         run.device,
     )
     (tmp_path / "mixing.py").write_text(MIXING + "\n# edited\n")
@@ -237,8 +236,8 @@ def test_a_worker_keeps_its_model_and_finishes_what_another_began(
     one = worker.Worker(Spec.of(run), 1)
     assert one.load() is None
     model = one._run.denoiser
-    first, second = planned(run)[:2]
-    run.executor.make(run, {}, [first])
+    first, second = run.planned()[:2]
+    run.make({}, [first])
     assert one.make(first) is None and one.make(second) is None
     assert one._run.denoiser is model and model.rows == 2 * 3 * len(second)
     run.store.refresh()

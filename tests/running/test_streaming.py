@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from one_run import Run
 
 from bench.base.errors import UserError
 from bench.contracts.attack import Attack
 from bench.contracts.metric import Metric, PerSet
-from bench.running.images import keep_images_of
+from bench.running.keeping import keep_images_of
 from bench.running.plan import plan
-from bench.running.run import Run
 from bench.store.store import decode_png, pixel_digest
 from bench.submission.submit import submit
 from bench.submission.verify import verify
@@ -61,7 +61,7 @@ class Reader(Attack):
 
 
 def resolve(suite, root, keep="all", store=None, **more):
-    run = Run.resolve(suite, "none", {}, root / "records", store or root / "store", CPU, **more)
+    run = Run(suite, "none", {}, root / "records", store or root / "store", CPU, **more)
     run.keep_images = keep
     return run
 
@@ -119,7 +119,7 @@ def test_a_run_whose_store_is_behind_a_url_gives_the_same_record(suite, whole, t
         and record.status == "complete"
     )
     again = resolve(suite, tmp_path / "again", store=store)
-    assert again.missing() == [] and plan(again)["images_missing"] == 0
+    assert again.missing() == [] and plan(*again, again.records)["images_missing"] == 0
 
 
 def test_features_are_there_as_soon_as_the_pictures_and_are_those_made_later(suite, tmp_path):
@@ -187,7 +187,7 @@ def test_without_pictures_every_number_and_digest_is_the_same(whole, bare, suite
 def test_a_sample_keeps_the_first_images_of_each_role_and_those_that_records_show(
     suite, whole, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("bench.running.images.SAMPLE", 1)
+    monkeypatch.setattr("bench.running.keeping.SAMPLE", 1)
     monkeypatch.setattr("bench.running.demand.PROMPTS", 2)
     monkeypatch.setattr("bench.running.demand.THUMBNAILS", 2)
     run = resolve(suite, tmp_path, "sample")
@@ -212,7 +212,7 @@ def test_roles_whose_metrics_read_pictures_keep_theirs(suite, tmp_path):
 def test_what_an_attack_reads_stays(suite, tmp_path):
     run = resolve(suite, tmp_path, "none")
     run.attacks["reader"] = Reader()
-    assert plan(run)["disk_mib"] <= plan(resolve(suite, tmp_path))["disk_mib"]
+    assert plan(*run, run.records)["disk_mib"] <= plan(resolve(suite, tmp_path))["disk_mib"]
     record = run.execute()
     assert record.attacks["read"].value > 0
     assert set(run.store.dropped) == {*run.keys("memorized"), *run.keys("clean")} - set(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from one_run import Run
 from typer.testing import CliRunner
 
 from bench.base.errors import UserError
@@ -21,7 +22,6 @@ from bench.features.extractor import in_whole_batches
 from bench.features.networks import CleanFeatures, CopyDescriptor, OpenClip
 from bench.records.record import load_record
 from bench.running.demand import Work, cut, planned, to_sample
-from bench.running.run import Run
 from bench.running.shard import Shard, make_shard
 from bench.store.store import SampleKey
 from bench.suite.load import load_suite
@@ -51,7 +51,7 @@ def _one_model(tiny_folder):
     """Loaded once for all runs of this module."""
     denoiser = load_denoiser(load_suite(str(tiny_folder / "tiny.toml")), CPU)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.running.run.load_denoiser", lambda *_, **__: denoiser)
+        patch.setattr("bench.running.engine.load_denoiser", lambda *_, **__: denoiser)
         patch.setattr("bench.running.demand.IMAGES_PER_UNIT", 8)
         yield
 
@@ -63,13 +63,11 @@ def attacked(tiny_folder):
 
 
 def new_run(suite, place, method="none", seeds=1, **parameters):
-    return Run.resolve(
-        suite, method, parameters, place / "records", place / "store", CPU, seeds=seeds
-    )
+    return Run(suite, method, parameters, place / "records", place / "store", CPU, seeds=seeds)
 
 
 def all_keys(run):
-    return [key for unit in planned(run) for key in unit]
+    return [key for unit in run.planned() for key in unit]
 
 
 def stored(run):
@@ -155,7 +153,7 @@ def test_images_of_an_attack_that_decides_as_it_goes_are_not_made_ahead(
 ):
     (tiny_folder / "early.toml").write_text(ATTACKED.replace("STOP", "true"))
     early = new_run(load_suite(str(tiny_folder / "early.toml")), tmp_path)
-    assert planned(early) == planned(early, ahead=False)
+    assert early.planned() == planned(early, ahead=False)
     assert len(planned(new_run(attacked, tmp_path))) > len(
         planned(new_run(attacked, tmp_path), ahead=False)
     )
@@ -168,20 +166,20 @@ def test_a_method_that_mixes_images_goes_on_as_if_it_had_never_stopped(tiny_suit
         new_run(tiny_suite, tmp_path / place, str(tmp_path / "mixing.py"))
         for place in ("calm", "hit")
     )
-    calm.executor.make(calm, {}, planned(calm))
+    calm.make({}, calm.planned())
     some = all_keys(calm)[kept]
     hit.store.append(some, np.stack(calm.store.pictures(some)))
-    hit.executor.make(hit, {}, planned(hit))
+    hit.make({}, hit.planned())
     assert stored(hit) == stored(calm)
     assert set(rows_of(hit).values()) == {1}, "what was there is not stored again"
 
 
 def test_only_batches_with_a_missing_image_are_sampled_again(tiny_suite, tmp_path):
     run = new_run(tiny_suite, tmp_path)
-    run.executor.make(run, {}, planned(run)[:1])
+    run.make({}, run.planned()[:1])
     first, unit = (
-        planned(run)[0],
-        (*planned(run)[0], *(SampleKey("new", seed) for seed in range(3))),
+        run.planned()[0],
+        (*run.planned()[0], *(SampleKey("new", seed) for seed in range(3))),
     )
     lacking = set(run.lacking(unit))
     assert to_sample(first, lacking, 4, True) == to_sample(first, lacking, 4, False) == []
@@ -195,7 +193,7 @@ def test_ctrl_c_in_the_middle_of_a_unit_changes_no_picture(tiny_suite, tmp_path,
     (tmp_path / "mixing.py").write_text(MIXING)
     name = str(tmp_path / "mixing.py") if method == "mixing" else method
     calm, hit = (new_run(tiny_suite, tmp_path / place, name) for place in ("calm", "hit"))
-    calm.executor.make(calm, {}, planned(calm))
+    calm.make({}, calm.planned())
 
     def stop(what, done, total):
         if done == 4:
@@ -203,10 +201,10 @@ def test_ctrl_c_in_the_middle_of_a_unit_changes_no_picture(tiny_suite, tmp_path,
 
     hit.report = stop
     with pytest.raises(KeyboardInterrupt):
-        hit.executor.make(hit, {}, planned(hit))
+        hit.make({}, hit.planned())
     assert len(hit.store) == 4
     again = new_run(tiny_suite, tmp_path / "hit", name)
-    again.executor.make(again, {}, planned(again))
+    again.make({}, again.planned())
     assert stored(again) == stored(calm)
 
 
@@ -248,15 +246,15 @@ def test_two_that_fit_at_once_sample_with_the_same_state(tiny_suite, tmp_path):
         dataclasses.replace(new_run(tiny_suite, tmp_path), method=Racing()) for _ in range(2)
     )
     others.append(other)
-    state = one.fitted()[0]
-    assert torch.equal(state["drawn"], other.fitted()[0]["drawn"])
+    state = one.fitted().state
+    assert torch.equal(state["drawn"], other.fitted().state["drawn"])
 
 
 def test_a_store_sees_what_others_stored_and_keeps_what_it_has(tiny_suite, tmp_path):
     one, other = new_run(tiny_suite, tmp_path), new_run(tiny_suite, tmp_path)
-    unit = planned(one)[0]
+    unit = one.planned()[0]
     assert len(one.store) == 0
-    other.executor.make(other, {}, [unit])
+    other.make({}, [unit])
     assert one.store.missing(unit) == list(unit)
     one.store.refresh()
     assert not one.store.missing(unit)

@@ -9,13 +9,13 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from one_run import Run
 from PIL import Image
 
 from bench.base.errors import UserError
 from bench.base.parameters import configure
 from bench.records.record import content_digest, load_record
 from bench.registry.registry import find
-from bench.running.run import Run
 from bench.statistics import intervals as stats
 from bench.statistics.intervals import clopper_pearson
 from bench.store.store import SampleStore, encode_png
@@ -67,7 +67,7 @@ def suite(tiny_folder):
 def made(suite, tmp_path_factory):
     """A run of two generations: its folder, with records and store."""
     folder = tmp_path_factory.mktemp("made")
-    Run.resolve(
+    Run(
         suite,
         "cfg_delay",
         {"transition": 300.0},
@@ -751,7 +751,7 @@ def unknown(plain, tmp_path_factory):
     """A record of a method that is not known here, and its store."""
     folder = tmp_path_factory.mktemp("unknown")
     (folder / "mine.py").write_text(MINE)
-    record = Run.resolve(
+    record = Run(
         plain, str(folder / "mine.py"), {"strength": 2.0}, folder / "records", folder / "store", CPU
     ).execute()
     return json.loads(record.path(folder / "records").read_text()), folder / "store"

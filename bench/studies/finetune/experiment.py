@@ -37,7 +37,8 @@ from bench.base.progress import Report, silent
 from bench.records.environment import environment
 from bench.records.record import RunRecord, Score
 from bench.registry import registry
-from bench.running.run import Run
+from bench.running.prepared import prepare
+from bench.running.run import finished, run
 from bench.studies.calibration import calibrate
 from bench.studies.finetune.train import Prepared, duplicated_pairs, pipeline_side
 from bench.suite.load import load_suite
@@ -338,10 +339,11 @@ def experiment(
     for number, (name, values) in enumerate(
         [("none", {}), *((method, values) for values in settings)]
     ):
-        run = Run.resolve(
-            suite, name, values, records, store, device, _labelled(report, number, name)
+        ready = prepare(suite, name, values, store, device)
+        record = finished(ready.experiment, ready.engine, records) or run(
+            *ready, records, report=_labelled(report, number, name)
         )
-        rows.append(_row(run.finished() or run.execute(), values))
+        rows.append(_row(record, values))
     result = {
         "schema": 1,
         "paper": PUBLISHED["source"],
