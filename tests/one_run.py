@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from bench.running.executors import Executor, Local
 from bench.running.experiment import Experiment
 from bench.running.fitting import Fitted, fitted
 from bench.running.images import Images
+from bench.running.plan import plan
 from bench.running.prepared import prepare
 from bench.running.run import run as run_experiment
+from bench.running.shard import Shard, make_shard
 from bench.store.store import SampleKey, SampleStore
 from bench.suite.suite import Suite
 
@@ -50,6 +54,17 @@ class Run:
     def __iter__(self) -> Iterator[Experiment | Engine | Images]:
         return iter((self.experiment, self.engine, self.images))
 
+    def replaced(self, **changes: Any) -> Run:
+        """The same run with other fields of its experiment."""
+        other = copy.copy(self)
+        other.experiment = dataclasses.replace(self.experiment, **changes)
+        other.engine = Engine(other.experiment, self.engine.device, self.engine.execution)
+        other.images = Images(other.experiment, other.engine, self.images.root, self.images.keep)
+        return other
+
+    def plan(self) -> dict[str, Any]:
+        return plan(self.experiment, self.engine, self.images, self.records)
+
     def execute(self) -> RunRecord:
         return run_experiment(
             self.experiment,
@@ -71,8 +86,13 @@ class Run:
     def generate(self, state: dict[str, Any], keys: Sequence[SampleKey]) -> None:
         self.make(state, self.images.units.of(keys))
 
-    def planned(self) -> list[Any]:
-        return self.images.units.planned(self.experiment)
+    def shard(self, number: int, of: int) -> dict[str, Any]:
+        return make_shard(
+            self.experiment, self.engine, self.images, Shard(number, of), self.executor, self.report
+        )
+
+    def planned(self, ahead: bool = True) -> list[Any]:
+        return self.images.units.planned(self.experiment, ahead)
 
     def fitted(self) -> Fitted:
         return fitted(self.experiment, self.engine, self.images.store)
@@ -85,6 +105,21 @@ class Run:
 
     def missing(self) -> list[SampleKey]:
         return self.images.missing()
+
+    def sample_set(self, prompts: Any, images: int, generation: int = 0) -> SampleSet:
+        return self.images.sample_set(prompts, images, generation)
+
+    @property
+    def method(self) -> Any:
+        return self.experiment.method
+
+    @property
+    def metrics(self) -> Any:
+        return self.experiment.metrics
+
+    @property
+    def attacks(self) -> Any:
+        return self.experiment.attacks
 
     @property
     def id(self) -> str:

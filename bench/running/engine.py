@@ -39,6 +39,11 @@ class Engine:
         _refuse_other_batches(self.execution, experiment)
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether the model was needed so far."""
+        return self._denoiser is not None
+
+    @property
     def denoiser(self) -> Denoiser:
         """The model, loaded at first use."""
         if self._denoiser is None:
@@ -90,7 +95,7 @@ class Engine:
     def described(self) -> dict[str, Any]:
         """How the model was run and the memory that it took, for a record's environment."""
         # Nothing is loaded only to be described.
-        known = self._denoiser is not None or self.execution.batch_size != "auto"
+        known = self.is_loaded or self.execution.batch_size != "auto"
         size = self.batch_size if known else None
         return {
             "execution": self.execution.described(size, stored_as(self._suite)),

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from one_run import Run
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -29,6 +28,7 @@ from bench.suite.fetch import fetch_entries, parse_local, text, wanted_entries
 from bench.suite.load import load_suite
 from bench.suite.needs import lenient
 from local_site import Site, sha256
+from one_run import Run
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 MEMORIZED = [  # caption, kind, index
@@ -246,7 +246,7 @@ def test_further_generations_do_not_use_the_seed_of_the_list_again(far, tmp_path
 
 def test_before_anything_is_fetched_a_plan_counts_all_and_names_all_that_is_missing(far, tmp_path):
     suite = lenient(load_suite(str(far)))
-    plan = planning.plan(Run(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu")))
+    plan = Run(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu")).plan()
     assert (
         plan["images"] == {"memorized": 8, "quality": 3}
         and plan["images_missing"] == 11
@@ -265,7 +265,7 @@ def test_before_anything_is_fetched_a_plan_counts_all_and_names_all_that_is_miss
     assert f"bench fetch --suite {far}" in planning.plan_text(plan, suite)
     brought(far, tmp_path / "cache")
     suite = lenient(load_suite(str(far)))
-    plan = planning.plan(Run(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu")))
+    plan = Run(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu")).plan()
     assert plan["missing"] == [] and plan["fingerprint"] == load_suite(str(far)).fingerprint
     with pytest.raises(
         UserError, match="'memorized' is missing, or not whole; get it with: bench fetch"
@@ -458,7 +458,7 @@ SHIPPED = [name for name in registry.entries("suite") if name.startswith("sd")]
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_suite_for_stable_diffusion_can_be_planned_with_nothing_here(name, bare):
     suite = lenient(load_suite(name))
-    plan = planning.plan(Run(suite, "wanda", {}, bare, bare / "store", torch.device("cpu")))
+    plan = Run(suite, "wanda", {}, bare, bare / "store", torch.device("cpu")).plan()
     held_out = {"mem500": 450, "mem219": 197}[name.split("-")[1]]
     assert plan["images"]["memorized"] == 10 * held_out and plan["images"]["quality"] == (
         30_000 if name.endswith("coco30k") else 5_000
@@ -532,16 +532,8 @@ def test_links_that_nobody_asked_are_missing_and_no_rot(far, tmp_path):
     listing = tmp_path / "cache" / "references" / "memorized" / "images.csv"
     lines = listing.read_text().splitlines(keepends=True)
     listing.write_text("".join(lines[:3]))  # as after Ctrl-C
-    plan = planning.plan(
-        Run(
-            lenient(load_suite(str(far))),
-            "none",
-            {},
-            tmp_path,
-            tmp_path / "store",
-            torch.device("cpu"),
-        )
-    )
+    suite = lenient(load_suite(str(far)))
+    plan = Run(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu")).plan()
     assert [(one["name"], one["what"]) for one in plan["missing"]] == [
         ("memorized_images", "pictures behind 3 of 5 links of asset:memorized")
     ]

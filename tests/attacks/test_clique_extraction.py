@@ -11,7 +11,6 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from one_run import Run
 
 from attacks._calibration import read_calibration
 from attacks._candidates import candidates, once, spread
@@ -32,6 +31,7 @@ from bench.suite.load import load_suite
 from bench.suite.prompts import Prompt
 from bench.suite.suite import Suite
 from conftest import SIDE, SUITE, write_csv
+from one_run import Run
 
 SETTINGS = {"images": 8, "clique": 4, "tiles": 4, "threshold": 0.1}
 

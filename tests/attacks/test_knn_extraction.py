@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from one_run import Run
 
 from attacks._training_set import TrainingSet
 from attacks.knn_extraction import KnnExtraction, ratios
@@ -23,6 +22,7 @@ from bench.store.store import SampleKey, SampleStore, encode_png
 from bench.suite.load import load_suite
 from bench.suite.prompts import Prompt
 from bench.suite.suite import Suite
+from one_run import Run
 
 READINGS = [("generated", True), ("generated", False), ("train", True), ("train", False)]
 

@@ -4,13 +4,13 @@ import re
 from pathlib import Path
 
 import torch
-from one_run import Run
 from typer.testing import CliRunner
 
 from bench.checks.check import check
 from bench.cli.main import app
 from bench.registry import registry
 from bench.suite.load import load_suite
+from one_run import Run
 
 GUIDE = (
     Path("CONTRIBUTING.md")

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from one_run import Run
 from typer.testing import CliRunner
 
 from bench.base.errors import UnknownName, UserError
@@ -34,6 +33,7 @@ from methods.cross_attention import CrossAttention
 from methods.nemo import Nemo
 from methods.wanda import Wanda
 from methods.wen import Wen
+from one_run import Run
 
 CPU = torch.device("cpu")
 DATA = FitData(fit_prompts=tuple(CAPTIONS[:3]), clean_prompts=tuple(CAPTIONS[3:]))
@@ -283,7 +283,7 @@ def test_the_batch_size_changes_neither_id_nor_key_nor_picture_and_stands_in_the
         strict=True,
     ):
         assert np.abs(a.astype(int) - b.astype(int)).max() <= 1
-    described = other._executed()
+    described = other.engine.described()
     assert described["execution"]["batch_size"] == 3 and described["execution"]["stored"]["types"][
         "unet"
     ] == ["F32"]
@@ -297,11 +297,11 @@ def test_a_batch_that_does_not_fit_is_halved_where_the_size_is_ours_to_choose(
 
     sizes = []
 
-    def make_batch(run, keys, method, state, real=generating.make_batch):
+    def make_batch(denoiser, keys, method, state, real=generating.make_batch):
         sizes.append(len(keys))
         if len(keys) > 2:
             raise torch.OutOfMemoryError("no room")
-        return real(run, keys, method, state)
+        return real(denoiser, keys, method, state)
 
     monkeypatch.setattr(generating, "make_batch", make_batch)
     monkeypatch.setattr("bench.diffusion.model.batch_size_by_trial", lambda *_: 5)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from bench.diffusion.execution import Execution
 from bench.doctor import child as doctor_child
 from bench.doctor import examine as doctor
 from bench.doctor import machine as doctor_machine
@@ -16,7 +17,6 @@ from bench.doctor.machine import DISTRIBUTION
 from bench.doctor.report import Fact, FileFact, Gpu, Report, SuiteFact
 from bench.doctor.suites import Room
 from bench.doctor.text import COLUMNS, LINES, text
-from bench.running.plan import plan
 from bench.running.timing import timing_file
 from bench.suite.load import load_suite
 from conftest import SUITE
@@ -507,13 +507,18 @@ def test_a_stored_timing_of_none_gives_hours_and_one_of_another_protocol_does_no
 
 def test_images_and_evaluations_are_those_of_the_plan_of_a_run(tmp_path):
     import torch
+
     from one_run import Run
 
     for name in ("testbed-quick", "testbed"):
         told = doctor_child._asked_classes(name)
         run = Run(load_suite(name), "none", {}, tmp_path, tmp_path, torch.device("cpu"))
-        planned = plan(*run, run.records)
-        assert told["exact"] and not told["problems"] and told["timing"] == timing_file(run)
+        planned = run.plan()
+        assert (
+            told["exact"]
+            and not told["problems"]
+            and (told["timing"] == timing_file(run.engine.device, Execution()))
+        )
         assert (
             told["images"] == planned["images_missing"]
             and told["images"] * run.suite.settings.model.steps * 2 == planned["row_evaluations"]

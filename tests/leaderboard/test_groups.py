@@ -10,7 +10,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from one_run import Run
 
 from bench.contracts.metric import PerImage
 from bench.leaderboard.board import columns_of, make_boards
@@ -20,7 +19,7 @@ from bench.leaderboard.markdown import markdown
 from bench.leaderboard.page import html
 from bench.leaderboard.tables import as_csv, as_json
 from bench.records.record import RunRecord, Score, content_digest, load_record
-from bench.running.judging import FEW_GROUPS, as_score
+from bench.running.scoring import FEW_GROUPS, as_score
 from bench.statistics import intervals as stats
 from bench.submission import submit as submitting
 from bench.submission.submit import submit
@@ -28,6 +27,7 @@ from bench.submission.verify import verify
 from bench.suite.load import load_suite
 from bench.suite.prompts import Prompt
 from conftest import CAPTIONS, SUITE, write_csv
+from one_run import Run
 
 CPU = torch.device("cpu")
 TWO = [("VM", 6), ("TM", 10)]

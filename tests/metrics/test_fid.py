@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from one_run import Run
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -29,6 +28,7 @@ from bench.registry.registry import find
 from bench.statistics.frechet import frechet_distance, moments, read_statistics
 from bench.suite.load import load_suite
 from metrics.kid import discrepancies
+from one_run import Run
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,6 @@ import pytest
 import torch
 from hypothesis import given as for_all
 from hypothesis import strategies as st
-from one_run import Run
 from PIL import Image
 
 from bench.base.errors import UserError, one_line
@@ -27,10 +26,10 @@ from bench.new_suite.given import Given, ask, parse_parts
 from bench.new_suite.new_suite import CannotCreate, new_suite, text
 from bench.new_suite.prompts import PromptChecks, Row, split
 from bench.new_suite.toml_file import toml_value
-from bench.running.plan import plan
 from bench.suite.load import load_suite
 from bench.suite.settings import SuiteSettings
 from conftest import CAPTIONS, write_csv
+from one_run import Run
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
@@ -117,7 +116,7 @@ def test_the_written_suite_runs(given, desk, tiny_folder):
     run = Run(
         load_suite(str(path)), "none", {}, desk / "records", desk / "store", torch.device("cpu")
     )
-    assert plan(*run, run.records)["images"] == {"memorized": 4, "clean": 4, "quality": 4}
+    assert run.plan()["images"] == {"memorized": 4, "clean": 4, "quality": 4}
     record = run.execute()
     assert record.status == "complete" and not record.errors
     for score in ("sscd", "clip_score", "clip_score_clean", "fid"):

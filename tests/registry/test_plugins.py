@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from one_run import Run
 
 from bench.base.errors import UserError
 from bench.cli.show import listing_text, show_text
@@ -18,6 +17,7 @@ from bench.registry import plugins, registry
 from bench.registry.listing import list_names
 from bench.registry.probe import probe
 from bench.suite.load import load_suite
+from one_run import Run
 
 EXAMPLE = Path(__file__).parents[1] / "plugin_package"
 METHOD = "from bench import Method\n\nclass {name}(Method):\n    '''{doc}'''\n"

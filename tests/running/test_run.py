@@ -10,17 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from one_run import Run
 
 from bench.base.errors import UserError
 from bench.base.parameters import parse_assignments
 from bench.contracts.method import Method
 from bench.records.record import load_record
-from bench.running import plan as planning
 from bench.running.sample import sample
 from bench.running.timing import time_against_none
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
+from one_run import Run
 
 CPU = torch.device("cpu")
 
@@ -92,12 +91,13 @@ def test_a_run_samples_with_its_method_attached(tiny_suite, tmp_path):
     stored = pruned.store.pictures(keys)
     assert not np.array_equal(stored, none.store.pictures(keys))
     state = pruned.fitted().state
-    with pruned.method.attach(pruned.denoiser.pipe, state):
+    with pruned.method.attach(pruned.engine.denoiser.pipe, state):
         batch = keys[:4]  # as the run batched them
-        request = pruned.denoiser.request(
-            [key.prompt for key in batch], [key.seed for key in batch]
+        denoiser = pruned.engine.denoiser
+        request = denoiser.request([key.prompt for key in batch], [key.seed for key in batch])
+        by_hand = pruned.engine.denoiser.decode(
+            sample(pruned.engine.denoiser, request, pruned.method, state)
         )
-        by_hand = pruned.denoiser.decode(sample(pruned.denoiser, request, pruned.method, state))
     assert np.array_equal(stored[:4], by_hand)
 
 
@@ -153,14 +153,14 @@ def test_wanda_pays_for_fitting_once(tiny_suite, tmp_path):
 
 def test_a_plan_counts_what_is_missing(tiny_suite, tmp_path):
     run = new_run(tiny_suite, tmp_path)
-    plan = planning.plan(*run, run.records)
+    plan = run.plan()
     assert plan["images"] == {"memorized": 8, "clean": 6, "quality": 6}
     # quality asks for the same as clean
     assert plan["images_missing"] == len(
         {*run.samples("memorized").keys, *run.samples("clean").keys}
     )
     run.execute()
-    assert planning.plan(new_run(tiny_suite, tmp_path))["images_missing"] == 0
+    assert new_run(tiny_suite, tmp_path).plan()["images_missing"] == 0
 
 
 def test_duplicate_texts_in_a_list_are_different_images(tiny_folder, tmp_path):
@@ -419,7 +419,7 @@ def test_what_a_method_costs_is_timed_on_prompts_from_the_whole_list(
             1
         ],
     )
-    timing = time_against_none(run, {}, Metrics.rounds, Metrics.images)
+    timing = time_against_none(*run, {}, Metrics.rounds, Metrics.images)
     prompts = [prompt.text for prompt in tiny_suite.prompts("memorized")]
     assert timing.images == 8 and seen[-1] == seen[-2], (
         "with the method and without on the same batch"
@@ -428,8 +428,8 @@ def test_what_a_method_costs_is_timed_on_prompts_from_the_whole_list(
         seen[2] == [prompts[0]] * 2 + [prompts[2]] * 2
         and seen[4] == [prompts[1]] * 2 + [prompts[3]] * 2
     )
-    assert time_against_none(run, {}, 2, 4) == timing and len(seen) == 6, "kept"
-    time_against_none(run, {}, 1, 4)
+    assert time_against_none(*run, {}, 2, 4) == timing and len(seen) == 6, "kept"
+    time_against_none(*run, {}, 1, 4)
     assert len(seen) > 6, "another choice of images is another timing"
 
 

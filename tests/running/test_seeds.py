@@ -5,7 +5,6 @@ with its spread.
 import numpy as np
 import pytest
 import torch
-from one_run import Run
 
 from bench.base.errors import Unmeasurable, UserError
 from bench.contracts.metric import PerImage, PerSet
@@ -14,6 +13,7 @@ from bench.store.store import pixel_digest
 from bench.suite.load import load_suite
 from bench.suite.prompts import Prompt
 from bench.suite.suite import Suite
+from one_run import Run
 
 CPU = torch.device("cpu")
 

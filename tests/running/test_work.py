@@ -1,6 +1,5 @@
 """Units of a run: the same for everybody, whole batches, and shards that together are the run."""
 
-import dataclasses
 import json
 import sys
 from collections import Counter
@@ -11,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from one_run import Run
 from typer.testing import CliRunner
 
 from bench.base.errors import UserError
@@ -21,11 +19,12 @@ from bench.diffusion.model import load_denoiser
 from bench.features.extractor import in_whole_batches
 from bench.features.networks import CleanFeatures, CopyDescriptor, OpenClip
 from bench.records.record import load_record
-from bench.running.demand import Work, cut, planned, to_sample
-from bench.running.shard import Shard, make_shard
+from bench.running.demand import Units, cut, to_sample
+from bench.running.shard import Shard
 from bench.store.store import SampleKey
 from bench.suite.load import load_suite
 from conftest import SUITE
+from one_run import Run
 
 CPU = torch.device("cpu")
 WITHOUT_TIMING = SUITE.replace("[metrics.walltime]\nrounds = 2\nimages = 2\n", "")
@@ -84,14 +83,14 @@ def rows_of(run):
 
 @given(asks=st.lists(st.lists(st.integers(0, 40))), batch=st.integers(1, 12))
 def test_every_image_lies_in_one_unit_in_the_batches_of_its_first_ask(asks, batch):
-    work, seen, expected = Work(batch), set(), []
+    work, seen, expected = Units(batch), set(), []
     for ask in asks:
         keys = [SampleKey("p", seed) for seed in ask]
         fresh = [key for key in dict.fromkeys(keys) if key not in seen]
         seen |= set(fresh)
         expected += [fresh[start : start + batch] for start in range(0, len(fresh), batch)]
-        assert set(keys) <= {key for unit in work.units(keys) for key in unit}
-    units = work.units([SampleKey("p", seed) for ask in asks for seed in ask])
+        assert set(keys) <= {key for unit in work.of(keys) for key in unit}
+    units = work.of([SampleKey("p", seed) for ask in asks for seed in ask])
     assert [
         list(unit[start : start + batch]) for unit in units for start in range(0, len(unit), batch)
     ] == expected
@@ -117,16 +116,16 @@ def test_a_wrong_shard_is_one_line(text):
 
 
 def test_the_cut_does_not_depend_on_what_is_stored(attacked, tmp_path):
-    before = planned(new_run(attacked, tmp_path, seeds=2))
-    make_shard(new_run(attacked, tmp_path, seeds=2), Shard(2, 3))
-    assert planned(new_run(attacked, tmp_path, seeds=2)) == before
+    before = new_run(attacked, tmp_path, seeds=2).planned()
+    new_run(attacked, tmp_path, seeds=2).shard(2, 3)
+    assert new_run(attacked, tmp_path, seeds=2).planned() == before
 
 
 def test_shards_and_the_command_that_joins_them_give_what_one_process_gives(attacked, tmp_path):
     alone = new_run(attacked, tmp_path / "alone", seeds=2)
     record = alone.execute()
     for number in (3, 1, 2):
-        told = make_shard(new_run(attacked, tmp_path / "joined", seeds=2), Shard(number, 3))
+        told = new_run(attacked, tmp_path / "joined", seeds=2).shard(number, 3)
         assert told["images_made"] == told["shard_images"] > 0
     assert told["images_left"] == 0 and not (tmp_path / "joined" / "records").exists()
     joined = new_run(attacked, tmp_path / "joined", seeds=2)
@@ -142,9 +141,9 @@ def test_shards_and_the_command_that_joins_them_give_what_one_process_gives(atta
 
 
 def test_a_shard_that_is_repeated_makes_nothing(attacked, tmp_path):
-    make_shard(new_run(attacked, tmp_path), Shard(1, 2))
+    new_run(attacked, tmp_path).shard(1, 2)
     again = new_run(attacked, tmp_path)
-    told = make_shard(again, Shard(1, 2))
+    told = again.shard(1, 2)
     assert told["images_made"] == 0 and told["images_left"] > 0 and "denoiser" not in vars(again)
 
 
@@ -153,9 +152,9 @@ def test_images_of_an_attack_that_decides_as_it_goes_are_not_made_ahead(
 ):
     (tiny_folder / "early.toml").write_text(ATTACKED.replace("STOP", "true"))
     early = new_run(load_suite(str(tiny_folder / "early.toml")), tmp_path)
-    assert early.planned() == planned(early, ahead=False)
-    assert len(planned(new_run(attacked, tmp_path))) > len(
-        planned(new_run(attacked, tmp_path), ahead=False)
+    assert early.planned() == early.planned(ahead=False)
+    assert len(new_run(attacked, tmp_path).planned()) > len(
+        new_run(attacked, tmp_path).planned(ahead=False)
     )
 
 
@@ -181,7 +180,7 @@ def test_only_batches_with_a_missing_image_are_sampled_again(tiny_suite, tmp_pat
         run.planned()[0],
         (*run.planned()[0], *(SampleKey("new", seed) for seed in range(3))),
     )
-    lacking = set(run.lacking(unit))
+    lacking = set(run.images.lacking(unit))
     assert to_sample(first, lacking, 4, True) == to_sample(first, lacking, 4, False) == []
     assert to_sample(unit, lacking, 5, True) == list(unit[5:]) and to_sample(
         unit, lacking, 5, False
@@ -242,9 +241,7 @@ others: list[Run] = []
 
 
 def test_two_that_fit_at_once_sample_with_the_same_state(tiny_suite, tmp_path):
-    one, other = (
-        dataclasses.replace(new_run(tiny_suite, tmp_path), method=Racing()) for _ in range(2)
-    )
+    one, other = (new_run(tiny_suite, tmp_path).replaced(method=Racing()) for _ in range(2))
     others.append(other)
     state = one.fitted().state
     assert torch.equal(state["drawn"], other.fitted().state["drawn"])

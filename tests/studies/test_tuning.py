@@ -4,7 +4,6 @@ from typing import ClassVar
 
 import pytest
 import torch
-from one_run import Run
 from typer.testing import CliRunner
 
 from bench.base.errors import UserError
@@ -28,6 +27,7 @@ from bench.testbed.tiny import build_tiny_pipeline
 from conftest import CAPTIONS
 from methods.cross_attention import CrossAttention
 from methods.wanda import Wanda
+from one_run import Run
 
 CPU = torch.device("cpu")
 TOLERANCE = {"clip_score": 0.1, "clip_score_clean": 0.02}
@@ -231,10 +231,10 @@ def test_an_attacker_cannot_generate_while_it_holds_the_weights(tiny_suite, tmp_
     target = target_of(*run, Greedy(), {})
     with pytest.raises(UserError, match="while it held the weights"), target.weights():
         target.generate(tiny_suite.prompts("memorized"), 1)
-    before = snapshot(run.denoiser.pipe)
+    before = snapshot(run.engine.denoiser.pipe)
     with target.weights() as denoiser:
         denoiser.pipe.unet.conv_in.weight.data.mul_(2)
-    assert first_difference(before, snapshot(run.denoiser.pipe)) is None
+    assert first_difference(before, snapshot(run.engine.denoiser.pipe)) is None
     assert len(target.generate(tiny_suite.prompts("memorized"), 1)) == 4
 
 

@@ -9,7 +9,6 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from one_run import Run
 from PIL import Image
 
 from bench.base.errors import UserError
@@ -23,6 +22,7 @@ from bench.submission import submit as submitting
 from bench.submission.submit import BYTES, differences, submit, text
 from bench.suite.load import load_suite
 from conftest import SUITE
+from one_run import Run
 
 CPU = torch.device("cpu")
 ATTACK = """

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from one_run import Run
 
 from bench.base.errors import UserError
 from bench.cli import records as records_cli
@@ -22,6 +21,7 @@ from bench.submission.verify import SAME, _drawn, _of_score, verify
 from bench.suite.load import load_suite
 from bench.suite.prompts import Prompt
 from conftest import SUITE
+from one_run import Run
 
 CPU = torch.device("cpu")
 MIXING = """from bench import Method
