@@ -8,7 +8,7 @@ import torch
 
 from bench.base.errors import Unmeasurable, UserError
 from bench.contracts.metric import PerImage, PerSet
-from bench.running.judging import as_score, together
+from bench.running.scoring import as_score, together
 from bench.store.store import pixel_digest
 from bench.suite.load import load_suite
 from bench.suite.prompts import Prompt
