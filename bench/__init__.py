@@ -1,5 +1,5 @@
-"""The harness. Method, metric and attack authors import from here; names load on first use, so
-`bench --help` stays fast.
+"""The harness. Authors of methods, metrics and attacks, and readers of results, import from here;
+names load on first use, so `bench --help` stays fast.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _PUBLIC = {
     "Suite": "bench.suite.suite",
     "load_suite": "bench.suite.suite",
     "RunRecord": "bench.records.record",
+    "load_record": "bench.records.record",
+    "load_board": "bench.leaderboard.frames",
     "Shown": "bench.records.record",
     "Experiment": "bench.running.experiment",
     "Engine": "bench.running.engine",

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from bench.assets.asset import Asset, Memory, inside_the_cache, locate, recall
+from bench.assets.asset import Asset, Receipt, inside_the_cache, locate, read_receipt
 from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UnknownName, UserError
 from bench.base.parameters import validation_line
@@ -223,9 +223,9 @@ class Assets:
             rows = read_images(self.place(text))
             return digest_of({id: rows[id].sha256 for id in self.pictures(text)})
         memories = {
-            asset.path: memory
+            asset.path: receipt
             for asset in files_of(name, entry)
-            if (memory := recall(asset, self.cache))
+            if (receipt := read_receipt(asset, self.cache))
         }
         if isinstance(entry, FileEntry):
             return entry.sha256 or memories[entry.path].sha256
@@ -248,11 +248,11 @@ class Assets:
             }
         found: dict[Path, str] = {}
         for asset in files_of(name, entry):
-            memory: Memory | None = recall(asset, self.cache)
-            if memory:
+            receipt: Receipt | None = read_receipt(asset, self.cache)
+            if receipt:
                 found |= {
                     self.cache / asset.path / inner: digest
-                    for inner, (_, _, digest) in memory.files.items()
+                    for inner, (_, _, digest) in receipt.files.items()
                 }
             # put there by hand, in a cache that may only be read
             elif asset.sha256 and asset.unpack == "none":

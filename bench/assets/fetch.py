@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.assets.archive import BadArchive, facts_of, unpack, unwritable
-from bench.assets.asset import Asset, Memory, beside, locate, recall, remember
-from bench.assets.crew import MIB, Crew, alone
+from bench.assets.asset import Asset, Receipt, beside, locate, read_receipt, write_receipt
 from bench.assets.download import GONE, Part, Refused, Wanted, flush, local_path, obtain
+from bench.assets.session import MIB, Session, folder_lock
 from bench.base.errors import UserError, one_line
 from bench.base.progress import Report, silent
 
@@ -65,27 +65,29 @@ def fetch(
     """
     assets = list(dict.fromkeys(assets))
     _refuse_clashes(assets)
-    crew = Crew(workers, timeout, retries, offline)
+    session = Session(workers, timeout, retries, offline)
     found = {index: _present(asset, cache) for index, asset in enumerate(assets)}
     missing = [index for index, there in found.items() if there is None]
     if missing:
 
         def tick() -> None:
-            with crew.lock:
-                come, expected = crew.come, sum(crew.expected.values())
-            report("MiB", come // MIB, max(come, expected) // MIB)
+            with session.lock:
+                received, expected = session.received, sum(session.expected.values())
+            report("MiB", received // MIB, max(received, expected) // MIB)
             report("files", sum(there is not None for there in found.values()), len(assets))
 
-        tasks = [_task(assets[index], cache, mirrors, crew) for index in missing]
-        with alone(cache), closing(crew.run(tasks, tick)) as results:
+        tasks = [_task(assets[index], cache, mirrors, session) for index in missing]
+        with folder_lock(cache), closing(session.run(tasks, tick)) as results:
             for number, fetched in results:
                 found[missing[number]] = fetched
     report("files", len(assets), len(assets))
     return [there for there in found.values() if there is not None]
 
 
-def _task(asset: Asset, cache: Path, mirrors: Sequence[str], crew: Crew) -> Callable[[], Fetched]:
-    return lambda: _fetch_one(asset, cache, mirrors, crew)
+def _task(
+    asset: Asset, cache: Path, mirrors: Sequence[str], session: Session
+) -> Callable[[], Fetched]:
+    return lambda: _fetch_one(asset, cache, mirrors, session)
 
 
 def _refuse_clashes(assets: Sequence[Asset]) -> None:
@@ -111,14 +113,14 @@ def _refuse_clashes(assets: Sequence[Asset]) -> None:
 
 def _present(asset: Asset, cache: Path) -> Fetched | None:
     path = locate(asset, cache)
-    memory = recall(asset, cache) if path else None
+    receipt = read_receipt(asset, cache) if path else None
     if path is None:
         return None
-    if memory is None:  # right, in a cache that may only be read
+    if receipt is None:  # right, in a cache that may only be read
         return Fetched(
             asset.name, "present", path, asset.sha256, path.stat().st_size, "put there by hand"
         )
-    return Fetched(asset.name, "present", path, memory.sha256, memory.bytes, memory.source)
+    return Fetched(asset.name, "present", path, receipt.sha256, receipt.bytes, receipt.source)
 
 
 def _sources(asset: Asset, mirrors: Sequence[str]) -> list[str]:
@@ -139,22 +141,22 @@ def _sources(asset: Asset, mirrors: Sequence[str]) -> list[str]:
     )
 
 
-def _fetch_one(asset: Asset, cache: Path, mirrors: Sequence[str], crew: Crew) -> Fetched:
+def _fetch_one(asset: Asset, cache: Path, mirrors: Sequence[str], session: Session) -> Fetched:
     if there := _present(asset, cache):  # another command brought it before this one had the lock
         return there
     part, path, before = (
         Part(beside(cache / asset.path, "part")),
         cache / asset.path,
-        recall(asset, cache),
+        read_receipt(asset, cache),
     )
     wanted, problems, statuses, unasked = Wanted(asset.sha256, asset.bytes), [], [], 0
     for source in _sources(asset, mirrors):
         try:
-            if crew.offline and local_path(source) is None:
+            if session.offline and local_path(source) is None:
                 unasked += 1
                 continue
-            digest = obtain(source, part, wanted, crew)
-            memory = _settle(asset, path, cache, part, Memory(digest, source, {}), crew)
+            digest = obtain(source, part, wanted, session)
+            receipt = _settle(asset, path, cache, part, Receipt(digest, source, {}), session)
         except (Refused, BadArchive) as error:
             if isinstance(error, BadArchive):
                 part.drop()
@@ -167,7 +169,7 @@ def _fetch_one(asset: Asset, cache: Path, mirrors: Sequence[str], crew: Crew) ->
             if changed and before
             else ""
         )
-        return Fetched(asset.name, "fetched", path, digest, memory.bytes, source, None, why)
+        return Fetched(asset.name, "fetched", path, digest, receipt.bytes, source, None, why)
     if unasked:
         return Fetched(
             asset.name,
@@ -192,25 +194,27 @@ def _fetch_one(asset: Asset, cache: Path, mirrors: Sequence[str], crew: Crew) ->
 
 
 def _settle(
-    asset: Asset, path: Path, cache: Path, part: Part, memory: Memory, crew: Crew
-) -> Memory:
+    asset: Asset, path: Path, cache: Path, part: Part, receipt: Receipt, session: Session
+) -> Receipt:
     """Give a whole and right file its name, or unpack it.
 
     What is remembered is written first: it fits nothing until the renaming is done.
     """
     try:
         if asset.unpack == "none":
-            memory = replace(memory, files={"": facts_of(part.path, memory.sha256)})
+            receipt = replace(receipt, files={"": facts_of(part.path, receipt.sha256)})
             flush(part.path)
-            remember(asset, cache, memory)
+            write_receipt(asset, cache, receipt)
             os.replace(part.path, path)
         else:
             fresh, old = beside(path, "unpacking"), beside(path, "old")
             for folder in (fresh, old):
                 shutil.rmtree(folder, ignore_errors=True)
             try:
-                memory = replace(memory, files=unpack(part.path, asset.unpack, fresh, crew.check))
-                remember(asset, cache, memory)
+                receipt = replace(
+                    receipt, files=unpack(part.path, asset.unpack, fresh, session.check)
+                )
+                write_receipt(asset, cache, receipt)
                 if path.exists():
                     os.replace(path, old)
                 try:
@@ -225,7 +229,7 @@ def _settle(
         part.drop()
     except OSError as error:
         raise unwritable(path, error) from error
-    return memory
+    return receipt
 
 
 def text(found: Sequence[Fetched]) -> str:

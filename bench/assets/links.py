@@ -22,8 +22,8 @@ from typing import Any
 from PIL import Image
 
 from bench.assets.archive import sha256_of, unwritable
-from bench.assets.crew import MIB, Crew, alone
 from bench.assets.download import GONE, Part, Refused, Wanted, Wrong, flush, local_path, obtain
+from bench.assets.session import MIB, Session, folder_lock
 from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
 from bench.base.progress import Report, silent
@@ -116,8 +116,8 @@ def fetch_images(
     """
     if len({id for id, _, _ in rows}) != len(rows):
         raise UserError(f"the ids of the {len(rows)} pictures for {folder} are not unique")
-    crew = Crew(workers, timeout, retries, offline)
-    with alone(folder):
+    session = Session(workers, timeout, retries, offline)
+    with folder_lock(folder):
         recorded = read_images(folder)
         known = {id: recorded.get(id) for id, _, _ in rows}
         todo = [
@@ -138,7 +138,7 @@ def fetch_images(
 
         try:
             with closing(
-                crew.run([_image_task(rows[index], folder, crew) for index in todo], tick)
+                session.run([_image_task(rows[index], folder, session) for index in todo], tick)
             ) as results:
                 for number, row in results:
                     result[rows[todo[number]][0]] = row
@@ -170,19 +170,21 @@ def _settled(
     return whole and sha256 in ("", known.sha256)
 
 
-def _image_task(row: tuple[str, str, str], folder: Path, crew: Crew) -> Callable[[], ImageRow]:
-    return lambda: _fetch_image(*row, folder, crew)
+def _image_task(
+    row: tuple[str, str, str], folder: Path, session: Session
+) -> Callable[[], ImageRow]:
+    return lambda: _fetch_image(*row, folder, session)
 
 
-def _fetch_image(id: str, url: str, sha256: str, folder: Path, crew: Crew) -> ImageRow:
+def _fetch_image(id: str, url: str, sha256: str, folder: Path, session: Session) -> ImageRow:
     part = Part(folder / f".{hashlib.sha256(json.dumps([id, url]).encode()).hexdigest()[:24]}.part")
     try:
         if not url:
             raise Refused("it has no address")
-        if crew.offline and local_path(url) is None:
+        if session.offline and local_path(url) is None:
             return ImageRow(id, url, "unasked: --offline forbids it")
         digest = obtain(
-            url, part, Wanted(sha256 or None, most=MAX_BYTES, whole_by_itself=True), crew
+            url, part, Wanted(sha256 or None, most=MAX_BYTES, whole_by_itself=True), session
         )
     except Refused as error:
         if error.status in GONE:
@@ -197,7 +199,7 @@ def _fetch_image(id: str, url: str, sha256: str, folder: Path, crew: Crew) -> Im
         return ImageRow(id, url, f"wrong: {one_line(error)}")
     name, size = f"{digest}.{suffix}", part.path.stat().st_size
     try:
-        crew.check()
+        session.check()
         flush(part.path)
         os.replace(part.path, folder / name)
         part.drop()

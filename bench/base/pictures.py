@@ -12,8 +12,8 @@ from PIL import Image
 
 from bench.base.errors import UserError, one_line
 
-PNG_BYTES_PER_PIXEL = 2.2  # on disk, measured on generations
 SIDE = 128  # pixels a side of a small picture, at most
+PNG_BYTES_PER_PIXEL = 2.2  # of a pixel on disk, measured on generations
 
 
 def small_png(picture: np.ndarray, side: int = SIDE) -> str:

@@ -2,8 +2,8 @@
 and whether it can run in the room that there is.
 
 A model is not loaded for this: its size stands in the headers of its safetensors. What only the
-classes of a suite's metrics and attacks can say was told by a process of its own
-(`bench.doctor.child`), and is guessed where that said nothing.
+classes of a suite's metrics and attacks can say was asked in a child process
+(`bench.doctor.slow_facts`), and is guessed where that said nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.assets.catalogue import PREFIX
 from bench.base.errors import UserError, one_line
+from bench.base.pictures import PNG_BYTES_PER_PIXEL
 from bench.diffusion.weights_header import read_weights_header
 from bench.doctor.report import PROGRAM, FileFact, Gpu, Mark, SuiteFact, gib, odd, quietly
 
@@ -34,7 +35,6 @@ SLOW = 100_000_000  # parameters above which a run without a GPU is called slow
 # float32 (4.0 GiB): 1.0 GiB to decode an image, and 0.6 GiB for its two rows in the UNet before
 # that.
 ACTIVATIONS = 0.25
-PNG = 2.2  # bytes a pixel on disk, as in a run's plan
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 WEIGHTS = ("unet", "vae", "text_encoder")
 
@@ -50,7 +50,7 @@ class Room:
     memory: int | None = None
     disk: int | None = None
     blocked: str = ""
-    late: bool = False  # there is a GPU, and torch did not tell of it in time
+    late: bool = False  # there is a GPU, and torch did not answer in time
 
 
 @dataclass(frozen=True)
@@ -207,37 +207,37 @@ def _numbers(files: Sequence[Path]) -> tuple[int | None, str]:
     return count, ""
 
 
-def judged(looked: Looked, told: Mapping[str, Any], room: Room, store: Path) -> SuiteFact:
+def judged(looked: Looked, answers: Mapping[str, Any], room: Room, store: Path) -> SuiteFact:
     """The verdict on a suite; an error on the way is a verdict too."""
     try:
         if looked.suite is None:
             return SuiteFact(
                 looked.name, "missing", f"cannot run: {looked.problems[0]}", looked.problems
             )
-        return _fact_of(looked, looked.suite, told, room, store)
+        return _fact_of(looked, looked.suite, answers, room, store)
     except Exception as error:
         return SuiteFact(looked.name, "missing", f"cannot run: {odd(error)}", (odd(error),))
 
 
 def _fact_of(
-    looked: Looked, suite: Suite, told: Mapping[str, Any], room: Room, store: Path
+    looked: Looked, suite: Suite, answers: Mapping[str, Any], room: Room, store: Path
 ) -> SuiteFact:
     settings = suite.settings.model
-    named = told.get("files") or _named_by_judges(suite)
+    named = answers.get("files") or _named_by_judges(suite)
     files = [*looked.files, *(_judge_file(suite, what, relative) for what, relative in named)]
     files = list({(file.path, file.problem): file for file in reversed(files)}.values())[::-1]
-    problems = (*looked.problems, *told.get("problems", ()))
-    images = told.get("images") or _images(suite)
+    problems = (*looked.problems, *answers.get("problems", ()))
+    images = answers.get("images") or _images(suite)
     factor = 1 + ACTIVATIONS * settings.batch_size * (settings.side / 512) ** 2
     memory = (
         None
         if looked.parameters is None
         else round(looked.parameters * BYTES[settings.dtype] * factor)
     )
-    disk = None if images is None else round(images * settings.side**2 * PNG)
+    disk = None if images is None else round(images * settings.side**2 * PNG_BYTES_PER_PIXEL)
     lacking = [file for file in files if file.problem]
     mark, verdict = _verdict(problems, lacking, len(files), looked.parameters, memory, disk, room)
-    timed = _seconds_an_image(suite, store, str(told.get("timing", "")))
+    timed = _seconds_an_image(suite, store, str(answers.get("timing", "")))
     return SuiteFact(
         looked.name,
         mark,
@@ -249,7 +249,7 @@ def _fact_of(
         round(factor, 3),
         None if memory is None else memory + PROGRAM,
         images,
-        bool(told.get("images") and told.get("exact")),
+        bool(answers.get("images") and answers.get("exact")),
         None if images is None else images * settings.steps * 2,
         disk,
         round(images * timed / 3600, 4) if images and timed else None,

@@ -79,16 +79,15 @@ def step_line(points: Sequence[Point], right: float, bottom: float) -> list[Poin
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Round numbers from at most `low` to at least `high`, steps of 1, 2 or 5 times a power of
-    ten.
+    ten, of which about `wanted` fill the range.
     """
+    from matplotlib.ticker import MaxNLocator  # 0.1 s, which only pages with charts need
+
     low, high = max(low, -FARTHEST), min(high, FARTHEST)
     if high - low < 1e-9 * max(1.0, abs(low), abs(high)):
         low, high = low - 0.5, low + 0.5
-    rough = (high - low) / wanted
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    values = MaxNLocator(nbins=wanted, steps=[1, 2, 5, 10]).tick_values(low, high)
+    return [round(float(value), 12) + 0.0 for value in values]
 
 
 def scatters(board: Board, label: Callable[[Row], str]) -> list[dict[str, Any]]:

@@ -31,10 +31,10 @@ from bench.assets import download as downloading
 from bench.assets import fetch as fetching
 from bench.assets import links as fetching_images
 from bench.assets.archive import BadArchive, unpack
-from bench.assets.asset import Asset, cache_folder, locate, recall
-from bench.assets.crew import alone
+from bench.assets.asset import Asset, cache_folder, locate, read_receipt
 from bench.assets.fetch import fetch, text
 from bench.assets.links import fetch_images, images_text, read_images
+from bench.assets.session import folder_lock
 from bench.base.errors import UserError
 from local_site import Site, sha256
 
@@ -355,7 +355,7 @@ def test_addresses_with_spaces_and_foreign_letters_are_asked(site, tmp_path):
 def test_an_unpinned_digest_is_recorded_and_a_change_is_told(site, tmp_path):
     wild = asset(site, pinned=None)
     (one,) = fetch([wild], tmp_path)
-    assert one.sha256 == sha256(BODY) == recall(wild, tmp_path).sha256
+    assert one.sha256 == sha256(BODY) == read_receipt(wild, tmp_path).sha256
     site.files["body.bin"] = OTHER
     # what came once does not satisfy a pin
     assert locate(asset(site, pinned=OTHER), tmp_path) is None
@@ -382,7 +382,7 @@ def test_many_come_in_parallel_and_are_reported(site, tmp_path):
 
 
 def test_two_commands_in_one_cache_do_not_mix(site, tmp_path):
-    with alone(tmp_path), pytest.raises(UserError, match="another command is fetching into"):
+    with folder_lock(tmp_path), pytest.raises(UserError, match="another command is fetching into"):
         fetch([asset(site)], tmp_path)
     assert site.asked == []
 
@@ -446,9 +446,8 @@ def test_a_file_put_there_by_hand_needs_its_pinned_digest(tmp_path):
         locate(asset(None, pinned=None), tmp_path) is None
         and locate(asset(None, pinned=OTHER), tmp_path) is None
     )
-    assert locate(asset(None), tmp_path) == file and recall(asset(None), tmp_path).bytes == len(
-        BODY
-    )
+    assert locate(asset(None), tmp_path) == file
+    assert read_receipt(asset(None), tmp_path).bytes == len(BODY)
 
 
 @pytest.mark.parametrize(

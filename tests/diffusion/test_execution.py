@@ -179,7 +179,7 @@ def test_methods_that_mix_the_images_of_a_batch_keep_the_suites_size(tiny_suite,
             ),
         ):
             resolve(size)
-    assert resolve(4).batch_size == resolve(None).batch_size == 4
+    assert resolve(4).engine.batch_size == resolve(None).engine.batch_size == 4
 
 
 def test_tf32_is_off_unless_asked_for_and_what_was_set_returns():

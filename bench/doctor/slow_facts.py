@@ -1,7 +1,8 @@
-"""The process of its own in which `bench doctor` asks torch and the classes that a suite names.
+"""What only torch and the classes that a suite names can say; asked in a child process.
 
-A torch that crashes, hangs or loads slowly costs its own lines only (as in `bench.registry.probe`):
-the child tells answer by answer, and what it told in time is used.
+A torch that crashes, hangs or loads slowly costs its own lines of the report only (as in
+`bench.registry.probe`): the child writes one answer after the other, and those that arrived in time
+are used.
 """
 
 from __future__ import annotations
@@ -20,23 +21,22 @@ from bench.doctor.suites import lenient_suite
 
 
 def ask_classes(suites: Sequence[str], seconds: float) -> dict[str, Any]:
-    """What the child told in time: by `torch`, its facts; by a suite's name, what its classes
-    say.
+    """The child's answers that arrived within so many seconds: under "torch" the facts of torch,
+    under a suite's name what its classes say.
     """
-    lines, code = ask_child("bench.doctor.child", suites, max(seconds, 0.1))
-    told: dict[str, Any] = {}
+    lines, code = ask_child("bench.doctor.slow_facts", suites, max(seconds, 0.1))
+    answers: dict[str, Any] = {}
     for line in lines:
         with suppress(ValueError, TypeError):
-            told |= json.loads(line)
-    return (
-        told
-        if "torch" in told or code is None
-        else told | {"torch": {"error": f"importing it ended Python (exit code {code})"}}
-    )
+            answers |= json.loads(line)
+    crashed = "torch" not in answers and code is not None
+    if crashed:
+        answers["torch"] = {"error": f"importing it ended Python (exit code {code})"}
+    return answers
 
 
 def _child(suites: Sequence[str]) -> None:
-    with answering() as told:
+    with answering() as answers:
         for name, ask in [
             ("torch", _torch),
             *((suite, lambda suite=suite: _asked_classes(suite)) for suite in suites),
@@ -45,8 +45,8 @@ def _child(suites: Sequence[str]) -> None:
                 found = ask()
             except BaseException as error:
                 found = {"error": f"{type(error).__name__}: {one_line(error, 300)}"}
-            told.write(json.dumps({name: found}) + "\n")
-            told.flush()
+            answers.write(json.dumps({name: found}) + "\n")
+            answers.flush()
 
 
 def _torch() -> dict[str, Any]:
