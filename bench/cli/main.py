@@ -148,6 +148,8 @@ def _outside_reason(error: BaseException) -> str | None:
     if isinstance(error, OSError) and (error.filename is not None or error.errno in _FULL):
         places = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return visible(": ".join([error.strerror or text, *places]))[: 2 * LONGEST]
+    if isinstance(error, RuntimeError) and text.startswith("Symlink loop"):
+        return text
     if isinstance(error, ValueError) and "embedded null" in text:
         return "a path or a text given holds a NUL character"
     if isinstance(error, ValueError) and "integer string conversion" in text:

@@ -67,7 +67,8 @@ def masked_method(name: str, values: dict[str, Any]) -> Method:
     """
     entry = registry.find("method", name)
     found = entry.load()
-    if not issubclass(found, MaskedMethod):
+    offers_masks = issubclass(found, MaskedMethod)  # apart, or mypy takes `found` for no Method
+    if not offers_masks:
         raise UserError(f"method {entry.name} has no masks to analyze")
     return configure("method", entry.name, found, values)
 

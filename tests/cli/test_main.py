@@ -67,6 +67,8 @@ def os_error(number, *names):
         (os_error(28), 2, "bench: No space left on device"),
         (os_error(32), 1, "bench: unexpected BrokenPipeError"),
         (ValueError("embedded null byte"), 2, "NUL"),
+        (RuntimeError("Symlink loop from 'a'"), 2, "bench: Symlink loop from 'a'"),
+        (RuntimeError("sizes differ"), 1, "bench: unexpected RuntimeError: sizes differ"),
         (
             ValueError("Exceeds the limit (4300 digits) for integer string conversion"),
             2,
