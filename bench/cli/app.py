@@ -4,14 +4,13 @@ common.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
-
-from bench.base.numbers import unusable_number
 
 # The panels of `bench --help` from the top, and in each its commands in the order in which a
 # newcomer meets them. A command that stands in none of them is not shown.
@@ -22,6 +21,7 @@ PANELS = {
     "Study a method": ("tune", "calibrate", "analyze", "finetune"),
     "Maintain the leaderboard": ("leaderboard", "submit", "verify", "testbed"),
 }
+LARGEST_INTEGER = 2**63 - 1  # torch, NumPy and Arrow hold no larger ones
 
 
 class Commands(TyperGroup):
@@ -45,9 +45,20 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         rest = super().parse_args(ctx, args)
         for parameter in self.params:
-            if reason := unusable_number(ctx.params.get(str(parameter.name))):
+            if reason := _unusable_number(ctx.params.get(str(parameter.name))):
                 ctx.fail(f"{parameter.opts[-1]} {reason}")
         return rest
+
+
+def _unusable_number(value: object) -> str | None:
+    """What the number of an option must be and is not; None where it can be used, and for what is
+    no number.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"must be a finite number, not {value}"
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        return f"must lie between -{LARGEST_INTEGER} and {LARGEST_INTEGER}"
+    return None
 
 
 class Application(typer.Typer):
