@@ -7,7 +7,6 @@ was killed and goes on from a checkpoint ends where an undisturbed one ends.
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import shutil
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel
 
 from bench.base.errors import UserError, one_line
 from bench.studies.finetune.data import Order, Pair
@@ -105,7 +105,7 @@ class Learner:
         unet = pipe.unet.to(memory_format=torch.channels_last).train().requires_grad_(True)
         if training.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        self.average = copy.deepcopy(unet).eval().requires_grad_(False) if training.ema else None
+        self.average = _average_of(unet, training.ema) if training.ema else None
         optimizer = torch.optim.AdamW(
             unet.parameters(), lr=training.learning_rate, weight_decay=0.01
         )
@@ -117,7 +117,9 @@ class Learner:
     @property
     def result(self) -> torch.nn.Module:
         return (
-            self.average if self.average is not None else self.accelerator.unwrap_model(self.unet)
+            self.accelerator.unwrap_model(self.unet)
+            if self.average is None
+            else self.average.module
         )
 
     def learn(self, watch: Watch) -> dict[str, Any]:
@@ -176,11 +178,7 @@ class Learner:
                 self.optimizer.zero_grad(set_to_none=True)
                 total += value / training.accumulate
         if self.average is not None:
-            _follow(
-                self.average,
-                self.accelerator.unwrap_model(self.unet),
-                min(training.ema, (1 + self.step) / (10 + self.step)),
-            )
+            self.average.update_parameters(self.accelerator.unwrap_model(self.unet))
         self.step += 1
         return total
 
@@ -229,7 +227,7 @@ class Learner:
     def _save(self) -> None:
         """A checkpoint under a temporary name, renamed when it is whole; then older ones go."""
         parts = {"unet": self.accelerator.unwrap_model(self.unet)} | (
-            {"average": self.average} if self.average is not None else {}
+            {"average": self.average.module} if self.average is not None else {}
         )
         if not all(
             bool(torch.isfinite(value).all())
@@ -284,7 +282,7 @@ class Learner:
                 load_file(kept[-1] / "unet.safetensors")
             )
             if self.average is not None:
-                self.average.load_state_dict(load_file(kept[-1] / "average.safetensors"))
+                self.average.module.load_state_dict(load_file(kept[-1] / "average.safetensors"))
             state = torch.load(
                 kept[-1] / "optimizer.pt", map_location=self.device, weights_only=True
             )
@@ -302,6 +300,8 @@ class Learner:
             state["losses"],
             state["recent"],
         )
+        if self.average is not None:
+            self.average.n_averaged.fill_(1 + self.step)  # the first weights count as one
         if self.step > self.training.steps:
             raise UserError(
                 f"{kept[-1]} is beyond the {self.training.steps} steps asked for; raise --steps or"
@@ -309,9 +309,24 @@ class Learner:
             )
 
 
-@torch.no_grad()
-def _follow(average: torch.nn.Module, module: torch.nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
+def _average_of(unet: torch.nn.Module, most: float) -> AveragedModel:
+    """An exponential moving average that begins with the weights as they are.
+
+    Its decay is (1 + n) / (10 + n) after n steps, and at most `most`, so that the first weights,
+    which have learned nothing yet, are soon forgotten.
+    """
+
+    def follow(
+        average: list[torch.Tensor], weights: list[torch.Tensor], averaged: torch.Tensor
+    ) -> None:
+        step = int(averaged) - 1  # the first weights count as one
+        decay = min(most, (1 + step) / (10 + step))
+        torch._foreach_lerp_(average, weights, 1 - decay)
+
+    model = AveragedModel(unet, multi_avg_fn=torch.no_grad()(follow))
+    model.update_parameters(unet)
+    model.module.eval().requires_grad_(False)
+    return model
 
 
 def _flush(folder: Path) -> None:
