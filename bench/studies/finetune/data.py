@@ -193,7 +193,7 @@ def encoded_once(
     report: Callable[[str, int, int], None],
     batch: int = 8,
 ) -> np.ndarray:
-    """What the autoencoder makes of every picture, float32 `[n, views, 2, C, h, w]`, kept in `file`.
+    """What the autoencoder makes of each picture, float32 `[n, views, 2, C, h, w]`, kept in `file`.
 
     There are two views with `flip`, the second one mirrored, and one without; the 2 are mean and
     deviation. `encode` takes uint8 `[b, side, side, 3]` to `[b, 2, C, h, w]`. The file is
