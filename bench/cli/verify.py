@@ -52,7 +52,7 @@ def verify(
     from bench.diffusion.model import pick_device
     from bench.records.record import load_record
     from bench.submission.submit import known_suite
-    from bench.submission.verdict import text
+    from bench.submission.verification import text
     from bench.submission.verify import verify as make_again
     from bench.suite.load import load_suite
 

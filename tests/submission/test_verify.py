@@ -16,8 +16,8 @@ from bench.contracts.metric import PerImage
 from bench.diffusion.denoiser import Denoiser
 from bench.records.record import RunRecord, load_record
 from bench.running.run import Run
-from bench.submission.scores import FREE, _intervals_of
-from bench.submission.verdict import Compared, Verification, text
+from bench.submission.check_scores import FREE, _intervals_of
+from bench.submission.verification import Compared, Verification, text
 from bench.submission.verify import SAME, _drawn, _of_score, verify
 from bench.suite.load import load_suite
 from bench.suite.prompts import Prompt
