@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from bench.base.errors import UserError
-from bench.cli.show import listing_text, show_text
+from bench.cli.list import listing_text
+from bench.cli.show import show_text
 from bench.records.record import load_records
 from bench.registry import plugins, registry
 from bench.registry.listing import list_names

@@ -38,7 +38,7 @@ from bench.studies.finetune.experiment import (
     write_suite,
 )
 from bench.studies.finetune.loop import Learner, Training
-from bench.studies.finetune.train import prepare, train
+from bench.studies.finetune.train import pipeline_side, prepare, train
 from bench.suite.load import load_suite
 from conftest import SIDE, build_tiny_pipeline, write_csv
 
@@ -406,6 +406,27 @@ def test_unnormalised_thresholds_become_normalised_ones():
         paper_threshold(20, 224),
         paper_threshold(20),
     ] == [0.2255, 0.4511, 0.2062, 0.0902]
+
+
+def test_a_single_judged_caption_has_a_share_and_no_interval_in_the_table():
+    cell = {"value": 1.0, "low": None, "high": None, "prompts": 1}
+    scores = {"identified": cell, "memorized": cell, "sscd": cell | {"value": 0.5}}
+    row = {"method": "none", "parameters": {}, "scores": scores}
+    shown = table({"rows": [row]}).splitlines()[2]
+    assert shown == "| before pruning | 1 of 1 (100%) | 1 of 1 (100%) | – | – | 0.500 |"
+
+
+@pytest.mark.parametrize(
+    ("size", "side"), [(64, 512), ([64, 64], 512), ([64, 32], None), ("64", None), (None, None)]
+)
+def test_the_side_of_pictures_follows_from_a_square_sample_size(size, side):
+    vae = {"block_out_channels": [1, 2, 4, 4]}
+    unet = {} if size is None else {"sample_size": size}
+    if side is None:
+        with pytest.raises(UserError, match="sample_size is .* must be the side of a square"):
+            pipeline_side(unet, vae)
+    else:
+        assert pipeline_side(unet, vae) == side
 
 
 def test_the_published_figures_are_those_of_the_published_table():

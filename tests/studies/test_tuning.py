@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from bench.base.errors import UserError
-from bench.checks.contract import first_difference, snapshot
+from bench.checks.snapshots import first_difference, snapshot
 from bench.cli.main import app
 from bench.contracts.attack import Attack, edited_weights
 from bench.contracts.method import FitData

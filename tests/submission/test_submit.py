@@ -922,7 +922,7 @@ def test_intervals_can_be_made_again_from_written_decimals(images):
     """
     from bench.contracts.metric import PerImage
     from bench.running.scoring import as_score
-    from bench.submission.scores import _intervals_of, _near
+    from bench.submission.check_scores import _intervals_of, _near
     from bench.suite.prompts import Prompt
 
     random = np.random.default_rng(images)

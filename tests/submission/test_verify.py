@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from bench.base.errors import UserError
-from bench.cli import records as records_cli
+from bench.cli.verify import verify as verify_command
 from bench.contracts.metric import PerImage
 from bench.diffusion.denoiser import Denoiser
 from bench.records.record import RunRecord, load_record
-from bench.submission.scores import FREE, _intervals_of
-from bench.submission.verdict import Compared, Verification, text
+from bench.submission.check_scores import FREE, _intervals_of
+from bench.submission.verification import Compared, Verification, text
 from bench.submission.verify import SAME, _drawn, _of_score, verify
 from bench.suite.load import load_suite
 from bench.suite.prompts import Prompt
@@ -446,7 +446,7 @@ def test_the_command_draws_by_a_seed_that_nobody_knows_and_tells_it(
 
     monkeypatch.setattr("bench.submission.verify.verify", verified)
     for given in (None, None, 3):
-        records_cli.verify(
+        verify_command(
             records["none"].path(tmp_path), 1, given, str(suite.file), None, None, "cpu", True
         )
         told = json.loads(capsys.readouterr().out)
@@ -463,7 +463,7 @@ def test_a_record_that_names_a_file_as_its_suite_opens_none(records, tmp_path, m
     monkeypatch.chdir(tmp_path)
     record = forged(records["none"], suite="evil.toml").save(tmp_path / "records")
     with pytest.raises(UserError, match="suite 'evil.toml' is not known here; known: .*testbed"):
-        records_cli.verify(record, 1, 0, None, None, None, "cpu", True)
+        verify_command(record, 1, 0, None, None, None, "cpu", True)
 
 
 def test_tolerances_hold_for_the_mean_the_worst_and_one_direction():

@@ -1,5 +1,8 @@
-"""The contracts of metrics and attacks: scores that can be trusted, and a model and images that
-stay as they were.
+"""The contracts of metrics and attacks, together called judges: scores that can be trusted, and a
+model and images that stay as they were.
+
+Each contract stands as a function; the tables at the end say in words what each demands. Every one
+tries the judge on images of `none` under the tiny suite.
 """
 
 from __future__ import annotations
@@ -16,15 +19,9 @@ import torch
 
 from bench.base.digests import path_digest
 from bench.base.errors import Unmeasurable
-from bench.checks.contract import (
-    Broken,
-    Contract,
-    NotApplicable,
-    Subject,
-    first_difference,
-    random_state_untouched,
-    snapshot,
-)
+from bench.checks.contract import Broken, Contract, NotApplicable, Subject
+from bench.checks.guards import random_state_untouched
+from bench.checks.snapshots import first_difference, snapshot
 from bench.contracts.attack import Scores, Target
 from bench.contracts.metric import Evaluation, PerImage, PerSet
 from bench.contracts.samples import SampleSet
@@ -35,6 +32,9 @@ from bench.running.prepared import Prepared, prepare
 from bench.running.scoring import as_score
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
+
+# What sums in another order may change of a score.
+RELATIVE, ABSOLUTE = 1e-4, 1e-5
 
 
 def _prepared(subject: Subject) -> Prepared:
@@ -50,6 +50,7 @@ def _prepared(subject: Subject) -> Prepared:
 
 
 def _scores(subject: Subject, run: Prepared) -> Scores:
+    """What the metric or attack gives on the run's images."""
     if subject.entry.kind == "attack":
         subject.configured.fits(run.experiment.suite)
         return subject.configured.run(target_of(*run, subject.configured, {}))
@@ -99,8 +100,8 @@ def repeats(subject: Subject) -> None:
     if getattr(subject.cls, "cost", False):
         raise NotApplicable("a cost is measured and not computed")
     run = _prepared(subject)
-    one, other = _values(_scores(subject, run)), _values(_scores(subject, run))
-    different = [name for name in one if not np.array_equal(one[name], other[name])]
+    first, second = _values(_scores(subject, run)), _values(_scores(subject, run))
+    different = [name for name in first if not np.array_equal(first[name], second[name])]
     if different:
         raise Broken(
             f"{different[0]} is another number the second time",
@@ -120,8 +121,8 @@ def follows_its_images(subject: Subject) -> None:
     for name, score in straight.items():
         if isinstance(score, Unmeasurable):
             continue
-        one, other = _values({name: score})[name], _values({name: reversed_[name]})[name]
-        if not np.allclose(one, other[::-1], rtol=1e-4, atol=1e-5):
+        in_order, in_reverse = _values({name: score})[name], _values({name: reversed_[name]})[name]
+        if not np.allclose(in_order, in_reverse[::-1], rtol=RELATIVE, atol=ABSOLUTE):
             raise Broken(
                 f"{name} changes when the prompts come in another order",
                 "let row i of the table belong to prompt i, and sums not depend on order",
@@ -129,13 +130,17 @@ def follows_its_images(subject: Subject) -> None:
 
 
 def _reversed(evaluation: Evaluation) -> Evaluation:
+    """The same evaluation with its prompts, and their images, in the opposite order."""
+
     def samples(role: Any) -> SampleSet:
-        given = evaluation.samples_of(role)
-        rows = range(len(given.prompts) - 1, -1, -1)
+        original = evaluation.samples_of(role)
+        rows = range(len(original.prompts) - 1, -1, -1)
         keys = tuple(
-            given.keys[row * given.images + image] for row in rows for image in range(given.images)
+            original.keys[row * original.images + image]
+            for row in rows
+            for image in range(original.images)
         )
-        return SampleSet(given.prompts[::-1], given.images, keys, given.store)
+        return SampleSet(original.prompts[::-1], original.images, keys, original.store)
 
     changed = copy.copy(evaluation)
     object.__setattr__(changed, "samples_of", samples)
@@ -143,6 +148,10 @@ def _reversed(evaluation: Evaluation) -> Evaluation:
 
 
 def _values(scores: Scores) -> dict[str, Any]:
+    """Scores as arrays: the table of a score by image, the number of one by set, or the reason why
+    there is none.
+    """
+
     def value(score: PerImage | PerSet | Unmeasurable) -> Any:
         return (
             score.table
@@ -172,6 +181,7 @@ def keeps_model_and_images(subject: Subject) -> None:
 
 
 def _shards(run: Prepared) -> dict[str, str]:
+    """The digests of the files that hold the run's images, by name."""
     return {Path(shard).name: path_digest(shard) for shard in run.images.store.shards()}
 
 
@@ -181,24 +191,24 @@ def keeps_to_its_threat(subject: Subject) -> None:
             f"threat is {subject.cls.threat!r}",
             "choose api (may only generate) or weights (holds the edited weights)",
         )
-    asked = False
+    asked_for_weights = False
     run = _prepared(subject)
     target = target_of(*run, subject.configured, {})
     weights: Callable[[], Any] = target.weights_
 
     def noticed() -> Any:
-        nonlocal asked
-        asked = True
+        nonlocal asked_for_weights
+        asked_for_weights = True
         return weights()
 
     subject.configured.run(
         Target(target.suite, target.device, target.threat, target.generate_, noticed)
     )
-    if subject.cls.threat == "api" and asked:
+    if subject.cls.threat == "api" and asked_for_weights:
         raise Broken(
             "it declares the threat model 'api' and took the weights", "declare threat = 'weights'"
         )
-    if subject.cls.threat == "weights" and not asked:
+    if subject.cls.threat == "weights" and not asked_for_weights:
         raise Broken(
             "it declares the threat model 'weights' and never asked for them",
             "declare threat = 'api', the weaker assumption",
