@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -23,7 +27,58 @@ from bench.testbed.tiny import (
 )
 
 # what tests take from here
-__all__ = ["CAPTIONS", "SIDE", "SUITE", "build_tiny_pipeline", "write_csv"]
+__all__ = [
+    "CAPTIONS",
+    "SIDE",
+    "SUITE",
+    "build_tiny_pipeline",
+    "examples",
+    "run_in_child",
+    "write_csv",
+]
+
+# `make test` draws the same examples every time, so it fails only for whoever changed something;
+# `make fuzz` searches freely, and for longer (`pytest --hypothesis-profile search`). No example has
+# a deadline, because the machine may be busy.
+hypothesis.settings.register_profile("gate", derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("search", max_examples=1000, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("gate")
+CHILD_SECONDS = 240  # below the limit of a test in pyproject.toml, so that the child's output shows
+
+
+def examples(count: int) -> hypothesis.settings:
+    """`count` examples in the gate, and at least as many as the profile says in a free search."""
+    searching = hypothesis.settings.get_current_profile_name() == "search"
+    return hypothesis.settings(max_examples=max(count, 1000) if searching else count)
+
+
+def run_in_child(file: Path, tmp_path: Path, seconds: float = CHILD_SECONDS) -> None:
+    """Run a file of tests in a process of its own, for what may end its process or start others.
+
+    Fails with the child's output, which names the test that ran last, when a test fails, when the
+    process ends without a word, and after `seconds`; everything that it started ends with it.
+    """
+    command = [sys.executable, "-m", "pytest", "-vvx", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    environment = {key: value for key, value in os.environ.items() if "PYTEST" not in key}
+    with subprocess.Popen(
+        [*command, "--basetemp", str(tmp_path / "child"), str(file)],
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=seconds)
+            ended = f"ended with status {process.returncode}"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            ended = f"was stopped after {seconds:g} s"
+    assert process.returncode == 0 and " passed" in output, f"{file.name} {ended}:\n{output}"
 
 
 @pytest.fixture(scope="session", autouse=True)
