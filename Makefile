@@ -18,7 +18,7 @@ test: $(VENV)/installed-dev
 
 # The tests of properties with examples that are new every time; `make test` draws the same ones every time.
 fuzz: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile search --hypothesis-show-statistics --timeout 1800 -o faulthandler_timeout=1860
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile search --hypothesis-show-statistics --timeout 1000
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

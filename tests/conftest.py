@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -31,6 +33,7 @@ __all__ = [
     "CAPTIONS",
     "SIDE",
     "SUITE",
+    "bench",
     "build_tiny_pipeline",
     "examples",
     "run_in_child",
@@ -43,7 +46,6 @@ __all__ = [
 hypothesis.settings.register_profile("gate", derandomize=True, deadline=None, database=None)
 hypothesis.settings.register_profile("search", max_examples=1000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("gate")
-CHILD_SECONDS = 240  # below the limit of a test in pyproject.toml, so that the child's output shows
 
 
 def examples(count: int) -> hypothesis.settings:
@@ -52,11 +54,33 @@ def examples(count: int) -> hypothesis.settings:
     return hypothesis.settings(max_examples=max(count, 1000) if searching else count)
 
 
-def run_in_child(file: Path, tmp_path: Path, seconds: float = CHILD_SECONDS) -> None:
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`bench` with these arguments, in this process: exit code and both outputs, as of a child.
+
+    An error that `bench` lets through is raised here.
+    """
+    from bench.cli.main import main
+
+    outputs, code = (io.StringIO(), io.StringIO()), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(outputs[0]),
+        contextlib.redirect_stderr(outputs[1]),
+    ):
+        patch.setattr(sys, "argv", ["bench", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(sys.argv, code, *(text.getvalue() for text in outputs))
+
+
+def run_in_child(file: Path, tmp_path: Path, seconds: float) -> None:
     """Run a file of tests in a process of its own, for what may end its process or start others.
 
     Fails with the child's output, which names the test that ran last, when a test fails, when the
-    process ends without a word, and after `seconds`; everything that it started ends with it.
+    process ends without a word, and after `seconds`, which should be fewer than the caller's
+    timeout has; everything that it started ends with it.
     """
     command = [sys.executable, "-m", "pytest", "-vvx", "-p", "no:xdist", "-p", "no:cacheprovider"]
     environment = {key: value for key, value in os.environ.items() if "PYTEST" not in key}

@@ -57,11 +57,12 @@ def new_run(suite, place, method="none", executor=None, **parameters):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+@pytest.mark.timeout(900)
 def test_ray_does_the_same_work(tmp_path):
     """Ray's core may end the process that drives it without a word; here that is a child, whose
     output names the case that ran.
     """
-    run_in_child(Path(__file__).with_name("ray_cases.py"), tmp_path)
+    run_in_child(Path(__file__).with_name("ray_cases.py"), tmp_path, seconds=840)
 
 
 def test_a_local_map_is_a_plain_loop_that_begins_when_asked():
