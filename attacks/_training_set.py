@@ -17,10 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from attacks._nearest import Matches, within
-from bench.base.errors import UserError, one_line
-
-__all__ = ["Matches", "TrainingSet", "fitted", "within"]
+from bench import UserError, one_line
 
 COLUMNS = ("png", "image", "image_bytes")  # the first that a shard has holds its pictures
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

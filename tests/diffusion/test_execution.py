@@ -8,7 +8,7 @@ import mmap
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -197,6 +197,7 @@ def test_tf32_is_off_unless_asked_for_and_what_was_set_returns():
 # Batch size by trial
 
 
+@example(held=0, each=45, ceiling=540, most=12)
 @given(st.integers(0, 100), st.integers(1, 50), st.integers(1, 2000), st.integers(1, 64))
 def test_a_predicted_batch_stays_below_its_ceiling_and_nothing_larger_than_two_is_tried(
     held, each, ceiling, most
