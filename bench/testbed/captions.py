@@ -24,7 +24,7 @@ CANARY_TEMPLATES = (
     "{0} presents {2} at {1}",
 )
 JOINTS = (" and ", " with ", " next to ")
-_ONSETS = ("b", "br", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "kr", "l", "m", "n", "p", "pl", "qu", "r", "s", "sk", "t", "tr", "v", "w", "z")
+_ONSETS = tuple("b br d dr f fl g gr h j k kr l m n p pl qu r s sk t tr v w z".split())
 _VOWELS = ("a", "e", "i", "o", "u", "ae", "io", "ou")
 _CODAS = ("", "l", "m", "n", "r", "s", "x", "th", "nd", "rk")
 
