@@ -193,10 +193,10 @@ def doctor(
         raise typer.Exit(1)
 
 
-@testbed.command("build", epilog="Example:  bench testbed build --plan cpu --work testbed-build")
+@testbed.command("build", epilog="Example:  bench testbed build --plan cpu")
 def testbed_build(
     plan: Annotated[str, typer.Option(help="cpu (32x32, hours on two cores), gpu (64x64), tiny (minutes; memorizes nothing).")] = "cpu",
-    work: Annotated[Path, typer.Option(help="Checkpoints and finished parts; repeat the command to go on.")] = Path("testbed-build"),
+    work: Annotated[Path | None, typer.Option(help="Checkpoints and finished parts; repeat the command to go on. Default: in the cache folder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the bundle goes; <work>/bundle by default.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run only these stages.")] = None,
@@ -204,7 +204,7 @@ def testbed_build(
     """Make the testbed from scratch: data, model, scorers, reference statistics, manifest. Seeded and resumable."""
     from bench.errors import UnknownName
     from bench.model import pick_device
-    from bench.testbed.build import STAGES, Workshop, run_stages
+    from bench.testbed.build import STAGES, Workshop, default_work, run_stages
     from bench.testbed.plan import PLANS
     from bench.testbed.sprites import require_extra
 
@@ -214,7 +214,8 @@ def testbed_build(
         if stage not in STAGES:
             raise UnknownName("stage", stage, STAGES)
     require_extra()
-    shop = Workshop(PLANS[plan], work, pick_device(device), out or work / "bundle")
+    folder = work or default_work()
+    shop = Workshop(PLANS[plan], folder, pick_device(device), out or folder / "bundle")
     with resumable():
         run_stages(shop, tuple(only) if only else tuple(STAGES))
     print(f"bundle: {shop.bundle}")
@@ -228,7 +229,7 @@ def testbed_info(
     as_json: Json = False,
 ) -> None:
     """Print what was measured on a bundle and whether it meets each acceptance figure."""
-    from bench.testbed.bundle import BUNDLE, info_text, read_manifest
+    from bench.testbed.bundle import BUNDLE, info_facts, info_text, read_manifest
 
     folder = bundle or BUNDLE
     manifest = read_manifest(folder)
@@ -241,7 +242,7 @@ def testbed_info(
 
         with reporter() as report:
             manifest = measure_bundle(folder, sheets, report)
-    print(json.dumps(manifest, indent=1) if as_json else info_text(manifest))
+    print(json.dumps(info_facts(manifest), indent=1) if as_json else info_text(manifest))
 
 
 def main() -> None:

@@ -139,6 +139,8 @@ def train(
             if due or done % CHECKPOINT_STEPS == 0 or last:
                 save(done)
                 saved_at = time.perf_counter()
+                if not progress.console.is_terminal:
+                    _say(job, done, done - start, time.perf_counter() - began, losses)
             if watch and (done % watch_every == 0 or last):
                 watch(done, average.module)
     total = seconds + (time.perf_counter() - began if start < job.steps else 0.0)
@@ -150,6 +152,13 @@ def train(
         "final_loss": losses[-1][1],
     }
     return average.module, facts
+
+
+def _say(job: Job, done: int, here: int, seconds: float, losses: list[list[float]]) -> None:
+    """A line where no bar can be seen, as in a log file."""
+    loss = f"loss {losses[-1][1]:.4f}, " if losses else ""
+    left = (job.steps - done) * seconds / here / 60
+    print(f"{job.name}: step {done} of {job.steps}, {loss}{left:.0f} minutes left", flush=True)
 
 
 def one_cycle(progress: float, warmup: float = 0.05) -> float:
