@@ -24,7 +24,7 @@ from transformers import CLIPTokenizer
 
 from bench.assets import cache_folder
 from bench.atomic import write_atomically
-from bench.digests import digest_of, path_digest
+from bench.digests import digest_of
 from bench.errors import UserError
 from bench.extractors import CleanFeatures
 from bench.record import PACKAGES, package_version
