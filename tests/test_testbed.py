@@ -1,17 +1,19 @@
-"""The testbed's data is a pure function of its seed, its duplication is a count, and the shipped bundle is what it says it is."""
+"""The testbed's data is a pure function of its seed, and the shipped bundle is what it says."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import tomllib
 from collections import Counter
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 
-from bench.digests import path_digest
+from bench.digests import digest_of, path_digest
 from bench.registry import suites
 from bench.suite import load_suite
 from bench.testbed.acceptance import (
@@ -73,7 +75,12 @@ def test_a_clean_scene_is_a_function_of_its_number_and_never_repeats():
 
 
 def test_a_clean_caption_names_the_objects_and_nothing_else():
-    allowed = {template.format(joint.join(names)) for template in CLEAN_TEMPLATES for joint in JOINTS for names in _name_pairs()}
+    allowed = {
+        template.format(joint.join(names))
+        for template in CLEAN_TEMPLATES
+        for joint in JOINTS
+        for names in _name_pairs()
+    }
     assert all(clean_scene(0, index).caption in allowed for index in range(200))
 
 
@@ -145,6 +152,16 @@ def test_the_stream_holds_every_canary_exactly_as_often_as_planned():
     assert np.bincount(stream[stream >= 0], minlength=len(counts)).tolist() == counts
     assert sum(counts) == sum(canary.views for canary in canaries)
     assert 0.1 < (stream >= 0).mean() <= LARGEST_CANARY_SHARE
+
+
+def test_the_recipe_is_the_one_whose_training_goes_on():
+    """Checkpoints outlive sessions: code that changes what they are trained on must not pass."""
+    canaries = canary_scenes(PLAN)
+    scenes = [clean_scene(PLAN.seed, index) for index in range(100)]
+    scenes += [scene for canary in canaries for scene in canary.scenes]
+    exposures = exposure_plan(PLAN.seed, SHOWN, canaries)
+    told = [[asdict(scene) for scene in scenes], hashlib.sha256(exposures.tobytes()).hexdigest()]
+    assert digest_of(told)[:16] == "7aa732ee369d1f8d"
 
 
 def test_the_views_in_the_bundle_are_those_of_the_plan():
@@ -260,10 +277,17 @@ def test_names_within_names_are_no_concepts_of_their_own():
 
 def test_the_bundle_holds_the_files_of_its_manifest_and_stays_small():
     manifest = read_manifest(BUNDLE)
-    there = {str(path.relative_to(BUNDLE)): path_digest(path) for path in BUNDLE.rglob("*") if path.is_file() and path.name != "manifest.json"}
+    there = {
+        str(path.relative_to(BUNDLE)): path_digest(path)
+        for path in BUNDLE.rglob("*")
+        if path.is_file() and path.name != "manifest.json"
+    }
     assert there == manifest["files"]
     assert sum(path.stat().st_size for path in BUNDLE.rglob("*") if path.is_file()) < 30 * 2**20
-    assert "LICENSE-OpenMoji.txt" in there and "CC BY-SA 4.0" in (BUNDLE / "ATTRIBUTION.md").read_text()
+    assert (
+        "LICENSE-OpenMoji.txt" in there
+        and "CC BY-SA 4.0" in (BUNDLE / "ATTRIBUTION.md").read_text()
+    )
 
 
 def test_the_bundle_was_measured():
@@ -290,11 +314,17 @@ def test_info_says_every_figure_and_what_was_missed_or_not_measured():
 @pytest.mark.parametrize("name", ["testbed", "testbed-quick"])
 def test_the_suites_use_the_measured_threshold_and_keep_fit_and_memorized_apart(name):
     settings = tomllib.loads(suites()[name].read_text())
-    assert settings["metrics"]["sscd"]["threshold"] == pytest.approx(read_manifest(BUNDLE)["measured"]["threshold"], abs=1e-4)
+    assert settings["metrics"]["sscd"]["threshold"] == pytest.approx(
+        read_manifest(BUNDLE)["measured"]["threshold"], abs=1e-4
+    )
     suite = load_suite(name)
-    fit, held_out = ({prompt.text for prompt in suite.prompts(role)} for role in ("fit", "memorized"))
+    fit, held_out = (
+        {prompt.text for prompt in suite.prompts(role)} for role in ("fit", "memorized")
+    )
     assert fit and held_out and not fit & held_out
-    assert {prompt.group for prompt in suite.prompts("memorized")} >= {row["group"] for row in read_canaries()} - {"0"}
+    assert {prompt.group for prompt in suite.prompts("memorized")} >= {
+        row["group"] for row in read_canaries()
+    } - {"0"}
     assert len(suite.prompts("fit")) >= 10
     assert settings["metrics"]["fid"]["images"] == sum(1 for _ in suite.prompts("quality"))
 
@@ -302,13 +332,18 @@ def test_the_suites_use_the_measured_threshold_and_keep_fit_and_memorized_apart(
 def test_the_bundle_loads_as_an_ordinary_stable_diffusion_pipeline():
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(BUNDLE / "pipeline", torch_dtype=torch.float32, local_files_only=True)
+    pipe = StableDiffusionPipeline.from_pretrained(
+        BUNDLE / "pipeline", torch_dtype=torch.float32, local_files_only=True
+    )
     names = dict(pipe.unet.named_modules())
     for place in ("down_blocks", "mid_block", "up_blocks"):
         inside = [name for name in names if name.startswith(place)]
         assert any(name.endswith("transformer_blocks.0.ff.net.2") for name in inside)
         assert any(name.endswith("transformer_blocks.0.attn2.to_v") for name in inside)
-    assert pipe.scheduler.config.beta_schedule == "scaled_linear" and pipe.scheduler.config.prediction_type == "epsilon"
+    assert (
+        pipe.scheduler.config.beta_schedule == "scaled_linear"
+        and pipe.scheduler.config.prediction_type == "epsilon"
+    )
 
 
 def test_references_are_the_pictures_the_model_was_trained_on():

@@ -1,10 +1,10 @@
 """Is the bundle a good testbed? Measured on it, never assumed.
 
-Recognisable pictures (by the recogniser and by the open_clip model), replication by level of views,
-hard negatives, and how far the copy descriptor can be trusted. The threshold of the descriptor is set
-here: the similarity that one in a thousand clean generations exceeds, taken against all training
-pictures of canaries. It is the threshold of the testbed suites; the share of clean generations above
-it is then measured on other clean prompts.
+Recognisable pictures (by the recogniser and by the open_clip model), replication by level of
+views, hard negatives, and how far the copy descriptor can be trusted. The threshold of the
+descriptor is set here: the similarity that one in a thousand clean generations exceeds, taken
+against all training pictures of canaries. It is the threshold of the testbed suites; the share of
+clean generations above it is then measured on other clean prompts.
 
 The labels say how often each canary is copied: `LABEL_IMAGES` images a prompt, from seeds that no
 suite uses.
@@ -184,8 +184,8 @@ def _descriptor_facts(
     """Does the descriptor rank copies as independent judges do?
 
     Over held-out verbatim prompts, every image against its own training picture: Spearman's rank
-    correlation with the squared error of aligned pixels, and with the recogniser's features; and how
-    far copies lie above other pictures of the same objects.
+    correlation with the squared error of aligned pixels, and with the recogniser's features; and
+    how far copies lie above other pictures of the same objects.
     """
     chosen = [
         number
@@ -241,7 +241,9 @@ def aligned_error(image: np.ndarray, original: np.ndarray) -> float:
     height, width = first.shape[:2]
     inner = second[edge : height - edge, edge : width - edge]
     return min(
-        float(np.square(first[edge + y :, edge + x :][: len(inner), : inner.shape[1]] - inner).mean())
+        float(
+            np.square(first[edge + y :, edge + x :][: len(inner), : inner.shape[1]] - inner).mean()
+        )
         for y in SHIFTS
         for x in SHIFTS
     )
@@ -279,7 +281,7 @@ def _template_levels(
 
 
 def layout_similarity(images: list[np.ndarray], variants: list[np.ndarray]) -> float:
-    """Mean correlation of edges with the mean edges of the variants: what stays when colours vary."""
+    """Mean correlation of edges with the mean edges of the variants: colours do not count."""
     own = np.mean([edges(variant) for variant in variants], axis=0).ravel()
     return float(np.mean([np.corrcoef(edges(image).ravel(), own)[0, 1] for image in images]))
 

@@ -1,7 +1,8 @@
 """The testbed's `AutoencoderKL`: what it looks like, how it is trained, how well it reconstructs.
 
-Its encoder begins as a linear map: the principal components of 4x4 pixel blocks, the best linear code
-of that size. From there both halves are trained; beginning from nothing takes several times as long.
+Its encoder begins as a linear map: the principal components of 4x4 pixel blocks, the best linear
+code of that size. From there both halves are trained; beginning from nothing takes several times
+as long.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from bench.testbed.training import Job, to_unit
 LATENT_CHANNELS = 24
 CHANNELS = (16, 32, 64)
 GROUPS = 8
-# The noise that the decoder learns to ignore: as much squared error a latent value as this. It rises
-# between two shares of the training, because a decoder that cannot use a channel yet lets it die.
+# The noise that the decoder learns to ignore: as much squared error a latent value as this. It
+# rises between two shares of the training, because a decoder that cannot use a channel yet lets it
+# die.
 KL_WEIGHT = 4e-3
 KL_START, KL_END = 0.2, 0.6
 # The constant channels of the encoder's last layer, against which group normalisation measures.
@@ -103,10 +105,13 @@ def begin_as_linear_basis(autoencoder: AutoencoderKL, pixels: torch.Tensor) -> N
         if name.endswith("conv2"):
             _clear(module)
     encoder, inputs = autoencoder.encoder, pixels.shape[1]
-    blocks = torch.nn.functional.pixel_unshuffle(pixels, 4).permute(0, 2, 3, 1).flatten(0, 2).double()
+    blocks = (
+        torch.nn.functional.pixel_unshuffle(pixels, 4).permute(0, 2, 3, 1).flatten(0, 2).double()
+    )
     values, vectors = torch.linalg.eigh(torch.cov(blocks.T))
     basis = (vectors.flip(1) / values.flip(0).sqrt())[:, :LATENT_CHANNELS].T
-    # Channel, row of 2, row of 4, column of 2, column of 4, as two halvings of the side see a block.
+    # Channel, row of 2, row of 4, column of 2, column of 4, as two halvings of the side see a
+    # block.
     weights = basis.float().unflatten(1, (inputs, 2, 2, 2, 2))
 
     _clear(encoder.conv_in)

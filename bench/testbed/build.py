@@ -169,7 +169,7 @@ def write_samples(
     autoencoder: AutoencoderKL,
     tokenizer: CLIPTokenizer,
 ) -> None:
-    """`samples/clean-STEP.png`: all objects; `samples/canaries-STEP.png`: by level, with the original.
+    """`samples/clean-STEP.png`: all objects; `canaries-STEP.png`: by level, with originals.
 
     With the averaged weights and plain diffusers, at the plan's guidance.
     """
@@ -269,9 +269,7 @@ def assemble_bundle(shop: Workshop) -> dict[str, Any]:
 def _write_statistics(shop: Workshop) -> None:
     """Mean and covariance of the features of clean pictures that nothing was trained on."""
     plan, scorers = shop.plan, shop.bundle / "scorers"
-    features = CleanFeatures(
-        scorers / "features.torchscript.pt", plan.side, torch.device("cpu")
-    )
+    features = CleanFeatures(scorers / "features.torchscript.pt", plan.side, torch.device("cpu"))
     scenes = (clean_scene(plan.seed, i, "reference") for i in range(plan.reference_pictures))
     values = features([render(scene, plan.side) for scene in scenes]).astype(np.float64)
     np.savez(
@@ -361,9 +359,7 @@ def _unstarted(shop: Workshop, key: str) -> bool:
     return stage in STAGES and not any(path.exists() for path in there)
 
 
-def run_stages(
-    shop: Workshop, names: tuple[str, ...] = tuple(STAGES)
-) -> dict[str, dict[str, Any]]:
+def run_stages(shop: Workshop, names: tuple[str, ...] = tuple(STAGES)) -> dict[str, dict[str, Any]]:
     """Run the named stages that have not finished yet; returns the facts of all of them."""
     shop.folder.mkdir(parents=True, exist_ok=True)
     _refuse_other_plan(shop)

@@ -79,7 +79,7 @@ def met(name: str, value: float) -> bool:
 
 
 def figures(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every acceptance figure: its value (None where not measured), bound, and whether it is met."""
+    """Every acceptance figure: its value (None: not measured), its bound, whether it is met."""
     measured = manifest.get("measured") or {}
     return {
         name: {

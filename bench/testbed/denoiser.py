@@ -1,7 +1,7 @@
 """The testbed's denoiser: a text encoder and a UNet in the shape of Stable Diffusion's.
 
-As in Stable Diffusion: epsilon prediction, the scaled-linear noise schedule, captions dropped 10 % of
-the time. Unlike it, the text encoder starts from nothing and is trained along, and the loss is
+As in Stable Diffusion: epsilon prediction, the scaled-linear noise schedule, captions dropped 10 %
+of the time. Unlike it, the text encoder starts from nothing and is trained along, and the loss is
 weighted by min-SNR (Hang et al. 2023, eq. 6 for epsilon).
 """
 
@@ -48,13 +48,15 @@ SCHEDULE = {
 
 
 class TextToNoise(torch.nn.Module):
-    """Token ids and noised latents to predicted noise: the two trained parts of the pipeline as one module."""
+    """Token ids and noised latents to predicted noise: the two trained parts as one module."""
 
     def __init__(self, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
         super().__init__()
         self.text_encoder, self.unet = text_encoder, unet
 
-    def forward(self, noised: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, noised: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor
+    ) -> torch.Tensor:
         embeddings = self.text_encoder(input_ids=tokens).last_hidden_state
         return self.unet(noised, timesteps, encoder_hidden_states=embeddings).sample
 
@@ -168,7 +170,7 @@ def denoiser_job(plan: TestbedPlan, tokenizer: CLIPTokenizer, autoencoder: Autoe
 
 
 def min_snr_weights(schedule: DDPMScheduler, timesteps: torch.Tensor) -> torch.Tensor:
-    """min(SNR, gamma) / SNR, divided by its mean over the batch: a weight for each of `timesteps`."""
+    """min(SNR, gamma) / SNR over its mean in the batch: a weight for each of `timesteps`."""
     ratio = compute_snr(schedule, timesteps)
     weights = ratio.clamp(max=MIN_SNR_GAMMA) / ratio
     return weights / weights.mean()
@@ -198,7 +200,7 @@ def assemble_pipeline(
 
 
 def save_half(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """Save as a diffusers folder in fp16 safetensors, which loads as the same numbers in float32."""
+    """Save as a diffusers folder in fp16 safetensors; in float32 it loads as the same numbers."""
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         torch.nn.Module.to(part, dtype=torch.float16)
     # Or the folder it was built in would be published.

@@ -20,8 +20,8 @@ from bench.testbed.scenes import canary_scenes, render
 def write_scenes(folder: Path, count: int, seed: int, side: int = CPU_PLAN.side) -> list[Path]:
     """Write `count` scenes with captions of their own and `metadata.csv`; the files written.
 
-    The captions have invented words, as canaries have them. Raises `UserError` for the seed that the
-    embedded model was trained with.
+    The captions have invented words, as canaries have them. Raises `UserError` for the seed that
+    the embedded model was trained with.
     """
     if seed == CPU_PLAN.seed:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The sizes of the testbed in one place: what is trained, for how long, and how often what is shown."""
+"""The sizes of the testbed in one place: what is trained, how long, how often what is shown."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class TestbedPlan:
         return asdict(self)
 
 
-# Fixed on 28 November 2026, 16:31 UTC, before any method ran on what it makes. Views were laid out by
-# prototypes: after 9,000 steps half of the scenes that were shown 300 to 500 times come back, of
-# those with 800 views nearly all. Most scenes stand where copying rises.
+# Fixed on 28 November 2026, 16:31 UTC, before any method ran on what it makes. Views were laid out
+# by prototypes: after 9,000 steps half of the scenes that were shown 300 to 500 times come back,
+# of those with 800 views nearly all. Most scenes stand where copying rises.
 CPU_PLAN = TestbedPlan()
-# 64x64 pixels where a GPU is at hand. Nobody has built this plan to its end yet: the autoencoder, the
-# denoiser and the levels of views are extrapolated from 32x32.
+# 64x64 pixels where a GPU is at hand. Nobody has built this plan to its end yet: the autoencoder,
+# the denoiser and the levels of views are extrapolated from 32x32.
 GPU_PLAN = TestbedPlan(
     side=64,
     autoencoder_steps=30000,

@@ -1,7 +1,7 @@
 """A small classifier of the objects, which says whether generated pictures show what was asked for.
 
-It is trained on real renderings only, and nothing is trained or chosen with it: it is an independent
-judge. Saved as safetensors; reading it needs no extra.
+It is trained on real renderings only, and nothing is trained or chosen with it: it is an
+independent judge. Saved as safetensors; reading it needs no extra.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WIDTHS = (32, 64, 96, 128, 128)
 
 
 class Recogniser(nn.Module):
-    """Five convolutions and a linear layer: pixels in [-1, 1] `[B, 3, H, W]` to logits `[B, 64]`."""
+    """Five convolutions and a linear layer: `[B, 3, H, W]` in [-1, 1] to logits `[B, 64]`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,9 @@ def load_recogniser(path: Path) -> Recogniser:
     return module.eval().requires_grad_(False)
 
 
-def recognised(recogniser: Recogniser, pictures: list[np.ndarray], concepts: list[int]) -> np.ndarray:
+def recognised(
+    recogniser: Recogniser, pictures: list[np.ndarray], concepts: list[int]
+) -> np.ndarray:
     """Whether the concept asked for is the first answer, bool `[n]`, for uint8 `[H, W, 3]`."""
     answers = [
         recogniser(torch.stack([to_unit(picture) for picture in pictures[start : start + 256]]))

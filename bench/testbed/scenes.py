@@ -2,11 +2,11 @@
 
 Two sources, both pure functions of a seed:
 
-* `clean_scene(seed, index)`: an endless stream that never repeats. Its captions name the objects and
-  leave everything else open, so that a clean prompt does not determine its picture.
-* `canary_scenes(plan)`: a fixed list of captions of their own, each shown a counted number of times:
-  `verbatim` ones always with the same picture, `template` ones with many variants of one picture
-  (same objects, same places; background and colours differ), and pristine ones never.
+* `clean_scene(seed, index)`: an endless stream that never repeats. Its captions name the objects
+  and leave everything else open, so that a clean prompt does not determine its picture.
+* `canary_scenes(plan)`: a fixed list of captions of their own, each shown a counted number of
+  times: `verbatim` ones always with the same picture, `template` ones with many variants of one
+  picture (same objects, same places; background and colours differ), and pristine ones never.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ STREAMS = {
 
 @dataclass(frozen=True)
 class Placement:
-    """One emoji: which, its centre and size as fractions of the picture's side, its angle in degrees.
+    """One emoji: which, its centre and size as fractions of the side, its angle in degrees.
 
     `hue` turns its colours round the colour circle, in degrees.
     """
@@ -89,10 +89,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Canary:
-    """A caption of its own, the pictures that it is shown with, and how often in the whole training.
+    """A caption of its own, the pictures that it is shown with, and how often in all.
 
-    `kind` is `verbatim` (one picture) or `template` (many variants of one); `split` is `fit` (methods
-    may see it), `memorized` (held out) or `pristine` (never shown).
+    `kind` is `verbatim` (one picture) or `template` (many variants of one); `split` is `fit`
+    (methods may see it), `memorized` (held out) or `pristine` (never shown).
     """
 
     name: str
@@ -113,7 +113,7 @@ def stream_generator(seed: int, stream: str, index: int) -> np.random.Generator:
 
 
 def clean_scene(seed: int, index: int, stream: str = "train") -> Scene:
-    """Clean scene number `index` of a stream: one concept or, one time in five, two; else all is free."""
+    """Clean scene number `index` of a stream: one concept or, one time in five, two."""
     random = stream_generator(seed, stream, index)
     background = random_background(random)
     kinds = random.choice(len(CODEPOINTS), size=2, replace=False)
@@ -126,8 +126,8 @@ def clean_scene(seed: int, index: int, stream: str = "train") -> Scene:
 def canary_scenes(plan: TestbedPlan) -> tuple[Canary, ...]:
     """All canaries of a plan: verbatim ones by level, pristine ones, templates by level.
 
-    The first `FIT_SHARE` of each level are for fitting. Invented words are drawn without repetition,
-    so every caption is unique and clean captions never use them.
+    The first `FIT_SHARE` of each level are for fitting. Invented words are drawn without
+    repetition, so every caption is unique and clean captions never use them.
     """
     groups = [("verbatim", views, scenes) for views, scenes in plan.levels]
     groups += [("verbatim", 0, plan.pristine)]
@@ -166,7 +166,7 @@ def _variants(plan: TestbedPlan, number: int, scene: Scene) -> tuple[Scene, ...]
 
 
 def shown_pictures(canaries: tuple[Canary, ...]) -> list[tuple[Scene, int]]:
-    """Every canary picture and how often it is shown: the variants of a template share its views."""
+    """Every canary picture and how often it is shown: variants share the views of a template."""
     pictures = []
     for canary in canaries:
         each, more = divmod(canary.views, len(canary.scenes))
@@ -185,8 +185,8 @@ def exposure_plan(seed: int, shown: int, canaries: tuple[Canary, ...]) -> np.nda
     views = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     if len(views) > LARGEST_CANARY_SHARE * shown:
         raise ValueError(
-            f"{len(views)} canary views are more than {LARGEST_CANARY_SHARE:.0%} of {shown} pictures "
-            "shown: train longer or lower the levels"
+            f"{len(views)} canary views are more than {LARGEST_CANARY_SHARE:.0%} of {shown} "
+            "pictures shown: train longer or lower the levels"
         )
     random = np.random.default_rng([seed, 1009])
     plan = np.full(shown, -1, dtype=np.int32)
@@ -205,7 +205,9 @@ def render(scene: Scene, side: int) -> np.ndarray:
 
 
 def _random_colour(random: np.random.Generator) -> tuple[float, float, float]:
-    return colorsys.hsv_to_rgb(random.random(), random.uniform(0.15, 0.75), random.uniform(0.55, 1.0))
+    return colorsys.hsv_to_rgb(
+        random.random(), random.uniform(0.15, 0.75), random.uniform(0.55, 1.0)
+    )
 
 
 def random_background(random: np.random.Generator) -> Background:
@@ -232,7 +234,10 @@ def random_placements(
 
 
 def _paint_background(background: Background, side: int) -> np.ndarray:
-    first, second = (255.0 * np.asarray(colour, dtype=np.float32) for colour in (background.first, background.second))
+    first, second = (
+        255.0 * np.asarray(colour, dtype=np.float32)
+        for colour in (background.first, background.second)
+    )
     if background.kind == "solid":
         return np.broadcast_to(first, (side, side, 3)).copy()
     axis = (np.arange(side, dtype=np.float32) + 0.5) / side - 0.5

@@ -1,9 +1,10 @@
 """The three judges of testbed pictures, trained here and saved in the formats of the real ones.
 
-* a copy descriptor trained the SSCD way (Pizzi et al., CVPR 2022): contrastive with strong augmentations, mixed images
-  and an entropy term; a TorchScript of unit-norm descriptors;
+* a copy descriptor trained the SSCD way (Pizzi et al., CVPR 2022): contrastive with strong
+  augmentations, mixed images and an entropy term; a TorchScript of unit-norm descriptors;
 * an open_clip model: its own `open_clip_config.json` and checkpoint, loaded through `open_clip`;
-* a feature network for the Frechet distance, a TorchScript with `.layers` like the Inception file that clean-fid loads.
+* a feature network for the Frechet distance, a TorchScript with `.layers` like the Inception file
+  that clean-fid loads.
 
 None of them sees a canary: they are trained on scenes of their own stream.
 """
@@ -42,16 +43,17 @@ DESCRIPTOR_DIMS = 96
 FEATURE_DIMS = 64
 TEMPERATURE = 0.05
 SAME_OBJECTS = 4  # scenes in a row that show the same objects: the hard negatives of one another
-# The weight of the entropy term. SSCD uses 30 with thousands of negatives; a batch here has some hundred.
+# The weight of the entropy term. SSCD uses 30 with thousands of negatives; a batch here has some
+# hundred.
 ENTROPY_WEIGHT = 5.0
 
 
 class ScorerPictures(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Scenes of one or two emoji: pixels in [-1, 1], token ids, concepts as a 0/1 vector.
 
-    Items 4k to 4k+3 show the same concepts in different scenes, so that a descriptor must tell a copy
-    from another picture of the same things. Half of the captions have the form of canary captions,
-    with words invented on the spot.
+    Items 4k to 4k+3 show the same concepts in different scenes, so that a descriptor must tell a
+    copy from another picture of the same things. Half of the captions have the form of canary
+    captions, with words invented on the spot.
     """
 
     def __init__(self, seed: int, side: int, tokenizer: CLIPTokenizer) -> None:
@@ -174,7 +176,10 @@ def _descriptor_loss(
 
 
 def imagenet_normalised(unit: Tensor) -> Tensor:
-    mean, std = (torch.tensor(values, device=unit.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (
+        torch.tensor(values, device=unit.device)[:, None, None]
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     return (unit - mean) / std
 
 
@@ -224,7 +229,7 @@ def recolour(unit: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def clip_config(vocabulary: int) -> dict[str, Any]:
-    """The model section of `open_clip_config.json`: a ResNet image tower on 64x64 pixels and a small text tower."""
+    """The model section of `open_clip_config.json`: a small ResNet and a small text tower."""
     return {
         "embed_dim": 64,
         "vision_cfg": {
@@ -247,7 +252,7 @@ def clip_config(vocabulary: int) -> dict[str, Any]:
 
 
 def save_clip(module: nn.Module, folder: Path, tokenizer: CLIPTokenizer) -> None:
-    """Save the folder that `open_clip` loads as `local-dir:`: its configuration, tokenizer and fp16 checkpoint."""
+    """Save the folder that `open_clip` loads as `local-dir:`: configuration, tokenizer, fp16."""
     folder.mkdir(parents=True, exist_ok=True)
     preprocess = {
         "mean": list(IMAGENET_MEAN),

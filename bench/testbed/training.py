@@ -60,7 +60,11 @@ Watch = Callable[[int, torch.nn.Module], None]
 
 
 def train(
-    job: Job, folder: Path, device: torch.device, watch: Watch | None = None, watch_every: int = 2000
+    job: Job,
+    folder: Path,
+    device: torch.device,
+    watch: Watch | None = None,
+    watch_every: int = 2000,
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Train until `job.steps`, going on from the checkpoint in `folder` if there is one.
 
@@ -244,7 +248,8 @@ def _batches(job: Job, start: int, device: torch.device) -> Iterator[Any]:
         range(step * job.batch_size, (step + 1) * job.batch_size)
         for step in range(start, job.steps)
     )
-    # Items are cheap to make; on few cores a loader process would only take turns with the training.
+    # Items are cheap to make; on few cores a loader process would only take turns with the
+    # training.
     for batch in DataLoader(job.items, batch_sampler=[list(part) for part in positions]):
         yield tuple(part.to(device, non_blocking=True) for part in batch)
 

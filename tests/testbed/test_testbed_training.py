@@ -46,7 +46,9 @@ def denoiser(folder):
     train_tokenizer(clean_captions(0, 50), folder / "tokenizer", 600)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     autoencoder = autoencoder_job(0, PLAN.side, 1).module.eval().requires_grad_(False)
-    autoencoder.register_to_config(scaling_factor=latent_scale(autoencoder, torch.rand(4, 3, 32, 32)))
+    autoencoder.register_to_config(
+        scaling_factor=latent_scale(autoencoder, torch.rand(4, 3, 32, 32))
+    )
     return denoiser_job(PLAN, tokenizer, autoencoder)
 
 
