@@ -426,12 +426,12 @@ def write_sheets(
     clean: list[np.ndarray],
 ) -> None:
     """`canaries.png`: by kind and level, training pictures beside generations; `clean.png`."""
-    groups: dict[tuple[str, str, int], list[int]] = {}
+    groups: dict[tuple[str, bool, int], list[int]] = {}
     for number, row in enumerate(canaries):
         key = (row.get("kind", "verbatim"), row["split"] == "pristine", int(row["group"]))
         groups.setdefault(key, []).append(number)
     blocks = []
-    for (kind, _, views), members in sorted(groups.items(), reverse=False):
+    for (kind, _, views), members in sorted(groups.items()):
         rows = [
             [pictures[n][0], *copies[n * LABEL_IMAGES : n * LABEL_IMAGES + 3]] for n in members[-4:]
         ]

@@ -146,7 +146,7 @@ def denoiser_job(plan: TestbedPlan, tokenizer: CLIPTokenizer, autoencoder: Autoe
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)
         noise = noise.contiguous(memory_format=torch.channels_last)
         timesteps = torch.randint(
-            SCHEDULE["num_train_timesteps"],
+            schedule.config["num_train_timesteps"],
             (len(latents),),
             generator=generator,
             device=latents.device,

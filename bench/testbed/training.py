@@ -175,15 +175,16 @@ def one_cycle(progress: float, warmup: float = 0.05) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
+Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
+
+
 def average_with_warm_up(
     decay: float,
-) -> Callable[[list[torch.Tensor], list[torch.Tensor], torch.Tensor | int], None]:
+) -> Callable[[Tensors, Tensors, torch.Tensor | int], None]:
     """An exponential average for `AveragedModel` that early on reaches back a third of the way."""
 
     @torch.no_grad()
-    def update(
-        averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor | int
-    ) -> None:
+    def update(averaged: Tensors, current: Tensors, updates: torch.Tensor | int) -> None:
         count = int(updates)
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + count) / (4 + count)))
 
