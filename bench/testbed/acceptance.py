@@ -28,6 +28,7 @@ from bench.extractors import CopyDescriptor, OpenClip
 from bench.method import Method
 from bench.model import load_denoiser
 from bench.sampler import Denoiser, sample
+from bench.stats import proportion_interval
 from bench.store import read_picture
 from bench.suite import Suite, load_suite
 from bench.testbed.autoencoder import reconstruction_psnr
@@ -42,7 +43,7 @@ from bench.testbed.scenes import (
     render,
     stream_generator,
 )
-from bench.testbed.sheets import write_blocks, write_grid
+from bench.testbed.sheets import write_blocks, write_curve, write_grid
 from bench.testbed.sprites import concept_names
 from bench.testbed.training import to_unit
 
@@ -104,6 +105,11 @@ def measure_bundle(folder: Path, sheets: Path | None, report: Report) -> dict[st
     write_manifest(folder, manifest)
     if sheets:
         write_sheets(sheets, canaries, pictures, copies, similarity, calibration)
+        write_curve(sheets / "curve.png", measured["levels"], measured["replicated_pristine"])
+        most = int(similarity.mean(1).argmax())
+        prompts = [canaries[most]["prompt"], bundle.prompts("clean")[0]["prompt"]]
+        rows = [bundle.over_steps(prompt) for prompt in prompts]
+        write_grid(sheets / "steps.png", [picture for row in rows for picture in row], len(rows[0]))
     return manifest
 
 
@@ -123,6 +129,7 @@ def replication(
         levels[str(group)] = {
             "scenes_shown": int(there.sum()),
             "images": float(shares[there].mean()),
+            "images_interval": proportion_interval((similarity[there] > threshold).astype(float)),
             "scenes": float(copied[there].mean()),
             "similarity": float(similarity[there].mean()),
         }
@@ -382,6 +389,28 @@ class _Bundle:
             latents = sample(self.denoiser, request, Method(), {})
             pictures += list(self.denoiser.decode(latents))
             self.report(what, len(pictures), len(prompts))
+        return pictures
+
+    def over_steps(self, prompt: str, shown: int = 13) -> list[np.ndarray]:
+        """What the model takes the picture for at evenly spread steps of sampling.
+
+        The clean latents predicted from the guided noise, decoded.
+        """
+        denoiser = self.denoiser
+        request = denoiser.request([prompt], [_seed("steps", prompt, 0)])
+        scheduler, latents = denoiser.new_scheduler(), request.latents
+        latents = latents * scheduler.init_noise_sigma
+        chosen = set(np.linspace(0, len(scheduler.timesteps) - 1, shown).round().astype(int))
+        pictures: list[np.ndarray] = []
+        with torch.no_grad():
+            for index, timestep in enumerate(scheduler.timesteps):
+                scaled = scheduler.scale_model_input(latents, timestep)
+                without, with_prompt = denoiser.branches(scaled, timestep, request)
+                guided = without + denoiser.guidance_scale * (with_prompt - without)
+                taken = scheduler.step(guided, timestep, latents)
+                latents = taken.prev_sample
+                if index in chosen:
+                    pictures += list(denoiser.decode(taken.pred_original_sample))
         return pictures
 
     def reconstructed(self, pixels: torch.Tensor) -> list[np.ndarray]:

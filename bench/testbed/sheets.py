@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 SIDE = 64  # pixels of one picture on a sheet
@@ -43,6 +45,33 @@ def write_blocks(
                 sheet.paste(enlarged(picture), (left + column * SIDE, upper))
             draw.line([(left + SIDE, upper), (left + SIDE, upper + SIDE)], fill="white", width=3)
     _save(sheet, path)
+
+
+def write_curve(path: Path, levels: dict[str, dict[str, Any]], pristine: float | None) -> None:
+    """Share of images copied over the number of views, with 95 % intervals over scenes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    views = sorted(levels, key=int)
+    shares = [levels[level]["images"] for level in views]
+    intervals = [levels[level]["images_interval"] for level in views]
+    below = [share - low for share, (low, _) in zip(shares, intervals, strict=True)]
+    above = [high - share for share, (_, high) in zip(shares, intervals, strict=True)]
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    places = [int(level) for level in views]
+    axes.errorbar(places, shares, yerr=np.clip([below, above], 0, 1), marker="o", capsize=3)
+    for level, place, share in zip(views, places, shares, strict=True):
+        note = f"{levels[level]['scenes_shown']} scenes"
+        axes.annotate(note, (place, share), (5, -11), textcoords="offset points", fontsize=7)
+    if pristine is not None:
+        axes.axhline(pristine, color="grey", linestyle=":", label="never shown")
+        axes.legend(loc="upper left")
+    axes.set_xscale("symlog", linthresh=50)
+    axes.set_xticks(places, views)
+    axes.minorticks_off()
+    axes.set(
+        xlabel="views in the whole training", ylabel="share of images copied", ylim=(-0.03, 1.03)
+    )
+    figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
 def _save(sheet: Image.Image, path: Path) -> None:
