@@ -70,7 +70,9 @@ def measure_bundle(folder: Path, sheets: Path | None, report: Report) -> dict[st
     calibration = bundle.generate(_repeated(bundle, "quality", CALIBRATION_IMAGES), "calibration")
     clean = bundle.generate(_repeated(bundle, "clean", CLEAN_IMAGES), "clean")
 
-    everything = np.concatenate(described)
+    everything = np.concatenate(
+        [own for own, row in zip(described, canaries, strict=True) if row["split"] != "pristine"]
+    )
     threshold = threshold_at(_nearest(bundle, calibration, everything), FALSE_POSITIVE_RATE)
     captions = [row["prompt"] for row in canaries for _ in range(LABEL_IMAGES)]
     copies = bundle.generate(captions, "labels")
