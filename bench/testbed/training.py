@@ -54,6 +54,7 @@ class Job:
     ema: float = 0.999
     weight_decay: float = 0.01
     muon_rate: float = 0.0
+    memory_format: torch.memory_format = torch.channels_last
 
 
 Watch = Callable[[int, torch.nn.Module], None]
@@ -73,7 +74,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{job.name}.checkpoint.pt"
-    module = job.module.to(device).to(memory_format=torch.channels_last).train()
+    module = job.module.to(device).to(memory_format=job.memory_format).train()
     average = AveragedModel(module, multi_avg_fn=average_with_warm_up(job.ema))
     average.eval().requires_grad_(False)
     trained = [p for p in module.parameters() if p.requires_grad]
