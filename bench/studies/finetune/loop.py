@@ -34,6 +34,7 @@ WEIGHT_DECAY, LARGEST_GRADIENT = 0.01, 1.0  # those of diffusers' example; the n
 # and how often they are saved does not change the result.
 UNDECIDING = ("model", "data", "steps", "checkpoint_every")
 Watch = Callable[[int, float], None]  # (steps done, loss)
+Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -316,9 +317,7 @@ def _average_of(unet: torch.nn.Module, most: float) -> AveragedModel:
     which have learned nothing yet, are soon forgotten.
     """
 
-    def follow(
-        average: list[torch.Tensor], weights: list[torch.Tensor], averaged: torch.Tensor
-    ) -> None:
+    def follow(average: Tensors, weights: Tensors, averaged: torch.Tensor | int) -> None:
         step = int(averaged) - 1  # the first weights count as one
         decay = min(most, (1 + step) / (10 + step))
         torch._foreach_lerp_(average, weights, 1 - decay)
