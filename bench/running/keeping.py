@@ -31,7 +31,7 @@ class Keeping:
     that may be dropped once they have those features.
 
     `broken`: those that failed on some pictures, which are kept then; whoever asks for these
-     features will say why.
+    features will say why.
     """
 
     by_fingerprint: Mapping[str, Extractor]
