@@ -23,6 +23,7 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 
 from bench.assets.archive import CHUNK, writable, write_all
+from bench.assets.hub import hub_token, is_hub
 from bench.assets.session import MIB, Session, Stopped
 from bench.base.errors import one_line
 from bench.base.files import write_atomically
@@ -337,9 +338,11 @@ def _open(
     try:
         # lists from the web hold spaces and letters of all languages
         url = urllib.parse.quote(source.strip(), safe=string.punctuation)
-        answer: http.client.HTTPResponse = session.opener.open(
-            urllib.request.Request(url, headers=headers), timeout=session.timeout
-        )
+        request = urllib.request.Request(url, headers=headers)
+        token = hub_token(url)
+        if token:  # for the hub, and not for the servers that it redirects to
+            request.add_unredirected_header("Authorization", f"Bearer {token}")
+        answer: http.client.HTTPResponse = session.opener.open(request, timeout=session.timeout)
         return answer
     except HTTPError as error:
         with error:
@@ -352,6 +355,8 @@ def _open(
             ) from error
         if error.code in PASSING:
             raise Broken(said) from error
+        if error.code in (401, 403) and is_hub(url):
+            said += "; for a gated model: accept its licence on its page, then `hf auth login`"
         raise Refused(said, error.code) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -118,8 +119,9 @@ def far(site, tiny_folder, tmp_path, monkeypatch):
     picture's link is dead.
     """
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_ENDPOINT", site.url("hub"))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "no-hub"))
+    template = site.url("hub") + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "no-hub"))
     pipeline = {
         path.relative_to(tiny_folder / "pipeline").as_posix(): path.read_bytes()
         for path in (tiny_folder / "pipeline").rglob("*")
@@ -299,7 +301,7 @@ def test_a_model_is_taken_from_a_folder_or_from_the_hubs_own_cache_instead(
     entries = wanted_entries([load_suite(str(far))])
     local = parse_local([f"model={tiny_folder / 'pipeline'}"], entries)
     assert fetch_entries(entries, tmp_path / "cache", local).ok
-    monkeypatch.setenv("HF_HUB_CACHE", str(hub))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub))
     assert fetch_entries(
         wanted_entries([load_suite(str(far))], only=["model"]), tmp_path / "second", offline=True
     ).ok
@@ -448,7 +450,7 @@ def test_a_list_of_lines_and_one_of_objects_give_their_prompts(tiny_folder, tmp_
 def bare(tmp_path, monkeypatch):
     """A machine on which nothing was ever fetched."""
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "no-hub"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "no-hub"))
     return tmp_path
 
 

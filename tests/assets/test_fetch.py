@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -794,6 +795,31 @@ def test_an_unpacked_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="cannot be written: in use"):
         fetch([Asset(name="a", urls=(str(archive),), path="a", unpack="zip")], tmp_path / "cache")
     assert (tmp_path / "cache" / "a" / "old.txt").read_text() == "old"
+
+
+# The Hugging Face hub
+
+
+def test_the_users_token_goes_to_the_hub_and_to_no_server_that_it_redirects_to(
+    site, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(constants, "ENDPOINT", site.url("to"))
+    gated = f"to/{site.url('body.bin')}"
+    plain = fetch([asset(site), asset(None, "far.bin", urls=(site.url(gated),))], tmp_path)
+    assert [one.state for one in plain] == ["fetched", "fetched"]
+    assert site.authorized == [(gated, "Bearer hf_secret")]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_gated_model_says_how_to_get_access(site, tmp_path, monkeypatch, status):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "ENDPOINT", site.url("hub"))
+    monkeypatch.setattr(downloading, "hub_token", lambda url: None)
+    site.status = {"hub/model": [status], "elsewhere": [status]}
+    gated, other = fetch([asset(site, "hub/model"), asset(site, "elsewhere")], tmp_path)
+    assert gated.state == other.state == "failed"
+    assert "`hf auth login`" in gated.why and "login" not in other.why
 
 
 # Interruptions
