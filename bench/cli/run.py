@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from bench.running.shard import Shard
     from bench.suite.suite import Suite
 
+MOST_SEEDS = 1_000  # generations of a run: each makes all its images again
+
 
 @dataclass(frozen=True)
 class ExperimentOptions:
@@ -52,6 +54,10 @@ class ExperimentOptions:
     seeds: Annotated[
         int, typer.Option(help="Independent generations of every image; the row gets their spread.")
     ] = 1
+
+    def __post_init__(self) -> None:
+        if self.seeds > MOST_SEEDS:
+            raise UserError(f"--seeds must be at most {MOST_SEEDS}, not {self.seeds}")
 
     def parameters(self, suite: Suite) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """The method's parameters, and what the record says about how they were chosen (None
