@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bench.diffusion.execution import Execution
     from bench.records.record import RunRecord
     from bench.running.executors import Executor
+    from bench.running.run import Run
     from bench.running.shard import Shard
     from bench.suite.suite import Suite
 
@@ -248,7 +249,7 @@ def run(
     from bench.running import plan as planning
     from bench.running.images import keep_images_of
     from bench.running.run import Run
-    from bench.running.shard import make_shard, shard_plan
+    from bench.running.shard import shard_plan
     from bench.suite.needs import lenient
 
     checked_execution = execution.checked(executor)
@@ -269,13 +270,7 @@ def run(
         resolved.tuning, resolved.executor = tuning, started_executor
         resolved.keep_images = keep_images_of(keep_images)
         if shard and not dry_run:
-            with resumable():
-                made = make_shard(resolved, shard)
-            print(
-                json.dumps(made, indent=1)
-                if as_json
-                else _shard_text(resolved.method_name, suite.name, made)
-            )
+            _make_shard(resolved, shard, as_json)
             return
         record = None if dry_run else resolved.finished()
         if record is None:
@@ -290,6 +285,18 @@ def run(
         print(record.model_dump_json(indent=1))
     else:
         _print_row(record, place.records)
+
+
+def _make_shard(run: Run, shard: Shard, as_json: bool) -> None:
+    """Make the images of a shard and print what was made."""
+    from bench.running.shard import make_shard
+
+    with resumable():
+        made = make_shard(run, shard)
+    if as_json:
+        print(json.dumps(made, indent=1))
+    else:
+        print(_shard_text(run.method_name, run.suite.name, made))
 
 
 def _shard_text(method: str, suite: str, made: dict[str, Any]) -> str:

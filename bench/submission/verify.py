@@ -282,6 +282,12 @@ def _run_of(
         report,
         seeds=record.seeds,
     )
+    _refuse_other_code(record, run)
+    return run
+
+
+def _refuse_other_code(record: RunRecord, run: Run) -> None:
+    """Raises `UserError` where method, metrics or attacks are not those that made the record."""
     if run.method_name != record.method or run.method.version != record.method_version:
         raise UserError(
             f"the record is of {record.method} version {record.method_version}, and here is"
@@ -301,7 +307,6 @@ def _run_of(
             f"run is {record.run} in the record, and {run.id} here: versions of metrics or attacks,"
             " or parameters, are not the record's"
         )
-    return run
 
 
 def _drawn(run: Run, record: RunRecord, prompts: int, seed: int) -> Drawn:
