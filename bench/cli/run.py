@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from bench.running.shard import Shard
     from bench.suite.suite import Suite
 
+MOST_SEEDS = 1_000  # generations of a run: each makes all its images again
+
 
 @dataclass(frozen=True)
 class ExperimentOptions:
@@ -53,6 +55,10 @@ class ExperimentOptions:
     seeds: Annotated[
         int, typer.Option(help="Independent generations of every image; the row gets their spread.")
     ] = 1
+
+    def __post_init__(self) -> None:
+        if self.seeds > MOST_SEEDS:
+            raise UserError(f"--seeds must be at most {MOST_SEEDS}, not {self.seeds}")
 
     def resolved(self, suite: Suite) -> tuple[Entry, dict[str, Any], dict[str, Any] | None]:
         """The method's entry, its parameters, and what the record says about how these were chosen

@@ -325,6 +325,12 @@ def exhibit(**changes):
     return set_to("exhibits", [shown])
 
 
+def many_exhibits(record):
+    exhibit()(record)
+    (shown,) = record["exhibits"]
+    record["exhibits"] = [shown | {"attack": f"a{number}"} for number in range(100_000)]
+
+
 LIES = {
     "no digest of the content": (
         lambda record: record.update(schema_version=1, content_sha256=""),
@@ -552,6 +558,7 @@ LIES = {
     ),
     "exhibit of no prompt": (exhibit(prompt="buy"), "is of no attack or prompt of the suite"),
     "exhibit without picture": (exhibit(pictures=["AAAA"]), "has a picture that is none"),
+    "exhibits of many attacks": (many_exhibits, "100000 of 100000 attacks; the suite has "),
 }
 
 

@@ -13,7 +13,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,7 +34,6 @@ WEIGHT_DECAY, LARGEST_GRADIENT = 0.01, 1.0  # those of diffusers' example; the n
 # and how often they are saved does not change the result.
 UNDECIDING = ("model", "data", "steps", "checkpoint_every")
 Watch = Callable[[int, float], None]  # (steps done, loss)
-Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -238,7 +237,20 @@ class Learner:
                 f"a weight is not finite after step {self.step}; {self._last_good()}; lower --lr or"
                 " raise --warmup, with another --out"
             )
-        older, temporary = self._checkpoints(), self.folder / ".step.tmp"
+        older = self._checkpoints()
+        try:
+            self._write(parts)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise UserError(
+                f"the checkpoint of step {self.step} cannot be written: {one_line(error)};"
+                f" {self._last_good()}"
+            ) from error
+        for folder in older:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _write(self, parts: Mapping[str, torch.nn.Module]) -> None:
+        """Write the weights of the parts and the state of the training as one folder."""
+        temporary = self.folder / ".step.tmp"
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         scaler = self.accelerator.scaler
         state = {
@@ -252,26 +264,17 @@ class Learner:
         try:
             temporary.mkdir(parents=True)
             for name, part in parts.items():
-                save_file(
-                    {
-                        key: value.detach().cpu().contiguous()
-                        for key, value in part.state_dict().items()
-                    },
-                    temporary / f"{name}.safetensors",
-                )
+                weights = {
+                    key: value.detach().cpu().contiguous()
+                    for key, value in part.state_dict().items()
+                }
+                save_file(weights, temporary / f"{name}.safetensors")
             torch.save(state, temporary / "optimizer.pt")
             _flush(temporary)
             os.replace(temporary, self.folder / f"step-{self.step:08d}")
-        except BaseException as error:
+        except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
-            if isinstance(error, OSError | RuntimeError | SafetensorError):
-                raise UserError(
-                    f"the checkpoint of step {self.step} cannot be written: {one_line(error)};"
-                    f" {self._last_good()}"
-                ) from error
             raise
-        for folder in older:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _resume(self) -> None:
         """Continue from the newest checkpoint, where there is one."""
@@ -317,7 +320,11 @@ def _average_of(unet: torch.nn.Module, most: float) -> AveragedModel:
     which have learned nothing yet, are soon forgotten.
     """
 
-    def follow(average: Tensors, weights: Tensors, averaged: torch.Tensor | int) -> None:
+    def follow(
+        average: tuple[torch.Tensor, ...] | list[torch.Tensor],
+        weights: tuple[torch.Tensor, ...] | list[torch.Tensor],
+        averaged: torch.Tensor | int,
+    ) -> None:
         step = int(averaged) - 1  # the first weights count as one
         decay = min(most, (1 + step) / (10 + step))
         torch._foreach_lerp_(average, weights, 1 - decay)
