@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.base.errors import UserError
+from bench.base.spread import evenly
 from bench.suite.prompts import Prompt
 from bench.suite.suite import Suite
 
@@ -46,4 +47,4 @@ def spread(prompts: Sequence[Prompt], count: int, role: str) -> list[Prompt]:
             f"attack clique_extraction: {count} prompts of the role {role} are asked for and the"
             f" suite has {len(prompts)}"
         )
-    return [prompts[i * len(prompts) // count] for i in range(count)]
+    return [prompts[row] for row in evenly(len(prompts), count)]

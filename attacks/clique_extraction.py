@@ -34,6 +34,7 @@ from attacks._tiles import distances, tile_elements
 from attacks._training_set import TrainingSet
 from attacks._verification import References, Verified, verified
 from bench.base.errors import UnknownName, UserError
+from bench.base.spread import evenly
 from bench.contracts.attack import EXHIBITS, Attack, Exhibit, Scores, Target
 from bench.contracts.samples import SampleSet
 from bench.features.networks import PROFILES, CopyDescriptor
@@ -339,10 +340,7 @@ def exhibit(target: Target, one: Verified, references: References | None) -> Exh
     """
     finding, match = one.finding, one.match
     others = [member for member in finding.members if member != finding.medoid]
-    shown = [
-        finding.medoid,
-        *(others[i * len(others) // (SHOWN - 1)] for i in range(min(SHOWN - 1, len(others)))),
-    ]
+    shown = [finding.medoid, *(others[row] for row in evenly(len(others), SHOWN - 1))]
     pictures = target.generate([finding.prompt], finding.images).pictures_of(0)
     verdict = (
         f"a copy of training picture {match.name}, l2 {match.distance:.3f}"

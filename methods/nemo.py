@@ -23,6 +23,7 @@ import torch
 from pydantic import Field, PrivateAttr
 
 from bench.base.errors import UserError
+from bench.base.spread import spread
 from bench.contracts.method import FitData, Method, Need, State, Where
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.request import Request
@@ -186,8 +187,7 @@ class Nemo(Method):
         }
 
     def _calibrated(self, denoiser: Denoiser, masks: RowMasks, prompts: tuple[str, ...]) -> float:
-        count = min(self.calibration_prompts, len(prompts))
-        chosen = [prompts[i * len(prompts) // count] for i in range(count)]
+        chosen = spread(prompts, self.calibration_prompts)
         return Probe(denoiser, masks, self.detection).calibrated(
             [denoiser.encode([prompt]) for prompt in chosen], self.calibration
         )

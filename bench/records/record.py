@@ -18,15 +18,15 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.base.digests import digest_of
-from bench.base.errors import UnknownName, UserError, one_line
+from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
-from bench.base.parameters import validation_line
+from bench.base.names import PAGES
+from bench.base.parameters import unknown_key, validation_line
 from bench.records.versions import SCHEMA, upgraded
 from bench.statistics.intervals import INTERVALS
 
 # of suites and methods, which become parts of paths, and of scores, which become columns
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
-PAGES = ("published", "record.schema", "readme")  # names of pages that no suite may take
 # Columns of the tables that are no scores; a score `x` takes `x` and `x_` with each of the endings.
 IDENTITY = (
     "method",
@@ -300,11 +300,11 @@ def load_record(path: Path) -> RunRecord:
         raise UserError(f"record {path} holds no object but {type(content).__name__}")
     try:
         current = upgraded(content)  # before anything else: an older form has other fields
-        _refuse_unknown_fields(current)
         record = RunRecord.model_validate(current)
         digest = content_digest(content)
     except ValidationError as error:
-        raise UserError(f"record {path}: {validation_line(error)}") from error
+        what = unknown_key(error, RunRecord, "field") or validation_line(error)
+        raise UserError(f"record {path}: {str(what)[:600]}") from error
     # numbers beyond any range, nesting beyond any stack
     except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"record {path}: {one_line(error)[:600]}") from error
@@ -324,42 +324,6 @@ def record_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"Run record, schema {SCHEMA}",
     }
-
-
-def _refuse_unknown_fields(content: dict[str, Any]) -> None:
-    """Pydantic would refuse them too; this says what was probably meant."""
-    parts: list[tuple[str, Any, type[BaseModel]]] = [("", content, RunRecord)]
-    tables: tuple[tuple[str, type[BaseModel]], ...] = (
-        ("scores", Score),
-        ("cost", Score),
-        ("attacks", Score),
-        ("samples", RecordedSamples),
-    )
-    for name, model in tables:
-        table = content.get(name)
-        parts += (
-            [(f"{name}.{key}.", value, model) for key, value in table.items()]
-            if isinstance(table, dict)
-            else []
-        )
-    scores = [
-        (before, value)
-        for before, value, model in parts
-        if model is Score and isinstance(value, dict)
-    ]
-    parts += [
-        (f"{before}shown.", value["shown"], Shown) for before, value in scores if "shown" in value
-    ]
-    for name, listed in (("thumbnails", Thumbnail), ("exhibits", RecordedExhibit)):
-        items = content.get(name)
-        parts += [(f"{name}.", value, listed) for value in items] if isinstance(items, list) else []
-    for before, value, model in parts:
-        for key in (
-            sorted(value.keys() - model.model_fields.keys()) if isinstance(value, dict) else ()
-        ):
-            raise UnknownName(
-                "field", before + key, [before + known for known in model.model_fields]
-            )
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -79,7 +79,7 @@ class Entry:
             return str(
                 tomllib.loads(self.file().read_text(encoding="utf-8")).get("description", "")
             )
-        except (OSError, ValueError, UserError) as error:
+        except (OSError, ValueError, RecursionError, UserError) as error:
             return f"broken: {one_line(error)}"
 
     def file(self) -> Path:

@@ -20,6 +20,7 @@ from bench.registry import registry
 from bench.running.judging import target_of
 from bench.running.run import Run
 from bench.store.folders import Root
+from bench.suite.places import SUITE_PREFIX
 from bench.suite.suite import Suite
 
 
@@ -46,10 +47,10 @@ def calibrate(
     # the file to be made; whoever calibrates does not read it
     named = given.pop("calibration", None)
     attack = configure("attack", entry.name, entry.load(), given)
-    if out is None and named and named.startswith(PREFIX):
+    if out is None and named and named.startswith((PREFIX, SUITE_PREFIX)):
         raise UserError(
             f"suite {suite.name} takes its calibration from {named}; say with --out where a new one"
-            " goes"
+            f" goes, and name that under [attacks.{name}] calibration"
         )
     path = out or suite.file.parent / (named or f"{suite.name}.{entry.name}.json")
     settings = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
