@@ -60,6 +60,12 @@ _HOMES = {
     "digest_of": "bench.base.digests",
     "path_digest": "bench.base.digests",
     "read_picture": "bench.base.pictures",
+    "read_image": "bench.base.pictures",
+    "decode_image": "bench.base.pictures",
+    "centred_square": "bench.base.pictures",
+    "has_picture_suffix": "bench.base.pictures",
+    "evenly": "bench.base.spread",
+    "spread": "bench.base.spread",
 }
 __all__ = list(_HOMES)
 __getattr__ = door(__name__, _HOMES)
@@ -72,8 +78,14 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.base.errors import UserError as UserError
     from bench.base.errors import one_line as one_line
     from bench.base.parameters import validation_line as validation_line
+    from bench.base.pictures import centred_square as centred_square
+    from bench.base.pictures import decode_image as decode_image
+    from bench.base.pictures import has_picture_suffix as has_picture_suffix
+    from bench.base.pictures import read_image as read_image
     from bench.base.pictures import read_picture as read_picture
     from bench.base.progress import Report as Report
+    from bench.base.spread import evenly as evenly
+    from bench.base.spread import spread as spread
     from bench.contracts.attack import EXHIBITS as EXHIBITS
     from bench.contracts.attack import Attack as Attack
     from bench.contracts.attack import Exhibit as Exhibit

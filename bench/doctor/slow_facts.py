@@ -17,7 +17,6 @@ from typing import Any
 from bench.base.child import answering, ask_child
 from bench.base.errors import one_line
 from bench.doctor.report import odd
-from bench.doctor.suites import lenient_suite
 
 
 def ask_classes(suites: Sequence[str], seconds: float) -> dict[str, Any]:
@@ -119,8 +118,10 @@ def _asked_classes(name: str) -> dict[str, Any]:
     from bench.registry import registry
     from bench.running.experiment import Experiment
     from bench.running.timing import timing_file
+    from bench.suite.load import load_suite
+    from bench.suite.needs import readable_part
 
-    suite = lenient_suite(name)
+    suite, _ = readable_part(load_suite(name))
     judges: dict[str, dict[str, Any]] = {"metric": {}, "attack": {}}
     files: list[tuple[str, str]] = []
     problems: list[str] = []

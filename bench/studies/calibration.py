@@ -20,6 +20,7 @@ from bench.registry import registry
 from bench.running.judging import target_of
 from bench.running.prepared import prepare
 from bench.store.folders import Root
+from bench.suite.places import SUITE_PREFIX
 from bench.suite.suite import Suite
 
 
@@ -44,10 +45,10 @@ def calibrate(
     settings = suite.settings.attacks.get(name, {}) | values
     target_file = settings.pop("calibration", None)  # it is written here, and not read
     attack = configure("attack", entry.name, entry.load(), settings)
-    if out is None and target_file and target_file.startswith(PREFIX):
+    if out is None and target_file and target_file.startswith((PREFIX, SUITE_PREFIX)):
         raise UserError(
             f"suite {suite.name} takes its calibration from {target_file}; say with --out where a"
-            " new one goes"
+            f" new one goes, and name that under [attacks.{name}] calibration"
         )
     path = out or suite.file.parent / (target_file or f"{suite.name}.{entry.name}.json")
     unjudged = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})

@@ -4,25 +4,22 @@ where a sample store came with it.
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import Image
 
 from bench.base.errors import UserError, one_line
-from bench.base.pictures import SIDE, small_png
+from bench.base.pictures import SIDE, BadPicture, decode_png, decode_small_png, small_png
 from bench.base.spread import evenly
 from bench.contracts.attack import EXHIBITS
 from bench.records.record import RunRecord
 from bench.running.demand import PROMPTS, THUMBNAILS
 from bench.running.experiment import Experiment
 from bench.store.folders import Root, open_folder
-from bench.store.store import SampleKey, SampleStore, decode_png, pixel_digest, read_picture
+from bench.store.store import SampleKey, SampleStore, pixel_digest, read_picture
 from bench.submission.claim import NAME, Claim
 from bench.suite.prompts import Prompt
 from bench.suite.settings import Role
@@ -120,12 +117,18 @@ def equal(store: SampleStore, images: Sequence[Keyed], side: int) -> list[bool]:
     for start in range(0, len(images), AT_ONCE):
         part = images[start : start + AT_ONCE]
         for (_, digest), png in zip(part, store.png([key for key, _ in part]), strict=True):
-            # the size first: it may fill all memory
-            found.append(
-                Image.open(io.BytesIO(png)).size == (side, side)
-                and pixel_digest(decode_png(png)) == digest
-            )
+            found.append(_digest_of(png, side) == digest)
     return found
+
+
+def _digest_of(png: bytes, side: int) -> str:
+    """The digest of a picture's pixels; empty for a damaged one and for one with more pixels than a
+    square of `side` has.
+    """
+    try:
+        return pixel_digest(decode_png(png, side * side))
+    except BadPicture:
+        return ""
 
 
 def small_picture(encoded: str) -> np.ndarray:
@@ -133,15 +136,7 @@ def small_picture(encoded: str) -> np.ndarray:
 
     Raises `ValueError` for anything else and for one that is larger than allowed.
     """
-    png = base64.b64decode(encoded, validate=True)
-    # reads the head only: a small file can hold a picture that fills all memory
-    image = Image.open(io.BytesIO(png))
-    if image.format != "PNG" or max(image.size) > SIDE:
-        raise ValueError(
-            f"{image.format} of {image.size[0]}x{image.size[1]} pixels, and a PNG of at most {SIDE}"
-            " a side is allowed"
-        )
-    return decode_png(png)
+    return decode_small_png(encoded)
 
 
 def thumbnails(claim: Claim) -> Iterator[str]:

@@ -230,7 +230,8 @@ def test_all_problems_are_told_together(given, desk, tiny_folder):
         (b"caption,url\na,b\n", r"no column 'prompt' \(it has: caption, url\)"),
         (b"prompt\n", "has no prompts"),
         (b'prompt\n"never closed\n', "cannot be read as CSV"),
-        (b"prompt,prompt\na,b\n", "stands more than once: prompt"),
+        (b"prompt,prompt\na,b\n", "line 1: the column 'prompt' stands more than once"),
+        (b"prompt\na\0b\n", "line 2 holds a NUL character"),
     ],
 )
 def test_a_damaged_prompt_list_is_refused(given, desk, content, says):
@@ -238,7 +239,10 @@ def test_a_damaged_prompt_list_is_refused(given, desk, content, says):
     assert re.search(says, problems(replace(given, images=None)))
 
 
-@for_all(st.lists(TEXTS.filter(lambda text: text.strip()), min_size=2, max_size=6, unique=True))
+PROMPTS = TEXTS.filter(lambda text: text.strip() and "\0" not in text)
+
+
+@for_all(st.lists(PROMPTS, min_size=2, max_size=6, unique=True))
 def test_prompts_are_kept_byte_by_byte(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("bytes")
     given, problems = Given(), list[str]()

@@ -121,7 +121,10 @@ def test_all_three_forms_of_captions_give_the_same_pairs(data):
 @pytest.mark.parametrize(
     ("rows", "what"),
     [
-        ([["file_name", "caption"], ["0.png", "a"]], "entry 1 has not both file_name and text"),
+        (
+            [["file_name", "caption"], ["0.png", "a"]],
+            "has not both file_name and text (it has: file_name, caption)",
+        ),
         ([["file_name", "text"], ["0.png", " "]], "picture 0.png has no caption"),
         ([["file_name", "text"], ["11.png", "a"]], "picture 11.png is missing"),
         ([["file_name", "text"], ["../data/0.png", "a"]], "no path inside the folder"),
@@ -139,7 +142,7 @@ def test_other_bad_data_and_a_missing_model_are_one_line_each(data, training, tm
     (data / "metadata.jsonl").write_text("{]")
     assert "holds both" in refused(lambda: read_pairs(data))
     (data / "metadata.csv").unlink()
-    assert "cannot be read" in refused(lambda: read_pairs(data))
+    assert "metadata.jsonl, line 1: no valid JSON" in refused(lambda: read_pairs(data))
     (data / "metadata.jsonl").unlink()
     assert "picture 0.png has no caption" in refused(lambda: read_pairs(data))
     (tmp_path / "empty").mkdir()
@@ -193,13 +196,14 @@ def test_what_stands_at_a_position_does_not_depend_on_where_reading_starts(first
 def test_pictures_of_other_sizes_are_resized_and_cropped_as_the_attack_does(tmp_path):
     from PIL import Image
 
-    from attacks._training_set import fitted
+    from attacks._training_set import TrainingSet
 
     random = np.random.default_rng(0)
     for size in ((40, 57), (57, 40), (32, 32), (20, 70)):
         path = tmp_path / "p.png"
         Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
-        assert np.array_equal(fitted_picture(path, SIDE), fitted(Image.open(path), SIDE))
+        ((_, (attacked,)),) = TrainingSet.open([path], SIDE)
+        assert np.array_equal(fitted_picture(path, SIDE), attacked)
 
 
 def test_latents_are_encoded_once_and_mirrored_ones_beside(data, tmp_path):

@@ -30,10 +30,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.base.errors import UserError, one_line
+from bench.base.errors import UserError
 from bench.base.files import write_atomically
 from bench.base.parameters import configure
 from bench.base.progress import Report, silent
+from bench.base.prompt_lists import read_list
 from bench.records.environment import environment
 from bench.records.record import RunRecord, Score
 from bench.registry import registry
@@ -184,18 +185,11 @@ def _clean_captions(protocol: Protocol, others: list[str], repeated: set[str]) -
 
 
 def _read_captions(file: Path) -> list[str]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            column = next(
-                (name for name in ("prompt", "text") if name in (reader.fieldnames or ())), None
-            )
-            found = [(row[column] or "").strip() for row in reader] if column else []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"clean captions {file} cannot be read: {one_line(error)[:120]}") from error
+    found = read_list(file)
+    column = next((name for name in ("prompt", "text") if name in found.columns), None)
     if column is None:
         raise UserError(f"clean captions {file} have neither a column prompt nor text")
-    return [caption for caption in found if caption]
+    return [caption for row in found.rows if (caption := row.text(column).strip())]
 
 
 def _write_csv(path: Path, rows: list[list[str]]) -> None:
