@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
@@ -123,8 +124,8 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
             info.orig_filename,
             info.file_size,
             special,
-            None if info.is_dir() else lambda info=info: archive.open(info),
-        )  # type: ignore[misc]
+            None if info.is_dir() else partial(archive.open, info),
+        )
 
 
 def _tar_members(archive: tarfile.TarFile, folder: Path) -> Iterator[_Member]:
@@ -133,8 +134,8 @@ def _tar_members(archive: tarfile.TarFile, folder: Path) -> Iterator[_Member]:
             info.name,
             info.size,
             _special_of_tar(info, folder),
-            None if info.isdir() else lambda info=info: archive.extractfile(info),
-        )  # type: ignore[misc]
+            None if info.isdir() else partial(archive.extractfile, info),
+        )
 
 
 def _special_of_tar(info: tarfile.TarInfo, folder: Path) -> str:
