@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 
+import bench.statistics as stats
 from attacks._findings import Finding
 from attacks._verification import Verified, different_pictures
-from bench.base.errors import Unmeasurable
-from bench.contracts.attack import Scores
-from bench.contracts.metric import PerImage, PerSet
-from bench.statistics import intervals as stats
+from bench import PerImage, PerSet, Scores, Unmeasurable
 
 
 def account(

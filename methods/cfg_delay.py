@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from bench.contracts.method import Method, State, Where
-from bench.diffusion.request import Step
+from bench import Method, State, Step, Where
 
 
 class CfgDelay(Method):

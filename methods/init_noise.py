@@ -8,9 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.contracts.method import Method, State, Where
-from bench.diffusion.denoiser import Denoiser
-from bench.diffusion.request import Request, Step
+from bench import Denoiser, Method, Request, State, Step, Where
 
 
 class InitNoise(Method):

@@ -16,10 +16,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from bench.base.errors import Unmeasurable
-from bench.contracts.metric import Evaluation, Metric, PerImage
-from bench.records.record import Shown
-from bench.statistics import intervals as stats
+import bench.statistics as stats
+from bench import Evaluation, Metric, PerImage, Shown, Unmeasurable
 from metrics._sscd_paper import Paper, PaperSscd, by_image, by_prompt, pair_medians
 
 PAPER = Paper("NeMo (Hintersdorf et al.), NeurIPS 2024", "sscd_disc_mixup", "nemo", 10)

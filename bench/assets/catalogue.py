@@ -21,8 +21,8 @@ from bench.assets.asset import Asset, Receipt, inside_the_cache, locate, read_re
 from bench.assets.hub import hub_url, in_hub_cache
 from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UnknownName, UserError
-from bench.base.parameters import validation_line
-from bench.base.prompt_lists import read_rows
+from bench.base.parameters import refusal
+from bench.base.prompt_lists import read_list
 
 PREFIX = "asset:"
 SHIPPED = Path(__file__).with_name("catalogue.toml")
@@ -86,18 +86,19 @@ Entry = FileEntry | HubEntry | PicturesEntry
 
 def parse_entries(tables: Mapping[str, Any], file: Path) -> dict[str, Entry]:
     """Entries by name. Raises `UserError` naming the file and the entry that is wrong."""
+    if not isinstance(tables, Mapping):
+        raise UserError(f"{file}: assets must be a table")
     entries: dict[str, Entry] = {}
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise UserError(f"{file}: asset {name} must be a table")
         kind = HubEntry if "hub" in table else PicturesEntry if "list" in table else FileEntry
-        for key in table:
-            if key not in kind.model_fields:
-                raise UnknownName(f"key of asset {name} in {file.name}", key, kind.model_fields)
         try:
             entries[name] = kind.model_validate(table)
         except ValidationError as error:
-            raise UserError(f"{file}: asset {name}: {validation_line(error)}") from error
+            raise refusal(
+                error, kind, f"key of asset {name} in {file.name}", f"{file}: asset {name}"
+            ) from error
     return entries
 
 
@@ -290,14 +291,14 @@ class Assets:
 
         Raises `UserError` when the list is not there.
         """
-        columns, rows = read_rows(self.path(entry.list), entry.format, entry.delimiter)
+        found = read_list(self.path(entry.list), entry.format, entry.delimiter)
         for column in (entry.id, entry.url):
-            if column not in columns:
+            if column not in found.columns:
                 raise UserError(
                     f"suite {self.suite}: the list {entry.list} has no column '{column}' (it has:"
-                    f" {', '.join(sorted(columns))})"
+                    f" {', '.join(sorted(found.columns))})"
                 )
-        return [(row[entry.id], row[entry.url], "") for row in rows]
+        return [(row[entry.id], row[entry.url], "") for row in found.rows]
 
     def lacking(self, name: str) -> list[Lacking]:
         """What is missing of an entry; nothing when it can be used."""

@@ -19,26 +19,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from bench.assets.archive import sha256_of, unwritable
 from bench.assets.download import GONE, Part, Refused, Wanted, Wrong, flush, local_path, obtain
 from bench.assets.session import MIB, Session, folder_lock
 from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
+from bench.base.pictures import FORMATS, MAX_PIXELS, BadPicture, decode_image
 from bench.base.progress import Report, silent
 
-FORMATS = {
-    "JPEG": "jpg",
-    "MPO": "jpg",
-    "PNG": "png",
-    "WEBP": "webp",
-    "GIF": "gif",
-    "BMP": "bmp",
-    "TIFF": "tif",
-}
-# of a picture: more is refused before it is decoded, or read
-MAX_PIXELS, MAX_BYTES = 64_000_000, 64 * MIB
+MAX_BYTES = 64 * MIB  # of a picture: more is refused before it is read
 COLUMNS = ("id", "url", "status", "file", "sha256", "bytes")
 # characters kept in images.csv: a picture inside its address (data:) makes a field that no reader
 # of CSV takes
@@ -209,31 +198,13 @@ def _fetch_image(id: str, url: str, sha256: str, folder: Path, session: Session)
 
 
 def _picture_suffix(path: Path) -> str:
-    """The suffix of a picture that decodes. Raises `Wrong` for anything else."""
-    with _DECODING, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of what is refused below
-        try:
-            with Image.open(path, formats=[name for name in FORMATS if name != "MPO"]) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise Wrong(
-                        f"the picture has {image.width}x{image.height} pixels, and {MAX_PIXELS:,}"
-                        " are allowed"
-                    )
-                image.convert("RGB")
-                suffix = FORMATS[str(image.format)]
-            content = path.read_bytes() if suffix in ("png", "gif") else b""
-            if (suffix == "png" and b"IEND\xaeB`\x82" not in content) or (
-                suffix == "gif" and not content.rstrip(b"\0").endswith(b";")
-            ):
-                # which Pillow does not need to decode these two
-                raise Wrong("it is no whole picture: its end is missing")
-            return suffix
-        except Wrong:
-            raise
-        except Exception as error:  # Pillow's decoders raise all sorts for damaged files
-            raise Wrong(
-                f"it is no whole picture: {one_line(error).replace(str(path), 'it')[:120]}"
-            ) from error
+    """The suffix of a picture that can be used. Raises `Wrong` for anything else."""
+    try:
+        with _DECODING, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged marks, which change no pixel
+            return FORMATS[decode_image(path.read_bytes(), most_pixels=MAX_PIXELS)[1]]
+    except BadPicture as error:
+        raise Wrong(one_line(error)) from error
 
 
 def read_images(folder: Path) -> dict[str, ImageRow]:

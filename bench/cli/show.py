@@ -1,6 +1,4 @@
-"""`bench list` and `bench show`: what there is, and what one method, metric, attack or suite
-does.
-"""
+"""`bench show`: what one method, metric, attack or suite does."""
 
 from __future__ import annotations
 
@@ -10,53 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.app import app
+from bench.cli.app import app, examples
 from bench.cli.options import Json
 from bench.registry import registry
 from bench.registry.listing import ATTRIBUTES, kind_of
 from bench.registry.registry import Entry
 
 
-@app.command("list")
-def list_(
-    kind: Annotated[
-        str | None, typer.Argument(help="methods, metrics, attacks or suites; all by default.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """List what can be named: methods, metrics, attacks, suites, with those of installed plug-ins
-    and which of these are broken.
-    """
-    from bench.cli.show import listing_text
-    from bench.registry.listing import list_names
-
-    found = list_names(kind)
-    print(json.dumps(found, indent=1) if as_json else listing_text(found))
-
-
-@app.command(epilog="Example:  bench show wanda")
+@app.command(epilog=examples("bench show wanda", "bench show testbed"))
 def show(
     name: Annotated[str, typer.Argument(help="A method, metric, attack or suite.")],
     as_json: Json = False,
 ) -> None:
-    """Show what a name stands for: its parameters with defaults, its paper, what it needs; or a
-    suite's protocol.
-    """
-    from bench.cli.show import show_text
-
+    """Show what a name stands for: its parameters, paper and needs, or a suite's protocol."""
     print(show_text(name, as_json))
-
-
-def listing_text(found: dict[str, dict[str, str]]) -> str:
-    width = max((len(name) for names in found.values() for name in names), default=0)
-    lines = []
-    for plural, names in found.items():
-        lines += [
-            f"{plural}:",
-            *(f"  {name:<{max(width, 16)}} {summary}" for name, summary in names.items()),
-        ]
-        lines += [] if names else ["  (none yet)"]
-    return "\n".join(lines)
 
 
 def show_text(name: str, as_json: bool) -> str:
@@ -72,7 +37,7 @@ def _suite_facts(name: str) -> dict[str, Any]:
     from bench.suite.needs import lenient, missing_assets
 
     suite = lenient(load_suite(name))
-    lacking = [one.name for one in missing_assets(suite)]
+    lacking = [asset.name for asset in missing_assets(suite)]
     facts = suite.settings.model_dump(mode="json", exclude_none=True) | {
         "fingerprint": None if lacking else suite.fingerprint
     }

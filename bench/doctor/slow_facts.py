@@ -12,14 +12,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from bench.base.child import answering, ask_child
 from bench.base.errors import one_line
 from bench.doctor.report import odd
-from bench.doctor.suites import lenient_suite
 
 
 def ask_classes(suites: Sequence[str], seconds: float) -> dict[str, Any]:
@@ -116,12 +113,15 @@ def _asked_classes(name: str) -> dict[str, Any]:
     from bench.base.parameters import configure
     from bench.contracts.attack import Attack
     from bench.contracts.method import Method
+    from bench.diffusion.execution import Execution
     from bench.diffusion.model import pick_device
     from bench.registry import registry
-    from bench.running.run import Run
+    from bench.running.experiment import Experiment
     from bench.running.timing import timing_file
+    from bench.suite.load import load_suite
+    from bench.suite.needs import readable_part
 
-    suite = lenient_suite(name)
+    suite, _ = readable_part(load_suite(name))
     judges: dict[str, dict[str, Any]] = {"metric": {}, "attack": {}}
     files: list[tuple[str, str]] = []
     problems: list[str] = []
@@ -149,23 +149,11 @@ def _asked_classes(name: str) -> dict[str, Any]:
                 judge.fits(suite)
         except Exception as error:
             problems.append(odd(error))
-    run = Run(
-        suite,
-        "none",
-        Method(),
-        {},
-        judges["metric"],
-        judges["attack"],
-        Path(),
-        Path(),
-        pick_device(None),
-    )
-    # the real one would hash the model and read every shard
-    run.__dict__["store"] = SimpleNamespace(folder=Path())
-    keys = {key for role in run.roles for key in run.keys(role)}
+    experiment = Experiment(suite, "none", Method(), judges["metric"], judges["attack"])
+    keys = {key for role in experiment.roles for key in experiment.keys(role)}
     for attack in judges["attack"].values():
         try:
-            keys |= {key for part in attack.asks(suite) for key in run.keys_of(*part)}
+            keys |= {key for part in experiment.keys_of_attack(attack) for key in part}
         except Exception:
             exact = False
     return {
@@ -173,7 +161,7 @@ def _asked_classes(name: str) -> dict[str, Any]:
         "problems": problems,
         "images": len(keys),
         "exact": exact and not problems,
-        "timing": timing_file(run),
+        "timing": timing_file(pick_device(None), Execution()),
     }
 
 

@@ -15,14 +15,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.assets.catalogue import PREFIX
-from bench.base.errors import UserError, one_line
+from bench.base.errors import visible
+from bench.base.files import is_regular_file
 from bench.diffusion.weights_header import read_weights_header
-from bench.doctor.report import PROGRAM, FileFact, Gpu, Mark, SuiteFact, gib, odd, quietly
+from bench.doctor.report import PROGRAM, FileFact, Gpu, Mark, SuiteFact, gib, odd
 
 if TYPE_CHECKING:
     from bench.suite.suite import Suite
@@ -72,35 +72,15 @@ def suite_names() -> list[str]:
     return list(registry.entries("suite"))
 
 
-def lenient_suite(name: str) -> Suite:
-    """A suite that gives the prompts of the lists it can read, as many as it expects of those that
-    are not fetched, and takes pictures for present.
-    """
-    from bench.suite.load import load_suite
-    from bench.suite.prompts import Prompt, read_prompts
-    from bench.suite.suite import Suite
-
-    class Lenient(Suite):
-        @cached_property
-        def _prompts_by_role(self) -> dict[str, tuple[Prompt, ...]]:
-            found = {
-                role: quietly(partial(read_prompts, self.places, role, settings, None))
-                for role, settings in self.settings.prompts.items()
-            }
-            return {role: prompts for role, prompts in found.items() if prompts}
-
-    strict = load_suite(name)
-    return Lenient(strict.settings, strict.file, entries=strict.entries, lenient=True)
-
-
 def look(name: str) -> Looked:
     """Every file that a suite names, found or not, all of them however many are missing; and the
     size of its model.
     """
-    from bench.suite.prompts import read_prompts
+    from bench.suite.load import load_suite
+    from bench.suite.needs import readable_part
 
     try:
-        suite = lenient_suite(name)
+        suite, unreadable = readable_part(load_suite(name))
         lacking = {one.name for asset in suite.wanted() for one in suite.assets.lacking(asset)}
         files = [
             FileFact(
@@ -118,20 +98,14 @@ def look(name: str) -> Looked:
                 files.append(
                     FileFact(f"prompts {role}", str(file), "" if file.is_file() else "missing")
                 )
-            if file.is_file():
-                try:
-                    references = {
-                        path
-                        for prompt in read_prompts(suite.places, role, settings, None)
-                        for path in prompt.references
-                    }
-                    if not settings.references.startswith(PREFIX):
-                        files += [
-                            FileFact("reference", str(path), "" if path.is_file() else "missing")
-                            for path in sorted(references)
-                        ]
-                except UserError as error:
-                    problems.append(one_line(error))
+            if role in unreadable:
+                problems.append(visible(unreadable[role]))
+            elif not settings.references.startswith(PREFIX):
+                references = {path for prompt in suite.prompts(role) for path in prompt.references}
+                files += [
+                    FileFact("reference", str(path), "" if is_regular_file(path) else "missing")
+                    for path in sorted(references)
+                ]
         return Looked(name, suite, tuple(files), tuple(problems), parameters)
     except Exception as error:
         return Looked(name, problems=(odd(error),))
@@ -221,7 +195,7 @@ def judged(looked: Looked, answers: Mapping[str, Any], room: Room, store: Path) 
 def _fact_of(
     looked: Looked, suite: Suite, answers: Mapping[str, Any], room: Room, store: Path
 ) -> SuiteFact:
-    from bench.base.pictures import PNG_BYTES
+    from bench.base.pictures import PNG_BYTES_PER_PIXEL
 
     settings = suite.settings.model
     named = answers.get("files") or _named_by_judges(suite)
@@ -235,7 +209,7 @@ def _fact_of(
         if looked.parameters is None
         else round(looked.parameters * BYTES[settings.dtype] * factor)
     )
-    disk = None if images is None else round(images * settings.side**2 * PNG_BYTES)
+    disk = None if images is None else round(images * settings.side**2 * PNG_BYTES_PER_PIXEL)
     lacking = [file for file in files if file.problem]
     mark, verdict = _verdict(problems, lacking, len(files), looked.parameters, memory, disk, room)
     timed = _seconds_an_image(suite, store, str(answers.get("timing", "")))

@@ -28,14 +28,19 @@ from PIL import Image
 from bench.base.digests import digest_of, path_digest
 from bench.base.errors import Unmeasurable, UserError, one_line
 from bench.base.files import write_atomically
+from bench.base.pictures import (
+    SUFFIXES,
+    BadPicture,
+    has_picture_suffix,
+    read_image,
+    with_short_side,
+)
 from bench.base.progress import Report, silent
 from bench.features.extractor import Extractor
 from bench.features.networks import CleanFeatures
 from bench.statistics.frechet import Statistics, moments, read_statistics, write_statistics
-from bench.store.store import read_picture
 from bench.suite.prompts import Prompt
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 PART = 512  # pictures whose features stand in one file
 BATCH = 32  # pictures that are decoded and handed to the network together
 # that decode; pictures wait for the network and not the other way round
@@ -79,13 +84,12 @@ def pictures_in(folder: Path, side: int | None = None) -> RealSet:
             f"{folder} is no folder of pictures; unpack the archive and name its folder"
         )
     found = sorted(
-        (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()),
+        (path for path in folder.rglob("*") if has_picture_suffix(path) and path.is_file()),
         key=lambda path: path.relative_to(folder).parts,
     )
     if len(found) < 2:
         raise UserError(
-            f"{folder} holds {len(found)} pictures ({', '.join(sorted(SUFFIXES))}); at least 2 are"
-            " needed"
+            f"{folder} holds {len(found)} pictures ({', '.join(SUFFIXES)}); at least 2 are needed"
         )
     return RealSet(folder.name, tuple(found), side)
 
@@ -110,22 +114,21 @@ def centre_square(image: Image.Image, side: int) -> Image.Image:
     """The shorter side resized to `side` (PIL bicubic, antialiased, 8 bits), then the centre cut
     out: as torchvision's Resize and CenterCrop.
     """
-    width, height = image.size
-    short = min(width, height)
-    image = image.resize((width * side // short, height * side // short), Image.Resampling.BICUBIC)
+    image = with_short_side(image, side)
     left, top = round((image.width - side) / 2), round((image.height - side) / 2)
     return image.crop((left, top, left + side, top + side))
 
 
 def read_cut(path: Path, side: int | None) -> np.ndarray:
-    """One picture, uint8 `[H, W, 3]`, whatever its colours; transparency and orientation marks are
-    ignored, as clean-fid does. `UserError` names the file.
+    """One picture file as uint8 `[H, W, 3]`, cut to a square of `side` pixels where that is given.
+
+    Raises `UserError`, which names the file.
     """
+    image = read_image(path)
     try:
-        picture = read_picture(path)
-    except Image.DecompressionBombError as error:
-        raise UserError(f"picture {path} cannot be read: {one_line(error)[:120]}") from error
-    return picture if side is None else np.asarray(centre_square(Image.fromarray(picture), side))
+        return np.asarray(image if side is None else centre_square(image, side))
+    except BadPicture as error:
+        raise UserError(f"picture {path} cannot be used: {one_line(error)}") from error
 
 
 def decoded(

@@ -4,9 +4,7 @@ those to learn from and those to judge by.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import math
 import os
 import unicodedata
@@ -16,13 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-from bench.base.errors import one_line, visible
+from bench.base import prompt_lists
+from bench.base.errors import UserError, visible
+from bench.base.files import is_regular_file
+from bench.base.pictures import has_picture_suffix, read_image
 from bench.base.progress import Report
+from bench.base.prompt_lists import PromptList, scan_list
 from bench.new_suite.given import Checks, absolute, examples
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
 @dataclass
@@ -43,55 +42,46 @@ class PromptChecks(Checks):
     """Prompt lists, the training pictures that belong to them, and who is held out."""
 
     def read_rows(self, path: Path, letter: str) -> list[Row]:
-        """The prompts of a CSV; texts are kept byte by byte, since they are keys."""
+        """The prompts of a CSV, cut at the comma, semicolon or tab that gives a column `prompt`;
+        rows without an id are numbered after `letter`.
+        """
         try:
-            content = path.read_bytes()
-            if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise ValueError("it is UTF-16: save it as CSV in UTF-8")
-            lines = _fields(content.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            byte, line = error.object[error.start], error.object[: error.start].count(b"\n") + 1
-            self.problems.append(
-                f"{path} is not UTF-8 (byte 0x{byte:02x} in line {line}): save it as UTF-8"
-            )
-            return []
-        except (OSError, ValueError, csv.Error) as error:
-            self.problems.append(f"{path} cannot be read as CSV: {one_line(error)[:120]}")
-            return []
-        header, body = (lines[0][1], lines[1:]) if lines else ([], [])
-        if "prompt" not in header:
-            self.problems.append(
-                f"{path} has no column 'prompt' (it has:"
-                f" {visible(', '.join(header))[:200] or 'none'})"
-            )
-            return []
-        twice = [name for name in ("prompt", "id", "group", "reference") if header.count(name) > 1]
-        long = [line for line, cells in body if len(cells) > len(header)]
-        self.rows_problem(path, twice, "a column that stands more than once:")
-        self.rows_problem(
-            path, long, "more fields than the header has (a comma without quotes?), line"
-        )
-        rows = []
-        for number, (line, cells) in enumerate(body, 1):
-            row = dict(zip(header, cells))
-            own = row.get("id") or ""
-            rows.append(
-                Row(
-                    line,
-                    own or f"{letter}{number:05d}",
-                    row.get("prompt", ""),
-                    row.get("group") or "",
-                    row.get("reference") or "",
-                    bool(own),
+            found = scan_list(path, "csv", delimiter=None)
+            if "prompt" not in found.columns:
+                self.problems.append(
+                    f"{path} has no column 'prompt' (it has:"
+                    f" {visible(', '.join(found.columns))[:200] or 'none'})"
                 )
-            )
+                return []
+            short = self._tell_faults(found)
+            rows = [
+                _row(row, f"{letter}{number:05d}")
+                for number, row in enumerate(found.rows, 1)
+                if row.line not in short
+            ]
+        except UserError as error:
+            self.problems.append(str(error))
+            return []
+        self._tell_empty_and_repeated(path, rows)
+        return rows
+
+    def _tell_faults(self, found: PromptList) -> set[int]:
+        """Add the rows that are not whole to the problems; the lines of those that lack cells."""
+        long = [fault.line for fault in found.faults if fault.surplus]
+        short = [fault.line for fault in found.faults if not fault.surplus]
+        self.rows_problem(
+            found.file, long, "more fields than the header has (a comma without quotes?), line"
+        )
+        self.rows_problem(found.file, short, "fewer fields than the header has, line")
+        return set(short)
+
+    def _tell_empty_and_repeated(self, path: Path, rows: list[Row]) -> None:
         self.rows_problem(
             path, [row.line for row in rows if not row.prompt.strip()], "empty prompts, line"
         )
+        ids = Counter(row.id for row in rows)
         self.rows_problem(
-            path,
-            [id for id, count in Counter(row.id for row in rows).items() if count > 1],
-            "ids that stand more than once:",
+            path, [id for id, count in ids.items() if count > 1], "ids that stand more than once:"
         )
         if not rows:
             self.problems.append(f"{path} has no prompts")
@@ -101,7 +91,6 @@ class PromptChecks(Checks):
                 f"{path.name}: {again} prompts repeat an earlier one; such prompts stay on one side"
                 " of the split"
             )
-        return rows
 
     def find_references(self, rows: list[Row], report: Report) -> tuple[int, int]:
         """Fill every row's references; how many were expected, and how many are there and
@@ -122,7 +111,7 @@ class PromptChecks(Checks):
             return len(rows), 0
         by_name: dict[str, list[Path]] = {}
         for path in sorted(folder.iterdir()) if folder else ():
-            if path.suffix.lower() in SUFFIXES and path.is_file():
+            if has_picture_suffix(path) and path.is_file():
                 for key in {_normal(path.name), _normal(path.stem)}:
                     by_name.setdefault(key, []).append(path)
         wanted: list[tuple[Row, str, list[Path]]] = []
@@ -130,7 +119,7 @@ class PromptChecks(Checks):
             names = [name for name in row.listed.split("|") if name]
             for name in names:
                 places = [place / name for place in (folder, beside) if place is not None]
-                wanted.append((row, name, [path for path in places if _is_file(path)][:1]))
+                wanted.append((row, name, [path for path in places if is_regular_file(path)][:1]))
             if not names:
                 wanted.append((row, row.id, by_name.get(_normal(row.id), []) if row.has_id else []))
         candidates = list(dict.fromkeys(path for _, _, paths in wanted for path in paths))
@@ -257,40 +246,22 @@ def _normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    # a name too long for the system, say: a caption in the wrong column
-    except (OSError, ValueError):
-        return False
+def _row(row: prompt_lists.Row, number_as_id: str) -> Row:
+    own = row.get("id") or ""
+    return Row(
+        row.line,
+        own or number_as_id,
+        row.text("prompt"),
+        row.get("group") or "",
+        row.get("reference") or "",
+        bool(own),
+    )
 
 
 def _undecodable(path: Path) -> str:
     """Why a picture cannot be used; empty when it can."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
-            image.convert("RGB")
-    except Exception as error:  # each format's decoder raises its own
-        return one_line(error)[:60]
+        read_image(path)
+    except UserError as error:
+        return str(error).removeprefix(f"picture {path} cannot be read: ")[:120]
     return ""
-
-
-def _fields(content: str) -> list[tuple[int, list[str]]]:
-    """The records of a CSV, each with the line where it begins; separated by what gives a column
-    `prompt`: comma, semicolon or tab.
-    """
-
-    def reader(delimiter: str, strict: bool) -> Any:
-        return csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=strict)
-
-    chosen = next(
-        (delimiter for delimiter in ",;\t" if "prompt" in next(reader(delimiter, False), [])), ","
-    )
-    lines, records, begins = reader(chosen, True), [], 1
-    for cells in lines:
-        if cells:
-            records.append((begins, cells))
-        begins = lines.line_num + 1
-    return records

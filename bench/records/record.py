@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from bench.base.digests import digest_of
 from bench.base.errors import UnknownName, UserError, one_line
 from bench.base.files import write_atomically
-from bench.base.parameters import validation_line
+from bench.base.names import PAGES
+from bench.base.parameters import unknown_key, validation_line
 from bench.records.versions import SCHEMA, upgraded
 from bench.statistics.intervals import INTERVALS
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 # of suites and methods, which become parts of paths, and of scores, which become columns
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
-PAGES = ("published", "record.schema", "readme")  # names of pages that no suite may take
 # Columns of the tables that are no scores; a score `x` takes `x` and `x_` with each of the endings.
 IDENTITY = (
     "method",
@@ -383,11 +383,11 @@ def load_record(path: Path | str) -> RunRecord:
         raise UserError(f"record {path} holds no object but {type(content).__name__}")
     try:
         current = upgraded(content)  # before anything else: an older form has other fields
-        _refuse_unknown_fields(current)
         record = RunRecord.model_validate(current)
         digest = content_digest(content)
     except ValidationError as error:
-        raise UserError(f"record {path}: {validation_line(error)}") from error
+        what = unknown_key(error, RunRecord, "field") or validation_line(error)
+        raise UserError(f"record {path}: {str(what)[:600]}") from error
     # numbers beyond any range, nesting beyond any stack
     except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"record {path}: {one_line(error)[:600]}") from error
@@ -424,42 +424,6 @@ def _with_descriptions_on_one_line(value: Any) -> Any:
         )
         for key, item in value.items()
     }
-
-
-def _refuse_unknown_fields(content: dict[str, Any]) -> None:
-    """Pydantic would refuse them too; this says what was probably meant."""
-    parts: list[tuple[str, Any, type[BaseModel]]] = [("", content, RunRecord)]
-    tables: tuple[tuple[str, type[BaseModel]], ...] = (
-        ("scores", Score),
-        ("cost", Score),
-        ("attacks", Score),
-        ("samples", RecordedSamples),
-    )
-    for name, model in tables:
-        table = content.get(name)
-        parts += (
-            [(f"{name}.{key}.", value, model) for key, value in table.items()]
-            if isinstance(table, dict)
-            else []
-        )
-    scores = [
-        (before, value)
-        for before, value, model in parts
-        if model is Score and isinstance(value, dict)
-    ]
-    parts += [
-        (f"{before}shown.", value["shown"], Shown) for before, value in scores if "shown" in value
-    ]
-    for name, listed in (("thumbnails", Thumbnail), ("exhibits", RecordedExhibit)):
-        items = content.get(name)
-        parts += [(f"{name}.", value, listed) for value in items] if isinstance(items, list) else []
-    for before, value, model in parts:
-        for key in (
-            sorted(value.keys() - model.model_fields.keys()) if isinstance(value, dict) else ()
-        ):
-            raise UnknownName(
-                "field", before + key, [before + known for known in model.model_fields]
-            )
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from bench.assets.catalogue import PREFIX, Lacking
 from bench.base.errors import UserError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from bench.suite.settings import Role
-    from bench.suite.suite import Suite
+from bench.base.files import is_regular_file
+from bench.suite.places import is_there
+from bench.suite.settings import Role
+from bench.suite.suite import Suite
 
 
 def missing_assets(suite: Suite) -> list[Lacking]:
@@ -25,7 +23,7 @@ def missing_assets(suite: Suite) -> list[Lacking]:
     absent = [
         text
         for text in sorted(named)
-        if not text.startswith(PREFIX) and not suite.place(text).exists()
+        if not text.startswith(PREFIX) and not is_there(suite.place(text))
     ]
     pictures = sorted(
         {
@@ -44,7 +42,10 @@ def missing_assets(suite: Suite) -> list[Lacking]:
 
 def _absent(suite: Suite, role: Role) -> list[Path]:
     return [
-        path for prompt in suite.prompts(role) for path in prompt.references if not path.is_file()
+        path
+        for prompt in suite.prompts(role)
+        for path in prompt.references
+        if not is_regular_file(path)
     ]
 
 
@@ -65,5 +66,20 @@ def refuse_missing_assets(suite: Suite) -> None:
 
 
 def lenient(suite: Suite) -> Suite:
-    """The suite as a plan sees it: what is missing has placeholders."""
+    """The suite as a plan sees it: what is missing has placeholders, what is there is read as
+    strictly as ever.
+    """
     return replace(suite, lenient=True)
+
+
+def readable_part(suite: Suite) -> tuple[Suite, dict[Role, str]]:
+    """The suite as a plan sees it, without the prompts of roles whose lists cannot be read; and for
+    each of those roles the reason.
+    """
+    planned, reasons = lenient(suite), dict[Role, str]()
+    for role in suite.settings.prompts:
+        try:
+            planned.prompts(role)
+        except UserError as error:
+            reasons[role] = str(error)
+    return replace(planned, unread=frozenset(reasons)), reasons

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from bench.base.prompt_lists import Format
+from bench.base.names import PAGES
+from bench.base.prompt_lists import NO_DELIMITERS, Format
 
 ROLES = ("fit", "calibration", "memorized", "clean", "quality")
 Role = Literal["fit", "calibration", "memorized", "clean", "quality"]
@@ -45,7 +46,7 @@ class ModelSettings(_Frozen):
         description="class name in diffusers; those that draw no noise of their own",
     )
     steps: int = Field(50, ge=1)
-    guidance_scale: float = Field(7.5, ge=0)
+    guidance_scale: float = Field(7.5, ge=0, allow_inf_nan=False)
     side: int = Field(512, ge=8, description="pixels; must be what the model gives")
     batch_size: int = Field(8, ge=1, description="images sampled together")
     config: str | None = Field(
@@ -97,6 +98,13 @@ class PromptSettings(_Frozen):
     limit: int | None = Field(None, ge=1, description="keep this many, evenly spread over the list")
     images_per_prompt: int = Field(1, ge=1)
 
+    @field_validator("delimiter")
+    @classmethod
+    def _cells_can_be_cut_at_it(cls, delimiter: str) -> str:
+        if delimiter in NO_DELIMITERS:
+            raise ValueError("it must be no quote, line end or NUL")
+        return delimiter
+
     @field_validator("part", "without")
     @classmethod
     def _part_of_a_whole(cls, part: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -139,7 +147,7 @@ class SuiteSettings(_Frozen):
     @field_validator("name")
     @classmethod
     def _no_page_has_it(cls, name: str) -> str:
-        if name in ("published", "record.schema", "readme"):
+        if name in PAGES:
             raise ValueError(
                 f"a suite cannot be called '{name}': a page of the leaderboards has that name"
             )

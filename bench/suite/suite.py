@@ -19,7 +19,7 @@ from bench.assets.asset import cache_folder
 from bench.assets.catalogue import PREFIX, Assets, Entry, PicturesEntry, name_of, shipped_entries
 from bench.base.digests import digest_of, path_digest
 from bench.registry.registry import SUITES
-from bench.suite.places import Places
+from bench.suite.places import Places, named_files
 from bench.suite.prompts import Prompt, read_prompts
 from bench.suite.settings import Role, SuiteSettings, protocol, texts_in
 
@@ -29,9 +29,10 @@ class Suite:
     """A suite ready to run: settings, where they came from, and a limit on prompts per role (which
     changes the fingerprint).
 
-    `entries`: assets of its own, beside the shipped ones. `lenient`: for plans; lists that are
-     missing give as many
-    placeholders as the suite expects prompts, and pictures that are missing are passed over.
+    `entries`: assets of its own, beside the shipped ones. `lenient`: for plans; a list that is
+    missing gives as many placeholders as the suite expects prompts, and pictures that are missing
+    are passed over; what is there is read as strictly as ever. `unread`: roles that are taken to
+    have no prompts, because their lists cannot be read (`bench.suite.needs.readable_part`).
     """
 
     settings: SuiteSettings
@@ -39,6 +40,7 @@ class Suite:
     limit: int | None = None
     entries: Mapping[str, Entry] | None = None
     lenient: bool = False
+    unread: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -101,7 +103,12 @@ class Suite:
 
         Empty when the suite has none; `UserError` when its list is empty or malformed.
         """
-        return self._prompts_by_role.get(role, ())
+        settings = self.settings.prompts.get(role)
+        if settings is None or role in self.unread:
+            return ()
+        if role not in self._prompts:
+            self._prompts[role] = read_prompts(self.places, role, settings, self.limit)
+        return self._prompts[role]
 
     def references(self, role: Role) -> tuple[int, int]:
         """How many prompts of a role ought to have a training picture, and how many have one."""
@@ -120,17 +127,15 @@ class Suite:
             dict.fromkeys(
                 path
                 for role in roles
-                for prompt in self._prompts_by_role.get(role, ())
+                for prompt in self.prompts(role)
                 for path in prompt.references
             )
         )
 
     @cached_property
-    def _prompts_by_role(self) -> dict[str, tuple[Prompt, ...]]:
-        return {
-            role: read_prompts(self.places, role, settings, self.limit)
-            for role, settings in self.settings.prompts.items()
-        }
+    def _prompts(self) -> dict[Role, tuple[Prompt, ...]]:
+        """What has been read of the lists, which `prompts` fills role by role."""
+        return {}
 
     def image_seed(self, prompt: str, index: int) -> int:
         """The seed of image `index` of a prompt: its own 63 bits, so prompts do not share initial
@@ -164,12 +169,13 @@ class Suite:
         settings = protocol(self.settings)
         files = {settings["model"]["path"], *(p["file"] for p in settings["prompts"].values())}
         files |= {config for config in (self.settings.model.config,) if config}
-        files |= {
+        values = [
             value
             for _, _, parameters in self.settings.judges()
             for value in parameters.values()
-            if self._names_file(value)
-        }
+            if isinstance(value, str)
+        ]
+        files |= named_files(values, self.file.parent)
         fetched = self._fetched_digests()
         content = {
             "settings": settings,
@@ -217,10 +223,3 @@ class Suite:
             for text in dict.fromkeys(name_of(text)[0] for text in assets)
             for path, digest in self.assets.digests_inside(text).items()
         }
-
-    def _names_file(self, value: Any) -> bool:
-        return (
-            isinstance(value, str)
-            and value != ""
-            and (value.startswith(PREFIX) or (self.file.parent / value).exists())
-        )

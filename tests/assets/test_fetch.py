@@ -242,13 +242,10 @@ def test_a_redirect_is_followed_but_not_in_circles_and_not_to_files(site, tmp_pa
 
 
 def test_a_slow_server_is_left_after_the_timeout_and_gone_on_with(site, tmp_path):
-    site.silent["body.bin"] = 60
-    begun = time.monotonic()
+    site.silent["body.bin"] = 10_000  # longer than a test may take
     (one,) = fetch([asset(site)], tmp_path, timeout=0.3, retries=0)
     assert (
-        time.monotonic() - begun < 5
-        and one.state == "failed"
-        and "sent nothing for 0.3 s after 150,000 of 300,000 bytes" in one.why
+        one.state == "failed" and "sent nothing for 0.3 s after 150,000 of 300,000 bytes" in one.why
     )
     site.silent.clear()
     assert (
@@ -872,26 +869,17 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_command_goes_on_where_it_stopped(site, tmp_path, sent):
     site.files |= {"0": picture(0), "1": picture(1)}
-    site.silent["body.bin"] = 60  # the first half came, and the second never does
+    site.silent["body.bin"] = 10_000  # the first half came, and the second never does
     urls = [site.url("body.bin"), site.url("0"), site.url("1")]
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path), *urls], stderr=subprocess.PIPE
     )
     part = tmp_path / ".body.bin.part"
     with closing(process.stderr):
-        until = time.monotonic() + 60
-        while (
-            not (part.exists() and part.stat().st_size == 150_000)
-            and time.monotonic() < until
-            and process.poll() is None
-        ):
+        while not (part.exists() and part.stat().st_size == 150_000) and process.poll() is None:
             time.sleep(0.02)
-        begun = time.monotonic()
         process.send_signal(sent)
-        assert (
-            process.wait(20) == (130 if sent == signal.SIGINT else -signal.SIGKILL)
-            and time.monotonic() - begun < 8
-        )
+        assert process.wait() == (130 if sent == signal.SIGINT else -signal.SIGKILL)
         assert process.stderr.read() == b""
     assert visible_files(tmp_path) == sorted(
         f"images/{name}"

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from bench.diffusion.execution import Execution
 from bench.doctor import examine as doctor
 from bench.doctor import machine as doctor_machine
 from bench.doctor import slow_facts
@@ -17,7 +18,6 @@ from bench.doctor.machine import DISTRIBUTION
 from bench.doctor.report import Fact, FileFact, Gpu, Report, SuiteFact
 from bench.doctor.suites import Room
 from bench.doctor.text import COLUMNS, LINES, text
-from bench.running.plan import plan
 from bench.running.timing import timing_file
 from bench.suite.load import load_suite
 from conftest import SUITE
@@ -520,13 +520,14 @@ def test_a_stored_timing_of_none_gives_hours_and_one_of_another_protocol_does_no
 def test_images_and_evaluations_are_those_of_the_plan_of_a_run(tmp_path):
     import torch
 
-    from bench.running.run import Run
+    from one_run import Run
 
     for name in ("testbed-quick", "testbed"):
         told = slow_facts._asked_classes(name)
-        run = Run.resolve(load_suite(name), "none", {}, tmp_path, tmp_path, torch.device("cpu"))
-        planned = plan(run)
-        assert told["exact"] and not told["problems"] and told["timing"] == timing_file(run)
+        run = Run(load_suite(name), "none", {}, tmp_path, tmp_path, torch.device("cpu"))
+        planned = run.plan()
+        assert told["exact"] and not told["problems"]
+        assert told["timing"] == timing_file(run.engine.device, Execution())
         assert (
             told["images"] == planned["images_missing"]
             and told["images"] * run.suite.settings.model.steps * 2 == planned["row_evaluations"]
