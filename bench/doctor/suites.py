@@ -80,7 +80,9 @@ def look(name: str) -> Looked:
 
     try:
         suite, unreadable = readable_part(load_suite(name))
-        lacking = {one.name for asset in suite.wanted() for one in suite.assets.lacking(asset)}
+        lacking = {
+            absent.name for asset in suite.wanted() for absent in suite.assets.lacking(asset)
+        }
         files = [
             FileFact(
                 f"asset {name}", str(suite.assets.place(name)), "missing" if name in lacking else ""

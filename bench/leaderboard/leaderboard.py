@@ -140,7 +140,7 @@ def _first_difference(there: str, expected: str) -> str:
         if mine != theirs:
             pairs = enumerate(zip(mine or "", theirs or "", strict=False))
             at = next(
-                (i for i, (one, other) in pairs if one != other),
+                (i for i, (letter, other) in pairs if letter != other),
                 min(len(mine or ""), len(theirs or "")),
             )
             return f"line {place}: {_around(mine, at)} instead of {_around(theirs, at)}"

@@ -109,7 +109,8 @@ def picture_of(board: Board) -> str | None:
     if not drawn:
         return None
     chosen = next(
-        (one for one in drawn if (one["x"], one["y"]) == ("sscd", "clip_score_clean")), drawn[0]
+        (chart for chart in drawn if (chart["x"], chart["y"]) == ("sscd", "clip_score_clean")),
+        drawn[0],
     )
     content: str = template("scatter.svg").render(
         s=chosen,

@@ -279,16 +279,13 @@ class SampleStore:
 
     def _same_picture(self, key: SampleKey, older: Place) -> bool:
         if self._alike is None:
-            pairs = [(one, place) for one, places in self._older.items() for place in places]
-            now, before = (
-                self._at(places, ["sha256"], _sha256)
-                for places in (
-                    [self._index[one] for one, _ in pairs],
-                    [place for _, place in pairs],
-                )
-            )
+            pairs = [(image, place) for image, places in self._older.items() for place in places]
+            newer = self._at([self._index[image] for image, _ in pairs], ["sha256"], _sha256)
+            older_ones = self._at([place for _, place in pairs], ["sha256"], _sha256)
             self._alike = {
-                pair for pair, one, other in zip(pairs, now, before, strict=True) if one == other
+                pair
+                for pair, now, before in zip(pairs, newer, older_ones, strict=True)
+                if now == before
             }
         return (key, older) in self._alike
 
