@@ -33,7 +33,8 @@ def batch_size_by_trial(
     of what is free; at least 1, at most `most`.
 
     `gradients`: a trial also goes back through the conditional branch, for methods that optimise
-    prompts. Trials are no part of the denoiser's count of evaluations. Raises `UserError` when not even one image fits.
+    prompts. Trials are no part of the denoiser's count of evaluations. Raises `UserError` when not
+    even one image fits.
     """
     device = denoiser.device
     ceiling = _ceiling(device, memory_gib)
