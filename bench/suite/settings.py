@@ -45,7 +45,7 @@ class ModelSettings(_Frozen):
         description="class name in diffusers; those that draw no noise of their own",
     )
     steps: int = Field(50, ge=1)
-    guidance_scale: float = Field(7.5, ge=0)
+    guidance_scale: float = Field(7.5, ge=0, allow_inf_nan=False)
     side: int = Field(512, ge=8, description="pixels; must be what the model gives")
     batch_size: int = Field(8, ge=1, description="images sampled together")
     config: str | None = Field(

@@ -21,7 +21,7 @@ from rule import (
     words,
 )
 
-from bench import load_suite
+from bench import UserError, load_suite
 from bench.contracts.method import Method
 from bench.diffusion.model import load_denoiser
 from bench.running.sample import sample
@@ -177,3 +177,44 @@ def test_all_statistics_as_they_are(fuzz_folder):
     for content in STATISTICS:
         (fuzz_folder / "statistics.npz").write_bytes(content)
         refused_or_given(read_statistics, fuzz_folder / "statistics.npz")
+
+
+def of_size(model, size):
+    config = json.loads((model / "unet/config.json").read_text())
+    config.pop("sample_size")
+    (model / "unet/config.json").write_text(
+        json.dumps(config | ({} if size is None else {"sample_size": size}))
+    )
+
+
+@pytest.mark.parametrize("size", [8, [8, 8], None])
+def test_a_size_of_height_and_width_or_none_is_the_same_model(suite, model, size):
+    expected = one_image(suite)
+    of_size(model, size)
+    assert torch.equal(one_image(suite), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "gives"), [(16, "64"), ([8, 16], "32 x 64"), ([8], r"sample_size \[8\]")]
+)
+def test_a_model_of_another_size_is_refused(suite, model, size, gives):
+    of_size(model, size)
+    with pytest.raises(UserError, match=f"says 32 pixels and its model gives {gives}$"):
+        one_image(suite)
+
+
+def test_a_tokenizer_without_a_limit_cuts_prompts_to_what_the_text_encoder_takes(suite, model):
+    expected = one_image(suite)
+    file = model / "tokenizer/tokenizer_config.json"
+    config = json.loads(file.read_text())
+    del config["model_max_length"]
+    file.write_text(json.dumps(config))
+    assert torch.equal(one_image(suite), expected)
+
+
+def test_infinite_guidance_is_refused(fuzz_folder):
+    (fuzz_folder / "guidance.toml").write_text(
+        SUITE.replace("guidance_scale = 4.0", "guidance_scale = inf")
+    )
+    with pytest.raises(UserError, match="guidance_scale"):
+        load_suite(str(fuzz_folder / "guidance.toml"))
