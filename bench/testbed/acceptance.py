@@ -125,7 +125,7 @@ def replication(
     groups = np.array([row["group"] for row in canaries])
     verbatim, copied = kinds == "verbatim", shares >= COPIED_SHARE
     held_out, pristine = splits == "memorized", splits == "pristine"
-    levels = {}
+    levels: dict[str, dict[str, Any]] = {}
     for group in sorted(set(groups[verbatim & ~pristine]), key=int):
         there = verbatim & ~pristine & (groups == group)
         levels[str(group)] = {
