@@ -1,12 +1,14 @@
 """Largest cliques of a graph, exactly: is there a clique of `size` nodes, and which is the largest?
 
-Carlini et al. (2023) call a prompt memorized when the graph of its near-equal generations holds a large clique. An answer here
-is proven or it is withheld: every search has a budget of nodes, and what runs out of it says so. Connected components, which
-public code uses in place of cliques, only bound them from above.
+Carlini et al. (2023) call a prompt memorized when the graph of its near-equal generations holds a
+large clique. An answer here is proven or it is withheld: every search has a budget of nodes, and
+what runs out of it says so. Connected components, which public code uses in place of cliques, only
+bound them from above.
 
-Sets of nodes are Python integers, a bit a node. The search is branch and bound with greedy colouring (Tomita and Seki 2003;
-bit sets as in San Segundo et al. 2011): a clique takes at most one node of each colour. Re-colouring (Tomita et al. 2010) and
-inconsistent classes (San Segundo et al. 2015) saved up to three quarters of the search nodes, but took longer on all graphs tried.
+Sets of nodes are Python integers, a bit a node. The search is branch and bound with greedy
+colouring (Tomita and Seki 2003; bit sets as in San Segundo et al. 2011): a clique takes at most one
+node of each colour. Re-colouring (Tomita et al. 2010) and inconsistent classes (San Segundo et al.
+2015) saved up to three quarters of the search nodes, but took longer on all graphs tried.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from typing import Literal
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
-from bench.errors import UserError
+from bench.base.errors import UserError
 
-BUDGET = 200_000  # search nodes: seconds for 300 nodes of a random graph with nine in ten of its edges
+# search nodes: seconds for 300 nodes of a random graph with nine in ten of its edges
+BUDGET = 200_000
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Clique:
     members: tuple[int, ...]  # sorted
     upper_bound: int  # proven: no clique has more nodes
     nodes: int  # search nodes spent
-    canonical: bool = False  # proven: of all largest cliques this is the one that `tie="canonical"` asks for
+    # proven: of all largest cliques this is the one that `tie="canonical"` asks for
+    canonical: bool = False
 
     @property
     def status(self) -> Literal["exact", "unknown"]:
@@ -46,7 +50,9 @@ class Clique:
 
 
 def has_clique(adjacency: np.ndarray, size: int, budget: int = BUDGET) -> Decision:
-    """Whether a graph, bool `[n, n]` and symmetric, has a clique of at least `size` nodes. The diagonal counts for nothing.
+    """Whether a graph, bool `[n, n]` and symmetric, has a clique of at least `size` nodes.
+
+    The diagonal counts for nothing.
 
     Raises `ValueError` for another array or a size below 1, `UserError` for a budget below 1.
     """
@@ -59,12 +65,20 @@ def has_clique(adjacency: np.ndarray, size: int, budget: int = BUDGET) -> Decisi
     return Decision(False if upper < size else None, (), nodes)
 
 
-def maximum_clique(adjacency: np.ndarray, budget: int = BUDGET, weights: np.ndarray | None = None, tie: Literal["first", "canonical"] = "first") -> Clique:
+def maximum_clique(
+    adjacency: np.ndarray,
+    budget: int = BUDGET,
+    weights: np.ndarray | None = None,
+    tie: Literal["first", "canonical"] = "first",
+) -> Clique:
     """A largest clique of a graph, bool `[n, n]` and symmetric. The diagonal counts for nothing.
 
-    `tie="first"` takes the first that is found, always the same for the same graph. `tie="canonical"` takes, of all largest
-    cliques, the one with the smallest sum of `weights` (integers `[n, n]`, symmetric) over its pairs, then the lexicographically
-    first; that can take far longer than the size, and the budget holds for both together. Raises as `has_clique` does.
+    `tie="first"` takes the first that is found, always the same for the same graph.
+     `tie="canonical"` takes, of all largest
+    cliques, the one with the smallest sum of `weights` (integers `[n, n]`, symmetric) over its
+    pairs, then the lexicographically
+    first; that can take far longer than the size, and the budget holds for both together. Raises as
+    `has_clique` does.
     """
     graph = _checked(adjacency, budget)
     distances = _checked_weights(weights, graph) if tie == "canonical" else None
@@ -76,7 +90,9 @@ def maximum_clique(adjacency: np.ndarray, budget: int = BUDGET, weights: np.ndar
 
 
 def k_core(adjacency: np.ndarray, k: int) -> np.ndarray:
-    """The nodes, bool `[n]`, of the largest subgraph in which every node has at least `k` neighbours."""
+    """The nodes, bool `[n]`, of the largest subgraph in which every node has at least `k`
+    neighbours.
+    """
     graph = _checked(adjacency)
     kept = np.ones(len(graph), dtype=bool)
     degrees = graph.sum(1)
@@ -87,27 +103,47 @@ def k_core(adjacency: np.ndarray, k: int) -> np.ndarray:
 
 
 def component_sizes(adjacency: np.ndarray) -> list[int]:
-    """Numbers of nodes of the connected components, largest first: never below the largest clique, and no substitute for it."""
+    """Numbers of nodes of the connected components, largest first: never below the largest clique,
+    and no substitute for it.
+    """
     _, labels = connected_components(_checked(adjacency), directed=False)
     return sorted(np.bincount(labels).tolist(), reverse=True)
 
 
 def _checked(adjacency: np.ndarray, budget: int = 1) -> np.ndarray:
-    if adjacency.dtype != bool or adjacency.ndim != 2 or adjacency.shape[0] != adjacency.shape[1] or (adjacency != adjacency.T).any():
-        raise ValueError(f"the adjacency must be a symmetric bool [n, n], not {adjacency.dtype} {list(adjacency.shape)}")
+    if (
+        adjacency.dtype != bool
+        or adjacency.ndim != 2
+        or adjacency.shape[0] != adjacency.shape[1]
+        or (adjacency != adjacency.T).any()
+    ):
+        raise ValueError(
+            f"the adjacency must be a symmetric bool [n, n], not {adjacency.dtype}"
+            f" {list(adjacency.shape)}"
+        )
     if budget < 1:
         raise UserError(f"the budget of the clique search must be at least 1 node, not {budget}")
     return adjacency & ~np.eye(len(adjacency), dtype=bool)  # a copy
 
 
 def _checked_weights(weights: np.ndarray | None, graph: np.ndarray) -> np.ndarray:
-    if weights is None or weights.dtype.kind != "i" or weights.shape != graph.shape or (weights != weights.T).any():
-        raise ValueError(f"the canonical clique needs symmetric integer weights {list(graph.shape)}")
+    if (
+        weights is None
+        or weights.dtype.kind != "i"
+        or weights.shape != graph.shape
+        or (weights != weights.T).any()
+    ):
+        raise ValueError(
+            f"the canonical clique needs symmetric integer weights {list(graph.shape)}"
+        )
     return weights.astype(np.int64)
 
 
-def _solved(graph: np.ndarray, floor: int, target: int, budget: int) -> tuple[tuple[int, ...], int, int]:
-    """The largest clique of more than `floor` nodes, or the first found of at least `target`; () where there is none.
+def _solved(
+    graph: np.ndarray, floor: int, target: int, budget: int
+) -> tuple[tuple[int, ...], int, int]:
+    """The largest clique of more than `floor` nodes, or the first found of at least `target`; ()
+    where there is none.
 
     Also an upper bound for all cliques, where it is above `floor`, and the search nodes spent.
     """
@@ -127,7 +163,8 @@ def _solved(graph: np.ndarray, floor: int, target: int, budget: int) -> tuple[tu
 
 
 def _pruned(graph: np.ndarray, ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A graph and the names of its nodes without what no clique of `size` nodes can use: nodes and edges, down to a fixed point.
+    """A graph and the names of its nodes without what no clique of `size` nodes can use: nodes and
+    edges, down to a fixed point.
 
     Every node of such a clique has `size - 1` neighbours, and every edge `size - 2` common ones.
     """
@@ -156,18 +193,25 @@ def _greedy(graph: np.ndarray) -> list[int]:
 
 
 def _degeneracy_order(graph: np.ndarray) -> np.ndarray:
-    """Nodes such that each has the fewest neighbours among those up to it. In this order, greedy colours are at most one more than the degeneracy."""
+    """Nodes such that each has the fewest neighbours among those up to it.
+
+    In this order, greedy colours are at most one more than the degeneracy.
+    """
     order = np.zeros(len(graph), dtype=np.int64)
     degrees = graph.sum(1)
     for place in reversed(range(len(graph))):
         order[place] = node = int(degrees.argmin())
         degrees -= graph[node]
-        degrees[node] = 2 * len(graph)  # more than any that is left, even after all of its neighbours have gone
+        # more than any that is left, even after all of its neighbours have gone
+        degrees[node] = 2 * len(graph)
     return order
 
 
-def _searched(graph: np.ndarray, floor: int, target: int, budget: int) -> tuple[list[int], int, int]:
-    """The largest clique of more than `floor` nodes, or the first found of `target`; [] where there is none.
+def _searched(
+    graph: np.ndarray, floor: int, target: int, budget: int
+) -> tuple[list[int], int, int]:
+    """The largest clique of more than `floor` nodes, or the first found of `target`; [] where there
+    is none.
 
     Also an upper bound for all cliques, where it is above `floor`, and the search nodes spent.
     """
@@ -175,7 +219,8 @@ def _searched(graph: np.ndarray, floor: int, target: int, budget: int) -> tuple[
     best: list[int] = []
     members: list[int] = []
     nodes, upper = 0, floor
-    levels = [(everyone, *_branches(everyone, strangers, floor))]  # a list, as cliques may be larger than Python recurses
+    # a list, as cliques may be larger than Python recurses
+    levels = [(everyone, *_branches(everyone, strangers, floor))]
     while levels:
         del members[len(levels) - 1 :]
         candidates, branches, bounds = levels[-1]
@@ -183,7 +228,8 @@ def _searched(graph: np.ndarray, floor: int, target: int, budget: int) -> tuple[
             levels.pop()
             continue
         if not members:
-            upper = bounds[-1]  # for the cliques of this branch and of those to come; those before are done
+            # for the cliques of this branch and of those to come; those before are done
+            upper = bounds[-1]
         if nodes == budget:
             return best, upper, nodes
         nodes += 1
@@ -202,9 +248,11 @@ def _searched(graph: np.ndarray, floor: int, target: int, budget: int) -> tuple[
 
 
 def _branches(candidates: int, strangers: list[int], enough: int) -> tuple[list[int], list[int]]:
-    """Candidates to branch on, from the last to the first, and beside each how large a clique of it, those before it and the rest can be.
+    """Candidates to branch on, from the last to the first, and beside each how large a clique of
+    it, those before it and the rest can be.
 
-    Colours are given greedily to nodes in their order. Among those of the first `enough` colours no clique is larger than that.
+    Colours are given greedily to nodes in their order. Among those of the first `enough` colours no
+    clique is larger than that.
     """
     branches: list[int] = []
     bounds: list[int] = []
@@ -224,8 +272,11 @@ def _branches(candidates: int, strangers: list[int], enough: int) -> tuple[list[
     return branches, bounds
 
 
-def _lightest(graph: np.ndarray, weights: np.ndarray, first: tuple[int, ...], budget: int) -> tuple[tuple[int, ...], bool, int]:
-    """Of all cliques as large as `first`, the largest there are, that of the smallest weight, of several the lexicographically first.
+def _lightest(
+    graph: np.ndarray, weights: np.ndarray, first: tuple[int, ...], budget: int
+) -> tuple[tuple[int, ...], bool, int]:
+    """Of all cliques as large as `first`, the largest there are, that of the smallest weight, of
+    several the lexicographically first.
 
     Also whether this is proven, else it is the best one seen, and the search nodes spent.
     """
@@ -234,20 +285,27 @@ def _lightest(graph: np.ndarray, weights: np.ndarray, first: tuple[int, ...], bu
     weights = weights[np.ix_(kept, kept)]
     everyone, rows, strangers = _bitsets(graph)
     best = _swapped(graph, weights, np.searchsorted(kept, first))
-    limit = int(weights[np.ix_(best, best)][np.triu_indices(size, 1)].sum()) + 1  # one as light may come earlier
-    # Twice the weight of a clique sums, over its nodes, the weights to all others: to those to come, no less than a node's smallest.
-    smallest = np.sort(np.where(graph, weights, np.iinfo(np.int64).max), axis=1)[:, : max(size - 1, 0)].cumsum(1)
-    to_come = np.concatenate([np.zeros((1, len(rows)), dtype=np.int64), smallest.T])  # [number of them, node]
+    # one as light may come earlier
+    limit = int(weights[np.ix_(best, best)][np.triu_indices(size, 1)].sum()) + 1
+    # Twice the weight of a clique sums, over its nodes, the weights to all others: to those to
+    # come, no less than a node's smallest.
+    smallest = np.sort(np.where(graph, weights, np.iinfo(np.int64).max), axis=1)[
+        :, : max(size - 1, 0)
+    ].cumsum(1)
+    # [number of them, node]
+    to_come = np.concatenate([np.zeros((1, len(rows)), dtype=np.int64), smallest.T])
     members: list[int] = []
     nodes = 0
-    levels = [(everyone, np.zeros(len(rows), dtype=np.int64), 0)]  # candidates, weights of each to all members, weight of the members
+    # candidates, weights of each to all members, weight of the members
+    levels = [(everyone, np.zeros(len(rows), dtype=np.int64), 0)]
     while levels:
         del members[len(levels) - 1 :]
         candidates, costs, weight = levels[-1]
         missing = size - len(members)
         if missing == 0 and weight < limit:
             best, limit = members.copy(), weight
-        # The members to come are of different colours, and each costs at least the least of its colour.
+        # The members to come are of different colours, and each costs at least the least of its
+        # colour.
         branches, colours = _branches(candidates, strangers, 0)
         hopeful = 0 < missing <= max(colours, default=0)
         if hopeful:
@@ -269,7 +327,9 @@ def _lightest(graph: np.ndarray, weights: np.ndarray, first: tuple[int, ...], bu
 
 
 def _swapped(graph: np.ndarray, weights: np.ndarray, clique: np.ndarray) -> list[int]:
-    """A clique made lighter by exchanging a member for another node, the best exchange first, until none helps."""
+    """A clique made lighter by exchanging a member for another node, the best exchange first, until
+    none helps.
+    """
     inside = np.zeros(len(graph), dtype=bool)
     inside[clique] = True
     while True:
@@ -277,7 +337,11 @@ def _swapped(graph: np.ndarray, weights: np.ndarray, clique: np.ndarray) -> list
         outside = np.flatnonzero(~inside & (graph[:, inside].sum(1) == inside.sum() - 1))
         replaced = (inside & ~graph[outside]).argmax(1) if len(outside) else outside
         costs = weights[:, inside].sum(1)
-        gains = costs[replaced] - weights[replaced, replaced] - (costs[outside] - weights[outside, replaced])
+        gains = (
+            costs[replaced]
+            - weights[replaced, replaced]
+            - (costs[outside] - weights[outside, replaced])
+        )
         if not (gains > 0).any():
             return np.flatnonzero(inside).tolist()
         inside[outside[gains.argmax()]], inside[replaced[gains.argmax()]] = True, False
@@ -286,7 +350,9 @@ def _swapped(graph: np.ndarray, weights: np.ndarray, clique: np.ndarray) -> list
 def _bitsets(graph: np.ndarray) -> tuple[int, list[int], list[int]]:
     """All nodes, then for each node its neighbours and all others but itself."""
     everyone = (1 << len(graph)) - 1
-    rows = [int.from_bytes(np.packbits(row, bitorder="little").tobytes(), "little") for row in graph]
+    rows = [
+        int.from_bytes(np.packbits(row, bitorder="little").tobytes(), "little") for row in graph
+    ]
     return everyone, rows, [everyone ^ row ^ 1 << node for node, row in enumerate(rows)]
 
 

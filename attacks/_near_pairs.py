@@ -1,13 +1,19 @@
-"""Which pairs of pictures are near: the largest squared distance of a tile is at most a limit. Exact, without doing all the arithmetic.
+"""Which pairs of pictures are near: the largest squared distance of a tile is at most a limit.
 
-Two engines give the same answer, bit for bit, since every decision is made on integers or with a rounding margin proven to be
-enough; every pair that no bound decides is decided on its pixels.
+Exact, without doing all the arithmetic.
 
-- "products": matrix products of a few rows of a tile at a time. A pair is out as soon as what is summed up exceeds the limit,
+Two engines give the same answer, bit for bit, since every decision is made on integers or with a
+rounding margin proven to be enough; every pair that no bound decides is decided on its pixels.
+
+- "products": matrix products of a few rows of a tile at a time. A pair is out as soon as what is
+  summed up exceeds the limit,
   pictures without an open pair leave, and few open pairs are compared one by one.
-- "filter": bounds first. Sums over blocks of pixels (Cauchy-Schwarz: the squared difference of two sums over a set of pixels is
-  at most its size times the sum of squared differences), coarse and of the whole picture through FAISS, then finer and by tile; then
-  the triangle inequality with the mean picture of a group of candidates; then products of what is left, tiles that say most first.
+- "filter": bounds first. Sums over blocks of pixels (Cauchy-Schwarz: the squared difference of two
+  sums over a set of pixels is
+  at most its size times the sum of squared differences), coarse and of the whole picture through
+  FAISS, then finer and by tile; then
+  the triangle inequality with the mean picture of a group of candidates; then products of what is
+  left, tiles that say most first.
 """
 
 from __future__ import annotations
@@ -22,14 +28,23 @@ from scipy.sparse.csgraph import connected_components
 
 from attacks._blocks import Blocks, block_sums, candidates, excluded, pooled_distances
 from attacks._exact import WHITE, int8_is_exact
-from attacks._tiles import Strip, checked, cut, paired_distances, tile_elements, tile_strips, upper_distances
+from attacks._tiles import (
+    Strip,
+    checked,
+    cut,
+    paired_distances,
+    tile_elements,
+    tile_strips,
+    upper_distances,
+)
 
 Engine = Literal["auto", "products", "filter"]
 SAMPLE = 32  # pictures that "auto" judges by, and that a mean picture is made of
 PROBE = 8  # pictures tried on a mean picture before all are
 PAIRS = 64  # compared at a time: few enough for the cache
 
-# Measured costs in nanoseconds an element, on one core with AVX-512. They choose the way and never the result.
+# Measured costs in nanoseconds an element, on one core with AVX-512. They choose the way and never
+# the result.
 COST_OF_PAIR = 1.2
 COST_OF_BOUNDS = 0.5
 COST_OF_CUT = 0.25
@@ -41,9 +56,11 @@ def _cost_of_product() -> float:
 
 @dataclass(frozen=True)
 class NearPairs:
-    """The pairs found, how many each stage decided (they add up to `pairs`) and the engine that did it.
+    """The pairs found, how many each stage decided (they add up to `pairs`) and the engine that did
+    it.
 
-    `work`: `pairs` in all; ruled out `by_index` (whole pictures, coarse blocks) and `by_blocks` (tiles, fine blocks); `accepted` and
+    `work`: `pairs` in all; ruled out `by_index` (whole pictures, coarse blocks) and `by_blocks`
+     (tiles, fine blocks); `accepted` and
     `ruled_out` by the triangle inequality; `on_pixels`, the rest.
     """
 
@@ -52,18 +69,26 @@ class NearPairs:
     engine: str
 
 
-def near_pairs(pictures: np.ndarray | Sequence[np.ndarray], tiles: int, limit: int, engine: Engine = "auto") -> NearPairs:
-    """Pairs of pictures uint8 `[n, H, W, 3]` with no tile, of `tiles` x `tiles`, whose squared distance exceeds `limit`.
+def near_pairs(
+    pictures: np.ndarray | Sequence[np.ndarray], tiles: int, limit: int, engine: Engine = "auto"
+) -> NearPairs:
+    """Pairs of pictures uint8 `[n, H, W, 3]` with no tile, of `tiles` x `tiles`, whose squared
+    distance exceeds `limit`.
 
-    `limit` comes from `attacks._exact.squared_limit`. Raises `UserError` for fewer than two pictures, unequal sizes or a number of
-    tiles that does not divide the sides. At most a few copies of `[n, n]` and of a tile of all pictures are held.
+    `limit` comes from `attacks._exact.squared_limit`. Raises `UserError` for fewer than two
+     pictures, unequal sizes or a number of
+    tiles that does not divide the sides. At most a few copies of `[n, n]` and of a tile of all
+    pictures are held.
     """
     pictures = checked(pictures)
-    limit = min(limit, tile_elements(pictures.shape, tiles) * WHITE**2)  # no more is possible, and bounds then stay small numbers
+    # no more is possible, and bounds then stay small numbers
+    limit = min(limit, tile_elements(pictures.shape, tiles) * WHITE**2)
     count = len(pictures)
     undecided = np.triu(np.ones((count, count), dtype=bool), 1)
     near = np.zeros_like(undecided)
-    work = dict.fromkeys(("pairs", "by_index", "by_blocks", "accepted", "ruled_out", "on_pixels"), 0)
+    work = dict.fromkeys(
+        ("pairs", "by_index", "by_blocks", "accepted", "ruled_out", "on_pixels"), 0
+    )
     work["pairs"] = int(undecided.sum())
     order = list(range(tiles * tiles))
     if engine == "auto":
@@ -75,7 +100,14 @@ def near_pairs(pictures: np.ndarray | Sequence[np.ndarray], tiles: int, limit: i
     return NearPairs(near | near.T, work, engine)
 
 
-def _filtered(pictures: np.ndarray, tiles: int, limit: int, undecided: np.ndarray, near: np.ndarray, work: dict[str, int]) -> list[int]:
+def _filtered(
+    pictures: np.ndarray,
+    tiles: int,
+    limit: int,
+    undecided: np.ndarray,
+    near: np.ndarray,
+    work: dict[str, int],
+) -> list[int]:
     """Decide pairs by bounds, in place; the order of tiles to compare the others in."""
     blocks = Blocks.of(pictures.shape, tiles)
     sums = block_sums(pictures, tiles, blocks)
@@ -87,11 +119,23 @@ def _filtered(pictures: np.ndarray, tiles: int, limit: int, undecided: np.ndarra
     _by_pivots(pictures, tiles, limit, undecided, near, work)
     i, j = np.nonzero(undecided)
     some = slice(None, None, max(1, len(i) // 1024))
-    return [int(tile) for tile in np.argsort(-pooled_distances(sums, i[some], j[some]).sum(0), kind="stable")]
+    return [
+        int(tile)
+        for tile in np.argsort(-pooled_distances(sums, i[some], j[some]).sum(0), kind="stable")
+    ]
 
 
-def _by_pivots(pictures: np.ndarray, tiles: int, limit: int, undecided: np.ndarray, near: np.ndarray, work: dict[str, int]) -> None:
-    """Decide by the triangle inequality with mean pictures of groups, while that is cheaper than products."""
+def _by_pivots(
+    pictures: np.ndarray,
+    tiles: int,
+    limit: int,
+    undecided: np.ndarray,
+    near: np.ndarray,
+    work: dict[str, int],
+) -> None:
+    """Decide by the triangle inequality with mean pictures of groups, while that is cheaper than
+    products.
+    """
     while undecided.any():
         members = _group(undecided)
         if len(members) * _cost_of_product() < COST_OF_PAIR:
@@ -122,13 +166,17 @@ def _evenly(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _mean_picture(pictures: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Rounded mean of some of them: of copies with noise the mean is nearer to each than they are to each other."""
+    """Rounded mean of some of them: of copies with noise the mean is nearer to each than they are
+    to each other.
+    """
     some = _evenly(members, SAMPLE)
     total: np.ndarray = pictures[some].sum(0, dtype=np.uint16)  # 32 * 255 fits
     return ((total + len(some) // 2) // len(some)).astype(np.uint8)
 
 
-def _to_pivot(pictures: np.ndarray, members: np.ndarray, pivot: np.ndarray, tiles: int) -> np.ndarray:
+def _to_pivot(
+    pictures: np.ndarray, members: np.ndarray, pivot: np.ndarray, tiles: int
+) -> np.ndarray:
     """Squared distances of the members' tiles to the pivot's: int64 `[members, tiles * tiles]`."""
     strips = tile_strips(pictures.shape, tiles)
     result = np.zeros((len(members), len(strips)), dtype=np.int64)
@@ -136,24 +184,31 @@ def _to_pivot(pictures: np.ndarray, members: np.ndarray, pivot: np.ndarray, tile
         part = slice(start, start + PAIRS)
         for index, tile in enumerate(strips):
             for strip in tile:
-                result[part, index] += paired_distances(cut(pictures, strip, members[part]), cut(pivot[None], strip))
+                result[part, index] += paired_distances(
+                    cut(pictures, strip, members[part]), cut(pivot[None], strip)
+                )
     return result
 
 
-def _promising(pictures: np.ndarray, members: np.ndarray, pivot: np.ndarray, tiles: int, limit: int) -> bool:
+def _promising(
+    pictures: np.ndarray, members: np.ndarray, pivot: np.ndarray, tiles: int, limit: int
+) -> bool:
     """Whether half of a few pictures are so near the pivot that two such are near each other."""
     largest = _to_pivot(pictures, _evenly(members, PROBE), pivot, tiles).max(1)
     return 4 * int(np.sort(largest)[len(largest) // 2]) <= limit
 
 
 def triangle(to_pivot: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs that must be near and pairs that cannot be, bool `[n, n]` each, from squared distances to a pivot by tile, int64 `[n, T]`.
+    """Pairs that must be near and pairs that cannot be, bool `[n, n]` each, from squared distances
+    to a pivot by tile, int64 `[n, T]`.
 
-    In roots a + b bounds a distance from above and |a - b| from below. Roots are rounded to whole numbers, each to the side
-    on which a decision stays right.
+    In roots a + b bounds a distance from above and |a - b| from below. Roots are rounded to whole
+    numbers, each to the side on which a decision stays right.
     """
     root = isqrt(limit)
-    down = np.array([isqrt(int(value)) for value in to_pivot.flat], dtype=np.int64).reshape(to_pivot.shape)
+    down = np.array([isqrt(int(value)) for value in to_pivot.flat], dtype=np.int64).reshape(
+        to_pivot.shape
+    )
     up = down + (down * down < to_pivot)
     accepted = np.ones((len(to_pivot), len(to_pivot)), dtype=bool)
     ruled_out = np.zeros_like(accepted)
@@ -163,11 +218,14 @@ def triangle(to_pivot: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
     return accepted, ruled_out
 
 
-def _on_pixels(pictures: np.ndarray, tiles: int, limit: int, undecided: np.ndarray, order: Sequence[int]) -> np.ndarray:
+def _on_pixels(
+    pictures: np.ndarray, tiles: int, limit: int, undecided: np.ndarray, order: Sequence[int]
+) -> np.ndarray:
     """Those of the undecided pairs, bool `[n, n]` above the diagonal, that are near."""
     near, strips = np.zeros_like(undecided), tile_strips(pictures.shape, tiles)
     rows = np.flatnonzero(undecided.any(0) | undecided.any(1))
-    # Pictures of one group side by side: most blocks of products are then without an undecided pair. The order within a group stays.
+    # Pictures of one group side by side: most blocks of products are then without an undecided
+    # pair. The order within a group stays.
     _, group = connected_components(undecided[np.ix_(rows, rows)], directed=False)
     rows = rows[np.argsort(group, kind="stable")]
     open_pairs = undecided[np.ix_(rows, rows)]
@@ -192,7 +250,13 @@ def _compact(rows: np.ndarray, open_pairs: np.ndarray, *more: np.ndarray) -> tup
     return rows[kept], *(matrix[np.ix_(kept, kept)] for matrix in (open_pairs, *more))
 
 
-def _multiplied(pictures: np.ndarray, tile: Sequence[Strip], limit: int, rows: np.ndarray, open_pairs: np.ndarray) -> tuple[np.ndarray, ...]:
+def _multiplied(
+    pictures: np.ndarray,
+    tile: Sequence[Strip],
+    limit: int,
+    rows: np.ndarray,
+    open_pairs: np.ndarray,
+) -> tuple[np.ndarray, ...]:
     total = np.zeros(open_pairs.shape, dtype=np.int64)
     for strip in tile:
         rows, open_pairs, total = _compact(rows, open_pairs, total)
@@ -201,13 +265,21 @@ def _multiplied(pictures: np.ndarray, tile: Sequence[Strip], limit: int, rows: n
     return rows, open_pairs
 
 
-def _one_by_one(pictures: np.ndarray, tile: Sequence[Strip], limit: int, rows: np.ndarray, open_pairs: np.ndarray) -> np.ndarray:
+def _one_by_one(
+    pictures: np.ndarray,
+    tile: Sequence[Strip],
+    limit: int,
+    rows: np.ndarray,
+    open_pairs: np.ndarray,
+) -> np.ndarray:
     i, j = np.nonzero(open_pairs)
     total = np.zeros(len(i), dtype=np.int64)
     for strip in tile:
         for start in range(0, len(i), PAIRS):
             part = slice(start, start + PAIRS)
-            total[part] += paired_distances(cut(pictures, strip, rows[i[part]]), cut(pictures, strip, rows[j[part]]))
+            total[part] += paired_distances(
+                cut(pictures, strip, rows[i[part]]), cut(pictures, strip, rows[j[part]])
+            )
         near = total <= limit
         i, j, total = i[near], j[near], total[near]
     result = np.zeros_like(open_pairs)
@@ -216,23 +288,32 @@ def _one_by_one(pictures: np.ndarray, tile: Sequence[Strip], limit: int, rows: n
 
 
 def _chosen(pictures: np.ndarray, tiles: int, limit: int) -> tuple[Engine, list[int]]:
-    """The engine that a sample promises to be the faster, and for products the tiles that rule out most of its pairs first."""
+    """The engine that a sample promises to be the faster, and for products the tiles that rule out
+    most of its pairs first.
+    """
     count, natural = len(pictures), list(range(tiles * tiles))
     if count <= 2 * SAMPLE:
         return "products", natural
     some = _evenly(np.arange(count), SAMPLE)
     blocks = Blocks.of(pictures.shape, tiles)
     i, j = np.triu_indices(SAMPLE, 1)
-    # By Cauchy-Schwarz at least so far apart in the tile; what rows of it were summed so far is taken for their share.
-    apart = pooled_distances(block_sums(pictures[some], tiles, blocks), i, j) / (blocks.size * (limit + 0.5))
+    # By Cauchy-Schwarz at least so far apart in the tile; what rows of it were summed so far is
+    # taken for their share.
+    apart = pooled_distances(block_sums(pictures[some], tiles, blocks), i, j) / (
+        blocks.size * (limit + 0.5)
+    )
     products, left, order = 0.0, np.ones(len(i), dtype=bool), list[int]()
     strips = len(tile_strips(pictures.shape, tiles)[0])
     while len(order) < len(natural):
         rest = [tile for tile in natural if tile not in order]
-        order.append(rest[int(np.argmax((apart[left][:, rest] > 1).sum(0)))] if left.any() else rest[0])
+        order.append(
+            rest[int(np.argmax((apart[left][:, rest] > 1).sum(0)))] if left.any() else rest[0]
+        )
         for strip in range(1, strips + 1):
             share = len(np.union1d(i[left], j[left])) / SAMPLE
-            products += share * (share * count * _cost_of_product() + COST_OF_CUT) / (strips * len(natural))
+            products += (
+                share * (share * count * _cost_of_product() + COST_OF_CUT) / (strips * len(natural))
+            )
             left &= apart[:, order[-1]] * strip <= strips
     share = len(np.union1d(i[left], j[left])) / SAMPLE
     rest_cost = share * (share * count * _cost_of_product() + COST_OF_CUT)

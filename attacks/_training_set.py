@@ -1,4 +1,7 @@
-"""The pictures that a model was trained on, one batch at a time: Parquet shards, a folder of picture files or a list of them."""
+"""The pictures that a model was trained on, one batch at a time:
+
+Parquet shards, a folder of picture files or a list of them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from attacks._nearest import Matches, within
-from bench.errors import UserError, one_line
+from bench.base.errors import UserError, one_line
 
 __all__ = ["Matches", "TrainingSet", "fitted", "within"]
 
@@ -25,20 +28,27 @@ MEMORY = 2**26  # bytes of a batch, decoded or encoded
 BATCH = 1024  # pictures of a batch at most
 ROWS = 32  # of a shard read at a time, and pictures decoded by one job
 
-Item = tuple[str, str, bytes | Path]  # id; what to call it in an error; the encoded picture, or its file
+# id; what to call it in an error; the encoded picture, or its file
+Item = tuple[str, str, bytes | Path]
 
 
 class TrainingSet:
-    """Training pictures at the generator's size, in a fixed order, read anew by every iteration and never all in memory.
+    """Training pictures at the generator's size, in a fixed order, read anew by every iteration and
+    never all in memory.
 
-    A batch is `(ids, pictures)`: pictures uint8 `[b, side, side, 3]`, read as RGB; an id is the column `id` where a shard has one, else
-    `<file name>:<row>`, and of a picture file its name. `policy` says how pictures of other sizes are brought to that size.
-    `count` is the number of pictures, known once they have all been read. Iterating raises `UserError` for an
+    A batch is `(ids, pictures)`: pictures uint8 `[b, side, side, 3]`, read as RGB; an id is the
+    column `id` where a shard has one, else
+    `<file name>:<row>`, and of a picture file its name. `policy` says how pictures of other sizes
+     are brought to that size.
+    `count` is the number of pictures, known once they have all been read. Iterating raises
+     `UserError` for an
     unreadable shard or picture, naming it, for a shard without pictures and for a set without any.
     """
 
     def __init__(self, files: Sequence[tuple[str, Path]], side: int) -> None:
-        """`files`: names for ids and errors, and where they lie; those that end in .parquet are shards. Order is kept."""
+        """`files`: names for ids and errors, and where they lie; those that end in .parquet are
+        shards. Order is kept.
+        """
         self.files = tuple(files)
         self.side = side
         self.batch = max(1, min(BATCH, MEMORY // (side * side * 3)))
@@ -46,11 +56,17 @@ class TrainingSet:
 
     @classmethod
     def open(cls, path_or_files: Path | Sequence[Path], side: int) -> TrainingSet:
-        """A folder (its Parquet shards if it has some, else its picture files; with subfolders, sorted by name), one file, or a list of files."""
+        """A folder (its Parquet shards if it has some, else its picture files; with subfolders,
+        sorted by name), one file, or a list of files.
+        """
         if not isinstance(path_or_files, Path):
             files = [(path.name, path) for path in path_or_files]
         elif path_or_files.is_dir():
-            inside = sorted(path for path in path_or_files.rglob("*") if path.is_file() and not path.name.startswith("."))
+            inside = sorted(
+                path
+                for path in path_or_files.rglob("*")
+                if path.is_file() and not path.name.startswith(".")
+            )
             shards = [path for path in inside if path.suffix == ".parquet"]
             chosen = shards or [path for path in inside if path.suffix.lower() in SUFFIXES]
             files = [(path.relative_to(path_or_files).as_posix(), path) for path in chosen]
@@ -63,7 +79,10 @@ class TrainingSet:
 
     @property
     def policy(self) -> str:
-        return f"short side to {self.side} pixels (PIL bicubic, 8 bits, long side rounded down), centre crop; RGB pictures of that size as they are"
+        return (
+            f"short side to {self.side} pixels (PIL bicubic, 8 bits, long side rounded down),"
+            " centre crop; RGB pictures of that size as they are"
+        )
 
     def __iter__(self) -> Iterator[tuple[list[str], np.ndarray]]:
         pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
@@ -80,14 +99,22 @@ class TrainingSet:
         finally:
             pool.shutdown(cancel_futures=True)
         if count == 0:
-            raise UserError(f"no training pictures in {self.files[0][0]}{' and the other shards' if len(self.files) > 1 else ''}: no rows")
+            raise UserError(
+                "no training pictures in"
+                f" {self.files[0][0]}{' and the other shards' if len(self.files) > 1 else ''}: no"
+                " rows"
+            )
         self.count = count
 
     def _groups(self) -> Iterator[list[Item]]:
         group: list[Item] = []
         encoded = 0
         for name, path in self.files:
-            for item in _rows(name, path) if path.suffix == ".parquet" else [(name, f"picture {path}", path)]:
+            for item in (
+                _rows(name, path)
+                if path.suffix == ".parquet"
+                else [(name, f"picture {path}", path)]
+            ):
                 group.append(item)
                 encoded += len(item[2]) if isinstance(item[2], bytes) else 0
                 if len(group) == self.batch or encoded >= MEMORY:
@@ -96,17 +123,25 @@ class TrainingSet:
         if group:
             yield group
 
-    def _begin(self, pool: ThreadPoolExecutor, group: list[Item]) -> tuple[list[str], np.ndarray, list[Future[None]]]:
+    def _begin(
+        self, pool: ThreadPoolExecutor, group: list[Item]
+    ) -> tuple[list[str], np.ndarray, list[Future[None]]]:
         pictures = np.empty((len(group), self.side, self.side, 3), dtype=np.uint8)
 
         def fill(start: int) -> None:
             for row, (_, where, content) in enumerate(group[start : start + ROWS], start):
                 pictures[row] = _decoded(content, where, self.side)
 
-        return [item[0] for item in group], pictures, [pool.submit(fill, start) for start in range(0, len(group), ROWS)]
+        return (
+            [item[0] for item in group],
+            pictures,
+            [pool.submit(fill, start) for start in range(0, len(group), ROWS)],
+        )
 
 
-def _finished(ids: list[str], pictures: np.ndarray, jobs: list[Future[None]]) -> tuple[list[str], np.ndarray]:
+def _finished(
+    ids: list[str], pictures: np.ndarray, jobs: list[Future[None]]
+) -> tuple[list[str], np.ndarray]:
     for job in jobs:  # in order, so that of several unreadable pictures the first is named
         job.result()
     return ids, pictures
@@ -136,12 +171,18 @@ def _rows(name: str, path: Path) -> Iterator[Item]:
 def _picture_column(name: str, schema: pa.Schema) -> str:
     column = next((column for column in COLUMNS if column in schema.names), None)
     if column is None:
-        raise UserError(f"shard {name} has no column of pictures ({', '.join(COLUMNS)}); it has: {', '.join(schema.names) or 'none'}")
+        raise UserError(
+            f"shard {name} has no column of pictures ({', '.join(COLUMNS)}); it has:"
+            f" {', '.join(schema.names) or 'none'}"
+        )
     kind = schema.field(column).type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise UserError(f"the column '{column}' of shard {name} holds {schema.field(column).type} and not the bytes of picture files")
+        raise UserError(
+            f"the column '{column}' of shard {name} holds {schema.field(column).type} and not the"
+            " bytes of picture files"
+        )
     return column
 
 
@@ -154,7 +195,10 @@ def _decoded(content: bytes | Path, where: str, side: int) -> np.ndarray:
 
 
 def fitted(image: Image.Image, side: int) -> np.ndarray:
-    """A picture as uint8 `[side, side, 3]`: its short side resized to `side`, the middle kept. Pixels of one that fits stay as they are."""
+    """A picture as uint8 `[side, side, 3]`: its short side resized to `side`, the middle kept.
+
+    Pixels of one that fits stay as they are.
+    """
     image.load()
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"mode {image.mode}; 8 bits a channel are needed")

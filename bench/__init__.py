@@ -1,4 +1,6 @@
-"""The harness. Method, metric and attack authors import from here; names load on first use, so `bench --help` stays fast."""
+"""The harness. Method, metric and attack authors import from here; names load on first use, so
+`bench --help` stays fast.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +8,27 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "Method": "bench.method",
-    "FitData": "bench.method",
-    "State": "bench.method",
-    "Metric": "bench.metric",
-    "Attack": "bench.attack",
-    "Target": "bench.attack",
-    "Exhibit": "bench.attack",
-    "Evaluation": "bench.metric",
-    "Extractor": "bench.metric",
-    "PerImage": "bench.metric",
-    "PerSet": "bench.metric",
-    "Unmeasurable": "bench.errors",
-    "UserError": "bench.errors",
-    "Denoiser": "bench.sampler",
-    "Request": "bench.sampler",
-    "Step": "bench.sampler",
-    "Suite": "bench.suite",
-    "load_suite": "bench.suite",
-    "RunRecord": "bench.record",
-    "Shown": "bench.record",
-    "Run": "bench.runner",
+    "Method": "bench.contracts.method",
+    "FitData": "bench.contracts.method",
+    "State": "bench.contracts.method",
+    "Metric": "bench.contracts.metric",
+    "Attack": "bench.contracts.attack",
+    "Target": "bench.contracts.attack",
+    "Exhibit": "bench.contracts.attack",
+    "Evaluation": "bench.contracts.metric",
+    "Extractor": "bench.contracts.metric",
+    "PerImage": "bench.contracts.metric",
+    "PerSet": "bench.contracts.metric",
+    "Unmeasurable": "bench.base.errors",
+    "UserError": "bench.base.errors",
+    "Denoiser": "bench.diffusion.denoiser",
+    "Request": "bench.diffusion.denoiser",
+    "Step": "bench.diffusion.denoiser",
+    "Suite": "bench.suite.suite",
+    "load_suite": "bench.suite.suite",
+    "RunRecord": "bench.records.record",
+    "Shown": "bench.records.record",
+    "Run": "bench.running.run",
 }
 __all__ = list(_PUBLIC)
 

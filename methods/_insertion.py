@@ -1,15 +1,20 @@
-"""Words put into a prompt at random places, as the prompt perturbations of Somepalli et al. (NeurIPS 2023, arXiv 2305.20086) do."""
+"""Words put into a prompt at random places, as the prompt perturbations of Somepalli et al.
+(NeurIPS 2023, arXiv 2305.20086) do.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 
-from bench.sampler import Denoiser, Request
+from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.request import Request
 
 
 def insert_words(prompt: str, count: int, seed: int, draw: Callable[[random.Random], str]) -> str:
-    """`prompt` with `count` drawn words, each put at a uniform place of what the sentence is by then; decided by seed and prompt alone."""
+    """`prompt` with `count` drawn words, each put at a uniform place of what the sentence is by
+    then; decided by seed and prompt alone.
+    """
     generator = random.Random(f"{seed}\0{prompt}")
     words = prompt.split(" ")
     for _ in range(count):
@@ -19,8 +24,12 @@ def insert_words(prompt: str, count: int, seed: int, draw: Callable[[random.Rand
 
 
 def with_prompts(denoiser: Denoiser, request: Request, prompts: list[str]) -> Request:
-    """The request for other prompts, which the sampler encodes; reports for which images the text encoder cuts the end off."""
+    """The request for other prompts, which the sampler encodes; reports for which images the text
+    encoder cuts the end off.
+    """
     tokenizer = denoiser.pipe.tokenizer
     ends = tokenizer.num_special_tokens_to_add()
-    request.facts["truncated"] = [len(tokenizer.tokenize(prompt)) + ends > tokenizer.model_max_length for prompt in prompts]
+    request.facts["truncated"] = [
+        len(tokenizer.tokenize(prompt)) + ends > tokenizer.model_max_length for prompt in prompts
+    ]
     return request.replace(prompts=tuple(prompts))

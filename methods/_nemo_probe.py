@@ -1,4 +1,6 @@
-"""One timestep of the model for fixed noise: the noise changes that NeMo compares, with and without neurons."""
+"""One timestep of the model for fixed noise: the noise changes that NeMo compares, with and without
+neurons.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
-from bench.sampler import Denoiser
+from bench.base.errors import UserError
+from bench.diffusion.denoiser import Denoiser
 from methods._nemo_layers import Neurons, RowMasks
 from methods._nemo_similarity import pairwise, similarity, unit_range
 
@@ -25,30 +27,43 @@ class Detection:
 
 
 class Probe:
-    """Noise changes `epsilon - x` of one prompt for S fixed noises x, conditional branch only; its masks must be hooked."""
+    """Noise changes `epsilon - x` of one prompt for S fixed noises x, conditional branch only; its
+    masks must be hooked.
+    """
 
     def __init__(self, denoiser: Denoiser, masks: RowMasks, detection: Detection) -> None:
         self.denoiser, self.masks, self.detection = denoiser, masks, detection
         scheduler = denoiser.new_scheduler()
         index = {"first": 0, "second": 1}[detection.timestep]
         if index >= len(scheduler.timesteps):
-            raise UserError("method nemo: timestep=second needs at least two sampling steps; use timestep=first")
+            raise UserError(
+                "method nemo: timestep=second needs at least two sampling steps; use timestep=first"
+            )
         self.timestep = scheduler.timesteps[index]
-        # One draw for all seeds and no step in between, as in the reference code, which never steps its scheduler.
+        # One draw for all seeds and no step in between, as in the reference code, which never steps
+        # its scheduler.
         shape = denoiser.initial_latents([0]).shape[1:]
-        noise = torch.randn((detection.seeds, *shape), generator=torch.Generator().manual_seed(detection.seed))
+        noise = torch.randn(
+            (detection.seeds, *shape), generator=torch.Generator().manual_seed(detection.seed)
+        )
         noise = noise.to(denoiser.device, denoiser.dtype) * scheduler.init_noise_sigma
-        self.inputs = scheduler.scale_model_input(noise, self.timestep).to(denoiser.dtype)  # [S, C, h, w]
+        # [S, C, h, w]
+        self.inputs = scheduler.scale_model_input(noise, self.timestep).to(denoiser.dtype)
 
     def changes(self, embedding: Tensor, seeds: Sequence[int], sets: Sequence[Neurons]) -> Tensor:
-        """Of the given seeds with these neurons at 0, in [0, 1], fp32 `[len(seeds), C, h, w]`; embedding is `[1, T, D]`."""
-        parts, limit = [], 2 * self.denoiser.batch_size  # sampling has as many rows, so they fit the device
+        """Of the given seeds with these neurons at 0, in [0, 1], fp32 `[len(seeds), C, h, w]`;
+        embedding is `[1, T, D]`.
+        """
+        # sampling has as many rows, so they fit the device
+        parts, limit = [], 2 * self.denoiser.batch_size
         try:
             for start in range(0, len(seeds), limit):
                 inputs = self.inputs[list(seeds[start : start + limit])]
                 self.masks.set(sets[start : start + limit], 0.0)
                 with torch.no_grad():
-                    epsilon = self.denoiser.epsilon(inputs, self.timestep, embedding.expand(len(inputs), -1, -1))
+                    epsilon = self.denoiser.epsilon(
+                        inputs, self.timestep, embedding.expand(len(inputs), -1, -1)
+                    )
                 parts.append(epsilon.float() - inputs.float())
         finally:
             self.masks.clear()
@@ -67,8 +82,12 @@ class Probe:
         return pairwise(changes, self.detection.similarity)
 
     def calibrated(self, embeddings: Sequence[Tensor], over: Literal["pairs", "best"]) -> float:
-        """Mean plus one standard deviation of the similarity between seeds, of all pairs or of the best of every embedding `[1, T, D]`."""
+        """Mean plus one standard deviation of the similarity between seeds, of all pairs or of the
+        best of every embedding `[1, T, D]`.
+        """
         upper = torch.ones(self.detection.seeds, self.detection.seeds).triu(1).bool()
-        pairs = torch.stack([self.pairs(self.whole(embedding)).cpu()[upper] for embedding in embeddings]).double()
+        pairs = torch.stack(
+            [self.pairs(self.whole(embedding)).cpu()[upper] for embedding in embeddings]
+        ).double()
         values = pairs if over == "pairs" else pairs.amax(1)
         return float(values.mean() + values.std())

@@ -1,4 +1,5 @@
-"""How alike two predicted noise changes are, on latents of any size: what NeMo measures memorization by.
+"""How alike two predicted noise changes are, on latents of any size: what NeMo measures
+memorization by.
 
 Structural similarity comes from torchmetrics; here is only what a latent needs around it.
 """
@@ -22,10 +23,13 @@ class Scales:
 
     @classmethod
     def of(cls, side: int, most: int = 3) -> "Scales":
-        """For latents whose shorter side is `side`: 44 or more as in the reference code (three scales, 11 x 11, sigma 1.5).
+        """For latents whose shorter side is `side`:
 
-        Smaller ones get two scales from 16 on and one below, and the largest odd window of at most 11/16 of the coarsest
-        scale, which is the reference's share at 64; sigma shrinks with the window. `most=1` is plain SSIM.
+        44 or more as in the reference code (three scales, 11 x 11, sigma 1.5).
+
+        Smaller ones get two scales from 16 on and one below, and the largest odd window of at most
+        11/16 of the coarsest scale, which is the reference's share at 64; sigma shrinks with the
+        window. `most=1` is plain SSIM.
         """
         count = min(most, 3 if side >= REFERENCE_SIDE else 2 if side >= 16 else 1)
         if side >= REFERENCE_SIDE:
@@ -43,10 +47,18 @@ def similarity(first: Tensor, second: Tensor, kind: Literal["ms_ssim", "ssim"]) 
 
     `ms_ssim` is the reference code's, `ssim` the paper's.
     """
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure, structural_similarity_index_measure
+    from torchmetrics.functional.image import (
+        multiscale_structural_similarity_index_measure,
+        structural_similarity_index_measure,
+    )
 
     scales = Scales.of(min(first.shape[-2:]), 1 if kind == "ssim" else 3)
-    window = {"sigma": scales.sigma, "kernel_size": scales.kernel, "data_range": 1.0, "reduction": "none"}
+    window = {
+        "sigma": scales.sigma,
+        "kernel_size": scales.kernel,
+        "data_range": 1.0,
+        "reduction": "none",
+    }
     if kind == "ssim":
         return structural_similarity_index_measure(first, second, **window)
     exponents = (EXPONENTS / scales.count,) * scales.count
@@ -54,7 +66,9 @@ def similarity(first: Tensor, second: Tensor, kind: Literal["ms_ssim", "ssim"]) 
 
 
 def pairwise(rows: Tensor, kind: Literal["ms_ssim", "ssim"]) -> Tensor:
-    """Similarity of every row with every other, symmetric `[N, N]`; a row with itself is 0, because nothing asks for it."""
+    """Similarity of every row with every other, symmetric `[N, N]`; a row with itself is 0, because
+    nothing asks for it.
+    """
     count = len(rows)
     table = rows.new_zeros(count, count)
     pairs = [(i, j) for i in range(count) for j in range(i)]
@@ -64,7 +78,9 @@ def pairwise(rows: Tensor, kind: Literal["ms_ssim", "ssim"]) -> Tensor:
 
 
 def unit_range(rows: Tensor, over: Literal["channel", "sample"]) -> Tensor:
-    """Rows `[N, C, h, w]` stretched to [0, 1], every channel by itself (code) or every row as a whole (paper)."""
+    """Rows `[N, C, h, w]` stretched to [0, 1], every channel by itself (code) or every row as a
+    whole (paper).
+    """
     axes = (2, 3) if over == "channel" else (1, 2, 3)
     low, high = rows.amin(axes, keepdim=True), rows.amax(axes, keepdim=True)
     return (rows - low) / (high - low).clamp_min(1e-12)

@@ -1,7 +1,8 @@
 """What the method does to memorization and how, with its source (authors, venue, arXiv number).
 
-Copy this file to `mine.py`; the file's name is the method's name. Keep the doors that the method uses, delete the others.
-Every door has a working default, so a method is often one door of a few lines.
+Copy this file to `mine.py`; the file's name is the method's name. Keep the doors that the method
+uses, delete the others. Every door has a working default, so a method is often one door of a few
+lines.
 """
 
 from collections.abc import Iterator
@@ -17,13 +18,16 @@ from bench import Denoiser, FitData, Method, Request, State, Step
 class Template(Method):
     """Guide less in the first steps: one line that `bench list` shows."""
 
-    where: ClassVar = "guidance"  # prompt, embedding, noise, guidance, attention, activations or weights
+    # prompt, embedding, noise, guidance, attention, activations or weights
+    where: ClassVar = "guidance"
     needs: ClassVar = ()  # of "clean_prompts", "fit_prompts", "training_images": what `fit` gets
     paper: ClassVar = ""  # "Author et al. 2026, arXiv:..."
     version: ClassVar = 1  # raise it when results change
     neutral: ClassVar = {"strength": 0}  # parameters under which nothing changes
 
-    strength: float = Field(0.5, ge=0, le=1, description="how much of the guidance scale is withheld")
+    strength: float = Field(
+        0.5, ge=0, le=1, description="how much of the guidance scale is withheld"
+    )
     steps: int = Field(5, ge=0, description="first steps that are concerned")
 
     def fit(self, denoiser: Denoiser, data: FitData) -> State:
@@ -32,17 +36,25 @@ class Template(Method):
 
     @contextmanager
     def attach(self, pipe: Any, state: State) -> Iterator[None]:
-        """Around sampling: edit `pipe.unet`'s weights or put hooks on it; undo it bit for bit, also after an exception."""
+        """Around sampling: edit `pipe.unet`'s weights or put hooks on it; undo it bit for bit, also
+        after an exception.
+        """
         try:
             yield
         finally:
             pass
 
     def adjust(self, denoiser: Denoiser, request: Request, state: State) -> Request:
-        """Once a batch: `request.replace(prompts=..., embeddings=..., latents=..., attention_mask=...)`."""
+        """Once a batch: `request.replace(prompts=..., embeddings=..., latents=...,
+        attention_mask=...)`.
+        """
         return request
 
     def guide(self, step: Step, state: State) -> Tensor:
-        """Every step: combine `step.unconditional` and `step.conditional`, epsilon `[B, C, h, w]`."""
+        """Every step: combine `step.unconditional` and `step.conditional`, epsilon `[B, C, h,
+        w]`.
+        """
         scale = step.guidance_scale
-        return step.guided(scale * (1 - self.strength) if step.index < self.steps and self.strength else scale)
+        return step.guided(
+            scale * (1 - self.strength) if step.index < self.steps and self.strength else scale
+        )

@@ -1,7 +1,9 @@
-"""Cross-attention without summary tokens and with a stronger first token (Ren et al., ECCV 2024, arXiv 2403.11052).
+"""Cross-attention without summary tokens and with a stronger first token (Ren et al., ECCV 2024,
+arXiv 2403.11052).
 
-Memorized prompts draw attention to a few tokens, above all to those that stand for the whole text. The published command
-masks the padding and multiplies the first token's attention logit; the paper's text masks the end token too (`mask=summary`).
+Memorized prompts draw attention to a few tokens, above all to those that stand for the whole text.
+The published command masks the padding and multiplies the first token's attention logit; the
+paper's text masks the end token too (`mask=summary`).
 """
 
 from collections.abc import Iterator
@@ -11,32 +13,47 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from bench.errors import UserError
-from bench.method import Method, State, Where
-from bench.sampler import Denoiser, Request
+from bench.base.errors import UserError
+from bench.contracts.method import Method, State, Where
+from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.request import Request
 
 
 class CrossAttention(Method):
-    """Mask the tokens after the text and strengthen the first token in cross-attention (Ren et al.)."""
+    """Mask the tokens after the text and strengthen the first token in cross-attention (Ren et
+    al.).
+    """
 
     where: ClassVar[Where] = "attention"
     paper: ClassVar[str] = "Ren et al. 2024, arXiv:2403.11052"
     neutral: ClassVar[dict[str, Any] | None] = {"c1": 1, "mask": "none"}
 
-    c1: float = Field(1.25, gt=0, description="factor on the first token's attention logit in conditional rows; 1 leaves it")
-    mask: Literal["padding", "summary", "none"] = Field("padding", description="hide padding (code), padding and end token (paper), or nothing")
+    c1: float = Field(
+        1.25,
+        gt=0,
+        description="factor on the first token's attention logit in conditional rows; 1 leaves it",
+    )
+    mask: Literal["padding", "summary", "none"] = Field(
+        "padding", description="hide padding (code), padding and end token (paper), or nothing"
+    )
 
     @contextmanager
     def attach(self, pipe: Any, state: State) -> Iterator[None]:
-        """Scale the first token's key: logits are linear in keys, so attention stays the fused kernel."""
+        """Scale the first token's key: logits are linear in keys, so attention stays the fused
+        kernel.
+        """
         layers = [module for name, module in pipe.unet.named_modules() if name.endswith("attn2")]
         keys = [layer.to_k for layer in layers if not getattr(layer, "fused_projections", False)]
         if not keys or len(keys) < len(layers):
-            raise UserError("method cross_attention: the model has no attn2.to_k layers (are its projections fused?)")
+            raise UserError(
+                "method cross_attention: the model has no attn2.to_k layers (are its projections"
+                " fused?)"
+            )
 
         def scale(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
             output = output.clone()
-            output[len(output) // 2 :, 0] *= self.c1  # the second half of a guided batch is conditional
+            # the second half of a guided batch is conditional
+            output[len(output) // 2 :, 0] *= self.c1
             return output
 
         with ExitStack() as stack:
@@ -45,9 +62,19 @@ class CrossAttention(Method):
             yield
 
     def adjust(self, denoiser: Denoiser, request: Request, state: State) -> Request:
-        """Both branches see only as many tokens as the prompt has, counted without padding, which not every tokenizer fills alike."""
+        """Both branches see only as many tokens as the prompt has, counted without padding, which
+        not every tokenizer fills alike.
+        """
         if self.mask == "none":
             return request
-        tokens = denoiser.pipe.tokenizer(list(request.prompts), truncation=True, max_length=request.embeddings.shape[1]).input_ids
-        lengths = torch.tensor([len(ids) - (self.mask == "summary") for ids in tokens], device=request.embeddings.device)
-        return request.replace(attention_mask=torch.arange(request.embeddings.shape[1], device=lengths.device) < lengths[:, None])
+        tokens = denoiser.pipe.tokenizer(
+            list(request.prompts), truncation=True, max_length=request.embeddings.shape[1]
+        ).input_ids
+        lengths = torch.tensor(
+            [len(ids) - (self.mask == "summary") for ids in tokens],
+            device=request.embeddings.device,
+        )
+        return request.replace(
+            attention_mask=torch.arange(request.embeddings.shape[1], device=lengths.device)
+            < lengths[:, None]
+        )

@@ -2,10 +2,12 @@
 
 from typing import Any, ClassVar
 
-from bench.method import Method
+from bench.contracts.method import Method
 
 
 class NoMitigation(Method):
-    """No mitigation: plain classifier-free guidance, with the same initial noise as every other row."""
+    """No mitigation: plain classifier-free guidance, with the same initial noise as every other
+    row.
+    """
 
     neutral: ClassVar[dict[str, Any] | None] = {}

@@ -1,11 +1,14 @@
-"""Random number addition (RNA): numbers in the prompt's text (Somepalli et al., NeurIPS 2023, arXiv 2305.20086)."""
+"""Random number addition (RNA): numbers in the prompt's text (Somepalli et al., NeurIPS 2023, arXiv
+2305.20086).
+"""
 
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from bench.method import Method, State, Where
-from bench.sampler import Denoiser, Request
+from bench.contracts.method import Method, State, Where
+from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.request import Request
 from methods._insertion import insert_words, with_prompts
 
 
@@ -23,5 +26,10 @@ class RandomNumbers(Method):
         """The same numbers for every image of a prompt, each below 100,000."""
         if not self.count:
             return request
-        prompts = [insert_words(prompt, self.count, self.seed, lambda generator: str(generator.randrange(100_000))) for prompt in request.prompts]
+        prompts = [
+            insert_words(
+                prompt, self.count, self.seed, lambda generator: str(generator.randrange(100_000))
+            )
+            for prompt in request.prompts
+        ]
         return with_prompts(denoiser, request, prompts)

@@ -1,14 +1,18 @@
-"""Random token addition (RTA): vocabulary entries in the prompt's text (Somepalli et al., NeurIPS 2023, arXiv 2305.20086)."""
+"""Random token addition (RTA): vocabulary entries in the prompt's text (Somepalli et al., NeurIPS
+2023, arXiv 2305.20086).
+"""
 
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from bench.method import Method, State, Where
-from bench.sampler import Denoiser, Request
+from bench.contracts.method import Method, State, Where
+from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.request import Request
 from methods._insertion import insert_words, with_prompts
 
-SPARED = 8  # the reference draws below 49,400 of CLIP's 49,408 tokens: neither the start nor the end of a text
+# the reference draws below 49,400 of CLIP's 49,408 tokens: neither the start nor the end of a text
+SPARED = 8
 
 
 class RandomTokens(Method):
@@ -22,10 +26,20 @@ class RandomTokens(Method):
     seed: int = Field(0, ge=0, description="of the perturbation, together with the prompt")
 
     def adjust(self, denoiser: Denoiser, request: Request, state: State) -> Request:
-        """The same tokens for every image of a prompt, as text: a part of a word may become several tokens when it is read again."""
+        """The same tokens for every image of a prompt, as text: a part of a word may become several
+        tokens when it is read again.
+        """
         if not self.count:
             return request
         tokenizer = denoiser.pipe.tokenizer
         size = len(tokenizer) - SPARED
-        prompts = [insert_words(p, self.count, self.seed, lambda generator: tokenizer.decode([generator.randrange(size)])) for p in request.prompts]
+        prompts = [
+            insert_words(
+                p,
+                self.count,
+                self.seed,
+                lambda generator: tokenizer.decode([generator.randrange(size)]),
+            )
+            for p in request.prompts
+        ]
         return with_prompts(denoiser, request, prompts)

@@ -1,7 +1,7 @@
 """Alignment: cosine between a generation and its original prompt under an open_clip model.
 
-Raw cosine in [-1, 1]; other scales in the literature are functions of it. The prompt is always the one that was asked
-for, never one that a mitigation made of it.
+Raw cosine in [-1, 1]; other scales in the literature are functions of it. The prompt is always the
+one that was asked for, never one that a mitigation made of it.
 """
 
 from __future__ import annotations
@@ -13,28 +13,43 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bench.extractors import OpenClip
-from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet
-from bench.suite import Suite
-from bench.suite_settings import Role
+from bench.contracts.metric import Evaluation, Metric, PerImage, PerSet
+from bench.features.extractor import Extractor
+from bench.features.networks import OpenClip
+from bench.suite.settings import Role
+from bench.suite.suite import Suite
 
 
 class ClipScore(Metric):
-    """Cosine of picture and original prompt under an open_clip model, on memorized and on clean prompts."""
+    """Cosine of picture and original prompt under an open_clip model, on memorized and on clean
+    prompts.
+    """
 
     names: ClassVar[tuple[str, ...]] = ("clip_score", "clip_score_clean")
     roles: ClassVar[tuple[Role, ...]] = ("memorized", "clean")
     files: ClassVar[tuple[str, ...]] = ("weights",)
 
-    model: str = Field(description="an open_clip folder relative to the suite file, or the name of an architecture if `weights` is given")
-    weights: str = Field("", description="checkpoint of the architecture, relative to the suite file")
+    model: str = Field(
+        description=(
+            "an open_clip folder relative to the suite file, or the name of an architecture if"
+            " `weights` is given"
+        )
+    )
+    weights: str = Field(
+        "", description="checkpoint of the architecture, relative to the suite file"
+    )
 
     def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
         clip = self._clip(suite, device)
         return {"memorized": [clip], "clean": [clip]}
 
     def _clip(self, suite: Suite, device: Any) -> OpenClip:
-        return OpenClip(self.model, None if self.weights else suite.path(self.model), suite.path(self.weights) if self.weights else None, device)
+        return OpenClip(
+            self.model,
+            None if self.weights else suite.path(self.model),
+            suite.path(self.weights) if self.weights else None,
+            device,
+        )
 
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
         clip = evaluation.loaded(self._clip(evaluation.suite, evaluation.device))
@@ -46,6 +61,10 @@ class ClipScore(Metric):
             images = samples.features(clip)
             texts, truncated = clip.texts([prompt.text for prompt in samples.prompts])
             cosine = np.einsum("pid,pd->pi", images, texts)
-            details = {"model": Path(self.model).name, "weights_sha256": clip.digest, "truncated_prompts": truncated}
+            details = {
+                "model": Path(self.model).name,
+                "weights_sha256": clip.digest,
+                "truncated_prompts": truncated,
+            }
             scores[name] = PerImage(cosine, samples.prompts, "cosine", True, details=details)
         return scores

@@ -1,7 +1,9 @@
-"""Picture quality: the Frechet distance to real pictures, with clean-fid's resizing and features and our own, exact distance.
+"""Picture quality: the Frechet distance to real pictures, with clean-fid's resizing and features
+and our own, exact distance.
 
-FID falls with the number of images, so the number is the suite's and part of the score; fewer are refused. Two sets of real
-pictures are in use for captions of real pictures, and give different numbers: a whole collection, and the originals of just these captions.
+FID falls with the number of images, so the number is the suite's and part of the score; fewer are
+refused. Two sets of real pictures are in use for captions of real pictures, and give different
+numbers: a whole collection, and the originals of just these captions.
 """
 
 from __future__ import annotations
@@ -12,28 +14,46 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from bench.digests import path_digest
-from bench.errors import Unmeasurable, UserError
-from bench.extractors import CleanFeatures
-from bench.frechet import Statistics, first_rows, frechet_distance, moments, read_statistics
-from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet, SampleSet
-from bench.real_pictures import crop_name, originals, pictures_in, statistics_of
-from bench.record import Shown
-from bench.suite import Suite
-from bench.suite_settings import Role
+from bench.base.digests import path_digest
+from bench.base.errors import Unmeasurable, UserError
+from bench.contracts.metric import Evaluation, Metric, PerImage, PerSet
+from bench.contracts.samples import SampleSet
+from bench.features.extractor import Extractor
+from bench.features.networks import CleanFeatures
+from bench.features.real_pictures import crop_name, originals, pictures_in, statistics_of
+from bench.records.record import Shown
+from bench.statistics.frechet import (
+    Statistics,
+    first_rows,
+    frechet_distance,
+    moments,
+    read_statistics,
+)
+from bench.suite.settings import Role
+from bench.suite.suite import Suite
 
 
 class _Names:
-    """The scores that the settings ask for; of the class, those that need nothing but a reference."""
+    """The scores that the settings ask for; of the class, those that need nothing but a
+    reference.
+    """
 
     def __get__(self, metric: Fid | None, owner: type[Fid]) -> tuple[str, ...]:
-        return ("fid",) if metric is None else (*(("fid",) if metric.statistics or metric.real else ()), *(("fid_matched",) if metric.matched else ()))
+        return (
+            ("fid",)
+            if metric is None
+            else (
+                *(("fid",) if metric.statistics or metric.real else ()),
+                *(("fid_matched",) if metric.matched else ()),
+            )
+        )
 
 
 class Fid(Metric):
     """Frechet distance between features of generations and of real pictures, clean-fid semantics.
 
-    `fid` is to a whole collection: reference `statistics`, or a folder of `real` pictures, whose statistics are measured once.
+    `fid` is to a whole collection: reference `statistics`, or a folder of `real` pictures, whose
+     statistics are measured once.
     `fid_matched` is to the originals that the prompts themselves name as their references.
     """
 
@@ -41,14 +61,40 @@ class Fid(Metric):
     roles: ClassVar[tuple[Role, ...]] = ("quality",)
     files: ClassVar[tuple[str, ...]] = ("weights", "statistics", "real")
     shown: ClassVar[dict[str, Shown]] = {
-        "fid_matched": Shown(heading="FID matched", decimals=2, meaning="Frechet distance to the originals of the captions, at the stated number of images")
+        "fid_matched": Shown(
+            heading="FID matched",
+            decimals=2,
+            meaning=(
+                "Frechet distance to the originals of the captions, at the stated number of images"
+            ),
+        )
     }
 
-    weights: str = Field(description="TorchScript with `.layers`, as clean-fid's Inception file, relative to the suite file")
-    statistics: str = Field("", description="`.npz` with `mu`, `sigma`, `n` of the real pictures' features; `bench statistics` makes one")
+    weights: str = Field(
+        description=(
+            "TorchScript with `.layers`, as clean-fid's Inception file, relative to the suite file"
+        )
+    )
+    statistics: str = Field(
+        "",
+        description=(
+            "`.npz` with `mu`, `sigma`, `n` of the real pictures' features; `bench statistics`"
+            " makes one"
+        ),
+    )
     real: str = Field("", description="folder of real pictures, instead of `statistics`")
-    real_side: int | None = Field(None, ge=8, description="shorter side of real pictures is resized to it and the centre square kept; as they are by default")
-    matched: bool = Field(False, description="also `fid_matched`: against the pictures that the prompts name as references")
+    real_side: int | None = Field(
+        None,
+        ge=8,
+        description=(
+            "shorter side of real pictures is resized to it and the centre square kept; as they are"
+            " by default"
+        ),
+    )
+    matched: bool = Field(
+        False,
+        description="also `fid_matched`: against the pictures that the prompts name as references",
+    )
     images: int = Field(ge=2, description="the number of images; fewer are refused")
     size: int = Field(299, ge=8, description="side that pictures are resized to; 299 for Inception")
 
@@ -59,7 +105,10 @@ class Fid(Metric):
         if not (self.statistics or self.real or self.matched):
             raise ValueError("nothing to compare with: give statistics, real or matched")
         if self.statistics and self.real_side and not self.matched:
-            raise ValueError("real_side says how real pictures are cut, and statistics were made of pictures cut before: leave it out")
+            raise ValueError(
+                "real_side says how real pictures are cut, and statistics were made of pictures cut"
+                " before: leave it out"
+            )
         return self
 
     def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
@@ -69,13 +118,21 @@ class Fid(Metric):
         """Moments of the images once; then each distance, or the reason why there is none."""
         samples = evaluation.samples("quality")
         if len(samples) < self.images:
-            raise Unmeasurable(f"FID of {self.images} images asked for and only {len(samples)} are there")
-        extractor = evaluation.loaded(CleanFeatures(evaluation.path(self.weights), self.size, evaluation.device))
+            raise Unmeasurable(
+                f"FID of {self.images} images asked for and only {len(samples)} are there"
+            )
+        extractor = evaluation.loaded(
+            CleanFeatures(evaluation.path(self.weights), self.size, evaluation.device)
+        )
         generated = moments(first_rows(samples.feature_blocks(extractor), self.images))
         scores: dict[str, PerImage | PerSet | Unmeasurable] = {}
         for name in self.names:
             try:
-                real = self._whole(evaluation, extractor, len(generated.mu)) if name == "fid" else self._originals(evaluation, samples, extractor)
+                real = (
+                    self._whole(evaluation, extractor, len(generated.mu))
+                    if name == "fid"
+                    else self._originals(evaluation, samples, extractor)
+                )
                 scores[name] = self._score(evaluation, samples, extractor, generated, real)
             except Unmeasurable as why:
                 scores[name] = why
@@ -83,22 +140,46 @@ class Fid(Metric):
 
     def _whole(self, evaluation: Evaluation, extractor: CleanFeatures, dims: int) -> Statistics:
         if self.real:
-            return statistics_of(pictures_in(evaluation.path(self.real), self.real_side), extractor, evaluation.cache, evaluation.report)
+            return statistics_of(
+                pictures_in(evaluation.path(self.real), self.real_side),
+                extractor,
+                evaluation.cache,
+                evaluation.report,
+            )
         file = evaluation.path(self.statistics)
         known = read_statistics(file, dims)
         if known.fingerprint not in ("", extractor.fingerprint):
-            raise UserError(f"reference statistics {self.statistics} were made with {known.fingerprint} and not with {extractor.fingerprint}")
+            raise UserError(
+                f"reference statistics {self.statistics} were made with {known.fingerprint} and not"
+                f" with {extractor.fingerprint}"
+            )
         if self.real_side and known.crop not in ("", crop_name(self.real_side)):
-            raise UserError(f"reference statistics {self.statistics} were made with the cut '{known.crop}', and real_side is {self.real_side}")
+            raise UserError(
+                f"reference statistics {self.statistics} were made with the cut '{known.crop}', and"
+                f" real_side is {self.real_side}"
+            )
         # A file that does not say which pictures it was made of is named by itself.
-        return known if known.digest else replace(known, pictures=file.name, digest=path_digest(file))
+        return (
+            known if known.digest else replace(known, pictures=file.name, digest=path_digest(file))
+        )
 
-    def _originals(self, evaluation: Evaluation, samples: SampleSet, extractor: CleanFeatures) -> Statistics:
+    def _originals(
+        self, evaluation: Evaluation, samples: SampleSet, extractor: CleanFeatures
+    ) -> Statistics:
         """Of the references of those prompts whose images are measured."""
         prompts = samples.prompts[: -(-self.images // samples.images)]
-        return statistics_of(originals(prompts, self.real_side), extractor, evaluation.cache, evaluation.report)
+        return statistics_of(
+            originals(prompts, self.real_side), extractor, evaluation.cache, evaluation.report
+        )
 
-    def _score(self, evaluation: Evaluation, samples: SampleSet, extractor: CleanFeatures, generated: Statistics, real: Statistics) -> PerSet:
+    def _score(
+        self,
+        evaluation: Evaluation,
+        samples: SampleSet,
+        extractor: CleanFeatures,
+        generated: Statistics,
+        real: Statistics,
+    ) -> PerSet:
         value = frechet_distance(generated.mu, generated.sigma, real.mu, real.sigma)
         suite = evaluation.suite
         details = {
@@ -113,4 +194,6 @@ class Fid(Metric):
             "generated_side": suite.settings.model.side,
             "captions_sha256": path_digest(suite.path(suite.settings.prompts["quality"].file)),
         }
-        return PerSet(value, self.images, "distance", False, prompts=len(samples.prompts), details=details)
+        return PerSet(
+            value, self.images, "distance", False, prompts=len(samples.prompts), details=details
+        )

@@ -1,7 +1,9 @@
-"""Replication: similarity of generations to their training pictures under a copy descriptor (SSCD, Pizzi et al., CVPR 2022).
+"""Replication: similarity of generations to their training pictures under a copy descriptor (SSCD,
+Pizzi et al., CVPR 2022).
 
-At least five incompatible pipelines are called "SSCD score" in the literature. A profile names one: how pictures are
-resized and normalised, and how several training pictures of a prompt are reduced. Profiles are never compared.
+At least five incompatible pipelines are called "SSCD score" in the literature. A profile names one:
+how pictures are resized and normalised, and how several training pictures of a prompt are reduced.
+Profiles are never compared.
 """
 
 from __future__ import annotations
@@ -13,16 +15,21 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from bench.errors import UnknownName, Unmeasurable
-from bench.extractors import PROFILES, CopyDescriptor
-from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet, SampleSet
-from bench.store import read_picture
-from bench.suite import Prompt, Suite
-from bench.suite_settings import Role
+from bench.base.errors import UnknownName, Unmeasurable
+from bench.contracts.metric import Evaluation, Metric, PerImage, PerSet
+from bench.contracts.samples import SampleSet
+from bench.features.extractor import Extractor
+from bench.features.networks import PROFILES, CopyDescriptor
+from bench.store.store import read_picture
+from bench.suite.prompts import Prompt
+from bench.suite.settings import Role
+from bench.suite.suite import Suite
 
 
 class Sscd(Metric):
-    """Similarity to the training picture by a copy descriptor: mean, 95th percentile, share above a threshold; and diversity."""
+    """Similarity to the training picture by a copy descriptor: mean, 95th percentile, share above a
+    threshold; and diversity.
+    """
 
     names: ClassVar[tuple[str, ...]] = ("sscd", "sscd_p95", "memorized_ratio", "diversity")
     over_prompts: ClassVar[Mapping[str, str]] = {"sscd_p95": "percentile"}
@@ -47,17 +54,30 @@ class Sscd(Metric):
 
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
         found = compare(evaluation, self.weights, self.profile)
-        similarity = np.stack([reduce_references(table, PROFILES[self.profile].references) for table in found.tables])
+        similarity = np.stack(
+            [reduce_references(table, PROFILES[self.profile].references) for table in found.tables]
+        )
 
-        def score(table: np.ndarray, higher_is_better: bool = False, unit: str = "cosine", **more: Any) -> PerImage:
+        def score(
+            table: np.ndarray, higher_is_better: bool = False, unit: str = "cosine", **more: Any
+        ) -> PerImage:
             extra = more.pop("details", {})
-            return PerImage(table, more.pop("prompts", found.prompts), unit, higher_is_better, details=found.details | extra, **more)
+            return PerImage(
+                table,
+                more.pop("prompts", found.prompts),
+                unit,
+                higher_is_better,
+                details=found.details | extra,
+                **more,
+            )
 
         above = (similarity > self.threshold).astype(float)
         scores: dict[str, PerImage | PerSet] = {
             "sscd": score(similarity),
             "sscd_p95": score(similarity, percentile=95),
-            "memorized_ratio": score(above, unit="share", proportion=True, details={"threshold": self.threshold}),
+            "memorized_ratio": score(
+                above, unit="share", proportion=True, details={"threshold": self.threshold}
+            ),
         }
         if found.samples.images > 1:
             table = 1 - mean_pairwise_similarity(found.generated)[:, None]
@@ -67,7 +87,11 @@ class Sscd(Metric):
 
 @dataclass(frozen=True)
 class Compared:
-    """Generations beside training pictures. `tables`: similarities `[images, references]` of each of `prompts`, those that have a training picture."""
+    """Generations beside training pictures.
+
+    `tables`: similarities `[images, references]` of each of `prompts`, those that have a training
+    picture.
+    """
 
     samples: SampleSet
     generated: np.ndarray  # descriptors of all prompts, `[prompts, images, d]`
@@ -77,27 +101,47 @@ class Compared:
 
 
 def compare(evaluation: Evaluation, weights: str, profile: str) -> Compared:
-    """Describe the memorized prompts' generations and training pictures; prompts whose picture was lost are counted and left out.
+    """Describe the memorized prompts' generations and training pictures; prompts whose picture was
+    lost are counted and left out.
 
     Raises `Unmeasurable` when no prompt has a training picture.
     """
     samples = evaluation.samples("memorized")
     places = [place for place, prompt in enumerate(samples.prompts) if prompt.references]
     if not places:
-        raise Unmeasurable(f"none of the {len(samples.prompts)} memorized prompts has a training picture")
-    extractor = evaluation.loaded(CopyDescriptor(evaluation.path(weights), profile, evaluation.device))
+        raise Unmeasurable(
+            f"none of the {len(samples.prompts)} memorized prompts has a training picture"
+        )
+    extractor = evaluation.loaded(
+        CopyDescriptor(evaluation.path(weights), profile, evaluation.device)
+    )
     generated = samples.features(extractor)
     prompts = tuple(samples.prompts[place] for place in places)
-    references = [extractor([read_picture(path) for path in prompt.references]) for prompt in prompts]
+    references = [
+        extractor([read_picture(path) for path in prompt.references]) for prompt in prompts
+    ]
     details = {
-        "profile": profile, "weights_sha256": extractor.digest, "references": sum(len(r) for r in references),
-        "n_expected": len(samples.prompts), "n_found": len(prompts),
-    }  # fmt: skip
-    return Compared(samples, generated, prompts, tuple(generated[place] @ r.T for place, r in zip(places, references, strict=True)), details)
+        "profile": profile,
+        "weights_sha256": extractor.digest,
+        "references": sum(len(r) for r in references),
+        "n_expected": len(samples.prompts),
+        "n_found": len(prompts),
+    }
+    return Compared(
+        samples,
+        generated,
+        prompts,
+        tuple(generated[place] @ r.T for place, r in zip(places, references, strict=True)),
+        details,
+    )
 
 
-def reduce_references(similarity: np.ndarray, how: Literal["max", "mean", "lower_median"]) -> np.ndarray:
-    """`[images, references]` to `[images]`; the lower median is what `torch.median` gives for an even number."""
+def reduce_references(
+    similarity: np.ndarray, how: Literal["max", "mean", "lower_median"]
+) -> np.ndarray:
+    """`[images, references]` to `[images]`; the lower median is what `torch.median` gives for an
+    even number.
+    """
     if how == "max":
         return similarity.max(1)
     if how == "mean":
@@ -106,7 +150,9 @@ def reduce_references(similarity: np.ndarray, how: Literal["max", "mean", "lower
 
 
 def mean_pairwise_similarity(features: np.ndarray) -> np.ndarray:
-    """Mean over all unordered pairs of a prompt's images: unit vectors `[prompts, images, d]` to `[prompts]`."""
+    """Mean over all unordered pairs of a prompt's images: unit vectors `[prompts, images, d]` to
+    `[prompts]`.
+    """
     images = features.shape[1]
     total = np.square(features.sum(1)).sum(-1) - np.square(features).sum((1, 2))
     return total / (images * (images - 1))

@@ -1,4 +1,6 @@
-"""Cost: time as a ratio to no mitigation, measured in turn on the same machine, and model evaluations, counted."""
+"""Cost: time as a ratio to no mitigation, measured in turn on the same machine, and model
+evaluations, counted.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +10,31 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bench.metric import Evaluation, Extractor, Metric, PerImage, PerSet
-from bench.suite import Suite
-from bench.suite_settings import Role
+from bench.contracts.metric import Evaluation, Metric, PerImage, PerSet
+from bench.features.extractor import Extractor
+from bench.suite.settings import Role
+from bench.suite.suite import Suite
 
 
 class Walltime(Metric):
-    """Seconds and model evaluations per image, time as a ratio to no mitigation, and what fitting cost."""
+    """Seconds and model evaluations per image, time as a ratio to no mitigation, and what fitting
+    cost.
+    """
 
-    names: ClassVar[tuple[str, ...]] = ("fit_seconds", "fit_nfe", "seconds_per_image", "nfe_per_image", "time_ratio")
+    names: ClassVar[tuple[str, ...]] = (
+        "fit_seconds",
+        "fit_nfe",
+        "seconds_per_image",
+        "nfe_per_image",
+        "time_ratio",
+    )
     roles: ClassVar[tuple[Role, ...]] = ("memorized",)
     cost: ClassVar[bool] = True
     version: ClassVar[int] = 2  # 2: timed on prompts spread over the whole list
 
-    rounds: int = Field(3, ge=1, description="batches sampled with the method and without it, in turn")
+    rounds: int = Field(
+        3, ge=1, description="batches sampled with the method and without it, in turn"
+    )
     images: int = Field(8, ge=1, description="images a batch, as far as whole prompts fill it")
 
     def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
@@ -38,8 +51,22 @@ class Walltime(Metric):
             "fit_seconds": PerSet(evaluation.fit_seconds, 1, "s", False),
             "fit_nfe": PerSet(evaluation.fit_rows, 1, "row evaluations", False),
             "seconds_per_image": PerSet(
-                float(np.median(per_image)), self.rounds, "s", False, (float(per_image.min()), float(per_image.max())), details=details
+                float(np.median(per_image)),
+                self.rounds,
+                "s",
+                False,
+                (float(per_image.min()), float(per_image.max())),
+                details=details,
             ),
-            "nfe_per_image": PerSet(timing.method_rows / timing.images, timing.images, "row evaluations", False),
-            "time_ratio": PerSet(float(np.median(ratios)), self.rounds, "x none", False, (float(ratios.min()), float(ratios.max())), details=details),
+            "nfe_per_image": PerSet(
+                timing.method_rows / timing.images, timing.images, "row evaluations", False
+            ),
+            "time_ratio": PerSet(
+                float(np.median(ratios)),
+                self.rounds,
+                "x none",
+                False,
+                (float(ratios.min()), float(ratios.max())),
+                details=details,
+            ),
         }

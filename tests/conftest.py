@@ -1,4 +1,4 @@
-"""The tiny model and suite of `bench.tiny`, as fixtures."""
+"""The tiny model and suite of `bench.testbed.tiny`, as fixtures."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from bench.sampler import Denoiser
-from bench.suite import Suite, load_suite
-from bench.tiny import CAPTIONS, SIDE, SUITE, build_tiny_pipeline, build_tiny_suite, write_csv
+from bench.diffusion.denoiser import Denoiser
+from bench.suite.load import load_suite
+from bench.suite.suite import Suite
+from bench.testbed.tiny import (
+    CAPTIONS,
+    SIDE,
+    SUITE,
+    build_tiny_pipeline,
+    build_tiny_suite,
+    write_csv,
+)
 
-__all__ = ["CAPTIONS", "SIDE", "SUITE", "build_tiny_pipeline", "write_csv"]  # what tests take from here
+# what tests take from here
+__all__ = ["CAPTIONS", "SIDE", "SUITE", "build_tiny_pipeline", "write_csv"]
 
 
 @pytest.fixture(scope="session", autouse=True)

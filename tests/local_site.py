@@ -16,7 +16,8 @@ class Site:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.cuts: dict[str, list[int]] = {}  # the connection ends after so many bytes of the body; one entry a request
+        # the connection ends after so many bytes of the body; one entry a request
+        self.cuts: dict[str, list[int]] = {}
         self.status: dict[str, list[int]] = {}  # answers before the first good one
         self.silent: dict[str, float] = {}  # seconds before the second half
         self.drip: set[str] = set()

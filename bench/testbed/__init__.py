@@ -1,0 +1,1 @@
+"""The embedded default: how its pictures, model and judges are made, and the trained bundle."""

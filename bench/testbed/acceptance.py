@@ -23,14 +23,16 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from bench.atomic import write_atomically
-from bench.extractors import CopyDescriptor, OpenClip
-from bench.method import Method
-from bench.model import load_denoiser
-from bench.sampler import Denoiser, sample
-from bench.stats import proportion_interval
-from bench.store import read_picture
-from bench.suite import Suite, load_suite
+from bench.base.files import write_atomically
+from bench.contracts.method import Method
+from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.model import load_denoiser
+from bench.features.networks import CopyDescriptor, OpenClip
+from bench.running.sample import sample
+from bench.statistics.intervals import proportion_interval
+from bench.store.store import read_picture
+from bench.suite.load import load_suite
+from bench.suite.suite import Suite
 from bench.testbed.autoencoder import reconstruction_psnr
 from bench.testbed.bundle import hashed_files, read_manifest, write_manifest
 from bench.testbed.recogniser import Recogniser, load_recogniser, recognised

@@ -78,9 +78,7 @@ def autoencoder_job(seed: int, side: int, steps: int, batch_size: int = 16) -> J
 
 
 def _loss(
-    module: torch.nn.Module,
-    batch: tuple[torch.Tensor, torch.Tensor],
-    generator: torch.Generator,
+    module: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator
 ) -> torch.Tensor:
     """Squared error of the decoded sample and the weighted KL divergence a latent value."""
     pixels, weight = batch

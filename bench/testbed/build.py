@@ -22,13 +22,13 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
-from bench.assets import cache_folder
-from bench.atomic import write_atomically
-from bench.digests import digest_of
-from bench.errors import UserError
-from bench.extractors import CleanFeatures
-from bench.record import PACKAGES, package_version
-from bench.store import encode_png
+from bench.assets.asset import cache_folder
+from bench.base.digests import digest_of
+from bench.base.errors import UserError
+from bench.base.files import write_atomically
+from bench.features.networks import CleanFeatures
+from bench.records.environment import PACKAGES, package_version
+from bench.store.store import encode_png
 from bench.testbed.autoencoder import (
     autoencoder_job,
     latent_scale,

@@ -16,9 +16,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.atomic import write_atomically
-from bench.digests import path_digest
-from bench.errors import UserError, one_line
+from bench.base.digests import path_digest
+from bench.base.errors import UserError, one_line
+from bench.base.files import write_atomically
 
 BUNDLE = Path(__file__).parent / "bundle"
 

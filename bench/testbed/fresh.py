@@ -10,9 +10,9 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
-from bench.atomic import write_atomically
-from bench.errors import UserError
-from bench.store import encode_png
+from bench.base.errors import UserError
+from bench.base.files import write_atomically
+from bench.store.store import encode_png
 from bench.testbed.plan import CPU_PLAN
 from bench.testbed.scenes import canary_scenes, render
 

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 import numpy as np
 from PIL import Image
 
-from bench.errors import UserError
+from bench.base.errors import UserError
 
 ATTRIBUTION = (
     "Emoji designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0"

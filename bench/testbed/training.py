@@ -28,7 +28,7 @@ from rich.progress import (
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
-from bench.atomic import write_atomically
+from bench.base.files import write_atomically
 
 CHECKPOINT_SECONDS = 120.0
 CHECKPOINT_STEPS = 500
@@ -115,10 +115,7 @@ def train(
     )
     with Progress(*columns) as progress:
         bar = progress.add_task(
-            job.name,
-            total=job.steps,
-            completed=start,
-            loss=losses[-1][1] if losses else math.nan,
+            job.name, total=job.steps, completed=start, loss=losses[-1][1] if losses else math.nan
         )
         for step, batch in enumerate(_batches(job, start, device), start):
             optimizers.set_rates(one_cycle(step / job.steps))
@@ -179,9 +176,7 @@ def one_cycle(progress: float, warmup: float = 0.05) -> float:
 Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 
-def average_with_warm_up(
-    decay: float,
-) -> Callable[[Tensors, Tensors, torch.Tensor | int], None]:
+def average_with_warm_up(decay: float) -> Callable[[Tensors, Tensors, torch.Tensor | int], None]:
     """An exponential average for `AveragedModel` that early on reaches back a third of the way."""
 
     @torch.no_grad()

@@ -1,9 +1,12 @@
-"""Which clique size flags what among fit prompts, at the calibrated threshold: how the suite's size was chosen, without held-out prompts.
+"""Which clique size flags what among fit prompts, at the calibrated threshold: how the suite's size
+was chosen, without held-out prompts.
 
-    PYTHONPATH=. python tests/benchmarks/clique_size.py --store runs/store      # a few minutes where the images are not there yet
+    PYTHONPATH=. python tests/benchmarks/clique_size.py --store runs/store      # a few minutes
+    where the images are not there yet
 
-Prints for every size how many fit prompts are flagged and how many of these are copies of a training picture. The size of the
-suite is the largest that flags as many copies as the smallest does.
+Prints for every size how many fit prompts are flagged and how many of these are copies of a
+training picture. The size of the suite is the largest that flags as many copies as the smallest
+does.
 """
 
 from __future__ import annotations
@@ -19,28 +22,35 @@ from attacks._findings import examine
 from attacks._tiles import tile_elements
 from attacks._verification import References
 from attacks.clique_extraction import CliqueExtraction
-from bench.parameters import configure
-from bench.progress import reporter
-from bench.runner import Run
-from bench.suite import Suite, load_suite
+from bench.base.parameters import configure
+from bench.base.progress import reporter
+from bench.running.run import Run
+from bench.suite.load import load_suite
+from bench.suite.suite import Suite
 
 SIZES = (3, 4, 5, 6, 8, 10)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--suite", default="testbed")
     parser.add_argument("--store", type=Path, default=Path("runs/store"))
     arguments = parser.parse_args()
     suite = load_suite(arguments.suite)
-    attack = configure("attack", "clique_extraction", CliqueExtraction, suite.settings.attacks["clique_extraction"])
+    attack = configure(
+        "attack", "clique_extraction", CliqueExtraction, suite.settings.attacks["clique_extraction"]
+    )
     threshold = attack._calibration(suite).threshold
     bare = Suite(suite.settings.model_copy(update={"metrics": {}, "attacks": {}}), suite.file)
     prompts, references = suite.prompts("fit"), References(suite)
     pictures = np.concatenate([batch for _, batch in references.training])
     training = pictures.reshape(len(pictures), -1)
     with reporter() as report:
-        run = Run.resolve(bare, "none", {}, arguments.store, arguments.store, torch.device("cpu"), report)
+        run = Run.resolve(
+            bare, "none", {}, arguments.store, arguments.store, torch.device("cpu"), report
+        )
         run.store.prepare()
         samples = run.sample_set(prompts, attack.images)
         run.generate({}, samples.keys)
@@ -52,9 +62,17 @@ def main() -> None:
             limit = squared_limit(threshold, tile_elements(pictures.shape, attack.tiles))
             finding = examine(prompt, pictures, attack.tiles, limit, size, attack.budget)
             if finding.flagged:
-                nearest = int(squared_distances(finding.representative.reshape(1, -1), training).min())
-                flagged, copies = flagged + 1, copies + int(nearest <= squared_limit(attack.verification, references.elements))
-        print(f"clique of {size:2d}: {flagged} flagged, {copies} of them copies of a training picture")
+                nearest = int(
+                    squared_distances(finding.representative.reshape(1, -1), training).min()
+                )
+                flagged, copies = (
+                    flagged + 1,
+                    copies
+                    + int(nearest <= squared_limit(attack.verification, references.elements)),
+                )
+        print(
+            f"clique of {size:2d}: {flagged} flagged, {copies} of them copies of a training picture"
+        )
 
 
 if __name__ == "__main__":

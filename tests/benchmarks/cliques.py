@@ -1,9 +1,11 @@
-"""How long the clique solver takes, against networkx enumeration of all maximal cliques, on graphs of the kinds that a prompt's generations make.
+"""How long the clique solver takes, against networkx enumeration of all maximal cliques, on graphs
+of the kinds that a prompt's generations make.
 
     PYTHONPATH=. OMP_NUM_THREADS=1 python tests/benchmarks/cliques.py --cap 60
 
-Enumeration runs in a process of its own, which is ended after `--cap` seconds. Where it finishes, both must find the same
-size. "has 10" is the attack's question alone: are there 10 generations that are all near to each other. Times are of one run.
+Enumeration runs in a process of its own, which is ended after `--cap` seconds. Where it finishes,
+both must find the same size. "has 10" is the attack's question alone: are there 10 generations that
+are all near to each other. Times are of one run.
 """
 
 from __future__ import annotations
@@ -29,12 +31,16 @@ def sparse(nodes: int, density: float, planted: int = 0) -> np.ndarray:
 
 
 def points(nodes: int, dimensions: int, near: float, cluster: int = 0) -> np.ndarray:
-    """Joined are the nearest fraction `near` of all pairs of normally distributed points, the first `cluster` of them close to each other."""
+    """Joined are the nearest fraction `near` of all pairs of normally distributed points, the first
+    `cluster` of them close to each other.
+    """
     generator = np.random.default_rng(0)
     values = generator.standard_normal((nodes, dimensions))
     values[:cluster] = values[:1] + values[:cluster] / 4
     squared = np.square(values[:, None] - values[None]).sum(-1)
-    return (squared <= np.quantile(squared[np.triu_indices(nodes, 1)], near)) & ~np.eye(nodes, dtype=bool)
+    return (squared <= np.quantile(squared[np.triu_indices(nodes, 1)], near)) & ~np.eye(
+        nodes, dtype=bool
+    )
 
 
 def without_matching(nodes: int) -> np.ndarray:
@@ -66,10 +72,20 @@ GRAPHS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cap", type=float, default=20, help="seconds after which enumeration of a graph is given up")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--cap",
+        type=float,
+        default=20,
+        help="seconds after which enumeration of a graph is given up",
+    )
     arguments = parser.parse_args()
-    print("graph                    edges  largest  status   nodes    ours      has 10    networkx     ratio")
+    print(
+        "graph                    edges  largest  status   nodes    ours      has 10    networkx   "
+        "  ratio"
+    )
     for name, make in GRAPHS.items():
         graph = make()
         start = time.perf_counter()
@@ -84,9 +100,18 @@ def main() -> None:
         found = enumerated(graph, arguments.cap)
         if found and clique.status == "exact" and found[0] != size:
             raise SystemExit(f"{name}: enumeration finds {found[0]} nodes and not {size}")
-        largest = f"{size:>7}" if clique.status == "exact" else f"{size}..{clique.upper_bound}".rjust(7)
-        other = f"{found[1]:>9.3f} s  {found[1] / ours:>6.1f}x" if found else f"  > {arguments.cap:>5.0f} s  >{arguments.cap / ours:>5.0f}x"
-        line = f"{name:<23} {graph.mean():>5.0%}  {largest}  {clique.status:<7} {clique.nodes:>6} {ours:>7.3f} s {decision:>7.3f} s {other}"
+        largest = (
+            f"{size:>7}" if clique.status == "exact" else f"{size}..{clique.upper_bound}".rjust(7)
+        )
+        other = (
+            f"{found[1]:>9.3f} s  {found[1] / ours:>6.1f}x"
+            if found
+            else f"  > {arguments.cap:>5.0f} s  >{arguments.cap / ours:>5.0f}x"
+        )
+        line = (
+            f"{name:<23} {graph.mean():>5.0%}  {largest}  {clique.status:<7} {clique.nodes:>6}"
+            f" {ours:>7.3f} s {decision:>7.3f} s {other}"
+        )
         print(line, flush=True)
 
 

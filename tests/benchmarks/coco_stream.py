@@ -1,10 +1,13 @@
-"""How much time and memory 30,000 images take from prompt to score when features stream and pictures are dropped, and whether a killed run loses anything.
+"""How much time and memory 30,000 images take from prompt to score when features stream and
+pictures are dropped, and whether a killed run loses anything.
 
     python tests/benchmarks/coco_stream.py [--images 30000] [--steps 1] [--keep-images none]
 
-The tiny pipeline of `bench.tiny` makes one image for each of so many prompts, and FID is measured on all of them. One process is killed (SIGKILL) half
-way, a second goes on; `SUBSET` images on both sides of the kill are made again without interruption, and their features must be the same bit for bit.
-Memory is what the process has resident after every 5,000 images, less what it had when model and scorers were loaded and the first unit was stored.
+The tiny pipeline of `bench.testbed.tiny` makes one image for each of so many prompts, and FID is
+measured on all of them. One process is killed (SIGKILL) half way, a second goes on; `SUBSET` images
+on both sides of the kill are made again without interruption, and their features must be the same
+bit for bit. Memory is what the process has resident after every 5,000 images, less what it had when
+model and scorers were loaded and the first unit was stored.
 """
 
 from __future__ import annotations
@@ -26,12 +29,12 @@ import numpy as np
 import psutil
 import torch
 
-from bench.evidence import THUMBNAILS
-from bench.keeping import keep_images_of
-from bench.runner import Run
-from bench.store import SampleKey
-from bench.suite import load_suite
-from bench.tiny import CAPTIONS, SUITE, build_tiny_suite, write_csv
+from bench.running.evidence import THUMBNAILS
+from bench.running.images import keep_images_of
+from bench.running.run import Run
+from bench.store.store import SampleKey
+from bench.suite.load import load_suite
+from bench.testbed.tiny import CAPTIONS, SUITE, build_tiny_suite, write_csv
 
 SUBSET = 1024
 BATCH = 64
@@ -41,7 +44,9 @@ MIB = 2**20
 
 @dataclass
 class Watch:
-    """Notes resident memory after every `EVERY` images; kills its own process after `stop` of them."""
+    """Notes resident memory after every `EVERY` images; kills its own process after `stop` of
+    them.
+    """
 
     stop: int = 0
     start: float = field(default_factory=time.perf_counter)
@@ -55,11 +60,19 @@ class Watch:
         if what == "generate" and done >= 2 * BATCH and not self.loaded:
             self.loaded = memory
         self.highest = max(self.highest, memory)
-        counts = what == "generate" and done > 0 and (done >= EVERY * (len(self.curve) + 1) or done == of)
+        counts = (
+            what == "generate"
+            and done > 0
+            and (done >= EVERY * (len(self.curve) + 1) or done == of)
+        )
         if counts or what != self.stage:
             if counts:
                 self.curve.append((done, memory, time.perf_counter() - self.start))
-            print(f"  {what:<16}{done:>7,} of {of:>7,}{memory:10.0f} MiB{time.perf_counter() - self.start:9.1f} s", flush=True)
+            print(
+                f"  {what:<16}{done:>7,} of {of:>7,}{memory:10.0f}"
+                f" MiB{time.perf_counter() - self.start:9.1f} s",
+                flush=True,
+            )
         self.stage = what
         if self.stop and what == "generate" and done >= self.stop:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -67,15 +80,35 @@ class Watch:
 
 def write_suite(folder: Path, images: int, steps: int) -> Path:
     """The tiny suite with `images` prompts of the role quality."""
-    write_csv(folder / "quality.csv", [["id", "prompt"], *([f"q{i}", f"{CAPTIONS[i % len(CAPTIONS)]} {i}"] for i in range(images))])
-    text = SUITE.replace("steps = 3", f"steps = {steps}").replace("batch_size = 4", f"batch_size = {BATCH}").replace("images = 6", f"images = {images}")
-    text = text.replace('[prompts.quality]\nfile = "clean.csv"', '[prompts.quality]\nfile = "quality.csv"')
+    write_csv(
+        folder / "quality.csv",
+        [
+            ["id", "prompt"],
+            *([f"q{i}", f"{CAPTIONS[i % len(CAPTIONS)]} {i}"] for i in range(images)),
+        ],
+    )
+    text = (
+        SUITE.replace("steps = 3", f"steps = {steps}")
+        .replace("batch_size = 4", f"batch_size = {BATCH}")
+        .replace("images = 6", f"images = {images}")
+    )
+    text = text.replace(
+        '[prompts.quality]\nfile = "clean.csv"', '[prompts.quality]\nfile = "quality.csv"'
+    )
     (folder / "stream.toml").write_text(text)
     return folder / "stream.toml"
 
 
 def resolve(suite: Path, work: Path, keep: str, watch: Watch) -> Run:
-    run = Run.resolve(load_suite(str(suite)), "none", {}, work / "records", work / "store", torch.device("cpu"), watch)
+    run = Run.resolve(
+        load_suite(str(suite)),
+        "none",
+        {},
+        work / "records",
+        work / "store",
+        torch.device("cpu"),
+        watch,
+    )
     run.keep_images = keep_images_of(keep)
     return run
 
@@ -86,8 +119,19 @@ def child(suite: Path, work: Path, keep: str, stop: int) -> None:
     watch = Watch(stop)
     record = resolve(suite, work, keep, watch).execute()
     end = psutil.Process().memory_info().rss / MIB
-    figures = {"loaded": watch.loaded, "curve": watch.curve, "end": end, "highest": watch.highest, "seconds": time.perf_counter() - watch.start}
-    figures |= {"fid": record.scores["fid"].value, "n": record.scores["fid"].n, "thumbnails": len(record.thumbnails), "warnings": record.warnings}
+    figures = {
+        "loaded": watch.loaded,
+        "curve": watch.curve,
+        "end": end,
+        "highest": watch.highest,
+        "seconds": time.perf_counter() - watch.start,
+    }
+    figures |= {
+        "fid": record.scores["fid"].value,
+        "n": record.scores["fid"].n,
+        "thumbnails": len(record.thumbnails),
+        "warnings": record.warnings,
+    }
     (work / "figures.json").write_text(json.dumps(figures))
 
 
@@ -115,7 +159,10 @@ def main() -> None:
         folder, work = Path(scratch), Path(scratch) / "work"
         build_tiny_suite(folder)
         suite = write_suite(folder, given.images, given.steps)
-        print(f"{given.images:,} images of {given.steps} steps, --keep-images {given.keep_images}; killed after {given.images // 2:,}")
+        print(
+            f"{given.images:,} images of {given.steps} steps, --keep-images {given.keep_images};"
+            f" killed after {given.images // 2:,}"
+        )
         started_at = time.perf_counter()
         code = started(suite, work, given.keep_images, given.images // 2)
         assert code == -signal.SIGKILL, f"the first process ended with {code}"
@@ -126,21 +173,41 @@ def main() -> None:
         run = resolve(suite, work, given.keep_images, Watch())
         shards, stored = len(run.store.shard_names()), len(run.store)
         opened = time.perf_counter() - opened_at
-        bytes_stored = sum(path.stat().st_size for path in run.store.folder.rglob("*") if path.is_file())
+        bytes_stored = sum(
+            path.stat().st_size for path in run.store.folder.rglob("*") if path.is_file()
+        )
         without = len(run.store.dropped)
-        print(f"store: {stored:,} images in {shards} shards, {without:,} without picture, {bytes_stored / MIB:.0f} MiB; opened in {opened:.2f} s")
-        print(f"seconds: {before:.0f} until the kill, {figures['seconds']:.0f} for the rest with scores; FID of {figures['n']:,}: {figures['fid']:.4f}")
-        print(f"thumbnails: {figures['thumbnails']} of at most {THUMBNAILS}; warnings: {figures['warnings']}")
+        print(
+            f"store: {stored:,} images in {shards} shards, {without:,} without picture,"
+            f" {bytes_stored / MIB:.0f} MiB; opened in {opened:.2f} s"
+        )
+        print(
+            f"seconds: {before:.0f} until the kill, {figures['seconds']:.0f} for the rest with"
+            f" scores; FID of {figures['n']:,}: {figures['fid']:.4f}"
+        )
+        print(
+            f"thumbnails: {figures['thumbnails']} of at most {THUMBNAILS}; warnings:"
+            f" {figures['warnings']}"
+        )
         highest, end = figures["highest"] - figures["loaded"], figures["end"] - figures["loaded"]
-        print(f"memory above the loaded model ({figures['loaded']:.0f} MiB): {highest:.0f} MiB at most, {end:.0f} MiB at the end")
+        print(
+            f"memory above the loaded model ({figures['loaded']:.0f} MiB): {highest:.0f} MiB at"
+            f" most, {end:.0f} MiB at the end"
+        )
         for (first, low, _), (last, high, _) in pairwise(figures["curve"]):
-            print(f"growth from {first:,} to {last:,} images of the second process: {high - low:.0f} MiB")
+            print(
+                f"growth from {first:,} to {last:,} images of the second process:"
+                f" {high - low:.0f} MiB"
+            )
         uninterrupted = resolve(suite, Path(scratch) / "other", "all", Watch())
         first_unit = max(given.images // 2 - SUBSET // 2, 0) // BATCH * BATCH
         keys = uninterrupted.missing()[first_unit : first_unit + SUBSET]
         uninterrupted.generate({}, keys)
         same = np.array_equal(features_of(run, keys), features_of(uninterrupted, keys))
-        print(f"features of {len(keys):,} images around the kill, made again without interruption: {'the same bit for bit' if same else 'DIFFERENT'}")
+        print(
+            f"features of {len(keys):,} images around the kill, made again without interruption:"
+            f" {'the same bit for bit' if same else 'DIFFERENT'}"
+        )
         assert same and stored >= given.images
 
 

@@ -1,11 +1,13 @@
-"""How often the 95 % intervals of bench/stats.py cover the truth, on simulated data whose truth is known.
+"""How often the 95 % intervals of bench/statistics/intervals.py cover the truth, on simulated data
+whose truth is known.
 
     PYTHONPATH=. python tests/benchmarks/coverage.py --simulations 1000     # some minutes
 
-Tables `[prompts, images]` with an effect of the prompt and one of the image, of three shapes: normal; skewed (exponential prompt effect);
-two groups (a sixth of the prompts near 0.95, the others near 0.35, as SSCD of a memorizing model). For proportions each prompt has a
-chance of its own; the 95th percentile is of the normal shape.
-An interval is right when it covers the true mean in 95 of 100 simulations; 93 to 97 is what 1,000 simulations can tell.
+Tables `[prompts, images]` with an effect of the prompt and one of the image, of three shapes:
+normal; skewed (exponential prompt effect); two groups (a sixth of the prompts near 0.95, the others
+near 0.35, as SSCD of a memorizing model). For proportions each prompt has a chance of its own; the
+95th percentile is of the normal shape. An interval is right when it covers the true mean in 95 of
+100 simulations; 93 to 97 is what 1,000 simulations can tell.
 """
 
 from __future__ import annotations
@@ -15,13 +17,22 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bench.stats import clopper_pearson, cluster_bootstrap, paired_difference, proportion_interval
+from bench.statistics.intervals import (
+    clopper_pearson,
+    cluster_bootstrap,
+    paired_difference,
+    proportion_interval,
+)
 
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]
 
 
 def normal(rng: np.random.Generator, prompts: int, images: int) -> np.ndarray:
-    return 0.5 + 0.1 * rng.standard_normal((prompts, 1)) + 0.05 * rng.standard_normal((prompts, images))
+    return (
+        0.5
+        + 0.1 * rng.standard_normal((prompts, 1))
+        + 0.05 * rng.standard_normal((prompts, images))
+    )
 
 
 def skewed(rng: np.random.Generator, prompts: int, images: int) -> np.ndarray:
@@ -30,35 +41,58 @@ def skewed(rng: np.random.Generator, prompts: int, images: int) -> np.ndarray:
 
 def two_groups(rng: np.random.Generator, prompts: int, images: int) -> np.ndarray:
     centre = np.where(rng.random((prompts, 1)) < 1 / 6, 0.95, 0.35)
-    return centre + 0.03 * rng.standard_normal((prompts, 1)) + 0.05 * rng.standard_normal((prompts, images))
+    return (
+        centre
+        + 0.03 * rng.standard_normal((prompts, 1))
+        + 0.05 * rng.standard_normal((prompts, images))
+    )
 
 
 def chances(rng: np.random.Generator, prompts: int, images: int) -> np.ndarray:
     return (rng.random((prompts, images)) < rng.beta(0.5, 2.0, (prompts, 1))).astype(float)
 
 
-MEANS: dict[str, tuple[Draw, float]] = {"normal": (normal, 0.5), "skewed": (skewed, 0.5), "two groups": (two_groups, 0.95 / 6 + 0.35 * 5 / 6)}
+MEANS: dict[str, tuple[Draw, float]] = {
+    "normal": (normal, 0.5),
+    "skewed": (skewed, 0.5),
+    "two groups": (two_groups, 0.95 / 6 + 0.35 * 5 / 6),
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--simulations", type=int, default=1000)
     arguments = parser.parse_args()
     runs = arguments.simulations
 
     def share(covers: Callable[..., bool], *settings: object) -> float:
-        return float(np.mean([covers(np.random.default_rng([7, run]), *settings) for run in range(runs)]))
+        return float(
+            np.mean([covers(np.random.default_rng([7, run]), *settings) for run in range(runs)])
+        )
 
     print(f"{runs} simulations; coverage of 95 % intervals")
     for prompts in (18, 48, 200):
         for name, (draw, truth) in MEANS.items():
-            print(f"mean, {name:10s} {prompts:4d} prompts x 4: {share(_mean, draw, truth, prompts):.3f}")
-        print(f"95th percentile, normal {prompts:4d} prompts x 4: {share(_percentile, prompts):.3f}")
+            print(
+                f"mean, {name:10s} {prompts:4d} prompts x 4:"
+                f" {share(_mean, draw, truth, prompts):.3f}"
+            )
+        print(
+            f"95th percentile, normal {prompts:4d} prompts x 4: {share(_percentile, prompts):.3f}"
+        )
         print(f"proportion of images {prompts:4d} prompts x 4: {share(_proportion, prompts):.3f}")
-        print(f"proportion of prompts, exact {prompts:4d}: {share(_exact, prompts):.3f} (conservative by construction)")
+        print(
+            f"proportion of prompts, exact {prompts:4d}: {share(_exact, prompts):.3f} (conservative"
+            " by construction)"
+        )
         print(f"paired difference {prompts:4d} prompts: {share(_paired, prompts):.3f}")
         for name, better, worse in (("no effect", 0.05, 0.05), ("an effect", 0.2, 0.02)):
-            print(f"paired difference of proportions, {name}, {prompts:4d} prompts: {share(_changed, prompts, better, worse):.3f}")
+            print(
+                f"paired difference of proportions, {name}, {prompts:4d} prompts:"
+                f" {share(_changed, prompts, better, worse):.3f}"
+            )
 
 
 def _inside(interval: tuple[float, float], truth: float) -> bool:
@@ -71,7 +105,12 @@ def _mean(rng: np.random.Generator, draw: Draw, truth: float, prompts: int) -> b
 
 def _percentile(rng: np.random.Generator, prompts: int) -> bool:
     truth = 0.5 + 1.6448536 * float(np.hypot(0.1, 0.05))
-    return _inside(cluster_bootstrap(normal(rng, prompts, 4), lambda values: np.percentile(values, 95, axis=-1)), truth)
+    return _inside(
+        cluster_bootstrap(
+            normal(rng, prompts, 4), lambda values: np.percentile(values, 95, axis=-1)
+        ),
+        truth,
+    )
 
 
 def _proportion(rng: np.random.Generator, prompts: int) -> bool:
@@ -91,11 +130,17 @@ def _paired(rng: np.random.Generator, prompts: int) -> bool:
 
 
 def _changed(rng: np.random.Generator, prompts: int, better: float, worse: float) -> bool:
-    """Each prompt is extracted or not, before and after: a share changes for the better, another for the worse."""
+    """Each prompt is extracted or not, before and after: a share changes for the better, another
+    for the worse.
+    """
     drawn = rng.random(prompts)
     after = np.where(drawn < better, 0.0, np.where(drawn > 1 - worse, 1.0, 0.5))
     before = np.where(drawn < better, 1.0, np.where(drawn > 1 - worse, 0.0, 0.5))
-    found = paired_difference({str(i): float(value) for i, value in enumerate(after)}, {str(i): float(value) for i, value in enumerate(before)}, share=True)
+    found = paired_difference(
+        {str(i): float(value) for i, value in enumerate(after)},
+        {str(i): float(value) for i, value in enumerate(before)},
+        share=True,
+    )
     assert found is not None
     return found[1] - 1e-12 <= worse - better <= found[2] + 1e-12
 

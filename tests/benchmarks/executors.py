@@ -1,9 +1,12 @@
-"""Images a second by one process, by one worker of Ray and by two, each on one thread, on the testbed's model.
+"""Images a second by one process, by one worker of Ray and by two, each on one thread, on the
+testbed's model.
 
-    PYTHONPATH=. OMP_NUM_THREADS=1 python tests/benchmarks/executors.py --images 256 --rounds 2      # some minutes; on a machine with two idle cores
+    PYTHONPATH=. OMP_NUM_THREADS=1 python tests/benchmarks/executors.py --images 256 --rounds 2
+    # some minutes; on a machine with two idle cores
 
-Loading is left out: rates count from when the workers have their model (of two, from the mean of both times) until the last image is stored. The three take
-turns. The load of the machine is printed with each, since a third process on two cores takes what is to be measured.
+Loading is left out: rates count from when the workers have their model (of two, from the mean of
+both times) until the last image is stored. The three take turns. The load of the machine is printed
+with each, since a third process on two cores takes what is to be measured.
 """
 
 from __future__ import annotations
@@ -17,13 +20,17 @@ from pathlib import Path
 
 import torch
 
-from bench.executors import Executor, Local, Ray
-from bench.runner import Run
-from bench.suite import Suite, load_suite
+from bench.running.executors import Executor, Local
+from bench.running.ray import Ray
+from bench.running.run import Run
+from bench.suite.load import load_suite
+from bench.suite.suite import Suite
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--suite", default="testbed")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=2)
@@ -38,7 +45,11 @@ def main() -> None:
             finally:
                 if isinstance(executor, Ray):
                     executor.close()
-            print(f"{name:>9}: {found[-1]:6.2f} images a second   (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)", flush=True)
+            print(
+                f"{name:>9}: {found[-1]:6.2f} images a second   (load {os.getloadavg()[0]:.1f} on"
+                f" {os.cpu_count()} cores)",
+                flush=True,
+            )
     middle = {name: statistics.median(found) for name, found in rates.items()}
     print(f"2 workers to 1: {middle['2 workers'] / middle['1 worker']:.2f}")
     print(f"1 worker to local: {middle['1 worker'] / middle['local']:.2f}")

@@ -1,14 +1,21 @@
-"""How much faster the near pairs of one prompt's pictures are found than by the ways they are usually found, same pairs every time.
+"""How much faster the near pairs of one prompt's pictures are found than by the ways they are
+usually found, same pairs every time.
 
-    python tests/benchmarks/near_pairs.py --data far        # a minute or two each: far, half, near, straddle
+    python tests/benchmarks/near_pairs.py --data far        # a minute or two each: far, half, near,
+    straddle
 
-- loop: for each pair and each tile the norm of a difference of float32 tensors, `.item()`, the largest (timed on a sample of pairs and scaled)
-- float: matrix products in float32, 1024 columns at a time so that they are exact, all tiles of all pairs
-- int8: all tiles of all pairs by the harness's own integer products, each pair once, nothing left out
+- loop: for each pair and each tile the norm of a difference of float32 tensors, `.item()`, the
+  largest (timed on a sample of pairs and scaled)
+- float: matrix products in float32, 1024 columns at a time so that they are exact, all tiles of all
+  pairs
+- int8: all tiles of all pairs by the harness's own integer products, each pair once, nothing left
+  out
 - products, filter, auto: the engines of attacks/_near_pairs.py
 
-Data: `far` smooth random pictures and ten noisy copies of one; `near` noisy copies of one picture; `half` as many copies as others;
-`straddle` copies with so much noise that their distances lie on both sides of the limit. Every way runs in the same process
+Data: `far` smooth random pictures and ten noisy copies of one; `near` noisy copies of one picture;
+`half` as many copies as others;
+`straddle` copies with so much noise that their distances lie on both sides of the limit. Every way
+ runs in the same process
 on the same pictures; ways take turns, and the least time of each counts.
 """
 
@@ -35,7 +42,9 @@ def smooth(rng: np.random.Generator, count: int, side: int) -> np.ndarray:
     result = np.empty((count, side, side, 3), dtype=np.uint8)
     for picture in result:
         small = torch.from_numpy(rng.integers(0, 256, (1, 3, 8, 8)).astype(np.float32))
-        large = torch.nn.functional.interpolate(small, size=(side, side), mode="bicubic", align_corners=False)
+        large = torch.nn.functional.interpolate(
+            small, size=(side, side), mode="bicubic", align_corners=False
+        )
         picture[:] = large[0].clamp(0, 255).permute(1, 2, 0).round().numpy()
     return result
 
@@ -47,7 +56,9 @@ def make(kind: str, count: int, side: int) -> np.ndarray:
     one = pictures[0].copy()
     for member in rng.permutation(count)[:copies]:
         spread = rng.uniform(14, 22) if kind == "straddle" else 5
-        pictures[member] = np.clip(one + spread * rng.standard_normal(one.shape, dtype=np.float32), 0, 255).round()
+        pictures[member] = np.clip(
+            one + spread * rng.standard_normal(one.shape, dtype=np.float32), 0, 255
+        ).round()
     return pictures
 
 
@@ -62,7 +73,9 @@ def loop_distance(a: torch.Tensor, b: torch.Tensor, tiles: int) -> float:
 
 
 def timed_loop(pictures: np.ndarray, tiles: int, sample: int) -> float:
-    """Seconds for all pairs, from a sample: pairs of 40 pictures that are tensors already, as they are in a loop over all."""
+    """Seconds for all pairs, from a sample: pairs of 40 pictures that are tensors already, as they
+    are in a loop over all.
+    """
     tensors = [torch.from_numpy(picture).float() / 255 for picture in pictures[:40]]
     pairs = [(i, j) for i in range(40) for j in range(i)][:sample]
     start = time.perf_counter()
@@ -76,7 +89,9 @@ def float_products(pictures: np.ndarray, tiles: int, limit: int) -> np.ndarray:
     near = np.ones((count, count), dtype=bool)
     for y in range(tiles):
         for x in range(tiles):
-            tile = pictures[:, y * side : (y + 1) * side, x * side : (x + 1) * side].reshape(count, -1)
+            tile = pictures[:, y * side : (y + 1) * side, x * side : (x + 1) * side].reshape(
+                count, -1
+            )
             total = torch.zeros((count, count), dtype=torch.int64)
             for start in range(0, tile.shape[1], FLOAT_CHUNK):
                 values = torch.from_numpy(tile[:, start : start + FLOAT_CHUNK]).float() - 128
@@ -88,13 +103,20 @@ def float_products(pictures: np.ndarray, tiles: int, limit: int) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", choices=["far", "half", "near", "straddle"], default="far")
     parser.add_argument("--pictures", type=int, default=500)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--tiles", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="turns of the engines; the loop and the float products take one fewer")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="turns of the engines; the loop and the float products take one fewer",
+    )
     parser.add_argument("--sample", type=int, default=200, help="pairs that the loop is timed on")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -108,7 +130,9 @@ def main() -> None:
         "auto": lambda: near_pairs(pictures, tiles, limit).adjacency,
         "products": lambda: near_pairs(pictures, tiles, limit, "products").adjacency,
         "filter": lambda: near_pairs(pictures, tiles, limit, "filter").adjacency,
-        "int8" if int8_is_exact() else "all pairs": lambda: (distances(pictures, tiles) <= limit) & not_self,
+        "int8" if int8_is_exact() else "all pairs": (
+            lambda: (distances(pictures, tiles) <= limit) & not_self
+        ),
         "float": lambda: float_products(pictures, tiles, limit),
     }
     seconds = dict.fromkeys([*ways, "loop"], float("inf"))
@@ -124,10 +148,19 @@ def main() -> None:
         if turn < arguments.rounds - 1 or turn == 0:
             seconds["loop"] = min(seconds["loop"], timed_loop(pictures, tiles, arguments.sample))
     near = int(chosen.adjacency.sum()) // 2
-    print(f"{arguments.data}: {len(pictures)} pictures of {arguments.side} x {arguments.side}, {near} near pairs, {arguments.threads} threads")
-    print(f"auto took {chosen.engine}; the process with auto alone and its pictures peaked at {memory:.2f} GiB\nway       seconds  auto is faster by")
+    print(
+        f"{arguments.data}: {len(pictures)} pictures of {arguments.side} x {arguments.side}, {near}"
+        f" near pairs, {arguments.threads} threads"
+    )
+    print(
+        f"auto took {chosen.engine}; the process with auto alone and its pictures peaked at"
+        f" {memory:.2f} GiB\nway       seconds  auto is faster by"
+    )
     for name, least in seconds.items():
-        print(f"{name:<9} {least:>7.3f}  {least / seconds['auto']:.1f}{'  (scaled)' if name == 'loop' else ''}")
+        print(
+            f"{name:<9} {least:>7.3f} "
+            f" {least / seconds['auto']:.1f}{'  (scaled)' if name == 'loop' else ''}"
+        )
     for engine in ("filter", "products"):
         print(f"{engine} decided: {near_pairs(pictures, tiles, limit, engine).work}")  # type: ignore[arg-type]
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.errors import UserError
+from bench.base.errors import UserError
 from bench.testbed import acceptance
 from bench.testbed.build import Workshop, build_tokenizer, default_work, run_stages
 from bench.testbed.bundle import ACCEPTANCE, info_facts, read_manifest

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import bench
-from bench.digests import path_digest
+from bench.base.digests import path_digest
 from bench.testbed.autoencoder import autoencoder_job, latent_scale
 from bench.testbed.captions import train_tokenizer
 from bench.testbed.denoiser import clean_captions, denoiser_job

@@ -16,4 +16,11 @@ class Brightness(Metric):
     def measure(self, evaluation):
         samples = evaluation.samples("memorized")
         means = np.array([picture.mean() / 255 for picture in samples.pictures()])
-        return {"brightness": PerImage(means.reshape(len(samples.prompts), samples.images), samples.prompts, "of white", None)}
+        return {
+            "brightness": PerImage(
+                means.reshape(len(samples.prompts), samples.images),
+                samples.prompts,
+                "of white",
+                None,
+            )
+        }

@@ -1,3 +1,5 @@
-"""A method that cannot be imported here: what `bench list` must show as broken and nothing else may notice."""
+"""A method that cannot be imported here: what `bench list` must show as broken and nothing else may
+notice.
+"""
 
 raise ImportError("libmilder.so is missing\nand so is its manual")

@@ -15,4 +15,6 @@ class Milder(Method):
     share: float = Field(0.5, ge=0, le=1, description="of the guidance scale")
 
     def guide(self, step, state):
-        return step.unconditional + self.share * step.guidance_scale * (step.conditional - step.unconditional)
+        return step.unconditional + self.share * step.guidance_scale * (
+            step.conditional - step.unconditional
+        )

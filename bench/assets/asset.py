@@ -1,0 +1,186 @@
+"""Files that a suite needs and this project does not ship: what each is, where it lies, whether it
+is whole, and how an archive is unpacked.
+
+    <cache>/<path>                   the file, or the folder that an archive was unpacked into
+            .<name>.fetched.json     beside it: sha256 of what came, where from, and size, time and
+                                     sha256 of every file it became
+            .<name>.part             what has come so far (bench.assets.download); nothing ever
+                                     reads it as the file
+
+A file is hashed once. After that its size and its time of modification say that it is the same;
+where they differ, it is hashed again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from bench.assets.archive import _size_and_time, sha256_of
+from bench.base.errors import UserError, visible
+from bench.base.files import write_atomically
+
+# of a path inside the cache; hidden names are the cache's own
+PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+
+
+def inside_the_cache(path: str) -> str:
+    """The path, where it is one that a cache may have. Raises `ValueError`."""
+    if not all(PART.fullmatch(part) for part in path.split("/")):
+        raise ValueError(
+            f"'{visible(path)}' is not a relative path of letters, digits and _.+- whose parts"
+            " begin with a letter, a digit or _"
+        )
+    return path
+
+
+class Asset(BaseModel):
+    """A file to fetch. Frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9 _./+-]*$",
+        description="what people call it; unique in a list",
+    )
+    urls: tuple[str, ...] = Field(
+        (),
+        description=(
+            "http(s) or file addresses or local paths of the same file, tried in this order"
+        ),
+    )
+    sha256: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="of the file as it comes; None where nobody knows it",
+    )
+    bytes: int | None = Field(None, ge=0, description="its size as it comes")
+    path: str = Field(
+        description="inside the cache: the file, or the folder that an archive becomes"
+    )
+    unpack: Literal["none", "zip", "tar"] = Field(
+        "none", description="tar: plain or compressed with gzip, bzip2 or xz"
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _inside_the_cache(cls, path: str) -> str:
+        return inside_the_cache(path)
+
+    @property
+    def file(self) -> str:
+        """The path of the file as it comes, in a mirror that has the layout of the cache."""
+        return self.path if self.unpack == "none" else f"{self.path}.{self.unpack}"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is remembered of a file that came: its digest, its source, and (size, time, sha256) of
+    every file it became, by relative path.
+    """
+
+    sha256: str
+    source: str
+    files: dict[str, tuple[int, int, str]]
+
+    @property
+    def bytes(self) -> int:
+        return sum(size for size, _, _ in self.files.values())
+
+
+def cache_folder(given: Path | None = None) -> Path:
+    """Where assets are kept: the folder given, else the environment variable BENCH_CACHE, else the
+    user's cache folder.
+    """
+    if given is not None:
+        return given.expanduser()
+    if named := os.environ.get("BENCH_CACHE"):
+        return Path(named).expanduser()
+    from platformdirs import user_cache_dir
+
+    return Path(user_cache_dir("diffusion-memorization-bench", appauthor=False))
+
+
+def beside(path: Path, what: str) -> Path:
+    """A hidden file of the cache beside `path`."""
+    return path.with_name(f".{path.name}.{what}")
+
+
+def recall(asset: Asset, cache: Path) -> Memory | None:
+    """What is remembered of an asset; None where nothing is, or what is there cannot be read."""
+    try:
+        facts = json.loads(beside(cache / asset.path, "fetched.json").read_bytes())
+        files = {
+            str(name): (int(size), int(time), str(digest))
+            for name, (size, time, digest) in facts["files"].items()
+        }
+        return Memory(str(facts["sha256"]), str(facts["source"]), files)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def remember(asset: Asset, cache: Path, memory: Memory) -> None:
+    write_atomically(
+        beside(cache / asset.path, "fetched.json"),
+        json.dumps(vars(memory), sort_keys=True).encode(),
+    )
+
+
+def forget(asset: Asset, cache: Path) -> None:
+    """Trust nothing that is remembered of an asset."""
+    with suppress(OSError):
+        beside(cache / asset.path, "fetched.json").unlink(missing_ok=True)
+
+
+def locate(asset: Asset, cache: Path, again: bool = False) -> Path | None:
+    """Where an asset lies, once it is there with the right digest; else None.
+
+    `again` hashes every file whatever is remembered.
+
+    A file that somebody put there is taken when its sha256 is pinned and right. One whose sha256
+    nobody knows, and a folder, are taken only when `fetch` made them and they have not changed
+    since.
+    """
+    path, memory = cache / asset.path, recall(asset, cache)
+    if asset.unpack == "none" and (
+        memory is None or memory.sha256 != (asset.sha256 or memory.sha256)
+    ):
+        memory = (
+            Memory(asset.sha256, "put there by hand", {"": (-1, -1, asset.sha256)})
+            if asset.sha256
+            else None
+        )
+    if memory is None or (asset.sha256 and memory.sha256 != asset.sha256):
+        return None
+    try:
+        present = _sizes_and_times(path, asset)
+        if present.keys() != memory.files.keys():
+            return None
+        changed = [
+            name for name, facts in present.items() if again or facts != memory.files[name][:2]
+        ]
+        if asset.unpack == "none" and asset.bytes not in (None, present[""][0]):
+            return None
+        if any(sha256_of(path / name) != memory.files[name][2] for name in changed):
+            return None
+    except OSError:
+        return None
+    if any(present[name] != memory.files[name][:2] for name in changed):
+        files = {name: (*facts, memory.files[name][2]) for name, facts in present.items()}
+        with suppress(UserError):  # a cache that may only be read is a good cache
+            remember(asset, cache, Memory(memory.sha256, memory.source, files))
+    return path
+
+
+def _sizes_and_times(path: Path, asset: Asset) -> dict[str, tuple[int, int]]:
+    if asset.unpack == "none":
+        return {"": _size_and_time(path)} if path.is_file() else {}
+    files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    return {file.relative_to(path).as_posix(): _size_and_time(file) for file in files}

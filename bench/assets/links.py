@@ -1,0 +1,286 @@
+"""Pictures from lists of live links that rot: each under its own sha256, and `images.csv`, which
+says what became of every link.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from bench.assets.archive import sha256_of, unwritable
+from bench.assets.crew import MIB, Crew, alone
+from bench.assets.download import GONE, Part, Refused, Wanted, Wrong, flush, local_path, obtain
+from bench.base.errors import UserError, one_line
+from bench.base.files import write_atomically
+from bench.base.progress import Report, silent
+
+FORMATS = {
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "GIF": "gif",
+    "BMP": "bmp",
+    "TIFF": "tif",
+}
+# of a picture: more is refused before it is decoded, or read
+MAX_PIXELS, MAX_BYTES = 64_000_000, 64 * MIB
+COLUMNS = ("id", "url", "status", "file", "sha256", "bytes")
+# characters kept in images.csv: a picture inside its address (data:) makes a field that no reader
+# of CSV takes
+LONGEST_URL = 100_000
+SAVE_EVERY = 5.0  # seconds between two savings of images.csv
+# one picture at a time, so that large ones do not fill the memory together
+_DECODING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One row of images.csv.
+
+    The first word of `status`: found, 404, 410, wrong (no picture, or another), failed, unasked.
+    """
+
+    id: str
+    url: str
+    status: str
+    file: str = ""
+    sha256: str = ""
+    bytes: int = 0
+
+    @property
+    def state(self) -> str:
+        return self.status.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Images:
+    """The pictures that were asked for, in the order asked."""
+
+    folder: Path
+    rows: tuple[ImageRow, ...]
+
+    @property
+    def n_expected(self) -> int:
+        return len(self.rows)
+
+    @property
+    def n_found(self) -> int:
+        return sum(row.state == "found" for row in self.rows)
+
+    def path(self, row: ImageRow) -> Path | None:
+        return self.folder / row.file if row.file else None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "folder": str(self.folder),
+            "n_expected": self.n_expected,
+            "n_found": self.n_found,
+            "images": [asdict(row) for row in self.rows],
+        }
+
+
+def fetch_images(
+    rows: Sequence[tuple[str, str, str]],
+    folder: Path,
+    workers: int = 8,
+    offline: bool = False,
+    timeout: float = 30.0,
+    retries: int = 2,
+    retry_dead: bool = False,
+    again: bool = False,
+    report: Report = silent,
+) -> Images:
+    """Bring pictures (id, address, sha256 or empty) into a folder, each under its own sha256, and
+    write `images.csv` there.
+
+    What images.csv says is found is not asked again while its file has its size (`again`: and its
+    sha256). Links that answered 404 or 410, or something other than the picture, are asked again
+    only with `retry_dead`; those that failed otherwise, always. Rows of other lists in the same
+    folder stay in images.csv. A picture must decode: at most `MAX_BYTES` bytes and `MAX_PIXELS`
+    pixels, in one of `FORMATS`.
+    """
+    if len({id for id, _, _ in rows}) != len(rows):
+        raise UserError(f"the ids of the {len(rows)} pictures for {folder} are not unique")
+    crew = Crew(workers, timeout, retries, offline)
+    with alone(folder):
+        recorded = read_images(folder)
+        known = {id: recorded.get(id) for id, _, _ in rows}
+        todo = [
+            index
+            for index, row in enumerate(rows)
+            if not _settled(known[row[0]], row, folder, retry_dead, again)
+        ]
+        result = {id: known[id] or ImageRow(id, url, "unasked") for id, url, _ in rows}
+        result.update((rows[index][0], ImageRow(*rows[index][:2], "unasked")) for index in todo)
+        others = [row for id, row in recorded.items() if id not in known]
+        saved = time.monotonic()
+
+        def tick() -> None:
+            report("pictures", sum(row.state != "unasked" for row in result.values()), len(rows))
+
+        def save() -> None:
+            _write_images(folder, [*result.values(), *others])
+
+        try:
+            with closing(
+                crew.run([_image_task(rows[index], folder, crew) for index in todo], tick)
+            ) as results:
+                for number, row in results:
+                    result[rows[todo[number]][0]] = row
+                    if time.monotonic() - saved > SAVE_EVERY:
+                        save()
+                        saved = time.monotonic()
+        finally:
+            save()
+    tick()
+    return Images(folder, tuple(result.values()))
+
+
+def _settled(
+    known: ImageRow | None, row: tuple[str, str, str], folder: Path, retry_dead: bool, again: bool
+) -> bool:
+    """Whether what images.csv says of a picture spares asking for it."""
+    _, url, sha256 = row
+    if known is None or known.url != url:
+        return False
+    if known.state != "found":
+        return known.state in ("404", "410", "wrong") and not retry_dead
+    path = folder / known.file
+    try:
+        whole = path.stat().st_size == known.bytes and (
+            not again or sha256_of(path) == known.sha256
+        )
+    except OSError:
+        return False
+    return whole and sha256 in ("", known.sha256)
+
+
+def _image_task(row: tuple[str, str, str], folder: Path, crew: Crew) -> Callable[[], ImageRow]:
+    return lambda: _fetch_image(*row, folder, crew)
+
+
+def _fetch_image(id: str, url: str, sha256: str, folder: Path, crew: Crew) -> ImageRow:
+    part = Part(folder / f".{hashlib.sha256(json.dumps([id, url]).encode()).hexdigest()[:24]}.part")
+    try:
+        if not url:
+            raise Refused("it has no address")
+        if crew.offline and local_path(url) is None:
+            return ImageRow(id, url, "unasked: --offline forbids it")
+        digest = obtain(
+            url, part, Wanted(sha256 or None, most=MAX_BYTES, whole_by_itself=True), crew
+        )
+    except Refused as error:
+        if error.status in GONE:
+            return ImageRow(id, url, str(error.status))
+        return ImageRow(
+            id, url, f"{'wrong' if isinstance(error, Wrong) else 'failed'}: {one_line(error)}"
+        )
+    try:
+        suffix = _picture_suffix(part.path)
+    except Wrong as error:
+        part.drop()
+        return ImageRow(id, url, f"wrong: {one_line(error)}")
+    name, size = f"{digest}.{suffix}", part.path.stat().st_size
+    try:
+        crew.check()
+        flush(part.path)
+        os.replace(part.path, folder / name)
+        part.drop()
+    except OSError as error:
+        raise unwritable(folder / name, error) from error
+    return ImageRow(id, url, "found", name, digest, size)
+
+
+def _picture_suffix(path: Path) -> str:
+    """The suffix of a picture that decodes. Raises `Wrong` for anything else."""
+    with _DECODING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of what is refused below
+        try:
+            with Image.open(path, formats=[name for name in FORMATS if name != "MPO"]) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Wrong(
+                        f"the picture has {image.width}x{image.height} pixels, and {MAX_PIXELS:,}"
+                        " are allowed"
+                    )
+                image.convert("RGB")
+                suffix = FORMATS[str(image.format)]
+            content = path.read_bytes() if suffix in ("png", "gif") else b""
+            if (suffix == "png" and b"IEND\xaeB`\x82" not in content) or (
+                suffix == "gif" and not content.rstrip(b"\0").endswith(b";")
+            ):
+                # which Pillow does not need to decode these two
+                raise Wrong("it is no whole picture: its end is missing")
+            return suffix
+        except Wrong:
+            raise
+        except Exception as error:  # Pillow's decoders raise all sorts for damaged files
+            raise Wrong(
+                f"it is no whole picture: {one_line(error).replace(str(path), 'it')[:120]}"
+            ) from error
+
+
+def read_images(folder: Path) -> dict[str, ImageRow]:
+    """The rows of images.csv by id; none where there is no such file.
+
+    Raises `UserError` for one that is damaged.
+    """
+    file = folder / "images.csv"
+    rows: dict[str, ImageRow] = {}
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream, strict=True):
+                if set(row) != set(COLUMNS) or not re.fullmatch(
+                    r"([0-9a-f]{64}[.][a-z]{3,4})?", row["file"]
+                ):
+                    raise ValueError(f"row {len(rows) + 1} is not of the form {','.join(COLUMNS)}")
+                rows[row["id"]] = ImageRow(**{**row, "bytes": int(row["bytes"])})  # type: ignore[arg-type]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise UserError(
+            f"{file} cannot be read ({one_line(error)[:150]}): delete it and repeat the command;"
+            " its pictures are asked for again"
+        ) from error
+    return rows
+
+
+def _write_images(folder: Path, rows: Sequence[ImageRow]) -> None:
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) | {"url": row.url[:LONGEST_URL]} for row in rows)
+    # lists in JSON may hold half a character
+    write_atomically(folder / "images.csv", stream.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def images_text(images: Images) -> str:
+    """How many pictures are here, how many links are dead, and every other answer with how often it
+    came.
+    """
+    counts: dict[str, int] = {}
+    for row in images.rows:
+        if row.state != "found":
+            counts[row.status] = counts.get(row.status, 0) + 1
+    lines = [f"{images.n_found} of {images.n_expected} pictures are in {images.folder}"]
+    return "\n".join(
+        lines
+        + [
+            f"  {count} x {one_line(Exception(status))}"
+            for status, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        ]
+    )

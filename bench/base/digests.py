@@ -1,0 +1,41 @@
+"""sha256 of JSON values, files and folders: what fingerprints, keys and records are made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+def digest_of(content: Any) -> str:
+    """sha256 of a JSON value in canonical form."""
+    return hashlib.sha256(
+        json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    ).hexdigest()
+
+
+def path_digest(path: Path) -> str:
+    """sha256 of a file, or of a folder's relative names and contents."""
+    if path.is_dir():
+        return digest_of({str(file.relative_to(path)): _file_digest(file) for file in _files(path)})
+    return _file_digest(path)
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return sorted(
+        file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts
+    )
+
+
+def _file_digest(path: Path) -> str:
+    status = path.stat()
+    return _cached_file_digest(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _cached_file_digest(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,45 @@
+"""Progress bars on standard error for anything that reports (what, done, of)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Report = Callable[[str, int, int], None]  # (what, done, of)
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A progress report that goes nowhere."""
+
+
+@contextmanager
+def reporter() -> Iterator[Report]:
+    """A report function that draws one bar for each kind of work, with rate and time left."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            name = what.split(" ")[0]
+            if name not in bars:
+                bars[name] = progress.add_task(what, total=total)
+            progress.update(bars[name], description=what, completed=done, total=total)
+
+        yield report

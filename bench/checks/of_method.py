@@ -1,0 +1,327 @@
+"""The contracts of a method: what the runner and every comparison rely on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+from unittest import mock
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from bench.checks.contract import (
+    Broken,
+    Contract,
+    NotApplicable,
+    Subject,
+    first_difference,
+    furthest,
+    random_state_untouched,
+    snapshot,
+)
+from bench.contracts.method import FitData, Method, Need, State, Where
+from bench.diffusion.denoiser import Denoiser
+from bench.running.sample import sample
+from bench.testbed.tiny import CAPTIONS, build_tiny_pipeline
+
+# one prompt twice: its images must not share either
+PROMPTS, SEEDS = (CAPTIONS[2], CAPTIONS[0], CAPTIONS[2]), (11, 12, 13)
+ROUNDING = 1e-2  # of latents of unit size: batches of other sizes add up in another order
+
+
+@cache
+def _pipeline(prediction_type: str) -> Any:
+    return build_tiny_pipeline(prediction_type=prediction_type)
+
+
+@contextmanager
+def tiny_denoiser(prediction_type: str = "epsilon") -> Iterator[Denoiser]:
+    denoiser = Denoiser(
+        copy.deepcopy(_pipeline(prediction_type)), steps=4, guidance_scale=4.0, batch_size=4
+    )
+    yield denoiser
+    denoiser.close()
+
+
+def fit_data(subject: Subject) -> FitData:
+    """Prompts and pictures of the tiny suite, as far as the method says that it needs them."""
+    needs = subject.configured.needed()
+    pictures: dict[str, tuple[Path, ...]] = {
+        caption: (subject.folder / f"reference-{i}.png",) for i, caption in enumerate(CAPTIONS[:3])
+    }
+    return FitData(
+        fit_prompts=tuple(CAPTIONS[:3]) if {"fit_prompts", "training_images"} & set(needs) else (),
+        clean_prompts=tuple(CAPTIONS[3:]) if "clean_prompts" in needs else (),
+        training_images=pictures if "training_images" in needs else {},
+    )
+
+
+def draw(
+    denoiser: Denoiser,
+    method: Method,
+    state: State,
+    prompts: Sequence[str] = PROMPTS,
+    seeds: Sequence[int] = SEEDS,
+) -> Tensor:
+    """Final latents of a method that is attached for this only."""
+    with method.attach(denoiser.pipe, state):
+        return sample(denoiser, denoiser.request(prompts, seeds), method, state)
+
+
+def fitted(subject: Subject, denoiser: Denoiser) -> State:
+    return subject.configured.fit(denoiser, fit_data(subject))
+
+
+def declares_where(subject: Subject) -> None:
+    cls = subject.cls
+    if cls.where not in get_args(Where):
+        raise Broken(f"where is {cls.where!r}", f"choose one of {', '.join(get_args(Where))}")
+    unknown = [
+        need for need in (*cls.needs, *subject.configured.needed()) if need not in get_args(Need)
+    ]
+    if unknown:
+        raise Broken(f"needs names {unknown[0]!r}", f"choose from {', '.join(get_args(Need))}")
+
+
+def state_is_tensors(subject: Subject) -> None:
+    with tiny_denoiser() as denoiser:
+        state = fitted(subject, denoiser)
+        if not isinstance(state, dict) or not all(
+            isinstance(value, Tensor) for value in state.values()
+        ):
+            raise Broken(
+                f"fit returned {type(state).__name__}", "return a dict of names to tensors"
+            )
+        difference = first_difference(state, fitted(subject, denoiser))
+        if difference:
+            raise Broken(
+                f"fitting twice on the same prompts: {difference}",
+                "seed what is random by a parameter",
+            )
+        stored = (
+            load(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+            if state
+            else {}
+        )
+        one, other = (
+            draw(denoiser, subject.configured, state),
+            draw(denoiser, subject.configured, stored),
+        )
+        if not torch.equal(one, other):
+            raise Broken(
+                f"with the state read back from disk latents differ by {furthest(one, other)}",
+                "keep all that was learned in the returned tensors",
+            )
+
+
+def restores_everything(subject: Subject) -> None:
+    with tiny_denoiser() as denoiser:
+        before = snapshot(denoiser.pipe)
+        state = fitted(subject, denoiser)
+        difference = first_difference(before, snapshot(denoiser.pipe))
+        if difference:
+            raise Broken(
+                f"after fit {difference}",
+                "undo in `finally` what fit did to the pipeline; only `attach` may edit it, while"
+                " it lasts",
+            )
+        draw(denoiser, subject.configured, state)
+        difference = first_difference(before, snapshot(denoiser.pipe))
+        if difference:
+            raise Broken(
+                f"after sampling {difference}",
+                "undo it when attach ends: copy weights back from a clone, remove hooks by their"
+                " handles",
+            )
+
+
+def restores_after_an_exception(subject: Subject) -> None:
+    class Interruption(Exception):
+        pass
+
+    with tiny_denoiser() as denoiser:
+        state = fitted(subject, denoiser)
+        before = snapshot(denoiser.pipe)
+        try:
+            with subject.configured.attach(denoiser.pipe, state):
+                sample(denoiser, denoiser.request(PROMPTS, SEEDS), subject.configured, state)
+                raise Interruption
+        except Interruption:
+            pass
+        else:
+            raise Broken(
+                "attach swallowed an exception raised while it was active",
+                "let it pass: undo in `finally`, not in `except`",
+            )
+        difference = first_difference(before, snapshot(denoiser.pipe))
+        if difference:
+            raise Broken(
+                f"after an exception while attached {difference}",
+                "wrap the yield of attach in try ... finally",
+            )
+
+
+def same_seeds_same_pixels(subject: Subject) -> None:
+    with tiny_denoiser() as denoiser:
+        state = fitted(subject, denoiser)
+        one, other = (
+            draw(denoiser, subject.configured, state),
+            draw(denoiser, subject.configured, state),
+        )
+    if not torch.equal(one, other):
+        raise Broken(
+            f"the same seeds gave latents that differ by {furthest(one, other)}",
+            "seed what is random from the request's seeds or a parameter",
+        )
+
+
+def batch_of_its_images(subject: Subject) -> None:
+    method = subject.configured
+    if method.mixes_images():
+        raise NotApplicable("it says in mixes_images that images of a batch influence each other")
+    with tiny_denoiser() as denoiser:
+        state = fitted(subject, denoiser)
+        together = draw(denoiser, method, state)
+        # as a run does: once for all batches, which come in any order
+        with method.attach(denoiser.pipe, state):
+            singles = [
+                sample(denoiser, denoiser.request([PROMPTS[row]], [SEEDS[row]]), method, state)
+                for row in (2, 0, 1)
+            ]
+        alone = torch.cat([singles[1], singles[2], singles[0]])
+    difference = (together - alone).abs().flatten(1).max(1).values
+    if bool((difference > ROUNDING).any()):
+        row = int(difference.argmax())
+        raise Broken(
+            f"image {row} differs by {difference[row].item():.3g} when it is sampled alone, after"
+            " others",
+            "treat the rows of a batch one by one (norms and random numbers too), or say so in"
+            " mixes_images",
+        )
+
+
+def random_state(subject: Subject) -> None:
+    with tiny_denoiser() as denoiser:
+        with random_state_untouched("fit"):
+            state = fitted(subject, denoiser)
+        with random_state_untouched("sampling"):
+            draw(denoiser, subject.configured, state)
+
+
+def neutral_equals_none(subject: Subject) -> None:
+    neutral = subject.cls.neutral
+    if neutral is None:
+        raise NotApplicable(
+            "it declares no `neutral` parameters; a dict of those under which it does nothing is"
+            " the strongest test there is"
+        )
+    method = subject.cls(**(subject.values | neutral))
+    with tiny_denoiser() as denoiser:
+        state = method.fit(denoiser, fit_data(subject))
+        one, other = draw(denoiser, method, state), draw(denoiser, Method(), {})
+    if not torch.equal(one, other):
+        raise Broken(
+            f"with {neutral} latents differ from those of `none` by {furthest(one, other)}",
+            "do nothing then, not even arithmetic",
+        )
+
+
+def evaluations_are_counted(subject: Subject) -> None:
+    with tiny_denoiser() as denoiser:
+        unet, true_rows = type(denoiser.pipe.unet), 0
+        forward = unet.forward
+
+        def counting(self: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal true_rows
+            true_rows += len(args[0] if args else kwargs["sample"])
+            return forward(self, *args, **kwargs)
+
+        with mock.patch.object(unet, "forward", counting):
+            draw(denoiser, subject.configured, fitted(subject, denoiser))
+        if denoiser.rows != true_rows:
+            raise Broken(
+                f"{true_rows} rows went through the UNet and {denoiser.rows} were counted",
+                "evaluate through the denoiser, not by forward or a copy",
+            )
+
+
+def request_is_kept(subject: Subject) -> None:
+    with tiny_denoiser() as denoiser:
+        state = fitted(subject, denoiser)
+        request = denoiser.request(PROMPTS, SEEDS)
+        parts = ("latents", "embeddings", "null_embeddings")
+        before = {name: getattr(request, name).clone() for name in parts}
+        with subject.configured.attach(denoiser.pipe, state):
+            subject.configured.adjust(denoiser, request, state)
+        difference = first_difference(before, {name: getattr(request, name) for name in parts})
+    if difference:
+        raise Broken(
+            f"adjust changed the request that it was given: {difference}",
+            "return request.replace(...) with new tensors",
+        )
+
+
+def first_predictions(subject: Subject) -> None:
+    with tiny_denoiser() as denoiser:
+        state = fitted(subject, denoiser)
+        with subject.configured.attach(denoiser.pipe, state):
+            adjusted = subject.configured.adjust(denoiser, denoiser.request(PROMPTS, SEEDS), state)
+            if adjusted.first is None:
+                raise NotApplicable("it hands no predictions on")
+            with torch.no_grad():
+                evaluated = denoiser.branches(*denoiser.start(adjusted.latents), adjusted)
+    for handed, true in zip(adjusted.first, evaluated, strict=True):
+        if not torch.allclose(handed, true, atol=ROUNDING):
+            raise Broken(
+                f"the predictions in `first` differ by {furthest(handed, true)} from the model's",
+                "make them for the latents and embeddings returned",
+            )
+
+
+def acts(subject: Subject) -> None:
+    with tiny_denoiser() as denoiser:
+        state = fitted(subject, denoiser)
+        one, other = draw(denoiser, subject.configured, state), draw(denoiser, Method(), {})
+    if torch.equal(one, other):
+        raise NotApplicable(
+            "on the tiny model its pictures are those of `none`, so the contracts saw little of it;"
+            " try parameters that act, with -p"
+        )
+
+
+def any_prompts(subject: Subject) -> None:
+    """Clean prompts, the same prompt twice, one image, a prompt longer than the text encoder reads,
+    and the empty prompt are all ordinary.
+    """
+    with tiny_denoiser() as denoiser:
+        state = fitted(subject, denoiser)
+        for prompts in ([CAPTIONS[4]], [CAPTIONS[4]] * 2, [" ".join(CAPTIONS * 3), ""]):
+            draw(denoiser, subject.configured, state, prompts, range(len(prompts)))
+
+
+def v_prediction(subject: Subject) -> None:
+    with tiny_denoiser("v_prediction") as denoiser:
+        draw(denoiser, subject.configured, fitted(subject, denoiser))
+
+
+METHOD_CONTRACTS: dict[str, Contract] = {
+    "says where it acts and what it needs": declares_where,
+    "fit is repeatable, and its state survives the disk": state_is_tensors,
+    "leaves weights, hooks and attention processors as they were, bit for bit": restores_everything,
+    "and also after an exception": restores_after_an_exception,
+    "same seeds, same pixels": same_seeds_same_pixels,
+    "a batch equals its images one by one": batch_of_its_images,
+    "leaves global random state alone": random_state,
+    "neutral parameters equal `none`, bit for bit": neutral_equals_none,
+    "every evaluation of the model is counted": evaluations_are_counted,
+    "keeps the request that it is given": request_is_kept,
+    "predictions handed on are the model's": first_predictions,
+    "does something": acts,
+    "takes any prompt": any_prompts,
+    "takes a v-prediction model": v_prediction,
+}

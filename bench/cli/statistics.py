@@ -1,0 +1,85 @@
+"""The command that measures a folder of real pictures once, so that suites can name the result as
+reference statistics.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.base.errors import UserError
+from bench.cli.app import app
+
+EXAMPLE = (
+    "Example:  bench statistics --images val2014 --inception inception-2015-12-05.pt --side 512"
+    " --out val2014.npz"
+)
+
+
+@app.command(epilog=EXAMPLE)
+def statistics(
+    images: Annotated[Path, typer.Option(help="Folder of real pictures; all below it are read.")],
+    inception: Annotated[
+        Path, typer.Option(help="Inception as TorchScript with `.layers`, as clean-fid loads it.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The .npz to write, for `statistics` in [metrics.fid].")
+    ],
+    side: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            help=(
+                "Resize the shorter side to it and keep the centre square; pictures stay as they"
+                " are by default."
+            ),
+        ),
+    ] = None,
+    size: Annotated[int, typer.Option(min=8, help="Side that the network sees.")] = 299,
+    store: Annotated[
+        Path, typer.Option(help="Folder where features are kept, to go on after an interruption.")
+    ] = Path("runs/store"),
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU by default where there is one.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over a file that is there.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print facts as JSON.")] = False,
+) -> None:
+    """Measure mean and covariance of the features of real pictures, which FID compares with.
+
+    Interrupted, the same command goes on where it stopped.
+    """
+    if not inception.is_file():
+        raise UserError(
+            f"the network {inception} is missing; `bench fetch` gets the one of clean-fid"
+        )
+    if out.exists() and not force:
+        raise UserError(f"{out} is there already; give another name, or --force to write over it")
+    from bench.base.progress import reporter
+    from bench.cli.options import resumable
+    from bench.diffusion.execution import float32_products
+    from bench.diffusion.model import pick_device
+    from bench.features.real_pictures import make_statistics
+
+    with reporter() as report, resumable(), float32_products(False):
+        made = make_statistics(
+            images, inception, out, store / "_real", pick_device(device), size, side, report
+        )
+    facts = {
+        "pictures": made.n,
+        "of": made.pictures,
+        "crop": made.crop,
+        "network": made.fingerprint,
+        "sha256": made.digest,
+        "out": str(out),
+    }
+    print(
+        json.dumps(facts, indent=1)
+        if as_json
+        else "\n".join(f"{name}: {value}" for name, value in facts.items())
+    )

@@ -1,0 +1,99 @@
+"""`bench testbed`: make the embedded model again, and print what was measured on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.app import app
+from bench.cli.options import Json, resumable
+
+testbed = typer.Typer(
+    help="The embedded default: how it is made and what was measured on it.", no_args_is_help=True
+)
+app.add_typer(testbed, name="testbed")
+
+
+@testbed.command("build", epilog="Example:  bench testbed build --plan cpu")
+def testbed_build(
+    plan: Annotated[
+        str,
+        typer.Option(
+            help="cpu (32x32, hours on two cores), gpu (64x64), tiny (minutes; memorizes nothing)."
+        ),
+    ] = "cpu",
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help=(
+                "Checkpoints and finished parts; repeat the command to go on. "
+                "By default in the cache folder."
+            )
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the bundle goes; <work>/bundle by default.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run only these stages.")] = None,
+) -> None:
+    """Make the testbed from scratch: data, model, scorers, reference statistics, manifest.
+
+    Seeded and resumable.
+    """
+    from bench.base.errors import UnknownName
+    from bench.diffusion.model import pick_device
+    from bench.testbed.build import STAGES, Workshop, default_work, run_stages
+    from bench.testbed.plan import PLANS
+    from bench.testbed.sprites import require_extra
+
+    if plan not in PLANS:
+        raise UnknownName("plan", plan, PLANS)
+    for stage in only or ():
+        if stage not in STAGES:
+            raise UnknownName("stage", stage, STAGES)
+    require_extra()
+    folder = work or default_work()
+    shop = Workshop(PLANS[plan], folder, pick_device(device), out or folder / "bundle")
+    with resumable():
+        run_stages(shop, tuple(only) if only else tuple(STAGES))
+    print(f"bundle: {shop.bundle}")
+
+
+@testbed.command("info")
+def testbed_info(
+    bundle: Annotated[
+        Path | None, typer.Option(help="A bundle's folder; the embedded one by default.")
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help=(
+                "Measure the acceptance figures again (minutes), and write them into the manifest."
+            ),
+        ),
+    ] = False,
+    sheets: Annotated[
+        Path | None, typer.Option(help="With --measure: a folder for contact sheets (PNG).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print what was measured on a bundle and whether it meets each acceptance figure."""
+    from bench.testbed.bundle import BUNDLE, info_facts, info_text, read_manifest
+
+    folder = bundle or BUNDLE
+    manifest = read_manifest(folder)
+    if measure:
+        from bench.base.progress import reporter
+        from bench.testbed.acceptance import measure_bundle
+        from bench.testbed.sprites import require_extra
+
+        require_extra()
+
+        with reporter() as report:
+            manifest = measure_bundle(folder, sheets, report)
+    print(json.dumps(info_facts(manifest), indent=1) if as_json else info_text(manifest))

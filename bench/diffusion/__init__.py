@@ -1,0 +1,1 @@
+"""The model under test: requests, the denoiser, its weight files, and how it is executed."""

@@ -1,0 +1,230 @@
+"""The batched denoising loop, with the four doors of a method, and the counter of what it cost."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.base.errors import UserError
+from bench.diffusion.request import Request, Step
+
+
+class Denoiser:
+    """A diffusers text-to-image pipeline as a function of (latents, timestep, embeddings), with
+    every evaluation counted.
+
+    `rows` counts single-row UNet evaluations and `backward_rows` the rows that a gradient went back
+     through, from hooks on
+    the UNet itself, so a method that calls the UNet directly is counted too.
+    """
+
+    def __init__(self, pipe: Any, steps: int, guidance_scale: float, batch_size: int = 8) -> None:
+        self.pipe = pipe
+        self.steps = steps
+        self.guidance_scale = guidance_scale
+        self.batch_size = batch_size
+        self.rows = 0
+        self.backward_rows = 0
+        self._hooks = [
+            pipe.unet.register_forward_pre_hook(self._count, with_kwargs=True),
+            pipe.unet.register_forward_hook(self._count_backward),
+        ]
+        predicts = pipe.scheduler.config.prediction_type
+        if predicts not in ("epsilon", "v_prediction"):
+            raise UserError(
+                f"the model predicts '{predicts}'; epsilon and v_prediction are supported"
+            )
+        self._predicts_v = predicts == "v_prediction"
+        self._alphas = pipe.scheduler.alphas_cumprod.to(self.device)
+
+    def close(self) -> None:
+        """Take the counting hooks off the UNet again."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _count(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        sample = args[0] if args else kwargs["sample"]
+        self.rows += int(sample.shape[0])
+
+    def _count_backward(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        predicted = output[0]
+        if predicted.requires_grad:
+
+            def passed(gradient: Tensor) -> None:
+                self.backward_rows += int(gradient.shape[0])
+
+            predicted.register_hook(passed)
+
+    @property
+    def evaluations(self) -> int:
+        """Cost so far in row evaluations; a backward pass through a row, without gradients of
+        weights, counts as one more.
+        """
+        return self.rows + self.backward_rows
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.pipe.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.pipe.unet.parameters()).dtype
+
+    def new_scheduler(self) -> Any:
+        """A fresh scheduler with its timesteps set, expecting epsilon.
+
+        Schedulers of the multistep kind carry state, so none is shared.
+        """
+        scheduler = copy.deepcopy(self.pipe.scheduler)
+        scheduler.register_to_config(prediction_type="epsilon")
+        scheduler.set_timesteps(self.steps, device=self.device)
+        return scheduler
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Prompt embeddings `[B, T, D]`, each different prompt encoded once."""
+        unique = list(dict.fromkeys(prompts))
+        with torch.no_grad():
+            embeddings, _ = self.pipe.encode_prompt(unique, self.device, 1, False)
+        return embeddings[[unique.index(prompt) for prompt in prompts]]
+
+    def null_embeddings(self, count: int) -> Tensor:
+        """The empty prompt's embedding, `[count, T, D]`.
+
+        Not kept: a method may have edited the text encoder meanwhile.
+        """
+        return self.encode([""]).expand(count, -1, -1)
+
+    def initial_latents(self, seeds: Sequence[int]) -> Tensor:
+        """Noise `[B, C, h, w]`, each row from its own CPU generator in fp32, so a row does not
+        depend on its batch or device.
+        """
+        unet = self.pipe.unet.config
+        size = (
+            unet.sample_size
+            if isinstance(unet.sample_size, (list, tuple))
+            else (unet.sample_size, unet.sample_size)
+        )
+        rows = [
+            torch.randn((unet.in_channels, *size), generator=torch.Generator().manual_seed(seed))
+            for seed in seeds
+        ]
+        return torch.stack(rows).to(self.device, self.dtype)
+
+    def request(self, prompts: Sequence[str], seeds: Sequence[int]) -> Request:
+        """A batch as the protocol asks for it, before any method touches it."""
+        if len(prompts) != len(seeds) or not prompts:
+            raise ValueError(
+                f"{len(prompts)} prompts and {len(seeds)} seeds: one seed for each of at least one"
+                " prompt"
+            )
+        null = self.null_embeddings(len(prompts))
+        return Request(
+            tuple(prompts),
+            tuple(seeds),
+            self.initial_latents(seeds),
+            self.encode(prompts),
+            null,
+            self.guidance_scale,
+        )
+
+    def epsilon(
+        self,
+        latents: Tensor,
+        timestep: Tensor | int,
+        embeddings: Tensor,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Predicted noise `[B, C, h, w]` for scaled latents; v-predictions are converted (epsilon =
+        sqrt(a) v + sqrt(1-a) x).
+        """
+        predicted = self.pipe.unet(
+            latents,
+            timestep,
+            encoder_hidden_states=embeddings,
+            encoder_attention_mask=attention_mask,
+            return_dict=False,
+        )[0]
+        if self._predicts_v:
+            alpha = self._alphas[int(timestep)]
+            predicted = alpha.sqrt() * predicted + (1 - alpha).sqrt() * latents
+        return predicted
+
+    def branches(
+        self, scaled: Tensor, timestep: Tensor | int, request: Request
+    ) -> tuple[Tensor, Tensor]:
+        """The unconditional and the conditional prediction at scaled latents `[B, C, h, w]`, from
+        one batch of 2B rows in this order.
+        """
+        embeddings = torch.cat([request.null_embeddings, request.embeddings])
+        mask = None if request.attention_mask is None else torch.cat([request.attention_mask] * 2)
+        unconditional, conditional = self.epsilon(
+            torch.cat([scaled, scaled]), timestep, embeddings, mask
+        ).chunk(2)
+        return unconditional, conditional
+
+    def start(self, latents: Tensor, index: int = 0) -> tuple[Tensor, Tensor]:
+        """Initial noise `[B, C, h, w]` as the model wants it at the first step (or at step `index`,
+        undenoised), and that timestep.
+        """
+        scheduler = self.new_scheduler()
+        timestep = scheduler.timesteps[index]
+        return scheduler.scale_model_input(latents * scheduler.init_noise_sigma, timestep), timestep
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Final latents to pictures, uint8 `[B, H, W, 3]`, rounded as diffusers rounds."""
+        with torch.no_grad():
+            pixels = self.pipe.vae.decode(
+                latents / self.pipe.vae.config.scaling_factor, return_dict=False
+            )[0]
+        if not bool(torch.isfinite(pixels).all()):
+            raise UserError(
+                "decoding gave NaN or infinity for an image; an autoencoder in float16 may"
+                " overflow, try dtype float32"
+            )
+        unit = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
+        return (unit * 255).round().astype(np.uint8)
+
+
+def trajectory(
+    denoiser: Denoiser, request: Request, guide: Callable[[Step], Tensor], calls: int | None = None
+) -> Tensor:
+    """The denoising loop over the first `calls` timesteps (all by default), as
+    `StableDiffusionPipeline` runs it.
+    """
+    scheduler = denoiser.new_scheduler()
+    latents = request.latents * scheduler.init_noise_sigma
+    timesteps, memory = scheduler.timesteps[:calls], dict[str, Any]()
+    for index, timestep in enumerate(timesteps):
+        scaled = scheduler.scale_model_input(latents, timestep)
+
+        def predict(
+            both: bool, index: int = index, timestep: Tensor = timestep, scaled: Tensor = scaled
+        ) -> tuple[Tensor, Tensor]:
+            if index == 0 and request.first is not None:
+                return request.first
+            if both:
+                return denoiser.branches(scaled, timestep, request)
+            alone = denoiser.epsilon(
+                scaled, timestep, request.null_embeddings, request.attention_mask
+            )
+            return alone, alone
+
+        step = Step(
+            index,
+            len(timesteps),
+            int(timestep),
+            latents,
+            request.guidance_scale,
+            request,
+            memory,
+            predict,
+        )
+        latents = scheduler.step(guide(step), timestep, latents, return_dict=False)[0]
+    return latents

@@ -1,0 +1,229 @@
+"""Loading the pipeline that a suite pins, in the formats it comes in, and saying clearly when its
+files are missing or damaged.
+
+A diffusers folder with safetensors; one that holds only the fp16 variant files, as the hub stores
+them; a checkpoint in one
+`.safetensors` file in the original layout, with a folder for the configs. Pickles are refused:
+ loading one runs its code.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.base.errors import UserError, one_line
+from bench.diffusion.batch_size import batch_size_by_trial
+from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.execution import Execution, prepare
+from bench.diffusion.weight_files import part_variants, refuse_pickle, stored_types
+from bench.suite.suite import Suite
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+PARTS = ("unet", "vae", "text_encoder")
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The named device, or the GPU where there is one.
+
+    Raises `UserError` for a device this machine has not.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device '{name}' cannot be used here: {one_line(error).partition('.')[0]}"
+        ) from error
+    return device
+
+
+def quiet_libraries() -> None:
+    """No progress bars and no warnings of diffusers and transformers: one for every batch with a
+    long prompt tells nobody anything.
+    """
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+
+
+def load_pipeline(suite: Suite, device: torch.device) -> Any:
+    """The suite's `StableDiffusionPipeline` on a device, in eval mode, parameters without
+    gradients, its scheduler the suite's.
+
+    The scheduler keeps what the folder says of the model: noise schedule and prediction type.
+    Raises `UserError` for files that are missing, truncated, of another model, pickles, or that
+    hold NaN.
+    """
+    import diffusers
+
+    settings = suite.settings.model
+    path = suite.path(settings.path)
+    quiet_libraries()
+    refuse_pickle(path)
+    if path.is_dir():
+        if settings.config:
+            raise UserError(
+                f"suite {suite.name}: [model] config is for a checkpoint in one file, and {path} is"
+                " a folder, which has its own; leave it out"
+            )
+        pipe = _from_folder(path, DTYPES[settings.dtype])
+    elif not settings.config:
+        raise UserError(
+            f"suite {suite.name}: {path} is a checkpoint in one file, which says nothing of"
+            " tokenizer and scheduler; give [model] config = a diffusers folder of the same"
+            " architecture (its weights are not needed)"
+        )
+    else:
+        pipe = _from_single_file(path, suite.path(settings.config), DTYPES[settings.dtype])
+    scheduler = getattr(diffusers, settings.scheduler, None)
+    if scheduler is None:
+        raise UserError(f"suite {suite.name}: diffusers has no scheduler '{settings.scheduler}'")
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    for name in PARTS:
+        _check_numbers(path, name, getattr(pipe, name))
+    pipe.to(device)
+    for name in PARTS:
+        getattr(pipe, name).eval().requires_grad_(False)
+    size = pipe.unet.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    if size != settings.side:
+        raise UserError(
+            f"suite {suite.name} says {settings.side} pixels and its model gives {size}"
+        )
+    if settings.vae_tiling:
+        pipe.vae.enable_tiling()
+    return pipe
+
+
+def load_denoiser(
+    suite: Suite, device: torch.device, execution: Execution | None = None, gradients: bool = False
+) -> Denoiser:
+    """The suite's model, executed as asked for (else as the suite says); `gradients`: a method will
+    want some, so a batch size by trial leaves them room.
+    """
+    settings, execution = suite.settings.model, execution or Execution()
+    pipe = load_pipeline(suite, device)
+    prepare(pipe, execution)
+    fixed = execution.batch_size if isinstance(execution.batch_size, int) else settings.batch_size
+    denoiser = Denoiser(pipe, settings.steps, settings.guidance_scale, fixed)
+    if execution.batch_size == "auto":
+        denoiser.batch_size = batch_size_by_trial(denoiser, execution.memory_gib, gradients)
+    return denoiser
+
+
+def stored_as(suite: Suite) -> dict[str, Any]:
+    """What the model's files hold, a fact for records: their format and the number type of each
+    part, such as `fp16`.
+    """
+    return stored_types(suite.place(suite.settings.model.path))
+
+
+def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
+    """Each part from its full files where it has them, else from its fp16 variant."""
+    import diffusers
+    import transformers
+
+    classes = {
+        "unet": diffusers.UNet2DConditionModel,
+        "vae": diffusers.AutoencoderKL,
+        "text_encoder": transformers.CLIPTextModel,
+    }
+    parts = {}
+    for name, variant in part_variants(folder).items():
+        with _clear_errors(folder / name):
+            model, found = classes[name].from_pretrained(
+                folder / name,
+                variant=variant,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                **_typed(classes[name], dtype),
+            )
+            # What a file lacks would be left at random.
+            missing = sorted(found["missing_keys"])
+            if missing:
+                raise UserError(
+                    f"the model in {folder} lacks {len(missing)} of the weights of its {name},"
+                    f" first {missing[0]}; fetch or build it again"
+                )
+            if mismatched := sorted(str(key) for key, *_ in found["mismatched_keys"]):
+                raise UserError(
+                    f"the model in {folder} is damaged: {name}.{mismatched[0]} has another shape"
+                    " than its config says; fetch or build it again"
+                )
+            parts[name] = model
+    with _clear_errors(folder):
+        return diffusers.StableDiffusionPipeline.from_pretrained(
+            folder,
+            torch_dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            safety_checker=None,
+            requires_safety_checker=False,
+            **parts,
+        )
+
+
+def _typed(cls: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The number type under the keyword that the library has for it."""
+    return {"dtype" if cls.__module__.startswith("transformers.") else "torch_dtype": dtype}
+
+
+def _from_single_file(file: Path, config: Path, dtype: torch.dtype) -> Any:
+    import diffusers
+
+    if not (config / "model_index.json").is_file():
+        raise UserError(
+            f"{config} is no diffusers folder: it has no model_index.json; give one with the"
+            f" configs of the model in {file.name}"
+        )
+    with _clear_errors(file):
+        return diffusers.StableDiffusionPipeline.from_single_file(
+            str(file),
+            config=str(config),
+            torch_dtype=dtype,
+            local_files_only=True,
+            safety_checker=None,
+            requires_safety_checker=False,
+        )
+
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            # The keyword's newer name is unknown to older releases of diffusers.
+            warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
+            yield
+    except UserError:
+        raise
+    except Exception as error:  # diffusers, transformers and safetensors each raise their own
+        raise UserError(
+            f"the model in {path} cannot be loaded ({one_line(error)[:160]}); a file is missing or"
+            " damaged, fetch or build it again"
+        ) from error
+
+
+def _check_numbers(path: Path, name: str, module: torch.nn.Module) -> None:
+    for key, weights in module.named_parameters():
+        if weights.is_meta:
+            raise UserError(
+                f"the model in {path} lacks weights of its {name}, first {key}; fetch or build it"
+                " again"
+            )
+        if not bool(torch.isfinite(weights).all()):
+            raise UserError(
+                f"the model in {path} holds NaN or infinity in {name}.{key}; its file is damaged,"
+                " fetch or build it again"
+            )

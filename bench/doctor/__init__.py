@@ -1,0 +1,1 @@
+"""`bench doctor`: what this machine can run, what is missing, and how to get it."""

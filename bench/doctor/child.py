@@ -1,0 +1,181 @@
+"""The process of its own in which `bench doctor` asks torch and the classes that a suite names.
+
+A torch that crashes, hangs or loads slowly costs its own lines only (as in `bench.registry.probe`):
+the child tells answer by answer, and what it told in time is used.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from bench.base.child import answering, ask_child
+from bench.base.errors import one_line
+from bench.doctor.report import odd
+from bench.doctor.suites import lenient_suite
+
+
+def ask_classes(suites: Sequence[str], seconds: float) -> dict[str, Any]:
+    """What the child told in time: by `torch`, its facts; by a suite's name, what its classes
+    say.
+    """
+    lines, code = ask_child("bench.doctor.child", suites, max(seconds, 0.1))
+    told: dict[str, Any] = {}
+    for line in lines:
+        with suppress(ValueError, TypeError):
+            told |= json.loads(line)
+    return (
+        told
+        if "torch" in told or code is None
+        else told | {"torch": {"error": f"importing it ended Python (exit code {code})"}}
+    )
+
+
+def _child(suites: Sequence[str]) -> None:
+    with answering() as told:
+        for name, ask in [
+            ("torch", _torch),
+            *((suite, lambda suite=suite: _asked_classes(suite)) for suite in suites),
+        ]:
+            try:
+                found = ask()
+            except BaseException as error:
+                found = {"error": f"{type(error).__name__}: {one_line(error, 300)}"}
+            told.write(json.dumps({name: found}) + "\n")
+            told.flush()
+
+
+def _torch() -> dict[str, Any]:
+    import torch
+
+    facts: dict[str, Any] = {
+        "version": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "gpus": [],
+        "build": "CPU",
+    }
+    if torch.version.cuda:
+        facts["build"] = f"CUDA {torch.version.cuda}"
+    elif getattr(torch.version, "hip", None):
+        facts["build"] = f"ROCm {torch.version.hip}"
+    if facts["build"] != "CPU":
+        # torch warns of a driver that is too old, and goes on without a GPU
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        facts["why"] = (
+            one_line(caught[-1].message, 200)
+            if caught and isinstance(caught[-1].message, Warning)
+            else ""
+        )
+        facts["gpus"] = [_torch_gpu(torch, number) for number in range(count)]
+    return facts
+
+
+def _torch_gpu(torch: Any, number: int) -> dict[str, Any]:
+    gpu: dict[str, Any] = {
+        "name": f"GPU {number}",
+        "total": 0,
+        "free": 0,
+        "capability": "?",
+        "bf16": False,
+        "fp16": False,
+        "problem": "",
+    }
+    try:
+        about = torch.cuda.get_device_properties(number)
+        gpu |= {
+            "name": about.name,
+            "total": about.total_memory,
+            "capability": f"{about.major}.{about.minor}",
+        }
+        amd = bool(getattr(torch.version, "hip", None))
+        gpu |= {
+            "bf16": amd or about.major >= 8,
+            "fp16": amd or (about.major, about.minor) >= (5, 3),
+        }
+        free, _ = torch.cuda.mem_get_info(number)  # asked before anything is computed
+        gpu["free"] = free
+        if float((torch.ones(2, device=f"cuda:{number}") * 2).sum()) != 4.0:
+            gpu["problem"] = "it computes wrongly"
+    except Exception as error:
+        gpu["problem"] = one_line(error, 200)
+    return gpu
+
+
+def _asked_classes(name: str) -> dict[str, Any]:
+    """What only a suite's metrics and attacks can say: which settings are files, which images they
+    need; and where timings are kept.
+    """
+    from bench.base.parameters import configure
+    from bench.contracts.attack import Attack
+    from bench.contracts.method import Method
+    from bench.diffusion.model import pick_device
+    from bench.registry import registry
+    from bench.running.run import Run
+    from bench.running.timing import timing_file
+
+    suite = lenient_suite(name)
+    judges: dict[str, dict[str, Any]] = {"metric": {}, "attack": {}}
+    files: list[tuple[str, str]] = []
+    problems: list[str] = []
+    exact = all(suite.prompts(role) for role in suite.settings.prompts)
+    for kind, label, values in suite.settings.judges():
+        try:
+            if label.endswith(".py"):
+                files.append((f"{kind} {label}", label))
+            judge = configure(
+                kind,
+                label,
+                registry.find(
+                    kind, str(suite.file.parent / label) if label.endswith(".py") else label
+                ).load(),
+                values,
+            )
+            judges[kind][label] = judge
+            named = [str(getattr(judge, key)) for key in judge.files if getattr(judge, key)]
+            files += [(f"{kind} {label}", one) for one in named]
+            if (
+                isinstance(judge, Attack)
+                and exact
+                and all(suite.place(one).exists() for one in named)
+            ):
+                judge.fits(suite)
+        except Exception as error:
+            problems.append(odd(error))
+    run = Run(
+        suite,
+        "none",
+        Method(),
+        {},
+        judges["metric"],
+        judges["attack"],
+        Path(),
+        Path(),
+        pick_device(None),
+    )
+    # the real one would hash the model and read every shard
+    run.__dict__["store"] = SimpleNamespace(folder=Path())
+    keys = {key for role in run.roles for key in run.keys(role)}
+    for attack in judges["attack"].values():
+        try:
+            keys |= {key for part in attack.asks(suite) for key in run.keys_of(*part)}
+        except Exception:
+            exact = False
+    return {
+        "files": files,
+        "problems": problems,
+        "images": len(keys),
+        "exact": exact and not problems,
+        "timing": timing_file(run),
+    }
+
+
+if __name__ == "__main__":
+    _child(sys.argv[1:])

@@ -1,0 +1,405 @@
+"""What `bench doctor` says of the machine itself:
+
+Python and packages, torch and GPUs, cores, memory, disk, git, and names that are broken.
+
+Each check gives one `Fact` or a few, and asks nothing that takes long; what torch knows was told by
+a process of its own (`bench.doctor.child`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench.base.errors import one_line
+from bench.doctor.report import PROGRAM, Fact, Mark, gib
+
+DISTRIBUTION = "diffusion-memorization-bench"
+CHECKOUT = Path(__file__).resolve().parents[2]
+PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that the project supports
+
+
+def python_facts() -> Iterator[Fact]:
+    """Whether this Python is one that the project was tried with."""
+    running = ".".join(map(str, sys.version_info[:3]))
+    (low, high), here = PYTHONS, sys.version_info[:2]
+    if here < low:
+        yield Fact(
+            "missing",
+            "python",
+            f"{running}, too old",
+            f"install Python {low[0]}.{low[1]} to {high[0]}.{high[1]}",
+        )
+    elif here > high:
+        yield Fact(
+            "warn",
+            "python",
+            f"{running}, newer than the project was tried with",
+            f"install Python {high[0]}.{high[1]} if something fails",
+        )
+    else:
+        yield Fact("ok", "python", running)
+
+
+def _requirements() -> tuple[list[str], str]:
+    """What the installed distribution requires, extras too; of a checkout that is not installed,
+    what its pyproject.toml says.
+    """
+    try:
+        return list(metadata.requires(DISTRIBUTION) or ()), ""
+    except metadata.PackageNotFoundError:
+        project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))[
+            "project"
+        ]
+    extras = [
+        f"{line}; extra == '{extra}'"
+        for extra, lines in project.get("optional-dependencies", {}).items()
+        for line in lines
+    ]
+    return [
+        *project["dependencies"],
+        *extras,
+    ], "the project is not installed; ranges are from pyproject.toml"
+
+
+def package_facts() -> Iterator[Fact]:
+    """Required packages and extras, compared with the installed versions; `get` is the pip command
+    that puts it right.
+    """
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:  # it comes with several of the required packages, and pip has its own
+        from pip._vendor.packaging.requirements import Requirement  # type: ignore[assignment]
+    lines, note = _requirements()
+    parsed = [Requirement(line) for line in lines]
+    extras = sorted(set(re.findall(r"""extra\s*==\s*["']([^"']+)["']""", "\n".join(lines))))
+
+    def wanted(extra: str) -> list[Requirement]:
+        chosen = [
+            one
+            for one in parsed
+            if one.marker
+            and not one.marker.evaluate({"extra": ""})
+            and one.marker.evaluate({"extra": extra})
+        ]
+        inner = [
+            more
+            for one in chosen
+            if one.name == DISTRIBUTION
+            for other in sorted(one.extras)
+            if other != extra
+            for more in wanted(other)
+        ]
+        return [one for one in chosen if one.name != DISTRIBUTION] + inner
+
+    def fits(one: Requirement) -> bool:
+        version = _installed(one.name)
+        return version is not None and one.specifier.contains(version, prereleases=True)
+
+    required = [one for one in parsed if not one.marker or one.marker.evaluate({"extra": ""})]
+    absent = [one for one in required if _installed(one.name) is None]
+    unfit = [one for one in required if one not in absent and not fits(one)]
+    if absent:
+        yield Fact(
+            "missing",
+            "packages",
+            ", ".join(f"{one.name} is not installed" for one in absent),
+            _pip(absent),
+        )
+    if unfit:
+        yield Fact(
+            "warn",
+            "packages",
+            ", ".join(f"{one.name} {_installed(one.name)} is not {one.specifier}" for one in unfit),
+            _pip(unfit),
+        )
+    if note:
+        yield Fact("warn", "project", note, "pip install -e . in its folder")
+    if not absent and not unfit:
+        yield Fact("ok", "packages", f"all {len(required)} required ones fit")
+    lacking = {extra: [one for one in wanted(extra) if not fits(one)] for extra in extras}
+
+    def state(ones: Any) -> str:
+        names = ", ".join(one.name for one in ones)
+        return f"not installed ({names})" if ones else "installed"
+
+    parts = [f"{extra} {state(ones)}" for extra, ones in lacking.items()]
+    absent_extras = ",".join(extra for extra, ones in lacking.items() if ones)
+    if extras:
+        yield Fact(
+            "ok",
+            "extras",
+            "; ".join(parts),
+            f"pip install '{DISTRIBUTION}[{absent_extras}]'" if absent_extras else "",
+        )
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return str(metadata.version(name) or "0")
+    except Exception:  # absent, or its metadata is damaged
+        return None
+
+
+def _pip(requirements: Iterable[Any]) -> str:
+    return "pip install " + " ".join(f"'{one.name}{one.specifier}'" for one in requirements)
+
+
+def torch_facts(told: Mapping[str, Any]) -> Iterator[Fact]:
+    """What the child told of torch, and of every GPU; where it has none, whether the machine has
+    one.
+    """
+    if told.get("late"):
+        yield Fact("warn", "torch", f"{_installed('torch') or 'not installed'}; {told['late']}")
+        return
+    if told.get("error"):
+        yield Fact(
+            "missing",
+            "torch",
+            str(told["error"]),
+            "pip install torch (pytorch.org/get-started says which for this GPU)",
+        )
+        return
+    yield Fact(
+        "ok", "torch", f"{told['version']}, {told['build']} build, threads: {told['threads']}"
+    )
+    for number, gpu in enumerate(told.get("gpus", ())):
+        halves = f"bf16 {'yes' if gpu['bf16'] else 'no'}, fp16 {'yes' if gpu['fp16'] else 'no'}"
+        sizes = f"{gib(gpu['free'])} free of {gib(gpu['total'])}"
+        text = f"{gpu['name']}, {sizes}, compute capability {gpu['capability']}, {halves}"
+        yield (
+            Fact("warn", f"gpu {number}", f"{text}; does not compute: {gpu['problem']}")
+            if gpu["problem"]
+            else Fact("ok", f"gpu {number}", text)
+        )
+    if not told.get("gpus"):
+        seen, get = (
+            has_gpu_device(),
+            "install the torch build that pytorch.org/get-started gives for it",
+        )
+        why = told.get("why") or ("torch is a CPU build" if told["build"] == "CPU" else "")
+        yield (
+            Fact(
+                "warn",
+                "gpu",
+                f"one is there that torch cannot use ({why or 'no reason given'})",
+                get,
+            )
+            if seen
+            else Fact("warn", "gpu", "none")
+        )
+
+
+def has_gpu_device() -> bool:
+    """Whether the system shows a GPU, whatever torch thinks of it."""
+    return any(
+        Path(path).exists() for path in ("/dev/nvidia0", "/proc/driver/nvidia/version", "/dev/kfd")
+    )
+
+
+def processor_facts(threads: int | None) -> Iterator[Fact]:
+    """Cores, hardware threads and half precision; a warning where torch would use more threads than
+    there are cores.
+    """
+    cpus = (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else list(range(os.cpu_count() or 1))
+    )
+    siblings = {
+        _read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").strip()
+        for cpu in cpus
+    }
+    cores = len(siblings) if "" not in siblings else len(cpus)
+    quota = _cpu_quota()
+    usable = max(1, min(cores, math.ceil(quota))) if quota else cores
+    listed = re.search(r"^(?:flags|Features)\s*:(.*)$", _read("/proc/cpuinfo"), re.M)
+    flags = set(listed.group(1).split()) if listed else set()
+    halves = (
+        f"bf16 {'yes' if flags & {'avx512_bf16', 'amx_bf16', 'bf16'} else 'no'}, fp16"
+        f" {'yes' if flags & {'avx512_fp16', 'asimdhp'} else 'no'}"
+    )
+    text = (
+        f"{cores} cores, {len(cpus)} hardware"
+        f" threads{f', limited to {quota:g} by a cgroup' if quota else ''}; in hardware {halves}"
+    )
+    if threads and threads > usable:
+        more = (
+            "hyperthreads"
+            if threads <= len(cpus) and not (quota and threads > quota)
+            else "more threads than there are cores"
+        )
+        yield Fact(
+            "warn",
+            "processor",
+            f"{text}; torch would use {threads} threads, {more}, which is slower",
+            f"export OMP_NUM_THREADS={usable}",
+        )
+    else:
+        yield Fact("ok", "processor", text)
+
+
+def memory_facts(memory: tuple[int, int, bool] | None) -> Iterator[Fact]:
+    """What `main_memory` found, None where it could not be told."""
+    if memory is None:
+        yield Fact("warn", "memory", "not known")
+        return
+    total, free, limited = memory
+    mark: Mark = "warn" if free < 2 * PROGRAM else "ok"
+    yield Fact(
+        mark,
+        "memory",
+        f"{gib(free)} free of {gib(total)}{' (a cgroup limits it)' if limited else ''}",
+    )
+
+
+def main_memory() -> tuple[int, int, bool]:
+    """Bytes of main memory, bytes free, and whether a cgroup allows less than the machine has."""
+    found = {
+        key: int(number) * 1024
+        for key, number in re.findall(r"^(\w+):\s+(\d+) kB", _read("/proc/meminfo"), re.M)
+    }
+    total = found.get("MemTotal") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = found.get("MemAvailable") or found.get("MemFree") or total
+    limited = False
+    for folder in _cgroups("memory"):
+        limit = next(
+            (
+                text
+                for name in ("memory.max", "memory.limit_in_bytes")
+                if (text := _read(f"{folder}/{name}").strip()).isdigit()
+            ),
+            "",
+        )
+        used = next(
+            (
+                text
+                for name in ("memory.current", "memory.usage_in_bytes")
+                if (text := _read(f"{folder}/{name}").strip()).isdigit()
+            ),
+            "0",
+        )
+        if limit and int(limit) < total:
+            # given back when asked for
+            cached = re.search(
+                r"^(?:total_)?inactive_file (\d+)", _read(f"{folder}/memory.stat"), re.M
+            )
+            total, limited = int(limit), True
+            free = min(
+                free, max(0, int(limit) - int(used) + (int(cached.group(1)) if cached else 0))
+            )
+    return total, min(free, total), limited
+
+
+def _cpu_quota() -> float | None:
+    """How many processors a cgroup allows, where it allows fewer than all."""
+    quotas = []
+    for folder in _cgroups("cpu"):
+        texts = _read(f"{folder}/cpu.max").split() or [
+            _read(f"{folder}/cpu.cfs_quota_us").strip(),
+            _read(f"{folder}/cpu.cfs_period_us").strip(),
+        ]
+        if len(texts) == 2 and texts[0].isdigit() and texts[1].isdigit() and int(texts[1]):
+            quotas.append(int(texts[0]) / int(texts[1]))
+    return min(quotas, default=None)
+
+
+def _cgroups(controller: str) -> Iterator[str]:
+    """The folders of this process's groups for a controller, of both versions, up to the root."""
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers and controller not in controllers.split(","):
+            continue
+        for base in (
+            (f"/sys/fs/cgroup/{controllers}", f"/sys/fs/cgroup/{controller}")
+            if controllers
+            else ("/sys/fs/cgroup",)
+        ):
+            inner = path.strip("/")
+            while inner:
+                yield f"{base}/{inner}"
+                inner = inner.rpartition("/")[0]
+            yield base
+
+
+def folder_facts(name: str, folder: Path) -> Iterator[Fact]:
+    """Free disk where a folder lies or would lie, and whether it can be written; nothing is left
+    there.
+    """
+    nearest = nearest_folder(folder)
+    free = shutil.disk_usage(nearest).free
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        yield Fact(
+            "missing",
+            name,
+            f"{folder} cannot be written: {one_line(error)}",
+            f"name another folder with --{name}",
+        )
+        return
+    yield Fact(
+        "warn" if free < PROGRAM else "ok",
+        name,
+        f"{folder}{'' if folder.exists() else ' (not made yet)'} can be written, {gib(free)} free",
+    )
+
+
+def nearest_folder(folder: Path) -> Path:
+    """The folder itself, or the nearest of those above it that is there."""
+    return next(
+        (place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()),
+        Path("/"),
+    )
+
+
+def git_facts() -> list[Fact]:
+    """The commit that records will name, and whether files differ from it."""
+    from bench.records.environment import revision
+
+    found = revision()
+    if found["commit"] is None:
+        return [Fact("warn", "git", "not a checkout of its own: records will name no commit")]
+    return [
+        Fact(
+            "warn" if found["dirty"] else "ok",
+            "git",
+            found["commit"][:12]
+            + (", with changes that are not committed" if found["dirty"] else ""),
+        )
+    ]
+
+
+def name_facts() -> list[Fact]:
+    """Every registered method, metric and attack that cannot be imported."""
+    from bench.registry.listing import list_names
+
+    found = {kind: list_names(kind)[kind] for kind in ("methods", "metrics", "attacks")}
+    broken = [
+        f"{kind[:-1]} {name}: {summary}"
+        for kind, names in found.items()
+        for name, summary in names.items()
+        if summary.startswith("broken")
+    ]
+    counts = ", ".join(f"{len(names)} {kind}" for kind, names in found.items())
+    return [Fact("warn", "names", line) for line in broken] or [
+        Fact("ok", "names", f"{counts}, none broken")
+    ]
+
+
+def _read(path: str) -> str:
+    """A small file of the system; empty where it is not there."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,408 @@
+"""What `bench doctor` says of a suite: which of its files are missing or damaged, what it needs,
+and whether it can run in the room that there is.
+
+A model is not loaded for this: its size stands in the headers of its safetensors. What only the
+classes of a suite's metrics and attacks can say was told by a process of its own
+(`bench.doctor.child`), and is guessed where that said nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.assets.catalogue import PREFIX
+from bench.base.errors import UserError, one_line
+from bench.diffusion.weights_header import read_weights_header
+from bench.doctor.report import PROGRAM, FileFact, Gpu, Mark, SuiteFact, gib, odd, quietly
+
+if TYPE_CHECKING:
+    from bench.suite.suite import Suite
+
+TESTBED = Path(__file__).resolve().parents[1] / "testbed" / "bundle"
+SLOW = 100_000_000  # parameters above which a run without a GPU is called slow
+# Of the parameters' bytes, for each image of a batch at 512 x 512 pixels. Measured on a processor
+# with Stable Diffusion 1's shapes in
+# float32 (4.0 GiB): 1.0 GiB to decode an image, and 0.6 GiB for its two rows in the UNet before
+# that.
+ACTIVATIONS = 0.25
+PNG = 2.2  # bytes a pixel on disk, as in a run's plan
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+WEIGHTS = ("unet", "vae", "text_encoder")
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the machine offers to suites, in bytes where known.
+
+    `blocked` says why none at all can run.
+    """
+
+    gpus: tuple[Gpu, ...] = ()
+    memory: int | None = None
+    disk: int | None = None
+    blocked: str = ""
+    late: bool = False  # there is a GPU, and torch did not tell of it in time
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was found of a suite without torch; `suite` reads its lists though files that they name
+    are missing.
+    """
+
+    name: str
+    suite: Suite | None = None
+    files: tuple[FileFact, ...] = ()
+    problems: tuple[str, ...] = ()
+    parameters: int | None = None
+
+
+def suite_names() -> list[str]:
+    """All suites that are known, plug-ins' too."""
+    from bench.registry import registry
+
+    return list(registry.entries("suite"))
+
+
+def lenient_suite(name: str) -> Suite:
+    """A suite that gives the prompts of the lists it can read, as many as it expects of those that
+    are not fetched, and takes pictures for present.
+    """
+    from bench.suite.load import load_suite
+    from bench.suite.prompts import Prompt, read_prompts
+    from bench.suite.suite import Suite
+
+    class Lenient(Suite):
+        @cached_property
+        def _prompts_by_role(self) -> dict[str, tuple[Prompt, ...]]:
+            found = {
+                role: quietly(lambda r=role, s=settings: read_prompts(self.places, r, s, None))
+                for role, settings in self.settings.prompts.items()
+            }  # type: ignore[misc]
+            return {role: prompts for role, prompts in found.items() if prompts}
+
+    strict = load_suite(name)
+    return Lenient(strict.settings, strict.file, entries=strict.entries, lenient=True)
+
+
+def look(name: str) -> Looked:
+    """Every file that a suite names, found or not, all of them however many are missing; and the
+    size of its model.
+    """
+    from bench.suite.prompts import read_prompts
+
+    try:
+        suite = lenient_suite(name)
+        lacking = {one.name for asset in suite.wanted() for one in suite.assets.lacking(asset)}
+        files = [
+            FileFact(
+                f"asset {name}", str(suite.assets.place(name)), "missing" if name in lacking else ""
+            )
+            for name in suite.wanted()
+        ]
+        parameters, problems = None, list[str]()
+        if suite.settings.model.path.removeprefix(PREFIX) not in lacking:
+            more, parameters = _model_files(suite.place(suite.settings.model.path))
+            files += more
+        for role, settings in suite.settings.prompts.items():
+            file = suite.place(settings.file)
+            if not settings.file.startswith(PREFIX):
+                files.append(
+                    FileFact(f"prompts {role}", str(file), "" if file.is_file() else "missing")
+                )
+            if file.is_file():
+                try:
+                    references = {
+                        path
+                        for prompt in read_prompts(suite.places, role, settings, None)
+                        for path in prompt.references
+                    }
+                    if not settings.references.startswith(PREFIX):
+                        files += [
+                            FileFact("reference", str(path), "" if path.is_file() else "missing")
+                            for path in sorted(references)
+                        ]
+                except UserError as error:
+                    problems.append(one_line(error))
+        return Looked(name, suite, tuple(files), tuple(problems), parameters)
+    except Exception as error:
+        return Looked(name, problems=(odd(error),))
+
+
+def _model_files(folder: Path) -> tuple[list[FileFact], int | None]:
+    """The parts of a diffusers folder, or a checkpoint in one file, and how many parameters they
+    hold.
+    """
+    if not folder.exists():
+        return [FileFact("model", str(folder), "missing")], None
+    if folder.is_file():
+        count, problem = _numbers([folder])
+        return [FileFact("model", str(folder), problem)], count
+    names = (
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer",
+        *(f"{part}/config.json" for part in WEIGHTS),
+    )
+    files = [
+        FileFact("model", str(folder / name), "" if (folder / name).exists() else "missing")
+        for name in names
+    ]
+    total: int | None = 0
+    for part in WEIGHTS:
+        variants: dict[str, list[Path]] = {}
+        for path in sorted((folder / part).glob("*.safetensors")):
+            variants.setdefault(re.sub(r"-\d+-of-\d+", "", path.name), []).append(path)
+        # the shortest name has no variant in it (fp16, non_ema)
+        chosen = variants[min(variants, key=len)] if variants else []
+        of = re.search(r"-\d+-of-(\d+)", chosen[0].name) if chosen else None
+        if not chosen:
+            others = sorted(path.name for path in (folder / part).glob("*.bin"))
+            files.append(
+                FileFact(
+                    "model",
+                    str(folder / part / "*.safetensors"),
+                    f"missing (there is only {others[0]})" if others else "missing",
+                )
+            )
+            total = None
+        elif of and int(of.group(1)) != len(chosen):
+            files.append(
+                FileFact(
+                    "model",
+                    str(chosen[0]),
+                    f"only {len(chosen)} of {int(of.group(1))} parts are there",
+                )
+            )
+            total = None
+        else:
+            count, problem = _numbers(chosen)
+            files.append(FileFact("model", str(chosen[0]), problem))
+            total = None if total is None or count is None else total + count
+    return files, total
+
+
+def _numbers(files: Sequence[Path]) -> tuple[int | None, str]:
+    """How many numbers safetensors files hold, from their headers, and what is wrong with them."""
+    count = 0
+    for path in files:
+        try:
+            header = read_weights_header(path)
+        except ValueError as error:
+            return None, f"{path.name} cannot be read: {error}"
+        if header.size < header.promised:
+            return None, f"truncated: {header.size} of {header.promised} bytes"
+        if header.size > header.promised:
+            return None, f"damaged: {header.size} bytes, and its header promises {header.promised}"
+        count += header.numbers.total()
+    return count, ""
+
+
+def judged(looked: Looked, told: Mapping[str, Any], room: Room, store: Path) -> SuiteFact:
+    """The verdict on a suite; an error on the way is a verdict too."""
+    try:
+        if looked.suite is None:
+            return SuiteFact(
+                looked.name, "missing", f"cannot run: {looked.problems[0]}", looked.problems
+            )
+        return _fact_of(looked, looked.suite, told, room, store)
+    except Exception as error:
+        return SuiteFact(looked.name, "missing", f"cannot run: {odd(error)}", (odd(error),))
+
+
+def _fact_of(
+    looked: Looked, suite: Suite, told: Mapping[str, Any], room: Room, store: Path
+) -> SuiteFact:
+    settings = suite.settings.model
+    named = told.get("files") or _named_by_judges(suite)
+    files = [*looked.files, *(_judge_file(suite, what, relative) for what, relative in named)]
+    files = list({(file.path, file.problem): file for file in reversed(files)}.values())[::-1]
+    problems = (*looked.problems, *told.get("problems", ()))
+    images = told.get("images") or _images(suite)
+    factor = 1 + ACTIVATIONS * settings.batch_size * (settings.side / 512) ** 2
+    memory = (
+        None
+        if looked.parameters is None
+        else round(looked.parameters * BYTES[settings.dtype] * factor)
+    )
+    disk = None if images is None else round(images * settings.side**2 * PNG)
+    lacking = [file for file in files if file.problem]
+    mark, verdict = _verdict(problems, lacking, len(files), looked.parameters, memory, disk, room)
+    timed = _seconds_an_image(suite, store, str(told.get("timing", "")))
+    return SuiteFact(
+        looked.name,
+        mark,
+        verdict,
+        problems,
+        tuple(files),
+        _how_to_get(looked.name, suite, lacking),
+        looked.parameters,
+        round(factor, 3),
+        None if memory is None else memory + PROGRAM,
+        images,
+        bool(told.get("images") and told.get("exact")),
+        None if images is None else images * settings.steps * 2,
+        disk,
+        round(images * timed / 3600, 4) if images and timed else None,
+    )
+
+
+def _verdict(
+    problems: Sequence[str],
+    lacking: Sequence[FileFact],
+    files: int,
+    parameters: int | None,
+    memory: int | None,
+    disk: int | None,
+    room: Room,
+) -> tuple[Mark, str]:
+    """`memory` is the model's with its activations; a GPU needs no room for the program, main
+    memory does.
+    """
+    if room.blocked:
+        return "missing", f"cannot run: {room.blocked}"
+    if lacking:
+        absent = sum(file.problem.startswith("missing") for file in lacking)
+        words = " and ".join(
+            f"{count} {word}"
+            for count, word in ((absent, "missing"), (len(lacking) - absent, "damaged"))
+            if count
+        )
+        return "missing", f"cannot run: {words} of {files} files"
+    if problems:
+        return (
+            "missing",
+            (
+                "cannot run:"
+                f" {problems[0]}{f' (and {len(problems) - 1} more)' if len(problems) > 1 else ''}"
+            ),
+        )
+    if disk is not None and room.disk is not None and disk > room.disk:
+        return "missing", f"cannot run: needs about {gib(disk)} of disk, {gib(room.disk)} are free"
+    if memory is None or parameters is None:
+        return "warn", "can run, if its model fits: its size is not known"
+    if room.late:
+        return (
+            "warn",
+            (
+                f"can run, if its GPU has {gib(memory)} free: torch did not answer in time, repeat"
+                " the command"
+            ),
+        )
+    working = [number for number, gpu in enumerate(room.gpus) if not gpu.problem]
+    fitting = next((number for number in working if room.gpus[number].free >= memory), None)
+    if fitting is not None:
+        return "ok", "can run" if fitting == 0 else f"can run with --device cuda:{fitting}"
+    full = (
+        f"{'; '.join(f'GPU {number} has {gib(room.gpus[number].free)} free' for number in working)}"
+        if working
+        else ""
+    )
+    if room.memory is not None and memory + PROGRAM > room.memory:
+        return (
+            "missing",
+            (
+                f"cannot run: needs about {gib(memory + PROGRAM)} of memory, {gib(room.memory)} are"
+                f" free{f'; {full}' if full else ''}"
+            ),
+        )
+    if parameters > SLOW:
+        return (
+            "warn",
+            (
+                "can run slowly"
+                f" (CPU){f': needs about {gib(memory)}, {full}; give --device cpu' if full else ''}"
+            ),
+        )
+    return "ok", "can run"
+
+
+def _named_by_judges(suite: Suite) -> list[tuple[str, str]]:
+    """Settings that look like paths, for when the classes that could say which are files cannot be
+    asked.
+    """
+    pairs = [
+        (f"{kind} {name}", value)
+        for kind, name, values in suite.settings.judges()
+        for value in values.values()
+        if isinstance(value, str)
+    ]
+    pairs += [
+        (f"{kind} {name}", name)
+        for kind, name, _ in suite.settings.judges()
+        if name.endswith(".py")
+    ]
+    return [
+        (what, value)
+        for what, value in pairs
+        if value.startswith(("./", "../", "/")) or value.endswith(".py")
+    ]
+
+
+def _judge_file(suite: Suite, what: str, relative: str) -> FileFact:
+    path = suite.place(relative)
+    # assets have lines of their own
+    return FileFact(
+        what, str(path), "" if relative.startswith(PREFIX) or path.exists() else "missing"
+    )
+
+
+def _images(suite: Suite) -> int | None:
+    """Of the lists that can be read, without attacks, each image once: what can be said when the
+    classes cannot be asked.
+    """
+    images: set[tuple[str, int]] = set()
+    for role in ("memorized", "clean", "quality"):
+        seen: Counter[str] = Counter()
+        for prompt in suite.prompts(role):
+            first, count = seen[prompt.text], suite.settings.prompts[role].images_per_prompt
+            images |= {(prompt.text, first + index) for index in range(count)}
+            seen[prompt.text] += count
+    return len(images) or None
+
+
+def _seconds_an_image(suite: Suite, store: Path, pattern: str) -> float | None:
+    """From a timing of `none` on this machine that the store holds, of this protocol; the model's
+    hash, which takes long, is not asked.
+    """
+    wanted = suite.picture_settings
+    for file in sorted(store.glob(f"{suite.store_name}/none-*/{pattern}")) if pattern else ():
+        with suppress(
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            statistics.StatisticsError,
+            ZeroDivisionError,
+        ):
+            generation = json.loads((file.parent / "key.json").read_text(encoding="utf-8"))[
+                "generation"
+            ]
+            timing = json.loads(file.read_text(encoding="utf-8"))
+            if {key: value for key, value in generation.items() if key != "model_sha256"} == wanted:
+                return float(
+                    statistics.median(timing["method_seconds"])
+                    * len(timing["method_seconds"])
+                    / timing["images"]
+                )
+    return None
+
+
+def _how_to_get(name: str, suite: Suite, lacking: Sequence[FileFact]) -> str:
+    if not lacking:
+        return ""
+    if all(Path(file.path).is_relative_to(TESTBED) for file in lacking):
+        return "install the project again (its testbed is incomplete), or: bench testbed build"
+    if any(file.what.startswith("asset ") for file in lacking):
+        return f"bench fetch --suite {name}"
+    return f"put the files there, or correct {suite.file.name}"

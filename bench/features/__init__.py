@@ -1,0 +1,3 @@
+"""From pictures to vectors: extractors, their networks, and features of folders of real
+pictures.
+"""

@@ -1,0 +1,271 @@
+"""Networks that turn pictures into features, loaded from the file formats their authors publish,
+with their preprocessing.
+
+Each is an `Extractor` of `bench.contracts.metric`: its fingerprint names the weights and the
+preprocessing, so features can be cached.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bench.base.digests import digest_of, path_digest
+from bench.base.errors import UserError, one_line
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """`square`: both sides are resized to it.
+
+    Otherwise the short side becomes `short` and `crop` is cut from the centre.
+    """
+
+    square: int | None
+    short: int | None
+    crop: int | None
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]]
+    references: Literal["max", "mean", "lower_median"]
+
+
+_CROPPED = Profile(None, 256, 224, HALF, "max")
+# As the code of each work does it; the checkpoint belongs to it too and is the suite's to give.
+PROFILES = {
+    "nemo": Profile(320, None, None, IMAGENET, "lower_median"),
+    "han": Profile(320, None, None, IMAGENET, "max"),
+    "membench": Profile(288, None, None, IMAGENET, "max"),
+    "wen": _CROPPED,
+    "jeon": _CROPPED,
+    "dcr": _CROPPED,
+    "concept_prune": Profile(None, 256, 224, HALF, "mean"),
+    # as generated: its descriptor was trained on that size
+    "testbed": Profile(None, None, None, IMAGENET, "max"),
+}
+
+
+def load_torchscript(path: Path, device: Any) -> Any:
+    """A TorchScript file in eval mode on a device.
+
+    Raises `UserError` when it is truncated or no TorchScript.
+    """
+    try:
+        with warnings.catch_warnings():
+            # The official SSCD and Inception files are TorchScript, whatever torch now recommends
+            # for new ones.
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.load(str(path), map_location=device).eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(
+            f"{path} is no readable TorchScript file ({one_line(error)[:100]}); fetch or build it"
+            " again"
+        ) from error
+
+
+def unit_pixels(picture: np.ndarray) -> torch.Tensor:
+    """uint8 `[H, W, 3]` to float32 `[3, H, W]` in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() / 255.0
+
+
+@dataclass(frozen=True)
+class CopyDescriptor:
+    """A descriptor file with a profile's preprocessing: pictures to unit vectors `[n, d]`."""
+
+    weights: Path
+    profile: str
+    device: Any
+    batch_size: int = 64
+
+    @cached_property
+    def digest(self) -> str:
+        return path_digest(self.weights)
+
+    @property
+    def fingerprint(self) -> str:
+        profile = digest_of(asdict(PROFILES[self.profile]))[:6]
+        return f"sscd-{self.profile}-{profile}-{self.digest[:12]}"
+
+    @cached_property
+    def network(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        return load_torchscript(self.weights, self.device)
+
+    def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
+        parts = []
+        for start in range(0, len(pictures), self.batch_size):
+            batch = torch.stack(
+                [
+                    preprocess(picture, PROFILES[self.profile])
+                    for picture in pictures[start : start + self.batch_size]
+                ]
+            )
+            with torch.no_grad():
+                descriptors = self.network(batch.to(self.device)).float()
+            parts.append(torch.nn.functional.normalize(descriptors, dim=1).cpu().numpy())
+        features = np.concatenate(parts)
+        if not np.isfinite(features).all():
+            raise UserError(f"descriptor {self.weights.name} gives NaN or infinity for a picture")
+        return features
+
+
+def preprocess(picture: np.ndarray, profile: Profile) -> torch.Tensor:
+    """One picture, uint8 `[H, W, 3]`, to the network's input, float32 `[3, h, w]`.
+
+    Bilinear with antialiasing on 8-bit pixels, as torchvision does on PIL images.
+    """
+    image = Image.fromarray(picture)
+    if profile.square is not None:
+        image = image.resize((profile.square, profile.square), Image.Resampling.BILINEAR)
+    elif profile.short is not None:
+        width, height = image.size
+        scale = profile.short / min(width, height)
+        image = image.resize((int(width * scale), int(height * scale)), Image.Resampling.BILINEAR)
+    if profile.crop is not None:
+        left, top = (
+            round((image.width - profile.crop) / 2),
+            round((image.height - profile.crop) / 2),
+        )
+        image = image.crop((left, top, left + profile.crop, top + profile.crop))
+    mean, std = (torch.tensor(values)[:, None, None] for values in profile.normalisation)
+    return (unit_pixels(np.asarray(image)) - mean) / std
+
+
+@dataclass(frozen=True)
+class OpenClip:
+    """An open_clip model from a folder (`local-dir:`) or from an architecture's name and a
+    checkpoint.
+    """
+
+    name: str
+    folder: Path | None
+    weights: Path | None
+    device: Any
+    batch_size: int = 64
+
+    @cached_property
+    def digest(self) -> str:
+        return path_digest(self.folder or self.weights or Path(self.name))
+
+    @property
+    def fingerprint(self) -> str:
+        return f"clip-{digest_of([self.name if self.weights else None, self.digest])[:12]}"
+
+    @property
+    def identifier(self) -> str:
+        return f"local-dir:{self.folder}" if self.folder else self.name
+
+    @cached_property
+    def loaded(self) -> tuple[Any, Any]:
+        import open_clip
+
+        try:
+            pretrained = str(self.weights) if self.weights else None
+            # weights are drawn at random before the checkpoint replaces them
+            with torch.random.fork_rng(devices=[]):
+                model, _, preprocess = open_clip.create_model_and_transforms(
+                    self.identifier, pretrained=pretrained, device=self.device, weights_only=True
+                )
+        except Exception as error:  # open_clip and safetensors each raise their own
+            raise UserError(
+                f"open_clip cannot load {self.identifier} ({one_line(error)[:100]}); fetch or build"
+                " it again"
+            ) from error
+        return model.eval(), preprocess
+
+    def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
+        """Unit image embeddings, float32 `[n, d]`."""
+        model, preprocess = self.loaded
+        parts = []
+        for start in range(0, len(pictures), self.batch_size):
+            batch = torch.stack(
+                [
+                    preprocess(Image.fromarray(picture))
+                    for picture in pictures[start : start + self.batch_size]
+                ]
+            )
+            with torch.no_grad():
+                parts.append(
+                    model.encode_image(batch.to(self.device), normalize=True).float().cpu().numpy()
+                )
+        return np.concatenate(parts)
+
+    def texts(self, prompts: list[str]) -> tuple[np.ndarray, int]:
+        """Unit text embeddings `[n, d]`, each different text encoded once, and how many texts were
+        cut to the model's length.
+        """
+        import open_clip
+
+        model, _ = self.loaded
+        tokenizer = open_clip.get_tokenizer(self.identifier)
+        unique = list(dict.fromkeys(prompts))
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(unique), self.batch_size):
+                tokens = tokenizer(unique[start : start + self.batch_size]).to(self.device)
+                parts.append(model.encode_text(tokens, normalize=True).float().cpu().numpy())
+        embedded = np.concatenate(parts)
+        return embedded[[unique.index(prompt) for prompt in prompts]], sum(
+            _is_cut(tokenizer, prompt) for prompt in unique
+        )
+
+
+def _is_cut(tokenizer: Any, prompt: str) -> bool:
+    if hasattr(tokenizer, "encode"):
+        return len(tokenizer.encode(prompt)) + 2 > tokenizer.context_length
+    return len(tokenizer.tokenizer(prompt).input_ids) > tokenizer.context_length
+
+
+@dataclass(frozen=True)
+class CleanFeatures:
+    """clean-fid's mode `clean`:
+
+    PIL bicubic resize of float channels without rounding, then a TorchScript's `.layers` on (x -
+    128) / 128.
+    """
+
+    weights: Path
+    size: int
+    device: Any
+    batch_size: int = 32
+
+    @cached_property
+    def digest(self) -> str:
+        return path_digest(self.weights)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"clean-{self.size}-{self.digest[:12]}"
+
+    @cached_property
+    def layers(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        network = load_torchscript(self.weights, self.device)
+        if not hasattr(network, "layers"):
+            raise UserError(
+                f"{self.weights} has no `.layers`; it is no feature network of clean-fid's form"
+            )
+        return network.layers  # type: ignore[no-any-return]
+
+    def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
+        """uint8 `[H, W, 3]` pictures to float32 `[n, d]`."""
+        from cleanfid.resize import make_resizer
+
+        resize = make_resizer("PIL", False, "bicubic", (self.size, self.size))
+        parts = []
+        for start in range(0, len(pictures), self.batch_size):
+            batch = np.stack(
+                [resize(picture) for picture in pictures[start : start + self.batch_size]]
+            ).transpose(0, 3, 1, 2)
+            with torch.no_grad():
+                features = self.layers((torch.from_numpy(batch).to(self.device) - 128) / 128)
+            parts.append(features.reshape(len(batch), -1).float().cpu().numpy())
+        return np.concatenate(parts)

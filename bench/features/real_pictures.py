@@ -1,0 +1,243 @@
+"""Real pictures for measures of picture quality: a folder or a list of files, decoded, cut and
+turned into features once.
+
+    <cache>/<key>/00000.npy     features of the first pictures, float32 `[n, d]`; one file for each
+                                further part
+    <cache>/<key>.npz           their mean and covariance (`bench.statistics.frechet`)
+
+The key is made of the pictures' contents, what is cut from them and the network. A part is written
+whole or not at all: it is the unit of resume.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bench.base.digests import digest_of, path_digest
+from bench.base.errors import Unmeasurable, UserError, one_line
+from bench.base.files import write_atomically
+from bench.base.progress import Report, silent
+from bench.features.extractor import Extractor
+from bench.features.networks import CleanFeatures
+from bench.statistics.frechet import Statistics, moments, read_statistics, write_statistics
+from bench.store.store import read_picture
+from bench.suite.prompts import Prompt
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
+PART = 512  # pictures whose features stand in one file
+BATCH = 32  # pictures that are decoded and handed to the network together
+# that decode; pictures wait for the network and not the other way round
+THREADS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class RealSet:
+    """Pictures by their files, in a fixed order.
+
+    `side`: the shorter side becomes it and the centre square is kept; None keeps them as they are.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    side: int | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the contents of the files in their order."""
+        return digest_of([path_digest(path) for path in self.files])
+
+    @property
+    def crop(self) -> str:
+        return crop_name(self.side)
+
+
+def crop_name(side: int | None) -> str:
+    return (
+        "none" if side is None else f"shorter side to {side} (bicubic, antialiased), centre square"
+    )
+
+
+def pictures_in(folder: Path, side: int | None = None) -> RealSet:
+    """All pictures below a folder, by their endings, in the order of their relative names.
+
+    Raises `UserError` when there are fewer than two.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is no folder of pictures; unpack the archive and name its folder"
+        )
+    found = sorted(
+        (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()),
+        key=lambda path: path.relative_to(folder).parts,
+    )
+    if len(found) < 2:
+        raise UserError(
+            f"{folder} holds {len(found)} pictures ({', '.join(sorted(SUFFIXES))}); at least 2 are"
+            " needed"
+        )
+    return RealSet(folder.name, tuple(found), side)
+
+
+def originals(prompts: Sequence[Prompt], side: int | None = None) -> RealSet:
+    """The pictures that prompts name as their references, each once, in the order of the prompts.
+
+    Raises `Unmeasurable` when a prompt names none.
+    """
+    if lacking := [prompt.id for prompt in prompts if not prompt.references]:
+        raise Unmeasurable(
+            f"{len(lacking)} of {len(prompts)} prompts name no reference picture, the first of them"
+            f" {lacking[0]}"
+        )
+    files = tuple(dict.fromkeys(path for prompt in prompts for path in prompt.references))
+    if len(files) < 2:
+        raise Unmeasurable("all prompts name the same reference picture, and at least 2 are needed")
+    return RealSet("references of the prompts", files, side)
+
+
+def centre_square(image: Image.Image, side: int) -> Image.Image:
+    """The shorter side resized to `side` (PIL bicubic, antialiased, 8 bits), then the centre cut
+    out: as torchvision's Resize and CenterCrop.
+    """
+    width, height = image.size
+    short = min(width, height)
+    image = image.resize((width * side // short, height * side // short), Image.Resampling.BICUBIC)
+    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+    return image.crop((left, top, left + side, top + side))
+
+
+def read_cut(path: Path, side: int | None) -> np.ndarray:
+    """One picture, uint8 `[H, W, 3]`, whatever its colours; transparency and orientation marks are
+    ignored, as clean-fid does. `UserError` names the file.
+    """
+    try:
+        picture = read_picture(path)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"picture {path} cannot be read: {one_line(error)[:120]}") from error
+    return picture if side is None else np.asarray(centre_square(Image.fromarray(picture), side))
+
+
+def decoded(
+    files: Sequence[Path], side: int | None, threads: int = THREADS
+) -> Iterator[np.ndarray]:
+    """The pictures in order, decoded ahead of need by threads (PIL decodes and resizes without
+    Python's lock); few are held at a time.
+    """
+    left = iter(files)
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[np.ndarray]] = deque(
+            pool.submit(read_cut, path, side) for path in islice(left, BATCH + threads)
+        )
+        try:
+            while waiting:
+                picture = waiting.popleft().result()
+                waiting.extend(pool.submit(read_cut, path, side) for path in islice(left, 1))
+                yield picture
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def feature_blocks(
+    real: RealSet, extractor: Extractor, cache: Path, report: Report = silent
+) -> Iterator[np.ndarray]:
+    """Features `[n, d]` of the pictures in order, a part at a time; parts that were made before are
+    read, and no picture of theirs is decoded.
+    """
+    folder = cache / _key(real, extractor)
+    for start in range(0, len(real.files), PART):
+        yield _part(folder / f"{start // PART:05d}.npy", real, start, extractor, report)
+        report(f"real pictures {real.name}", min(start + PART, len(real.files)), len(real.files))
+
+
+def statistics_of(
+    real: RealSet, extractor: Extractor, cache: Path, report: Report = silent
+) -> Statistics:
+    """Mean and covariance of the pictures' features; measured once, then read.
+
+    Interrupted, the next call goes on after the last whole part.
+    """
+    file = cache / f"{_key(real, extractor)}.npz"
+    if file.exists():
+        return replace(read_statistics(file), pictures=real.name)
+    made = moments(feature_blocks(real, extractor, cache, report))
+    made = replace(
+        made,
+        fingerprint=extractor.fingerprint,
+        pictures=real.name,
+        digest=real.digest,
+        crop=real.crop,
+    )
+    write_statistics(made, file)
+    return made
+
+
+def make_statistics(
+    pictures: Path,
+    weights: Path,
+    out: Path,
+    cache: Path,
+    device: Any,
+    size: int = 299,
+    side: int | None = None,
+    report: Report = silent,
+) -> Statistics:
+    """Measure a folder of real pictures with the network in `weights` (pictures resized to `size`,
+    cut to `side` before) and write its statistics to `out`.
+    """
+    made = statistics_of(
+        pictures_in(pictures, side), CleanFeatures(weights, size, device), cache, report
+    )
+    write_statistics(made, out)
+    return made
+
+
+def _key(real: RealSet, extractor: Extractor) -> str:
+    return digest_of([real.digest, real.side, extractor.fingerprint])[:24]
+
+
+def _part(
+    file: Path, real: RealSet, start: int, extractor: Extractor, report: Report
+) -> np.ndarray:
+    paths = real.files[start : start + PART]
+    if file.exists():
+        return _read_part(file, len(paths))
+    blocks = []
+    for batch in _batches(decoded(paths, real.side)):
+        blocks.append(extractor(batch))
+        report(f"real pictures {real.name}", start + sum(map(len, blocks)), len(real.files))
+    features = np.concatenate(blocks).astype(np.float32)
+    buffer = io.BytesIO()
+    np.save(buffer, features, allow_pickle=False)
+    write_atomically(file, buffer.getvalue())
+    return features
+
+
+def _read_part(file: Path, count: int) -> np.ndarray:
+    try:
+        features = np.asarray(np.load(file, allow_pickle=False))
+        if features.ndim != 2 or len(features) != count:
+            raise ValueError(f"it holds {features.shape} numbers for {count} pictures")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"features of real pictures {file} are unreadable: {one_line(error)}; delete the file"
+            " and repeat the command"
+        ) from error
+    return features
+
+
+def _batches(pictures: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    iterator = iter(pictures)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch

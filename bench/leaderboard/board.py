@@ -1,0 +1,392 @@
+"""Which records stand in one table: rows that share a protocol, beside their reference, in the
+order of replication.
+
+Rows of one table share the suite's fingerprint and the versions of metrics and attacks. Rows that
+do not are listed apart and never ranked. There is no composite score.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from bench.leaderboard.columns import COLUMNS, Column
+from bench.records.parts import PARTS, REFERENCE, Protocol, protocol
+from bench.records.record import RunRecord, Score
+from bench.statistics import intervals as stats
+
+Interval = tuple[float, float, float]  # value, low, high
+TUNED_MEANS = (
+    "† parameters chosen on the suite's `fit` prompts by `bench tune`; the record has the rule and"
+    " how many settings met it (‡ none did: the nearest was taken)"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record beside the reference row of its protocol."""
+
+    record: RunRecord
+    reference: RunRecord | None
+    pareto: bool = False
+    twin: str = ""  # what tells it from another row of the same name
+    # paired ones by score; made when asked for where none are given
+    differences: dict[str, Interval] | None = field(default=None, compare=False)
+
+    @cached_property
+    def label(self) -> str:
+        """The method, with the parameters that are not its defaults."""
+        shown = {
+            key: f"{value:g}" if isinstance(value, float) else value
+            for key, value in self.record.changed.items()
+        }
+        given = ", ".join(f"{key}={value}" for key, value in sorted(shown.items()))
+        return (
+            self.record.method
+            + (f" ({given})" if given else "")
+            + self.tuned
+            + (f" [{self.twin}]" if self.twin else "")
+        )
+
+    @property
+    def tuned(self) -> str:
+        tuning = self.record.tuning
+        return "" if tuning is None else " †" if tuning.get("kept") else " ‡"
+
+    @cached_property
+    def _paired(self) -> dict[str, Interval]:
+        if self.differences is not None or self.reference is None:
+            return self.differences or {}
+        return stats.paired_differences(
+            means_of(self.record), self.reference.per_prompt, shares=shares_of(self.record)
+        )
+
+    def score(self, column: Column) -> Score | None:
+        return _part(self.record, column).get(column.name)
+
+    def paired(self, column: Column) -> int | None:
+        """How many prompts the difference is over, where it is a paired one."""
+        if self.reference is None or column.name not in self._paired:
+            return None
+        return len(
+            self.record.per_prompt[column.name].keys()
+            & self.reference.per_prompt[column.name].keys()
+        )
+
+    def difference(self, column: Column) -> tuple[float, float | None, float | None] | None:
+        """Difference to the reference row: paired by prompt with an interval where prompts have
+        values, else the plain difference.
+        """
+        score = self.score(column)
+        if (
+            self.reference is None
+            or self.record.method == REFERENCE
+            or column.part == "cost"
+            or score is None
+            or score.value is None
+        ):
+            return None
+        if column.name in self._paired:
+            return self._paired[column.name]
+        base = _part(self.reference, column).get(column.name)
+        return (score.value - base.value, None, None) if base and base.value is not None else None
+
+
+def means_of(record: RunRecord) -> dict[str, dict[str, float]]:
+    """The values by prompt of scores that are means over them: differences of medians are no
+    medians of differences.
+    """
+    others = {
+        name for part in PARTS for name, score in getattr(record, part).items() if score.statistic
+    }
+    return {name: values for name, values in record.per_prompt.items() if name not in others}
+
+
+def shares_of(record: RunRecord) -> set[str]:
+    """The scores that are proportions."""
+    return {
+        name
+        for part in PARTS
+        for name, score in getattr(record, part).items()
+        if score.unit.startswith("share")
+    }
+
+
+def _part(record: RunRecord, column: Column) -> dict[str, Score]:
+    return {"scores": record.scores, "cost": record.cost, "attacks": record.attacks}[column.part]
+
+
+@dataclass(frozen=True)
+class Board:
+    """One suite's table, the records that cannot stand in it with the reason, and rows that others
+    measured and we did not.
+    """
+
+    suite: str
+    rows: tuple[Row, ...]
+    apart: tuple[tuple[RunRecord, str], ...]
+    # submitted by others, of the same protocol; beside our reference, never in `rows`
+    reported: tuple[Row, ...] = ()
+    damaged: tuple[str, ...] = ()  # one line for each record file that cannot be used
+
+
+def columns_of(board: Board) -> list[Column]:
+    """The columns that some row of a board has a score for: the built-in ones, and after those of
+    each part what plug-ins declare.
+    """
+    rows = (*board.rows, *board.reported)
+    declared: dict[str, Column] = {}
+    built_in = {column.name for column in COLUMNS}
+    for row in rows:
+        for part in PARTS:
+            for name, score in getattr(row.record, part).items():
+                if score.shown and name not in built_in:
+                    arrow = {True: " ↑", False: " ↓", None: ""}[score.higher_is_better]
+                    column = Column(
+                        name,
+                        score.shown.heading + arrow,
+                        score.shown.decimals,
+                        score.shown.meaning,
+                        part,
+                        score.higher_is_better,
+                        score.threat or "",
+                    )
+                    declared.setdefault(name, column)
+    columns = []
+    for part in PARTS:
+        columns += [
+            column
+            for column in COLUMNS
+            if column.part == part and any(row.score(column) for row in rows)
+        ]
+        columns += [declared[name] for name in sorted(declared) if declared[name].part == part]
+    return columns
+
+
+def make_boards(
+    records: Sequence[RunRecord],
+    reported: Sequence[RunRecord] = (),
+    damaged: Sequence[tuple[str, str]] = (),
+) -> list[Board]:
+    """One board for every suite that has records, rows by replication.
+
+    `reported`: records that others measured. `damaged`: (suite, what is wrong) for each file that
+     cannot be used.
+    """
+    suites = sorted(
+        {record.suite for record in (*records, *reported)} | {suite for suite, _ in damaged}
+    )
+    return [
+        _board(
+            suite,
+            [record for record in records if record.suite == suite],
+            [record for record in reported if record.suite == suite],
+            tuple(what for place, what in damaged if place == suite),
+        )
+        for suite in suites
+    ]
+
+
+def _board(
+    suite: str, records: list[RunRecord], reported: list[RunRecord], damaged: tuple[str, ...]
+) -> Board:
+    newest = {
+        record.method: max(r.method_version for r in records if r.method == record.method)
+        for record in records
+    }
+    expected = sorted(
+        {name for record in records for part in PARTS for name in getattr(record, part)}
+    )
+    apart: list[tuple[RunRecord, str]] = []
+
+    def whole_of(candidates: list[RunRecord], whose: str) -> list[RunRecord]:
+        whole = []
+        for record in candidates:
+            reason = (
+                _unfinished(record, expected)
+                if record.status != "complete"
+                else (
+                    f"limited to {record.limit} prompts of every role"
+                    if record.limit is not None
+                    else (
+                        f"version {record.method_version} of the method; {newest[record.method]} is"
+                        " the newest"
+                        if record.method_version < newest.get(record.method, record.method_version)
+                        else ""
+                    )
+                )
+            )
+            if reason:
+                apart.append((record, whose + reason))
+            else:
+                whole.append(record)
+        return whole
+
+    ours, theirs = whole_of(records, ""), whole_of(reported, "self-reported; ")
+    if not ours and not theirs:
+        return Board(suite, (), tuple(apart), damaged=damaged)
+    # The protocol of the table is the newest version's; among equals the one with most rows.
+    sizes = Counter(protocol(record) for record in ours or theirs)
+    # A protocol that measures more is the newer one, whatever the names of what came to it.
+    current = max(sizes, key=lambda key: (key[0], len(key[1]), key[1], sizes[key], key[2]))
+    for record in (*ours, *theirs):
+        if protocol(record) != current:
+            apart.append((record, f"another protocol: {_differing(protocol(record), current)}"))
+    rows = [record for record in ours if protocol(record) == current]
+    most: dict[str, int] = {}
+    for record in rows:
+        most[_asked(record)] = max(record.seeds, most.get(_asked(record), 0))
+    shown = {record.run for record in rows if record.seeds == most[_asked(record)]}
+    # A row is compared with the reference of as many seeds, whose images have the same seeds as its
+    # own; so that one stands in the table too.
+    used = {record.seeds for record in rows if record.run in shown} | {
+        record.seeds for record in theirs
+    }
+    references = {
+        record.seeds: record
+        for record in rows
+        if record.method == REFERENCE and (record.run in shown or record.seeds in used)
+    }
+    kept = shown | {record.run for record in references.values()}
+    apart += [
+        (record, f"{record.seeds} of the {most[_asked(record)]} seeds of a row above")
+        for record in rows
+        if record.run not in kept
+    ]
+    rows = [record for record in rows if record.run in kept]
+    front = _pareto(rows)
+    twins = _twins([*rows, *theirs])
+
+    def made(chosen: list[RunRecord], on_front: set[str]) -> tuple[Row, ...]:
+        ordered = sorted(
+            chosen, key=lambda record: (_sort_value(record), record.method, record.run)
+        )
+        beside = [references.get(record.seeds) for record in ordered]
+        differences = _differences(ordered, beside)
+        return tuple(
+            Row(record, reference, record.run in on_front, twins.get(record.run, ""), by_name)
+            for record, reference, by_name in zip(ordered, beside, differences, strict=True)
+        )
+
+    return Board(
+        suite,
+        made(rows, front),
+        tuple(apart),
+        made([record for record in theirs if protocol(record) == current], set()),
+        damaged,
+    )
+
+
+def _twins(records: Sequence[RunRecord]) -> dict[str, str]:
+    """For rows whose names are the same, by run, what tells them apart: their seeds where these
+    differ, else the run.
+    """
+    by_label: dict[str, list[RunRecord]] = {}
+    for record in records:
+        by_label.setdefault(Row(record, None).label, []).append(record)
+    found = {}
+    for same in by_label.values():
+        apart = len({record.seeds for record in same}) == len(same)
+        for record in same if len(same) > 1 else ():
+            found[record.run] = (
+                f"{record.seeds} seed{'s' if record.seeds > 1 else ''}"
+                if apart
+                else f"run {record.run}"
+            )
+    return found
+
+
+def _differences(
+    records: Sequence[RunRecord], references: Sequence[RunRecord | None]
+) -> list[dict[str, Interval]]:
+    """The paired differences of every record to its reference, for those scores that have a column:
+    all at once, which is much faster.
+    """
+    shown = {column.name for column in COLUMNS}
+    values, baseline, shares = {}, {}, set()
+    for place, (record, reference) in enumerate(zip(records, references, strict=True)):
+        for name, means in means_of(record).items() if reference else ():
+            if name in shown or any(
+                score.shown for part in PARTS if (score := getattr(record, part).get(name))
+            ):
+                key = f"{place:06d} {name}"
+                values[key], baseline[key] = (
+                    means,
+                    (reference.per_prompt.get(name, {}) if reference else {}),
+                )
+        shares |= {f"{place:06d} {name}" for name in shares_of(record)}
+    by_record: list[dict[str, Interval]] = [{} for _ in records]
+    for key, difference in stats.paired_differences(values, baseline, shares=shares).items():
+        by_record[int(key[:6])][key[7:]] = difference
+    return by_record
+
+
+def _asked(record: RunRecord) -> str:
+    """What a row stands for but for the number of seeds."""
+    return json.dumps([record.method, record.parameters, record.sources], sort_keys=True)
+
+
+def _unfinished(record: RunRecord, expected: Sequence[str]) -> str:
+    """Why a run is not whole, and what of the board it has no number for."""
+    known = {
+        name
+        for part in PARTS
+        for name, score in getattr(record, part).items()
+        if score.value is not None
+    }
+    missing = [name for name in expected if name not in known]
+    why = f" ({record.errors[-1]})" if record.errors else ""
+    return f"status {record.status}{why}" + (
+        f"; missing: {', '.join(missing) if known else 'every score'}" if missing else ""
+    )
+
+
+def _differing(mine: Protocol, current: Protocol) -> str:
+    """Where two protocols differ, as words."""
+    if mine[0] != current[0]:
+        return f"version {mine[0]} of the suite; the table has {current[0]}"
+    versions, others = dict(mine[1]), dict(current[1])
+    if versions != others:
+        differ = sorted(
+            name
+            for name in versions.keys() | others.keys()
+            if versions.get(name) != others.get(name)
+        )
+        return ", ".join(
+            f"{name} {versions.get(name, 'not measured')} instead of"
+            f" {others.get(name, 'not measured')}"
+            for name in differ
+        )
+    return "another fingerprint: a file or a setting of the suite differs"
+
+
+def _sort_value(record: RunRecord) -> float:
+    score = record.scores.get("sscd")
+    return score.value if score and score.value is not None else float("inf")
+
+
+def _pareto(records: list[RunRecord]) -> set[str]:
+    """Runs that no other beats in replication, alignment and time together."""
+    points = {}
+    for record in records:
+        time = record.cost.get("time_ratio")
+        parts = (record.scores.get("sscd"), record.scores.get("clip_score"), time)
+        values = [part.value for part in parts if part and part.value is not None]
+        if len(values) == 3:
+            # A time that cannot be told from that of no mitigation is no gain: the reference's own
+            # differs from 1 by noise.
+            same = record.method == REFERENCE or (
+                time
+                and time.low is not None
+                and time.high is not None
+                and time.low <= 1 <= time.high
+            )
+            points[record.run] = (-values[0], values[1], -1.0 if same else -values[2])
+    return {
+        run
+        for run, on_front in zip(points, stats.pareto_front(list(points.values())), strict=True)
+        if on_front
+    }

@@ -1,0 +1,92 @@
+"""Numbers and texts of records as people read them: decimals, intervals, differences, spread over
+seeds; and texts that stay text.
+"""
+
+from __future__ import annotations
+
+import re
+
+from bench.base.errors import visible
+from bench.leaderboard.board import Board
+from bench.leaderboard.columns import SIZED, Column
+from bench.records.record import Score
+
+LONGEST = 300  # characters of a text in a table
+NAMED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def number(value: float | None, decimals: int, signed: bool = False) -> str:
+    """A number for people; an en dash for null; never a negative zero."""
+    if value is None:
+        return "–"
+    rounded = round(value, decimals) + 0.0
+    return f"{rounded:+.{decimals}f}" if signed else f"{rounded:.{decimals}f}"
+
+
+def cell(score: Score | None, decimals: int) -> str:
+    """`0.523 [0.480, 0.561]`, or an en dash."""
+    if score is None or score.value is None:
+        return "–"
+    interval = (
+        f" [{number(score.low, decimals)}, {number(score.high, decimals)}]"
+        if score.low is not None
+        else ""
+    )
+    return number(score.value, decimals) + interval
+
+
+def difference_cell(
+    difference: tuple[float, float | None, float | None] | None, decimals: int
+) -> str:
+    if difference is None:
+        return ""
+    value, low, high = difference
+    interval = (
+        f" [{number(low, decimals, True)}, {number(high, decimals, True)}]"
+        if low is not None
+        else ""
+    )
+    return number(value, decimals, True) + interval
+
+
+def heading(board: Board, column: Column) -> str:
+    """The column's heading; FID says its number of images."""
+    if column.name in SIZED and board.rows:
+        score = board.rows[0].score(column)
+        return (
+            f"{column.heading.removesuffix(' ↓')} (n={score.n}) ↓"
+            if score and score.n
+            else column.heading
+        )
+    return column.heading
+
+
+def spread(score: Score | None, decimals: int) -> str:
+    """Least and most over independent generations; empty for one."""
+    if score is None or len(score.by_seed) < 2:
+        return ""
+    return (
+        f"{number(min(score.by_seed), decimals)} to {number(max(score.by_seed), decimals)} over"
+        f" {len(score.by_seed)} seeds"
+    )
+
+
+def group_order(name: str) -> tuple[bool, int, str]:
+    """Groups that are numbers by their number, then the others by name."""
+    plain = name.isascii() and name.isdecimal() and len(name) < 20
+    return not plain, int(name) if plain else 0, name
+
+
+def escape(text: str, longest: int = LONGEST) -> str:
+    """A record's text for Markdown: it cannot leave its cell, become HTML, a link, a formula, code
+    or emphasis, turn what follows around, or fill the page.
+    """
+    shown = visible(" ".join(text.split()))
+    shown = shown if len(shown) <= longest else shown[:longest] + "…"
+    shown = re.sub(
+        r"[&<>@$]|(?<=www)\.|:(?=//)",
+        lambda match: f"&#{ord(match[0])};" if match[0] not in NAMED else NAMED[match[0]],
+        shown,
+    )
+    shown = re.sub(r"[\\|`*\[\]~]", lambda match: "\\" + match[0], shown)
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", shown)

@@ -1,0 +1,335 @@
+"""Where the marks of a page's charts stand: plain numbers and texts, which the template draws as
+SVG and escapes.
+
+Lengths are units of the chart's view box. Nothing here computes a statistic: values and intervals
+come from the records.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bench.leaderboard.board import Board, Row
+from bench.leaderboard.cells import cell, group_order, number
+from bench.leaderboard.columns import COLUMNS, Column
+from bench.records.parts import REFERENCE
+
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+HUES, MARKS = 12, 5  # colours and shapes of the style sheet
+WIDTH, HEIGHT = 680, 460
+LEFT, RIGHT, TOP, BOTTOM = 58, 16, 20, 50  # margins
+# rows beyond these have no name beside their point; the legend and the tooltip say it
+LABELLED = 40
+NAMED = 12  # groups that have their name below the axis; of more, every second or third
+CHARACTER, LINE = 6.1, 13.0  # a letter of a point's name, and its line
+FARTHEST = 1e9  # what an axis shows; a record may hold any number
+LONGEST = 27  # letters of a name beside a point
+
+_COLUMNS = {column.name: column for column in COLUMNS}
+# lower is better
+ACROSS = tuple(_COLUMNS[name] for name in ("sscd", "memorized_ratio", "clique_extracted"))
+UPWARDS = tuple(_COLUMNS[name] for name in ("clip_score", "clip_score_clean"))  # higher is better
+BARS = tuple(_COLUMNS[name] for name in ("time_ratio", "nfe_per_image", "fit_nfe"))
+
+
+def looks(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    """Colour and shape of each row: a colour a method, the same in every chart; rows that share one
+    differ in shape. `none` is grey (`ref`).
+    """
+    methods = sorted({row.record.method for row in rows} - {REFERENCE})
+    used: dict[str, int] = {}
+    result = []
+    for row in rows:
+        hue = (
+            "ref"
+            if row.record.method == REFERENCE
+            else str(methods.index(row.record.method) % HUES)
+        )
+        result.append((hue, used.get(hue, 0) % MARKS))
+        used[hue] = used.get(hue, 0) + 1
+    return result
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats, from left to right and each once: less of the first number
+    and more of the second is better.
+    """
+    found: list[Point] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not found or y > found[-1][1]:
+            found.append((x, y))
+    return found
+
+
+def step_line(points: Sequence[Point], right: float, bottom: float) -> list[Point]:
+    """The border of what some point reaches: from `bottom` up to the first point of the front, then
+    by steps to `right`.
+    """
+    line: list[Point] = []
+    level = bottom
+    for x, y in front(points):
+        line += [(x, level), (x, y)]
+        level = y
+    return [*line, (right, level)] if line else []
+
+
+def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers from at most `low` to at least `high`, steps of 1, 2 or 5 times a power of
+    ten.
+    """
+    low, high = max(low, -FARTHEST), min(high, FARTHEST)
+    if high - low < 1e-9 * max(1.0, abs(low), abs(high)):
+        low, high = low - 0.5, low + 0.5
+    rough = (high - low) / wanted
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def scatters(board: Board, label: Callable[[Row], str]) -> list[dict[str, Any]]:
+    """One chart for each pair of columns that some row has; the first is the one to show."""
+    return [
+        _scatter(board, x, y, label)
+        for y in _measured(board, UPWARDS)
+        for x in _measured(board, ACROSS)
+    ]
+
+
+def _measured(board: Board, columns: Sequence[Column]) -> list[Column]:
+    return [
+        column
+        for column in columns
+        if any((score := row.score(column)) and score.value is not None for row in board.rows)
+    ]
+
+
+def _scatter(board: Board, x: Column, y: Column, label: Callable[[Row], str]) -> dict[str, Any]:
+    both = []
+    for place, row in enumerate(board.rows):
+        across, up = row.score(x), row.score(y)
+        if across and up and across.value is not None and up.value is not None:
+            both.append((place, row, across, up, across.value, up.value))
+    spans = [
+        [
+            value
+            for score in part
+            for value in (score.value, score.low, score.high)
+            if value is not None
+        ]
+        for part in ([f[2] for f in both], [f[3] for f in both])
+    ]
+    marks_x, marks_y = (
+        ticks(min(span), max(span), wanted) if span else [0.0, 1.0]
+        for span, wanted in zip(spans, (7, 6), strict=True)
+    )
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+
+    def at_x(value: float) -> float:
+        return round(LEFT + (right - LEFT) * (value - marks_x[0]) / (marks_x[-1] - marks_x[0]), 1)
+
+    def at_y(value: float) -> float:
+        return round(bottom - (bottom - TOP) * (value - marks_y[0]) / (marks_y[-1] - marks_y[0]), 1)
+
+    best = set(front([(a, b) for *_, a, b in both]))
+    points: list[dict[str, Any]] = [
+        {
+            "row": place,
+            "x": at_x(a),
+            "y": at_y(b),
+            "front": (a, b) in best,
+            "across": (
+                (at_x(across.low), at_x(across.high))
+                if across.low is not None and across.high is not None
+                else None
+            ),
+            "up": (
+                (at_y(up.low), at_y(up.high))
+                if up.low is not None and up.high is not None
+                else None
+            ),
+            "title": (
+                f"{label(row)}: {_plain(x)} {cell(across, x.decimals)}, {_plain(y)}"
+                f" {cell(up, y.decimals)}"
+            ),
+        }
+        for place, row, across, up, a, b in both
+    ]
+    first = sorted(
+        range(len(both)),
+        key=lambda i: (both[i][1].record.method != REFERENCE, not points[i]["front"], i),
+    )[:LABELLED]
+    texts = {i: _name(label(both[i][1])) for i in first}
+    names = place_labels(
+        [(point["x"], point["y"]) for point in points], texts, (LEFT, TOP - 8, right, bottom)
+    )
+    for i, point in enumerate(points):
+        point["label"] = names.get(i)
+    line = step_line([(a, b) for *_, a, b in both], marks_x[-1], marks_y[0])
+    return {
+        "x": x.name,
+        "y": y.name,
+        "x_name": _plain(x),
+        "y_name": _plain(y),
+        "points": points,
+        "x_ticks": [(at_x(value), f"{value:g}") for value in marks_x],
+        "y_ticks": [(at_y(value), f"{value:g}") for value in marks_y],
+        "line": [(at_x(a), at_y(b)) for a, b in line],
+    }
+
+
+def _name(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1].rstrip(" ,(=") + "…"
+
+
+def _plain(column: Column) -> str:
+    return column.heading.rstrip(" ↑↓")
+
+
+def place_labels(
+    points: Sequence[Point], texts: dict[int, str], frame: Box
+) -> dict[int, tuple[float, float, str, str]]:
+    """A place beside each point for its text, in the order of `texts`, that covers no point and no
+    other text.
+
+    Returns x, baseline y, SVG anchor and text by index; a point without a free place is left out.
+    """
+    taken: list[Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
+    found = {}
+    for index, text in texts.items():
+        x, y = points[index]
+        wide = CHARACTER * len(text)
+        for dx, dy, anchor in (
+            (9, 0, "start"),
+            (-9, 0, "end"),
+            (7, -11, "start"),
+            (7, 11, "start"),
+            (-7, -11, "end"),
+            (-7, 11, "end"),
+            (0, -15, "middle"),
+            (0, 15, "middle"),
+            (12, -24, "start"),
+            (12, 24, "start"),
+            (-12, -24, "end"),
+            (-12, 24, "end"),
+        ):
+            left = x + dx - {"start": 0.0, "end": wide, "middle": wide / 2}[anchor]
+            box = (left, y + dy - LINE / 2, left + wide, y + dy + LINE / 2)
+            inside = (
+                box[0] >= frame[0] + 2
+                and box[1] >= frame[1]
+                and box[2] <= frame[2]
+                and box[3] <= frame[3] - 2
+            )
+            if inside and not any(
+                box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken
+            ):
+                taken.append(box)
+                found[index] = (round(x + dx, 1), round(y + dy + 4, 1), anchor, text)
+                break
+    return found
+
+
+def bars(board: Board) -> dict[str, Any]:
+    """Costs as bars from 0 to 100 in the order of the table, with the range where there is one and
+    the place of `none`; empty without costs.
+
+    A range that would leave the chart by far is cut, and its end marked; the text beside the bar
+    says it in full.
+    """
+    columns = _measured(board, BARS)
+    shown: list[dict[str, Any]] = []
+    for column in columns:
+        scores = [row.score(column) for row in board.rows]
+        values = [score.value for score in scores if score and score.value is not None]
+        most = 1.12 * max([*values, 1e-9])
+        ranges = [score.high for score in scores if score and score.high is not None]
+        most = max(most, min(max([*ranges, 0.0]), 1.25 * most))
+        own = next(
+            (
+                score.value
+                for row, score in zip(board.rows, scores, strict=True)
+                if row.record.method == REFERENCE and score
+            ),
+            None,
+        )
+        base = 1.0 if column.name == "time_ratio" else own
+        lines: list[dict[str, Any]] = []
+        for score in scores:
+            if score is None or score.value is None:
+                lines.append({"value": None, "range": None, "cut": False, "text": "–"})
+                continue
+            both = score.low is not None and score.high is not None
+            lines.append(
+                {
+                    "value": _percent(score.value, most),
+                    "range": (
+                        (_percent(score.low or 0, most), _percent(score.high or 0, most))
+                        if both
+                        else None
+                    ),
+                    "cut": score.high is not None and score.high > most,
+                    "text": cell(score, column.decimals),
+                }
+            )
+        shown.append(
+            {
+                "name": column.heading,
+                "meaning": column.meaning,
+                "base": _percent(base, most) if base else None,
+                "lines": lines,
+            }
+        )
+    return {"columns": shown} if shown else {}
+
+
+def _percent(value: float, most: float) -> float:
+    return round(100 * min(max(value / most, 0.0), 1.0), 2)
+
+
+def groups(board: Board, label: Callable[[Row], str]) -> dict[str, Any]:
+    """SSCD by group of prompts as lines, a row each; empty where no row has groups."""
+    scores = [
+        (place, row, score)
+        for place, row in enumerate(board.rows)
+        if (score := row.record.scores.get("sscd")) and score.groups
+    ]
+    names = sorted({name for _, _, score in scores for name in score.groups}, key=group_order)
+    if not names:
+        return {}
+    values = [value for _, _, score in scores for value in score.groups.values()]
+    marks = ticks(min(0.0, *values), max(values), 5)
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    across = [
+        round(LEFT + 24 + (right - LEFT - 48) * i / max(len(names) - 1, 1), 1)
+        for i in range(len(names))
+    ]
+
+    def at_y(value: float) -> float:
+        return round(bottom - (bottom - TOP) * (value - marks[0]) / (marks[-1] - marks[0]), 1)
+
+    lines: list[dict[str, Any]] = []
+    for place, row, score in scores:
+        points = [
+            (
+                x,
+                at_y(score.groups[name]),
+                f"{label(row)}: SSCD {number(score.groups[name], 3)} at {name[:LONGEST]}",
+            )
+            for name, x in zip(names, across, strict=True)
+            if name in score.groups
+        ]
+        lines.append({"row": place, "points": points})
+    # drawn last, above the others
+    lines.sort(key=lambda line: board.rows[line["row"]].record.method == REFERENCE)
+    every = math.ceil(len(names) / NAMED)
+    shown = list(zip(across, names, strict=True))[::every]
+    return {
+        "names": shown,
+        "ticks": [(at_y(value), f"{value:g}") for value in marks],
+        "lines": lines,
+    }

@@ -1,0 +1,115 @@
+"""The columns that tables have before any plug-in adds its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+# scores whose heading says the number of images, because they fall with it
+SIZED = ("fid", "fid_matched")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of the table: where it is in a record, its heading, decimals, and what it
+    means.
+    """
+
+    name: str
+    heading: str
+    decimals: int
+    meaning: str
+    part: Literal["scores", "cost", "attacks"] = "scores"  # of a record
+    higher_is_better: bool | None = False
+    threat: str = ""  # of an attack: what its attacker holds, `api` or `weights`
+
+
+# The built-in scores, in the order of the tables. What a plug-in declares (`Score.shown`) comes
+# after those of its part.
+COLUMNS = (
+    Column(
+        "sscd",
+        "SSCD ↓",
+        3,
+        "mean similarity of a generation to its training picture under a copy descriptor, held-out"
+        " memorized prompts",
+    ),
+    Column("sscd_p95", "SSCD p95 ↓", 3, "95th percentile of the same similarity over images"),
+    Column(
+        "memorized_ratio",
+        "memorized ↓",
+        3,
+        "share of images whose similarity exceeds the suite's threshold",
+    ),
+    Column(
+        "diversity",
+        "diversity ↑",
+        3,
+        "one minus the mean similarity between images of one memorized prompt",
+        higher_is_better=True,
+    ),
+    Column(
+        "clip_score",
+        "CLIP ↑",
+        3,
+        "cosine of picture and original prompt, memorized prompts",
+        higher_is_better=True,
+    ),
+    Column(
+        "clip_score_clean",
+        "CLIP clean ↑",
+        3,
+        "cosine of picture and prompt, clean prompts",
+        higher_is_better=True,
+    ),
+    Column(
+        "fid",
+        "FID ↓",
+        2,
+        "Frechet distance to real pictures at the stated number of images; not comparable across"
+        " numbers",
+    ),
+    Column(
+        "clique_identified",
+        "identified ↓",
+        3,
+        "share of memorized prompts that the clique extraction attack flags",
+        "attacks",
+        threat="api",
+    ),
+    Column(
+        "clique_extracted",
+        "extracted ↓",
+        3,
+        "share of memorized prompts that it flags and whose pictures are a copy of a training"
+        " picture",
+        "attacks",
+        threat="api",
+    ),
+    Column(
+        "knn_extracted",
+        "kNN extracted ↓",
+        3,
+        "share of images much nearer to one training picture than to its neighbours (untargeted"
+        " attack)",
+        "attacks",
+        threat="api",
+    ),
+    Column(
+        "time_ratio",
+        "time ×",
+        2,
+        "seconds per image against no mitigation, measured in turn on one machine; fastest to"
+        " slowest round",
+        "cost",
+    ),
+    Column(
+        "nfe_per_image",
+        "NFE",
+        1,
+        "model evaluations per image, counted (one row through the UNet is one)",
+        "cost",
+    ),
+    Column("fit_seconds", "fit s", 1, "seconds of offline fitting", "cost"),
+    Column("fit_nfe", "fit NFE", 0, "model evaluations of offline fitting", "cost"),
+)

@@ -1,0 +1,266 @@
+"""What a reader asks of a board first, answered from its numbers by rules that stand beside each
+answer.
+
+Pure functions of a board. No answer mixes scores into one number: each sorts by one column and says
+which rows were asked. A question whose scores were not measured has no card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.leaderboard.board import Board, Row
+from bench.leaderboard.columns import COLUMNS, Column
+from bench.records.parts import REFERENCE
+
+# the change of clean CLIP up to which a method counts as keeping what clean prompts give
+KEPT = 0.02
+_COLUMNS = {column.name: column for column in COLUMNS}
+SSCD, CLEAN, EXTRACTED, NFE, FIT, FIT_SECONDS, TIME = (
+    _COLUMNS[name]
+    for name in (
+        "sscd",
+        "clip_score_clean",
+        "clique_extracted",
+        "nfe_per_image",
+        "fit_nfe",
+        "fit_seconds",
+        "time_ratio",
+    )
+)
+
+CLEARLY_BETTER = "clearly better than none"
+NOT_CLEARLY_BETTER = "not clearly better than none (the interval of Δ contains 0)"
+CLEARLY_WORSE = "clearly worse than none"
+NO_INTERVAL = "whether that is better than none is open: the difference has no interval"
+NO_REFERENCE = "there is no row of none to compare with"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One method that answers a card: the number that decides, and how sure it is that it differs
+    from `none`.
+    """
+
+    lead: str  # which of the card's answers this is
+    row: Row
+    column: Column
+    verdict: str
+    beside: tuple[Column, ...] = ()  # what else to show of it
+    others: tuple[Row, ...] = ()  # that come after it under the same rule
+
+
+@dataclass(frozen=True)
+class Card:
+    """A question, its answers, the sentences for questions that no row answers, and the rule."""
+
+    name: str
+    question: str
+    answers: tuple[Answer, ...]
+    nothing: tuple[str, ...]
+    rule: str
+
+
+def glance(board: Board) -> list[Card]:
+    """The cards of a board, in the order of the page; none for a board without rows."""
+    rows = [row for row in board.rows if row.record.method != REFERENCE]
+    reference = next((row for row in board.rows if row.record.method == REFERENCE), None)
+    made = (_against_api(rows), _free(rows, reference), _against_weights(rows), _keeps(rows))
+    return [card for card in made if card]
+
+
+def verdict(row: Row, column: Column) -> str:
+    """Whether the paired difference to `none` has an interval on the better side of 0."""
+    difference = row.difference(column)
+    if difference is None:
+        return NO_REFERENCE if row.reference is None else NO_INTERVAL
+    _, low, high = difference
+    if low is None or high is None:
+        return NO_INTERVAL
+    if low <= 0 <= high:
+        return NOT_CLEARLY_BETTER
+    return CLEARLY_BETTER if (low > 0) == bool(column.higher_is_better) else CLEARLY_WORSE
+
+
+def no_fitting(row: Row) -> bool:
+    """Whether it needs no offline work: no evaluations and no seconds; a row whose fitting was not
+    measured does not count.
+    """
+    return _value(row, FIT) == 0 and not _value(row, FIT_SECONDS)
+
+
+def no_extra(row: Row, reference: Row | None) -> bool:
+    """Whether an image takes no more model evaluations than under `none`; not where either was not
+    measured.
+    """
+    mine, theirs = _value(row, NFE), _value(reference, NFE) if reference else None
+    return mine is not None and theirs is not None and mine <= theirs
+
+
+def _against_api(rows: Sequence[Row]) -> Card | None:
+    ordered = _lowest([row for row in rows if _value(row, EXTRACTED) is not None], EXTRACTED, SSCD)
+    if not ordered:
+        return None
+    keeping = [row for row in ordered if (change := _change(row)) is not None and change >= -KEPT]
+    answers = [
+        Answer(
+            "Fewest prompts extracted",
+            ordered[0],
+            EXTRACTED,
+            verdict(ordered[0], EXTRACTED),
+            (CLEAN,),
+            tuple(ordered[1:]),
+        )
+    ]
+    nothing = []
+    if keeping:
+        answers.append(
+            Answer(
+                "Fewest, clean alignment kept",
+                keeping[0],
+                EXTRACTED,
+                verdict(keeping[0], EXTRACTED),
+                (CLEAN,),
+                tuple(keeping[1:]),
+            )
+        )
+    elif any(_change(row) is not None for row in ordered):
+        nothing.append(f"None of them keeps clean CLIP within {KEPT} of none.")
+    return Card(
+        "api",
+        "Which is best against an attacker with the API?",
+        tuple(answers),
+        tuple(nothing),
+        "Rule: lowest “extracted” (share of memorized prompts that the clique attack extracts),"
+        " ties by SSCD. Clean alignment is kept when the paired difference of clean CLIP to none"
+        f" is at least −{KEPT}.",
+    )
+
+
+def _free(rows: Sequence[Row], reference: Row | None) -> Card | None:
+    known = [
+        row for row in rows if None not in (_value(row, NFE), _value(row, FIT), _value(row, SSCD))
+    ]
+    if not known or reference is None or _value(reference, NFE) is None:
+        return None
+    free = [row for row in _lowest(known, SSCD) if no_extra(row, reference)]
+    without, fitted = (
+        [row for row in free if no_fitting(row)],
+        [row for row in free if not no_fitting(row)],
+    )
+    answers, nothing = [], []
+    for lead, found, missing, beside in (
+        (
+            "Without fitting",
+            without,
+            "None of them runs at the cost of none without fitting.",
+            (NFE, TIME),
+        ),
+        (
+            "After fitting once",
+            fitted,
+            "None of them moves its whole cost into fitting.",
+            (NFE, TIME, FIT),
+        ),
+    ):
+        if found:
+            answers.append(
+                Answer(lead, found[0], SSCD, verdict(found[0], SSCD), beside, tuple(found[1:]))
+            )
+        else:
+            nothing.append(missing)
+    return Card(
+        "free",
+        "Which costs nothing at inference?",
+        tuple(answers),
+        tuple(nothing),
+        "Rule: no more model evaluations per image (NFE) than none; lowest SSCD first. Those with"
+        " evaluations for fitting (fit NFE above 0) apart.",
+    )
+
+
+def _against_weights(rows: Sequence[Row]) -> Card | None:
+    known = _lowest([row for row in rows if _value(row, SSCD) is not None], SSCD)
+    if not known:
+        return None
+    holding = [row for row in known if "weights" in (row.record.holds_against or ())]
+    answers = (
+        [
+            Answer(
+                "Lowest replication",
+                holding[0],
+                SSCD,
+                verdict(holding[0], SSCD),
+                (CLEAN,),
+                tuple(holding[1:]),
+            )
+        ]
+        if holding
+        else []
+    )
+    return Card(
+        "weights",
+        "Which cannot be switched off by whoever holds the weights?",
+        tuple(answers),
+        () if holding else ("None of them.",),
+        "Rule: rows whose weights are edited (“holds against” has them, measured); lowest SSCD"
+        " first. Not attacked: SSCD is measured by sampling.",
+    )
+
+
+def _keeps(rows: Sequence[Row]) -> Card | None:
+    known = [row for row in rows if _value(row, SSCD) is not None and _change(row) is not None]
+    if not known:
+        return None
+    keeping = _lowest([row for row in known if abs(_change(row) or 0.0) <= KEPT], SSCD)
+    answers = (
+        [
+            Answer(
+                "Lowest replication",
+                keeping[0],
+                SSCD,
+                verdict(keeping[0], SSCD),
+                (CLEAN,),
+                tuple(keeping[1:]),
+            )
+        ]
+        if keeping
+        else []
+    )
+    return Card(
+        "keeps",
+        "Which keeps the alignment of clean prompts?",
+        tuple(answers),
+        () if keeping else ("None of them.",),
+        f"Rule: paired difference of clean CLIP to none between −{KEPT} and +{KEPT}; lowest SSCD"
+        " first.",
+    )
+
+
+def _lowest(rows: Sequence[Row], *columns: Column) -> list[Row]:
+    """By the columns in turn, what was not measured last; then by name, so that the order never
+    depends on that of the records.
+    """
+    return sorted(
+        rows,
+        key=lambda row: (
+            *(_or_last(_value(row, column)) for column in columns),
+            row.label,
+            row.record.run,
+        ),
+    )
+
+
+def _or_last(value: float | None) -> tuple[bool, float]:
+    return value is None, value or 0.0
+
+
+def _value(row: Row, column: Column) -> float | None:
+    score = row.score(column)
+    return score.value if score else None
+
+
+def _change(row: Row) -> float | None:
+    difference = row.difference(CLEAN)
+    return difference[0] if difference else None

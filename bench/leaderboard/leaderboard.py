@@ -1,0 +1,212 @@
+"""From records to tables and pages: a pure function of the records, without clock or network, so
+that a check is an exact diff.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.base.errors import UserError, visible
+from bench.base.files import write_atomically
+from bench.leaderboard.board import Board, Row, columns_of, make_boards
+from bench.leaderboard.cells import LONGEST, cell, difference_cell, heading, number, spread
+from bench.leaderboard.columns import SIZED
+from bench.leaderboard.latex import latex
+from bench.leaderboard.markdown import README_COLUMNS, markdown, with_tables
+from bench.leaderboard.page import html, picture_of
+from bench.leaderboard.published import load_published
+from bench.leaderboard.published import markdown as published_markdown
+from bench.leaderboard.tables import as_csv, as_json
+from bench.records.parts import REFERENCE, protocol
+from bench.records.record import RunRecord, load_records, record_schema
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+# Beside the folder of records:
+PUBLISHED = "published.csv"  # figures from papers, which have a page of their own
+REPORTED = "self-reported"  # records that others measured (`bench submit`)
+RECORD_SCHEMA = "record.schema.json"
+SUMS = "SHA256SUMS"  # beside the pictures: those that records do not make
+
+
+def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, bytes], list[str]]:
+    """Every file of the leaderboards by name, and `../README.md` with its tables where one is
+    given; and a line for each record that cannot be used.
+
+    A damaged record costs its own row only, and the page of its suite says so. Raises `UserError`
+    when no record is left.
+    """
+    loaded, damaged = load_records(records)
+    reported, damaged_reports = load_records(records.parent / REPORTED)
+    unusable = [*damaged, *damaged_reports]
+    problems = [found.why for found in unusable]
+    if not loaded:
+        if damaged:
+            raise UserError(
+                f"none of the {len(damaged)} records below {records} can be used; the first:"
+                f" {problems[0]}"
+            )
+        raise UserError(f"no records below {records}; make one with `bench run --method none`")
+    boards = make_boards(
+        loaded, reported, [(found.suite, found.why) for found in unusable if found.suite]
+    )
+    pages = (
+        {"../README.md": with_tables(readme.read_text(encoding="utf-8"), boards).encode()}
+        if readme
+        else {}
+    )
+    figures = records.parent / PUBLISHED
+    if figures.is_file():
+        pages["published.md"] = published_markdown(load_published(figures)).encode()
+    pages[RECORD_SCHEMA] = (json.dumps(record_schema(), indent=1, sort_keys=True) + "\n").encode()
+    for board in boards:
+        pages[f"{board.suite}.md"] = markdown(board).encode()
+        pages[f"{board.suite}.csv"] = as_csv(board).encode()
+        pages[f"{board.suite}.json"] = as_json(board).encode()
+        pages[f"{board.suite}.html"] = html(board).encode()
+        if picture := picture_of(board):
+            pages[f"pictures/{board.suite}.svg"] = picture.encode()
+        columns = [column for column in columns_of(board) if column.name in README_COLUMNS]
+        pages[f"{board.suite}.tex"] = latex(
+            board, columns, [heading(board, column) for column in columns]
+        ).encode()
+    return pages, problems
+
+
+def write_pages(pages: dict[str, bytes], out: Path) -> list[Path]:
+    for name, content in pages.items():
+        write_atomically(out / name, content)
+    return [out / name for name in pages]
+
+
+def check_pages(pages: dict[str, bytes], out: Path) -> list[str]:
+    """One readable line for every file that is missing, stray or not what the records give."""
+    problems = []
+    for name, content in pages.items():
+        path = out / name
+        if not path.exists():
+            problems.append(f"{path} is missing: run `bench leaderboard`")
+        elif path.read_bytes() != content:
+            found = path.read_bytes().decode(errors="replace")
+            where = _first_difference(found, content.decode())
+            problems.append(f"{path} differs from its records: {where}")
+    known = {Path(name).suffix for name in pages}
+    there = [
+        path for path in sorted(out.glob("*")) if path.suffix in known and path.name != "README.md"
+    ] + sorted((out / "pictures").glob("*"))
+    listed, wrong = _listed_pictures(out / "pictures" / SUMS)
+    expected = {out / name for name in pages} | {out / PUBLISHED, out / "pictures" / SUMS} | listed
+    return (
+        problems
+        + wrong
+        + [f"{path} belongs to no records" for path in there if path not in expected]
+    )
+
+
+def _listed_pictures(sums: Path) -> tuple[set[Path], list[str]]:
+    """Pictures that no record makes, from a list in the form of `sha256sum`, and a line for each
+    that is not as the list says.
+    """
+    listed: dict[Path, str] = {}
+    for line in sums.read_text(encoding="utf-8").splitlines() if sums.exists() else ():
+        digest, _, name = line.partition("  ")
+        listed[sums.parent / name] = digest
+    wrong = [
+        path
+        for path, digest in listed.items()
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest
+    ]
+    return set(listed), [
+        f"{path} {'differs from' if path.exists() else 'is missing and stands in'} {sums}"
+        for path in wrong
+    ]
+
+
+def _first_difference(there: str, expected: str) -> str:
+    """The first place where two texts differ: its line, what is there and what the records give,
+    with some characters around it.
+    """
+    for place, (mine, theirs) in enumerate(
+        itertools.zip_longest(there.splitlines(), expected.splitlines()), 1
+    ):
+        if mine != theirs:
+            pairs = enumerate(zip(mine or "", theirs or "", strict=False))
+            at = next(
+                (i for i, (one, other) in pairs if one != other),
+                min(len(mine or ""), len(theirs or "")),
+            )
+            return f"line {place}: {_around(mine, at)} instead of {_around(theirs, at)}"
+    return "line endings"
+
+
+def _around(line: str | None, place: int, before: int = 40, after: int = 60) -> str:
+    if line is None:
+        return "nothing"
+    start, end = max(place - before, 0), place + after
+    return f"'{'…' if start else ''}{line[start:end]}{'…' if end < len(line) else ''}'"
+
+
+def row_table(record: RunRecord, others: list[RunRecord]) -> Table:
+    """A finished run beside `none` of the same protocol, of as many seeds where there is one, for
+    the terminal.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    same = [
+        other
+        for other in others
+        if other.suite == record.suite
+        and other.status == "complete"
+        and protocol(other) == protocol(record)
+    ]
+    references = sorted(
+        (other for other in same if other.method == REFERENCE),
+        key=lambda other: (other.seeds == record.seeds, other.seeds),
+    )
+    row = Row(record, references[-1] if references else None)
+    beside = row.reference is not None and record.method != REFERENCE
+    # Text, because a table reads [red] in a string as a style
+    shown = Table(title=_text(f"{row.label} on {record.suite}"), title_justify="left")
+    names = [
+        "",
+        record.method,
+        *(("none", "difference") if beside else ()),
+        *(["over seeds"] if record.seeds > 1 else []),
+    ]
+    for name in names:
+        shown.add_column(Text(name))
+    for column in columns_of(Board(record.suite, (row,), ())):
+        score = row.score(column)
+        if score is None:
+            continue
+        name = f"{column.heading} (n={score.n})" if column.name in SIZED else column.heading
+        cells = [cell(score, column.decimals) if score.value is not None else f"– ({score.reason})"]
+        if beside and row.reference:
+            cells += [
+                cell(Row(row.reference, None).score(column), column.decimals),
+                difference_cell(row.difference(column), column.decimals),
+            ]
+        cells += [spread(score, column.decimals)] if record.seeds > 1 else []
+        shown.add_row(*map(_text, (name, *cells)))
+    for name, mean in record.facts.get("memorized", {}).items():
+        shown.add_row(_text(f"{name} (reported)"), number(mean, 3))
+    if not beside and record.method != REFERENCE:
+        shown.caption = (
+            "no record of `none` under this protocol yet: bench run --method none --suite"
+            f" {record.suite}"
+        )
+    return shown
+
+
+def _text(value: str) -> Text:
+    from rich.text import Text
+
+    shown = visible(value)
+    return Text(shown if len(shown) <= LONGEST else shown[:LONGEST] + "…")

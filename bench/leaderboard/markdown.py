@@ -1,0 +1,228 @@
+"""A board in Markdown: the page of a suite, and the tables that a README marks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of
+from bench.leaderboard.cells import cell, difference_cell, escape, heading, spread
+from bench.leaderboard.columns import Column
+from bench.leaderboard.extraction import HEADINGS, Extraction, extraction
+from bench.leaderboard.grouped import Grouped, grouped
+from bench.leaderboard.legend import HOLDS, PARETO, definition
+from bench.records.parts import PARTS
+from bench.records.record import Score
+
+README_COLUMNS = (
+    "sscd",
+    "memorized_ratio",
+    "clip_score",
+    "clip_score_clean",
+    "fid",
+    "clique_extracted",
+    "time_ratio",
+    "nfe_per_image",
+    "fit_nfe",
+)
+
+
+def markdown(board: Board) -> str:
+    """The page of a suite in Markdown: numbers with 95 % intervals, below each the difference to
+    `none`, and what the columns mean.
+    """
+    columns = columns_of(board)
+    lines = [f"# {escape(board.suite)}", ""]
+    if board.rows:
+        intervals = " or ".join(sorted({row.record.intervals for row in board.rows}))
+        exact = "Clopper-Pearson where a prompt has one value"
+        means = (
+            f"Rows by SSCD. Brackets: 95 % intervals ({escape(intervals)}; {exact}); Δ: paired"
+            " difference to `none` of as many seeds."
+        )
+        lines += [*markdown_table(board, board.rows, columns, details=True), "", means, ""]
+        lines += [
+            f"- **{escape(heading(board, column))}**: {escape(definition(board, column), 2000)}"
+            for column in columns
+        ]
+        lines += [f"- **holds against**: {HOLDS}"]
+        lines += [f"- **Pareto**: {PARETO}"]
+        lines += [f"- {TUNED_MEANS}"] if any(row.record.tuning for row in board.rows) else []
+        group_name = board.rows[0].record.group_name
+        if tables := grouped(board):
+            lines += [
+                "",
+                f"## By {escape(group_name)}",
+                "",
+                "Brackets: 95 % intervals over the prompts of a group, where the record has them.",
+            ]
+            lines += [line for table in tables for line in _by_group(table, group_name)]
+        attacked = extraction(board)
+        if attacked:
+            lines += [
+                "",
+                "## Extraction attack, before and after",
+                "",
+                *extraction_table(attacked),
+                "",
+                escape(attacked.operating_point, 2000),
+                "",
+            ]
+            lines += [f"- **{name}**: {meaning}" for name, meaning in HEADINGS]
+            if attacked.groups:
+                by = (
+                    f"Actually memorized, by {escape(group_name)} (a copy of any training picture"
+                    " counts):"
+                )
+                lines += ["", by, "", *_pipes(["method", *attacked.groups])]
+                lines += [
+                    "| " + " | ".join([escape(row.label), *cells]) + " |"
+                    for row, cells in attacked.by_group
+                ]
+    if board.reported:
+        lines += [
+            "",
+            "## Self-reported",
+            "",
+            (
+                "Measured by others under the same protocol and checked for consistency (`bench"
+                " submit`), not measured here."
+            ),
+            "",
+        ]
+        lines += markdown_table(board, board.reported, columns, details=True)
+    if unmeasured := [
+        (row, name, score.reason) for row in board.rows for name, score in _nulls(row)
+    ]:
+        lines += [
+            "",
+            "Not measured:",
+            "",
+            *(
+                f"- {escape(row.label)}, {escape(name)}: {escape(reason)}"
+                for row, name, reason in unmeasured
+            ),
+        ]
+    if board.apart or board.damaged:
+        lines += ["", "Not ranked:", ""]
+        lines += [
+            f"- {escape(Row(record, None).label)} (run {record.run}): {escape(reason)}"
+            for record, reason in board.apart
+        ]
+        lines += [f"- {escape(line)}" for line in board.damaged]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(
+    board: Board, rows: Sequence[Row], columns: Sequence[Column], details: bool = False
+) -> list[str]:
+    """A line for each row; `details` adds what a method needs and whom it holds against."""
+    more = ["needs", "holds against"] if details else []
+    lines = _pipes(
+        ["method", "acts on", *more, *(heading(board, column) for column in columns), "Pareto"]
+    )
+    for row in rows:
+        cells = []
+        for column in columns:
+            score, change = (
+                row.score(column),
+                difference_cell(row.difference(column), column.decimals),
+            )
+            seeds = spread(score, column.decimals)
+            over = (
+                f" over {row.paired(column)} prompts"
+                if score and row.paired(column) not in (None, score.prompts)
+                else ""
+            )
+            cells.append(
+                cell(score, column.decimals)
+                + (f"<br>Δ {change}{over}" if change else "")
+                + (f"<br>{seeds}" if seeds else "")
+            )
+        against = row.record.holds_against
+        facts = (
+            [", ".join(row.record.needs), "–" if against is None else ", ".join(against)]
+            if details
+            else []
+        )
+        lines.append(
+            "| "
+            + " | ".join(
+                [
+                    escape(row.label),
+                    *map(escape, (row.record.where, *facts)),
+                    *cells,
+                    "●" if row.pareto else "",
+                ]
+            )
+            + " |"
+        )
+    return lines
+
+
+def _by_group(table: Grouped, group_name: str) -> list[str]:
+    counted = [
+        group + (f" ({count} prompts)" if count is not None else "")
+        for group, count in zip(table.groups, table.prompts, strict=True)
+    ]
+    rows = ["| " + " | ".join([escape(row.label), *cells]) + " |" for row, cells in table.rows]
+    return [
+        "",
+        f"**{escape(table.column.heading)}** by {escape(group_name)}",
+        "",
+        *_pipes(["method", *counted]),
+        *rows,
+    ]
+
+
+def _nulls(row: Row) -> list[tuple[str, Score]]:
+    """What a complete run could not measure."""
+    return [
+        (name, score)
+        for part in PARTS
+        for name, score in sorted(getattr(row.record, part).items())
+        if score.value is None
+    ]
+
+
+def extraction_table(attacked: Extraction) -> list[str]:
+    rows = ["| " + " | ".join([escape(row.label), *cells]) + " |" for row, cells in attacked.rows]
+    return [*_pipes(["method", *(name for name, _ in HEADINGS)]), *rows]
+
+
+def _pipes(headings: Sequence[str]) -> list[str]:
+    return [
+        "| " + " | ".join(escape(name) for name in headings) + " |",
+        "|" + "---|" * len(headings),
+    ]
+
+
+def with_tables(readme: str, boards: list[Board]) -> str:
+    """A README with the tables that it marks: the lines between `<!-- board NAME -->`, or `<!--
+    extraction NAME -->`, and `<!-- end -->`.
+    """
+    for board in boards:
+        attacked = extraction(board)
+        columns = [column for column in columns_of(board) if column.name in README_COLUMNS]
+        readme = _between(
+            readme, f"<!-- board {board.suite} -->", markdown_table(board, board.rows, columns)
+        )
+        readme = _between(
+            readme,
+            f"<!-- extraction {board.suite} -->",
+            (
+                [*extraction_table(attacked), "", escape(attacked.operating_point, 2000)]
+                if attacked
+                else []
+            ),
+        )
+    return readme
+
+
+def _between(text: str, mark: str, lines: list[str]) -> str:
+    before, marked, rest = text.partition(mark + "\n")
+    end = "<!-- end -->"
+    return (
+        before + marked + "\n".join([*lines, end]) + rest.partition(end)[2]
+        if marked and end in rest
+        else text
+    )

@@ -1,0 +1,506 @@
+"""The page of a suite: answers, a table to sort and filter, charts, pictures and definitions in one
+HTML file that asks nothing of the network.
+
+A pure function of the board, without clock, so that a check is an exact diff. Everything from a
+record is hostile: the template escapes it, invisible characters are shown as escapes, long texts
+are cut, pictures must be base64, and the page's policy runs its own script and no other.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
+
+from bench.base.errors import visible
+from bench.leaderboard import charts
+from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of
+from bench.leaderboard.cells import cell, difference_cell, group_order, heading, number, spread
+from bench.leaderboard.columns import Column
+from bench.leaderboard.extraction import HEADINGS, extraction
+from bench.leaderboard.glance import (
+    CLEARLY_WORSE,
+    KEPT,
+    Answer,
+    glance,
+    no_extra,
+    no_fitting,
+    verdict,
+)
+from bench.leaderboard.grouped import grouped
+from bench.leaderboard.legend import PARETO, operating_point
+from bench.records.parts import REFERENCE
+
+LONG, TITLE = 90, 600  # letters of a text that are shown, and that its tooltip has
+BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+BREAKS, NARROW = re.compile("(_)"), re.compile("([_=])")
+SMALL = 64  # pixels: pictures up to this side are enlarged without smoothing
+# every other score is one of quality
+REPLICATION = ("sscd", "sscd_p95", "memorized_ratio", "diversity")
+# of the compact table
+KEY = (
+    "sscd",
+    "memorized_ratio",
+    "clip_score",
+    "clip_score_clean",
+    "clique_extracted",
+    "time_ratio",
+    "nfe_per_image",
+    "fit_nfe",
+)
+AGAINST = {"api": "API", "weights": "weights"}
+THREATS = {"api": "attacker with the API", "weights": "attacker with the weights"}
+
+
+def html(board: Board) -> str:
+    """The page. The same board gives the same bytes, on every machine."""
+    columns = sorted(columns_of(board), key=lambda column: _part(column)[0])
+    reference = next((row for row in board.rows if row.record.method == REFERENCE), None)
+    scales = _scales(board, columns)
+    script = _file("leaderboard.js")
+    group_name = board.rows[0].record.group_name if board.rows else "group"
+    content: str = _template("leaderboard.html").render(
+        board=board,
+        # this package's own files: nothing of a record is in them
+        style=Markup(_file("charts.css") + _file("leaderboard.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        facts=_facts(board),
+        cards=[(card, [_answer(answer) for answer in card.answers]) for card in glance(board)],
+        columns=[_column(board, column) for column in columns],
+        parts=_spans(columns),
+        rows=[_row(row, columns, reference, scales) for row in board.rows],
+        reported=[_row(row, columns, reference, {}) for row in board.reported],
+        looks=charts.looks(board.rows),
+        where=sorted({row.record.where for row in board.rows if row.record.method != REFERENCE}),
+        scatters=charts.scatters(board, _label),
+        bars=charts.bars(board),
+        by_group=charts.groups(board, _label),
+        grouped=grouped(board),
+        group_name=group_name,
+        pareto=PARETO,
+        gallery=_gallery(board),
+        attacked=extraction(board),
+        attack_headings=HEADINGS,
+        places={_identity(row): place for place, row in enumerate(board.rows)},
+        identity=_identity,
+        exhibits=_exhibits(board),
+        apart=[(Row(record, None).label, record, reason) for record, reason in board.apart],
+        definitions=[_definition(board, column, reference) for column in columns],
+        intervals=sorted({row.record.intervals for row in board.rows}),
+        tuned=(
+            TUNED_MEANS.replace("`", "")
+            if any(row.record.tuning is not None for row in (*board.rows, *board.reported))
+            else ""
+        ),
+        machines=_machines(board),
+    )
+    return content
+
+
+def picture_of(board: Board) -> str | None:
+    """The chart of replication against alignment (of clean prompts where they were measured) as an
+    SVG file; None where no row has both.
+    """
+    drawn = charts.scatters(board, _label)
+    if not drawn:
+        return None
+    chosen = next(
+        (one for one in drawn if (one["x"], one["y"]) == ("sscd", "clip_score_clean")), drawn[0]
+    )
+    content: str = _template("scatter.svg").render(
+        s=chosen,
+        looks=charts.looks(board.rows),
+        suite=board.suite,
+        style=Markup(_file("charts.css")),
+    )
+    return content
+
+
+def short(text: object, longest: int = LONG, narrow: bool = False) -> Markup:
+    """A text from a record as a piece of the page: isolated from the direction of what is around
+    it, cut, with more of it in a tooltip.
+
+    It may break after underscores, in a narrow place after = as well.
+    """
+    whole = visible(str(text)[: 4 * TITLE])
+    cut = whole if len(whole) <= longest else whole[:longest] + "…"
+    # no entity has one
+    broken = Markup(
+        (NARROW if narrow else BREAKS)
+        .sub(r"\1<wbr>", str(escape(cut)))
+        .replace(" †", "\xa0†")
+        .replace(" ‡", "\xa0‡")
+    )
+    return (
+        Markup("<bdi>{}</bdi>").format(broken)
+        if cut == whole
+        else Markup('<bdi title="{}">{}</bdi>').format(plain(whole, TITLE), broken)
+    )
+
+
+def plain(text: object, longest: int = LONG) -> str:
+    """The same as plain text, for attributes and for SVG."""
+    whole = visible(str(text)[: 4 * TITLE])
+    return whole if len(whole) <= longest else whole[:longest] + "…"
+
+
+@lru_cache(maxsize=4096)
+def picture(png: str | None) -> Markup | None:
+    """The attributes of an image from base64; None for what is none, which is left out."""
+    if not png or len(png) % 4 or not BASE64.fullmatch(png):
+        return None
+    head = base64.b64decode(png[:64])
+    sides = (
+        [int.from_bytes(head[place : place + 4], "big") for place in (16, 20)]
+        if head.startswith(b"\x89PNG")
+        else [SMALL]
+    )
+    # Only letters, digits, +, / and =: nothing in it could end the attribute.
+    return Markup('src="data:image/png;base64,{}"{}').format(
+        Markup(png), Markup(' class="dots"') if max(sides) <= SMALL else ""
+    )
+
+
+def _identity(row: Row) -> tuple[str, str]:
+    return row.record.method, row.record.run
+
+
+def _label(row: Row) -> str:
+    return plain(row.label)
+
+
+def _part(column: Column) -> tuple[int, str]:
+    """Where a column stands: its place among the groups of headings, and the group's name."""
+    if column.part != "scores":
+        return (2, "attacks") if column.part == "attacks" else (3, "cost")
+    return (0, "replication") if column.name in REPLICATION else (1, "quality")
+
+
+def _spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
+    names = [_part(column)[1] for column in columns]
+    return [(name, names.count(name)) for name in dict.fromkeys(names)]
+
+
+def _column(board: Board, column: Column) -> dict[str, Any]:
+    return {
+        "name": column.name,
+        "heading": heading(board, column),
+        "meaning": column.meaning,
+        "key": column.name in KEY,
+        "threat": THREATS.get(column.threat, ""),
+        "part": _part(column)[1],
+    }
+
+
+def _scales(board: Board, columns: Sequence[Column]) -> dict[str, float]:
+    """The largest value of each column with a bar: replication and attacks, where 0 is the
+    least.
+    """
+    scales = {}
+    for column in columns:
+        values = [
+            score.value
+            for row in board.rows
+            if (score := row.score(column)) and score.value is not None
+        ]
+        if (
+            _part(column)[1] in ("replication", "attacks")
+            and column.higher_is_better is False
+            and values
+            and min(values) >= 0
+            and max(values) > 0
+        ):
+            scales[column.name] = max(values)
+    return scales
+
+
+def _row(
+    row: Row, columns: Sequence[Column], reference: Row | None, scales: dict[str, float]
+) -> dict[str, Any]:
+    record = row.record
+    against = (
+        "–"
+        if record.holds_against is None
+        else " + ".join(AGAINST[name] for name in record.holds_against)
+    )
+    return {
+        "label": row.label,
+        "record": record,
+        "reference": record.method == REFERENCE,
+        "pareto": row.pareto,
+        "needs": ", ".join(name.replace("_", " ") for name in record.needs),
+        "against": against,
+        "words": plain(f"{row.label} {record.paper}", 300).lower(),
+        "weights": "weights" in (record.holds_against or ()),
+        "no_fitting": no_fitting(row),
+        "no_extra": no_extra(row, reference),
+        "cells": [_cell(row, column, scales.get(column.name)) for column in columns],
+    }
+
+
+def _cell(row: Row, column: Column, most: float | None) -> dict[str, Any]:
+    """Value, interval, difference and spread over seeds as texts; the number to sort by; which side
+    of 0 the difference is on.
+    """
+    score = row.score(column)
+    if score is None or score.value is None:
+        return {
+            "value": "–",
+            "number": "",
+            "reason": plain(score.reason, TITLE) if score else "",
+            "part": _part(column)[1],
+            "key": column.name in KEY,
+        }
+    value = number(score.value, column.decimals)
+    difference = row.difference(column)
+    change, _, change_interval = difference_cell(difference, column.decimals).partition(" ")
+    if (over := row.paired(column)) not in (None, score.prompts):
+        change_interval = f"{change_interval} over {over} prompts".strip()
+    side = ""
+    if (
+        difference
+        and difference[1] is not None
+        and difference[2] is not None
+        and column.higher_is_better is not None
+    ):
+        low, high = difference[1], difference[2]
+        side = (
+            ""
+            if low <= 0 <= high
+            else "better"
+            if (low > 0) == column.higher_is_better
+            else "worse"
+        )
+    return {
+        "value": value,
+        "interval": cell(score, column.decimals)[len(value) + 1 :],
+        "number": repr(score.value),
+        "reason": "",
+        "change": change,
+        "change_interval": change_interval,
+        "side": side,
+        "seeds": spread(score, column.decimals),
+        "bar": round(100 * score.value / most, 1) if most else None,
+        "part": _part(column)[1],
+        "key": column.name in KEY,
+    }
+
+
+def _facts(board: Board) -> dict[str, Any]:
+    """What the head says: counts of methods, prompts and images, the suite's version, and seeds."""
+    rows = board.rows
+    if not rows:
+        return {}
+    first = min(
+        (row.record for row in rows),
+        key=lambda record: (record.seeds, record.method != REFERENCE, record.run),
+    )
+    prompts = {role: found.prompts for role, found in first.samples.items()} or {
+        role: score.prompts
+        for role, name in (("memorized", "sscd"), ("clean", "clip_score_clean"), ("quality", "fid"))
+        if (score := first.scores.get(name)) and score.prompts
+    }
+    several = [row.record.seeds for row in rows if row.record.seeds > 1]
+    return {
+        "methods": len({row.record.method for row in rows} - {REFERENCE}),
+        "settings": sum(row.record.method != REFERENCE for row in rows),
+        "prompts": list(prompts.items()),
+        "all_prompts": sum(prompts.values()),
+        "images": sum(first.images.values()),
+        "by_role": list(first.images.items()),
+        "version": first.suite_version,
+        "fingerprint": first.suite_fingerprint,
+        "several": len(several),
+        "seeds": sorted(set(several)),
+        "rows": len(rows),
+        "reference": any(row.record.method == REFERENCE for row in rows),
+    }
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    row, column = answer.row, answer.column
+    base = Row(row.reference, None).score(column) if row.reference else None
+    beside = []
+    for other in answer.beside:
+        change = difference_cell(row.difference(other), other.decimals)
+        score = row.score(other)
+        if change or score:
+            name = other.heading.rstrip(" ↑↓")
+            beside.append(
+                f"{name} Δ {change}" if change else f"{name} {cell(score, other.decimals)}"
+            )
+    change, name = (
+        difference_cell(row.difference(column), column.decimals),
+        column.heading.rstrip(" ↑↓"),
+    )
+    harms = [
+        other.heading.rstrip(" ↑↓")
+        for other in answer.beside
+        if verdict(row, other) == CLEARLY_WORSE and abs((row.difference(other) or (0,))[0]) > KEPT
+    ]
+    value, _, interval = cell(row.score(column), column.decimals).partition(" ")
+    verdict_text = answer.verdict.replace("than none", f"than none in {name}")
+    return {
+        "lead": answer.lead,
+        "row": row,
+        "name": name,
+        "value": value,
+        "interval": interval,
+        "none": cell(base, column.decimals) if base else "",
+        "of": (
+            f" of {row.reference.seeds} seeds" if row.reference and row.reference.seeds > 1 else ""
+        ),
+        "harm": f"clearly worse than none in {', '.join(harms)}" if harms else "",
+        "change": change,
+        "verdict": verdict_text,
+        "beside": "; ".join(beside),
+        "sure": answer.verdict.startswith("clearly better"),
+        "others": [
+            (other.label, number(score.value, column.decimals))
+            for other in answer.others[:2]
+            if (score := other.score(column))
+        ],
+        "more": max(len(answer.others) - 2, 0),
+    }
+
+
+def _reference_first(board: Board) -> list[tuple[int, Row]]:
+    """What the others are compared with stands first."""
+    return sorted(enumerate(board.rows), key=lambda found: found[1].record.method != REFERENCE)
+
+
+def _gallery(board: Board) -> dict[str, Any]:
+    """A line for each prompt and seed with pictures, most duplicated first: the training picture
+    and each row's image.
+    """
+    order = _reference_first(board)
+    lines: dict[tuple[str, int], dict[str, Any]] = {}
+    with_pictures: list[tuple[int, Row]] = []
+    for place, row in order:
+        found = False
+        # one column of none is enough
+        for thumbnail in (
+            row.record.thumbnails if not (row.record.method == REFERENCE and with_pictures) else ()
+        ):
+            png = picture(thumbnail.png)
+            line = lines.setdefault(
+                (thumbnail.prompt_id, thumbnail.seed),
+                {
+                    "prompt": thumbnail.prompt,
+                    "group": thumbnail.group,
+                    "seed": thumbnail.seed,
+                    "reference": None,
+                    "pictures": {},
+                },
+            )
+            line["reference"] = line["reference"] or picture(thumbnail.reference)
+            if png:
+                line["pictures"][place] = png
+                found = True
+        if found:
+            with_pictures.append((place, row))
+    keys = sorted(lines, key=lambda key: (group_order(lines[key]["group"]), key))
+    keys.sort(key=lambda key: group_order(lines[key]["group"])[1], reverse=True)
+    shown = [
+        lines[key] | {"words": plain(lines[key]["prompt"], 300).lower()}
+        for key in keys
+        if lines[key]["pictures"] or lines[key]["reference"]
+    ]
+    names = list(dict.fromkeys(line["group"] for line in shown))
+    return (
+        {
+            "lines": shown,
+            "rows": with_pictures,
+            "groups": names,
+            "training": any(line["reference"] for line in shown),
+        }
+        if shown
+        else {}
+    )
+
+
+def _exhibits(board: Board) -> list[dict[str, Any]]:
+    return [
+        {
+            "place": place,
+            "label": row.label,
+            "finds": [
+                {
+                    "pictures": [png for text in found.pictures if (png := picture(text))],
+                    "reference": picture(found.reference),
+                    "found": found,
+                }
+                for found in row.record.exhibits
+            ],
+        }
+        for place, row in _reference_first(board)
+        if row.record.exhibits
+    ]
+
+
+def _definition(board: Board, column: Column, reference: Row | None) -> dict[str, Any]:
+    """What a column means, with unit, metric and operating point as the reference row's record has
+    them, else the first row's that has any.
+    """
+    rows = ([reference] if reference else []) + list(board.rows) + list(board.reported)
+    scores = [score for row in rows if (score := row.score(column))]
+    score = next((score for score in scores if score.value is not None), scores[0])
+    return {
+        "heading": heading(board, column),
+        "column": column,
+        "score": score,
+        "point": operating_point(score.details),
+        "threat": THREATS.get(column.threat, ""),
+    }
+
+
+def _machines(board: Board) -> list[str]:
+    found = set()
+    for row in (*board.rows, *board.reported):
+        threads = row.record.environment.get("threads")
+        many = (
+            f", {threads} thread{'' if threads == 1 else 's'}" if isinstance(threads, int) else ""
+        )
+        found.add(f"{row.record.environment.get('device_name', 'unknown')}{many}")
+    return sorted(found)
+
+
+def _file(name: str) -> str:
+    """A file of this package that stands in the page as it is."""
+    return (
+        resources.files("bench.leaderboard")
+        .joinpath("templates")
+        .joinpath(name)
+        .read_text(encoding="utf-8")
+        .replace("\r\n", "\n")
+    )
+
+
+def _template(name: str) -> Template:
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("bench.leaderboard", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Whatever reaches the page as plain text shows its invisible characters. What has __html__
+        # is escaped already.
+        finalize=lambda value: (
+            visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+        ),
+    )
+    environment.globals |= {"short": short, "plain": plain}
+    return environment

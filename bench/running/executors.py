@@ -1,0 +1,62 @@
+"""Who makes the units of a run and does the work of attacks prompt by prompt: this process, or
+workers of Ray.
+
+A worker of Ray is an actor: it loads the model once, keeps its GPU as long as it lives, and is
+given one unit at a time. The process that asks gives a unit whose worker was lost to the next free
+one. Workers end when the units are stored, so that nothing holds memory while scores are measured
+and timed. The store is where results meet: workers write shards, and whoever asked reads them from
+there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from bench.contracts.method import State
+from bench.running.demand import Unit
+from bench.running.generating import generate
+from bench.store.store import SampleKey
+
+if TYPE_CHECKING:
+    from bench.running.run import Run
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Executor(Protocol):
+    """Makes units and maps functions.
+
+    `ahead`: whether it makes what attacks will ask for together with the images of the roles.
+    """
+
+    @property
+    def ahead(self) -> bool: ...
+
+    def make(
+        self, run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()
+    ) -> None:
+        """Store those images of the units that the store does not hold.
+
+        `pictures`: those that will be read, so that they may not have been dropped.
+        """
+        ...
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Results in the order of the items, as they come."""
+        ...
+
+
+class Local:
+    """One unit after the other in this process; images of an attack when it asks."""
+
+    ahead = False
+
+    def make(
+        self, run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()
+    ) -> None:
+        generate(run, state, units, pictures)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        return map(function, items)

@@ -1,0 +1,1 @@
+"""Pure numpy: intervals, paired differences and the Frechet distance."""

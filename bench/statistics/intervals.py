@@ -1,0 +1,238 @@
+"""Intervals and comparisons.
+
+Images of one prompt are not independent, so everything here resamples prompts.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Collection
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 4000
+# prompts, beyond which bias and skew of a mean no longer show and the jackknife would take minutes
+MANY = 2000
+# of means and percentiles; proportions of one value a prompt are exact
+INTERVALS = "expanded BCa bootstrap over prompts"
+Statistic = Callable[[np.ndarray], np.ndarray]  # [..., images] to [...]
+StatisticName = Literal["mean", "lower_median", "lower_mad", "std"]
+
+
+def mean(values: np.ndarray) -> np.ndarray:
+    return values.mean(axis=-1)
+
+
+def std(values: np.ndarray) -> np.ndarray:
+    """The deviation of the values themselves (ddof 0), as papers print it beside a mean."""
+    return values.std(axis=-1)
+
+
+def lower_median(values: np.ndarray) -> np.ndarray:
+    """The lower of the two middle values of an even number, as `torch.median`; numpy gives their
+    mean.
+    """
+    middle = (values.shape[-1] - 1) // 2
+    return np.partition(values, middle, axis=-1)[..., middle]
+
+
+def lower_mad(values: np.ndarray) -> np.ndarray:
+    """Median of |x - median(x)| without the factor 1.4826, both medians the lower ones."""
+    return lower_median(np.abs(values - lower_median(values)[..., None]))
+
+
+STATISTICS: dict[StatisticName, Statistic] = {
+    "mean": mean,
+    "lower_median": lower_median,
+    "lower_mad": lower_mad,
+    "std": std,
+}
+
+
+def cluster_bootstrap(
+    table: np.ndarray, statistic: Statistic = mean, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of a statistic over all images, by drawing whole prompts with replacement.
+
+    Bias-corrected and accelerated (Efron 1987), at a level expanded for the number of prompts as
+    Hesterberg (2015, section 4.3) does for
+    percentiles: without it intervals of few prompts are too short. `tests/benchmarks/coverage.py`
+                 measures what it covers.
+
+    `table`: one row a prompt, one column an image, `[prompts, images]`. Raises `ValueError` for
+     fewer than two prompts.
+    """
+    table = np.asarray(table, dtype=np.float64)
+    if statistic is mean:  # of the prompts' means, as all have the same number of images
+        return _of_means(table.mean(1)[None], seed)[0]
+
+    def of_rows(rows: np.ndarray) -> np.ndarray:
+        drawn = table[rows]  # [..., prompts, images]
+        return statistic(drawn.reshape(*drawn.shape[:-2], -1))[None]
+
+    return _intervals(of_rows, len(table), seed)[0]
+
+
+def enough_for(percentile: float, prompts: int) -> bool:
+    """Whether an interval of a percentile (0 to 100) means something: with fewer than 5 prompts
+    expected beyond it, it covers 82 to 91 and not 95 of 100.
+    """
+    return prompts * min(percentile, 100 - percentile) / 100 >= 5 - 1e-9
+
+
+def _of_means(columns: np.ndarray, seed: int) -> list[tuple[float, float]]:
+    """An interval for the mean of each row of `[scores, prompts]`: all from the same resamples, so
+    each is what it would be alone.
+    """
+    prompts = columns.shape[1]
+
+    def of_rows(rows: np.ndarray) -> np.ndarray:
+        flat = rows.reshape(-1, rows.shape[-1])
+        places = flat + prompts * np.arange(len(flat))[:, None]
+        # how often each prompt was drawn
+        drawn = np.bincount(places.ravel(), minlength=prompts * len(flat)).reshape(
+            len(flat), prompts
+        )
+        return (columns @ drawn.T / rows.shape[-1]).reshape(len(columns), *rows.shape[:-1])
+
+    return _intervals(of_rows, prompts, seed)
+
+
+def _intervals(
+    statistics: Callable[[np.ndarray], np.ndarray], prompts: int, seed: int
+) -> list[tuple[float, float]]:
+    """Intervals of several statistics:
+
+    `statistics` takes rows of prompt numbers `[..., drawn]` to values `[scores, ...]`.
+    """
+    if prompts < 2:
+        raise ValueError("an interval over prompts needs at least two prompts")
+
+    def rounded(rows: np.ndarray, axis: int) -> np.ndarray:
+        # So that resamples that tie with the sample do so in any order of summation: the bias
+        # correction counts ties.
+        return np.round(statistics(rows.astype(int)), 9)
+
+    level, whole = _expanded(prompts), rounded(np.arange(prompts), -1)
+    with warnings.catch_warnings():
+        # scipy's of a degenerate distribution, which is dealt with below
+        warnings.simplefilter("ignore")
+        result = stats.bootstrap(
+            (np.arange(prompts),),
+            rounded,
+            n_resamples=RESAMPLES,
+            batch=1000,
+            vectorized=True,
+            axis=-1,
+            confidence_level=level,
+            method="BCa" if prompts <= MANY else "percentile",
+            rng=np.random.default_rng(seed),
+        )
+    found = []
+    for low, high, distribution, value in zip(
+        *result.confidence_interval, result.bootstrap_distribution, whole, strict=True
+    ):
+        # all resamples agree, or the jackknife does: no correction is defined
+        if not (math.isfinite(low) and math.isfinite(high)):
+            low, high = np.quantile(distribution, [(1 - level) / 2, (1 + level) / 2])
+        found.append((float(min(low, value)), float(max(high, value))))
+    return found
+
+
+def _expanded(prompts: int) -> float:
+    """The confidence level at which a normal interval with the plug-in deviation is as wide as
+    Student's interval for so many prompts.
+    """
+    student = stats.t.ppf((1 + CONFIDENCE) / 2, prompts - 1) * math.sqrt(prompts / (prompts - 1))
+    return float(1 - 2 * stats.norm.cdf(-student))
+
+
+def proportion_interval(table: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """Interval of a proportion from a 0/1 table `[prompts, images]`.
+
+    With one value a prompt the trials are independent: Clopper-Pearson, exact. The bootstrap has
+    nothing to resample when all entries agree; then Clopper-Pearson over prompts, which claims no
+    more independent trials than there are prompts.
+    """
+    table = np.asarray(table, dtype=np.float64)
+    if table.shape[1] == 1 or table.min() == table.max():
+        return clopper_pearson(int(table[:, 0].sum()), len(table))
+    return cluster_bootstrap(table, seed=seed)
+
+
+@lru_cache(maxsize=4096)
+def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
+    """The exact 95 % interval of a proportion."""
+    interval = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="exact")
+    return float(interval.low), float(interval.high)
+
+
+def paired_difference(
+    values: dict[str, float], baseline: dict[str, float], seed: int = 0, share: bool = False
+) -> tuple[float, float, float] | None:
+    """Mean of `values - baseline` over the prompts both have, with its bootstrap interval; None for
+    fewer than two such prompts. `share`: of proportions.
+    """
+    return paired_differences({"": values}, {"": baseline}, seed, [""] if share else []).get("")
+
+
+def paired_differences(
+    values: dict[str, dict[str, float]],
+    baseline: dict[str, dict[str, float]],
+    seed: int = 0,
+    shares: Collection[str] = (),
+) -> dict[str, tuple[float, float, float]]:
+    """`paired_difference` of several scores by name, those over the same number of prompts at once:
+    the same numbers, sooner.
+    """
+    by_count: dict[int, dict[str, np.ndarray]] = {}
+    for name in sorted(values.keys() & baseline.keys()):
+        shared = sorted(values[name].keys() & baseline[name].keys())
+        if len(shared) > 1:
+            by_count.setdefault(len(shared), {})[name] = np.array(
+                [values[name][prompt] - baseline[name][prompt] for prompt in shared]
+            )
+    found: dict[str, tuple[float, float, float]] = {}
+    for rows in by_count.values():
+        intervals = _of_means(np.stack(list(rows.values())), seed)
+        for (name, row), interval in zip(rows.items(), intervals, strict=True):
+            found[name] = (
+                float(row.mean()),
+                *(_of_share(row, interval) if name in shares else interval),
+            )
+    return found
+
+
+def _of_share(differences: np.ndarray, interval: tuple[float, float]) -> tuple[float, float]:
+    """The interval of a difference of proportions, joined to the exact one among the prompts that
+    changed.
+
+    Most prompts do not change, and what decides is how many of the few that do change for the
+    better: a bootstrap takes three of three for proof. Clopper-Pearson of that share does not; with
+    values 0 and 1 it leaves 0 out exactly where McNemar's exact test does.
+    """
+    changed = differences[differences != 0]
+    if not len(changed):
+        return interval
+    size = float(np.abs(changed).mean()) * len(changed) / len(differences)
+    low, high = clopper_pearson(int((changed > 0).sum()), len(changed))
+    return min(interval[0], (2 * low - 1) * size), max(interval[1], (2 * high - 1) * size)
+
+
+def pareto_front(points: list[tuple[float, ...]]) -> list[bool]:
+    """Which points no other point beats: at least as high everywhere and higher somewhere.
+
+    Higher is better in every coordinate.
+    """
+    return [
+        not any(
+            all(q >= p for q, p in zip(other, point, strict=True)) and other != point
+            for other in points
+        )
+        for point in points
+    ]

@@ -1,0 +1,156 @@
+"""One shard: a Parquet file of images, one row each, with what is read from it; and pictures as PNG
+files.
+
+A row whose picture was dropped has no `png`, and `pixels` instead: the digest of the picture's
+pixels. A shard without such rows has no such column.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.base.digests import digest_of
+from bench.base.errors import UserError, one_line
+from bench.base.pictures import encode_png, pixel_digest
+from bench.store.folders import Folder
+
+SCHEMA = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("seed", pa.int64()),
+        ("png", pa.binary()),
+        ("sha256", pa.string()),
+        ("method", pa.string()),
+        ("facts", pa.string()),  # JSON: what the method reported of this image
+    ]
+)
+PIXELS = pa.field("pixels", pa.string())  # only where a picture was dropped
+ENDING = ".parquet"
+
+
+def as_table(
+    method: str,
+    keys: Sequence[tuple[str, int]],
+    pictures: Sequence[np.ndarray],
+    facts: Sequence[dict[str, float]],
+    dropped: Sequence[bool],
+) -> pa.Table:
+    """Images as a table: prompt and seed, the picture (uint8 `[H, W, 3]`) unless it is dropped, and
+    what the method reported.
+    """
+    encoded = [encode_png(picture) for picture in pictures]
+    columns = {
+        "prompt": [prompt for prompt, _ in keys],
+        "seed": [seed for _, seed in keys],
+        "png": [None if drop else png for png, drop in zip(encoded, dropped, strict=True)],
+        "sha256": [hashlib.sha256(png).hexdigest() for png in encoded],
+        "method": [method] * len(keys),
+        "facts": [json.dumps(fact, sort_keys=True) for fact in facts],
+    }
+    if not any(dropped):
+        return pa.table(columns, schema=SCHEMA)
+    columns["pixels"] = [
+        pixel_digest(picture) if drop else None
+        for picture, drop in zip(pictures, dropped, strict=True)
+    ]
+    return pa.table(columns, schema=SCHEMA.append(PIXELS))
+
+
+def name_of(table: pa.Table, others: Sequence[str]) -> str:
+    """The next number after those of `others`, and a digest of the content: two processes cannot
+    overwrite each other, and features kept under it fit it.
+    """
+    numbers = (
+        int(other.partition("-")[0]) for other in others if other.partition("-")[0].isdecimal()
+    )
+    content = digest_of(table.drop_columns("png").to_pydict())[:12]
+    return f"{max(numbers, default=-1) + 1:05d}-{content}"
+
+
+def as_bytes(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="none")
+    return buffer.getvalue()
+
+
+def read_columns(files: Folder, shard: str, columns: Sequence[str]) -> pa.Table:
+    """Those of the columns that the shard has. Raises `UserError` for one that is damaged."""
+    try:
+        with pq.ParquetFile(files.opened(f"{shard}{ENDING}")) as file:
+            known = set(file.schema_arrow.names)
+            return file.read(
+                columns=[column for column in columns if column in known], use_threads=False
+            )
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(corrupt(files, shard, one_line(error)[:120])) from error
+
+
+def checked_png(files: Folder, shard: str, table: pa.Table, row: int) -> bytes:
+    """The PNG in a row. Raises `UserError` where it was dropped or is not the one that was
+    stored.
+    """
+    png = table["png"][row].as_py()
+    if png is None:
+        raise UserError(
+            f"the picture in row {row} of shard {files}/{shard}{ENDING} was dropped once it had its"
+            " features; repeat the run with --keep-images all to have it"
+        )
+    if hashlib.sha256(png).hexdigest() != table["sha256"][row].as_py():
+        raise UserError(
+            corrupt(files, shard, f"the picture in row {row} does not match its sha256")
+        )
+    return bytes(png)
+
+
+def corrupt(files: Folder, shard: str, why: str) -> str:
+    return (
+        f"shard {files}/{shard}{ENDING} is corrupt ({why}): delete it and repeat the command; only"
+        " its images are made again"
+    )
+
+
+def features_as_bytes(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values.astype(np.float32), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_features(files: Folder, name: str, last: int) -> np.ndarray:
+    """Features `[rows, d]` of a shard, mapped into memory where they lie on this machine's disk.
+
+    Raises `UserError` for a damaged file and for one that has no row `last`.
+    """
+    path = files.local(name)
+    try:
+        values: np.ndarray = (
+            np.load(path, mmap_mode="r", allow_pickle=False)
+            if path
+            else np.load(io.BytesIO(files.read(name)), allow_pickle=False)
+        )
+        if values.ndim == 0 or len(values) <= last:
+            raise ValueError(f"row {last} is wanted of features of shape {values.shape}")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"cached features {files}/{name} are unreadable: {one_line(error)}; delete the file and"
+            " repeat the command"
+        ) from error
+    return values
+
+
+def extracted(extract: Any, extractor: str, pictures: list[np.ndarray]) -> np.ndarray:
+    """Features of pictures, one row each. Raises `UserError` when there are more or fewer rows."""
+    values = np.asarray(extract(pictures))
+    if values.ndim == 0 or len(values) != len(pictures):
+        raise UserError(
+            f"extractor {extractor} gave features of shape {values.shape} for {len(pictures)}"
+            " pictures; give one row a picture"
+        )
+    return values

@@ -1,0 +1,1 @@
+"""`bench finetune`: train on repeated pictures, attack, prune, attack again."""

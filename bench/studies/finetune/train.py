@@ -1,0 +1,268 @@
+"""Fine-tuning a diffusers pipeline on pictures some of which are repeated, so that it memorizes
+them (Chavhan et al., arXiv 2406.18566, section 5.4).
+
+Only the UNet is trained, on the loss that it was trained with: noise or velocity, whichever its
+scheduler says. Here are the work folder, the data as the autoencoder sees it, and the model that
+comes out; the loop is in `finetune_loop`.
+
+    <out>/training.json             settings, hashes of model and data, which pictures are repeated;
+                                    facts once it is finished
+          latents-<hash>.npy        the pictures as the autoencoder encodes them
+          checkpoints/step-00000500/unet.safetensors, average.safetensors, optimizer.pt (the newest
+          is kept)
+          pipeline/                 the fine-tuned model, a diffusers folder
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+
+from bench.base.digests import digest_of, path_digest
+from bench.base.errors import UserError, one_line
+from bench.base.files import write_atomically
+from bench.base.progress import Report, silent
+from bench.diffusion.model import quiet_libraries
+from bench.studies.finetune.data import (
+    Pair,
+    choose_duplicated,
+    encoded_once,
+    pairs_digest,
+    read_pairs,
+    training_list,
+)
+from bench.studies.finetune.loop import Learner, Training, Watch
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training whose data is read and checked: pairs, the numbers of those repeated, and the
+    identity that a work folder belongs to.
+    """
+
+    training: Training
+    out: Path
+    pairs: tuple[Pair, ...]
+    duplicated: tuple[int, ...]
+    identity: dict[str, Any]
+
+    @property
+    def pipeline(self) -> Path:
+        return self.out / "pipeline"
+
+    def finished(self) -> dict[str, Any] | None:
+        """The facts of the finished training, when exactly this one is finished."""
+        known = _known(self.out)
+        return (
+            known["facts"]
+            if known
+            and known["facts"].get("steps") == self.training.steps
+            and self.pipeline.is_dir()
+            else None
+        )
+
+
+def prepare(training: Training, out: Path) -> Prepared:
+    """Read the data and look at `out`.
+
+    Raises `UserError` for bad data, a missing model, or a folder that another training began in.
+    """
+    if not (training.model / "model_index.json").is_file():
+        raise UserError(
+            f"model {training.model} is no diffusers folder: it holds no model_index.json"
+        )
+    pairs = read_pairs(training.data)
+    duplicated = choose_duplicated(len(pairs), training.duplicate, training.seed)
+    identity = training.facts() | {
+        "model_sha256": path_digest(training.model),
+        "data_sha256": pairs_digest(pairs),
+        "pictures": len(pairs),
+    }
+    known = _known(out)
+    if known and known["identity"] != identity:
+        differs = sorted(key for key in identity if known["identity"].get(key) != identity[key])
+        raise UserError(
+            f"{out} belongs to another training (it differs in {', '.join(differs)}): give another"
+            " folder with --out"
+        )
+    prepared = Prepared(training, out, tuple(pairs), duplicated, identity)
+    if not known:
+        _write_facts(prepared, {})
+    return prepared
+
+
+def _known(out: Path) -> dict[str, Any] | None:
+    file = out / "training.json"
+    try:
+        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file} cannot be read: {one_line(error)}; delete it to begin again"
+        ) from error
+    if known is not None and not (
+        isinstance(known, dict)
+        and isinstance(known.get("identity"), dict)
+        and isinstance(known.get("facts"), dict)
+    ):
+        raise UserError(
+            f"{file} was not written by `bench finetune`; give another folder with --out"
+        )
+    return known
+
+
+def _write_facts(prepared: Prepared, facts: dict[str, Any]) -> None:
+    names = [prepared.pairs[number].name for number in prepared.duplicated]
+    content = {"identity": prepared.identity, "duplicated": names, "facts": facts}
+    write_atomically(
+        prepared.out / "training.json", (json.dumps(content, indent=1) + "\n").encode()
+    )
+
+
+def train(
+    prepared: Prepared, device: torch.device, report: Report = silent, watch: Watch | None = None
+) -> dict[str, Any]:
+    """Train to the end, or go on from the newest checkpoint; writes `pipeline` and returns the
+    facts (steps, seconds, losses).
+
+    Raises `UserError` when the loss or a weight is not finite, with the last good checkpoint kept,
+    and `KeyboardInterrupt` after Ctrl-C or SIGTERM, once the step at hand is finished and saved.
+    """
+    facts = prepared.finished()
+    if facts is None:
+        training = prepared.training
+        pipe = _load(training.model, device)
+        listed = training_list(len(prepared.pairs), prepared.duplicated, training.times)
+        latents = _latents(prepared, pipe, device, report)
+        learner = Learner(
+            training, prepared.pairs, listed, latents, pipe, device, prepared.out / "checkpoints"
+        )
+        facts = learner.learn(watch or (lambda step, loss: None)) | _shown(
+            prepared, pipe, len(listed)
+        )
+        _save_pipeline(pipe, learner.result, prepared.pipeline)
+        _write_facts(prepared, facts)
+    return facts
+
+
+def _shown(prepared: Prepared, pipe: Any, listed: int) -> dict[str, Any]:
+    """How often pictures were shown, on average, and how many captions are longer than the text
+    encoder reads.
+    """
+    training, tokenizer = prepared.training, pipe.tokenizer
+    epochs = training.steps * training.batch_size * training.accumulate / listed
+    cut = sum(
+        len(tokenizer(pair.caption).input_ids) > tokenizer.model_max_length
+        for pair in prepared.pairs
+    )
+    return {
+        "listed": listed,
+        "epochs": round(epochs, 2),
+        "views_repeated": round(epochs * training.times, 1),
+        "captions_cut": cut,
+    }
+
+
+def _latents(prepared: Prepared, pipe: Any, device: torch.device, report: Report) -> np.ndarray:
+    """The pictures as the autoencoder encodes them: mean and deviation, scaled as the UNet sees
+    them.
+    """
+
+    @torch.no_grad()
+    def encode(pictures: np.ndarray) -> np.ndarray:
+        pixels = (
+            torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
+            .to(device)
+            .float()
+            / 127.5
+            - 1.0
+        )
+        found = pipe.vae.encode(pixels).latent_dist
+        scale, shift = (
+            pipe.vae.config.scaling_factor,
+            getattr(pipe.vae.config, "shift_factor", None) or 0.0,
+        )
+        return torch.stack([(found.mean - shift) * scale, found.std * scale], 1).cpu().numpy()
+
+    training, side = prepared.training, pipeline_side(pipe.unet.config, pipe.vae.config)
+    kept = digest_of(
+        [prepared.identity["data_sha256"], path_digest(training.model / "vae"), side, training.flip]
+    )[:16]
+    return encoded_once(
+        prepared.out / f"latents-{kept}.npy", prepared.pairs, side, training.flip, encode, report
+    )
+
+
+def _load(folder: Path, device: torch.device) -> Any:
+    import diffusers
+
+    quiet_libraries()
+    try:
+        with warnings.catch_warnings():
+            # The keyword's newer name is unknown to older releases of diffusers.
+            warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
+            pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+                folder,
+                torch_dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                safety_checker=None,
+                requires_safety_checker=False,
+            )
+    except Exception as error:  # diffusers, transformers and safetensors each raise their own
+        raise UserError(
+            f"the model in {folder} cannot be loaded ({one_line(error)[:160]}); a file is missing"
+            " or damaged"
+        ) from error
+    pipe.to(device)
+    for part in (pipe.vae, pipe.text_encoder):
+        part.eval().requires_grad_(False)
+    return pipe
+
+
+def pipeline_side(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
+    """Pixels a side of what a pipeline gives, by the configurations of its parts."""
+    return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def _save_pipeline(pipe: Any, unet: torch.nn.Module, folder: Path) -> None:
+    """The pipeline with the trained UNet as a diffusers folder, written beside and renamed."""
+    pipe.unet = unet.eval().to(memory_format=torch.contiguous_format)
+    for part in (pipe, pipe.unet, pipe.vae):
+        # or the folder of the model would be part of what was trained
+        part.register_to_config(_name_or_path="")
+    temporary, old = (
+        folder.with_name(f".{folder.name}.tmp"),
+        folder.with_name(f".{folder.name}.old"),
+    )
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        pipe.save_pretrained(temporary, safe_serialization=True)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"the fine-tuned model cannot be written to {folder}: {one_line(error)}; the checkpoint"
+            " is kept, repeat the command"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def duplicated_pairs(prepared: Prepared) -> tuple[Sequence[Pair], Sequence[Pair]]:
+    """The pairs that are repeated, and the others."""
+    chosen = set(prepared.duplicated)
+    return [prepared.pairs[number] for number in prepared.duplicated], [
+        pair for number, pair in enumerate(prepared.pairs) if number not in chosen
+    ]

@@ -1,0 +1,1 @@
+"""Strangers' records: checked, taken in, and made again in part."""

@@ -1,0 +1,1 @@
+"""The protocol: what a suite file says, its prompts, its paths, and what it still needs."""

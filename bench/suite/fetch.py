@@ -1,0 +1,266 @@
+"""All that a suite needs and this project does not ship: its files and models at once, then the
+pictures behind its lists' links.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.assets.asset import Asset, forget, locate, recall
+from bench.assets.catalogue import (
+    Assets,
+    Entry,
+    FileEntry,
+    HubEntry,
+    PicturesEntry,
+    files_of,
+    name_of,
+    shipped_entries,
+)
+from bench.assets.fetch import Fetched, fetch
+from bench.assets.links import Images, fetch_images
+from bench.base.errors import UnknownName, UserError, one_line, visible
+from bench.base.progress import Report, silent
+from bench.suite.suite import Suite
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What became of every file, by the asset it belongs to, and of every list of pictures."""
+
+    files: dict[str, tuple[Fetched, ...]]
+    pictures: dict[str, Images | str]  # or why they could not be asked for
+    licences: dict[str, str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that can be had is here.
+
+        Dead links are no failure: they are counted; links that failed for now are one.
+        """
+        whole = all(one.path is not None for files in self.files.values() for one in files)
+        return whole and all(
+            isinstance(images, Images) and not _unsettled(images)
+            for images in self.pictures.values()
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "files": {name: [one.as_json() for one in files] for name, files in self.files.items()},
+            "pictures": {
+                name: images if isinstance(images, str) else images.as_json()
+                for name, images in self.pictures.items()
+            },
+            "licences": self.licences,
+        }
+
+
+def wanted_entries(
+    suites: Sequence[Suite], only: Sequence[str] = (), skip: Sequence[str] = ()
+) -> dict[str, Entry]:
+    """The assets of some suites by name; `only` these (with the lists they are behind; without
+    suites, of the shipped catalogue), never those to `skip`.
+
+    Raises `UserError` for unknown names, and where two suites mean different things by one name.
+    """
+    entries: dict[str, Entry] = {}
+    for suite in suites:
+        for name in suite.wanted():
+            entry = suite.assets.entry(name)
+            if entries.setdefault(name, entry) != entry:
+                raise UserError(
+                    f"two of the suites mean different things by the asset '{name}': fetch them one"
+                    " by one"
+                )
+    known = entries if suites else shipped_entries()
+    for name in (*only, *skip):
+        if name not in known:
+            raise UnknownName("asset", name, known)
+    if only:
+        behind = [
+            name_of(entry.list)[0]
+            for name in only
+            if isinstance(entry := known[name], PicturesEntry)
+        ]
+        entries = {name: known[name] for name in dict.fromkeys([*behind, *only])}
+    elif not suites:
+        raise UserError("name a suite with --suite, or assets of the catalogue with --only")
+    return {name: entry for name, entry in entries.items() if name not in skip}
+
+
+def parse_local(assignments: Sequence[str], entries: Mapping[str, Entry]) -> dict[str, Path]:
+    """`["sd14=/models/sd14", ...]` to paths by name of the asset.
+
+    Raises `UserError` for unknown names and paths that are not there.
+    """
+    found: dict[str, Path] = {}
+    for assignment in assignments:
+        name, _, path = assignment.partition("=")
+        if name not in entries or not path:
+            raise UnknownName("asset in --local NAME=PATH:", visible(name), entries)
+        found[name] = Path(path).expanduser().absolute()
+        if not found[name].exists():
+            raise UserError(f"--local {name}={path}: nothing is there")
+    return found
+
+
+def fetch_entries(
+    entries: Mapping[str, Entry],
+    cache: Path,
+    local: Mapping[str, Path] | None = None,
+    mirrors: Sequence[str] = (),
+    offline: bool = False,
+    workers: int = 8,
+    timeout: float = 30.0,
+    retries: int = 2,
+    retry_dead: bool = False,
+    again: bool = False,
+    report: Report = silent,
+) -> Brought:
+    """Bring assets into the cache.
+
+    `local`: a file, or a model's folder, to take one from instead; it is copied, and must have the
+    right digest.
+
+    `again` hashes what is here already, and drops what is damaged. Pictures come after the lists
+     they stand in. What has come is kept whatever fails.
+    """
+    plain = {
+        name: _from_local(files_of(name, entry), entry, (local or {}).get(name))
+        for name, entry in entries.items()
+        if not isinstance(entry, PicturesEntry)
+    }
+    before: dict[str, str] = {}
+    if again:  # what is found damaged is forgotten, and so fetched
+        for asset in (asset for assets in plain.values() for asset in assets):
+            if locate(asset, cache, again=True) is None:
+                memory = recall(asset, cache)
+                before |= {asset.name: memory.sha256} if memory and asset.sha256 is None else {}
+                forget(asset, cache)
+    wanted = [asset for assets in plain.values() for asset in assets]
+    came = iter(
+        [
+            _compared(one, before.get(one.name))
+            for one in fetch(wanted, cache, workers, mirrors, offline, timeout, retries, report)
+        ]
+    )
+    files = {name: tuple(next(came) for _ in assets) for name, assets in plain.items()}
+    pictures: dict[str, Images | str] = {}
+    for name, entry in entries.items():
+        if isinstance(entry, PicturesEntry):
+            pictures[name] = _pictures(
+                entry,
+                Assets("", {**shipped_entries(), **entries}, cache),
+                (workers, offline, timeout, retries, retry_dead, again, report),
+            )
+    return Brought(
+        files, pictures, {name: entry.licence for name, entry in entries.items() if entry.licence}
+    )
+
+
+def _compared(one: Fetched, before: str | None) -> Fetched:
+    """What came, with a word where it is another file than the one that was here, and nobody pinned
+    which is right.
+    """
+    if before is None or one.state != "fetched" or one.sha256 == before or one.why:
+        return one
+    return replace(
+        one, why=f"nobody pinned its sha256, and it is another than last time ({before})"
+    )
+
+
+def _from_local(assets: list[Asset], entry: Entry, folder: Path | None) -> list[Asset]:
+    if folder is None:
+        return assets
+    places = [folder / file for file in entry.files] if isinstance(entry, HubEntry) else [folder]
+    return [
+        asset.model_copy(update={"urls": (str(place), *asset.urls)})
+        for asset, place in zip(assets, places, strict=True)
+    ]
+
+
+def _pictures(
+    entry: PicturesEntry, assets: Assets, options: tuple[int, bool, float, int, bool, bool, Report]
+) -> Images | str:
+    try:
+        rows = assets.picture_rows(entry)
+    except UserError as error:
+        return one_line(error)
+    return fetch_images(rows, assets.cache / entry.path, *options)
+
+
+def _unsettled(images: Images) -> int:
+    return sum(row.state in ("failed", "unasked") for row in images.rows)
+
+
+def plan_text(entries: Mapping[str, Entry], cache: Path) -> str:
+    """What fetching would bring: every asset with its place, size and licence, and whether it is
+    here.
+    """
+    assets = Assets("", {**shipped_entries(), **entries}, cache)
+    lines = []
+    for name, entry in entries.items():
+        here = (
+            "here"
+            if not assets.lacking(name)
+            else (
+                "to be got by hand"
+                if isinstance(entry, FileEntry) and not entry.urls
+                else "to fetch"
+            )
+        )
+        size = getattr(entry, "bytes", None)
+        what = (
+            entry.hub
+            if isinstance(entry, HubEntry)
+            else f"links of {entry.list}"
+            if isinstance(entry, PicturesEntry)
+            else entry.path
+        )
+        lines.append(
+            f"{name:<28} {here:<10} {f'{size / 2**20:,.1f} MiB' if size else 'size not known':>16} "
+            f" {what}  ({entry.licence or 'no licence stated'})"
+        )
+    return "\n".join([*lines, f"cache: {cache}"])
+
+
+def text(brought: Brought, cache: Path) -> str:
+    """What became of every asset, a line each; of what failed, what every source said."""
+    return "\n".join([*_lines(brought), f"cache: {cache}"])
+
+
+def _lines(brought: Brought) -> Iterator[str]:
+    width = max((len(name) for name in (*brought.files, *brought.pictures)), default=0)
+    for name, files in brought.files.items():
+        here = [one for one in files if one.path is not None]
+        new = sum(one.state == "fetched" for one in files)
+        count = f"{len(here)} of {len(files)} files, " if len(files) > 1 else ""
+        state = (
+            ("fetched" if new else "present")
+            if len(here) == len(files)
+            else next(one.state for one in files if one.path is None)
+        )
+        yield (
+            f"{name:<{width}}  {state:<8}"
+            f" {count}{sum(one.bytes or 0 for one in here) / 2**20:,.1f} MiB"
+        )
+        for one in files:
+            if one.why:
+                yield f"{'':<{width}}  {one.name}: {one_line(Exception(one.why))}"
+    for name, images in brought.pictures.items():
+        if isinstance(images, str):
+            yield f"{name:<{width}}  failed   {images}"
+            continue
+        rest = (
+            f", {_unsettled(images)} failed for now: repeat the command"
+            if _unsettled(images)
+            else ""
+        )
+        yield (
+            f"{name:<{width}}  {images.n_found} of {images.n_expected} pictures are here; the links"
+            f" of the others are dead or give something else{rest}"
+        )

@@ -1,0 +1,69 @@
+"""What a suite still needs before it can run, and the suite as a plan sees it meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bench.assets.catalogue import PREFIX, Lacking
+from bench.base.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.suite.settings import Role
+    from bench.suite.suite import Suite
+
+
+def missing_assets(suite: Suite) -> list[Lacking]:
+    """What of the suite's assets is not here, and files of its own that are not."""
+    found = [one for name in suite.wanted() for one in suite.assets.lacking(name)]
+    named = {
+        suite.settings.model.path,
+        *(prompts.file for prompts in suite.settings.prompts.values()),
+    }
+    absent = [
+        text
+        for text in sorted(named)
+        if not text.startswith(PREFIX) and not suite.place(text).exists()
+    ]
+    pictures = sorted(
+        {
+            path
+            for role, prompts in suite.settings.prompts.items()
+            if not prompts.references.startswith(PREFIX)
+            for path in _absent(suite, role)
+        }
+    )
+    return (
+        found
+        + [Lacking(text, str(suite.place(text)), None, True) for text in absent]
+        + [Lacking(path.name, str(path), None, True) for path in pictures]
+    )
+
+
+def _absent(suite: Suite, role: Role) -> list[Path]:
+    return [
+        path for prompt in suite.prompts(role) for path in prompt.references if not path.is_file()
+    ]
+
+
+def refuse_missing_assets(suite: Suite) -> None:
+    """Raises one `UserError` that names every asset that is not here, and says how to get them."""
+    if lacking := list(
+        dict.fromkeys(one.name for name in suite.wanted() for one in suite.assets.lacking(name))
+    ):
+        what = (
+            f"{len(lacking)} of its {len(suite.wanted())} assets are"
+            if len(lacking) > 1
+            else "an asset is"
+        )
+        raise UserError(
+            f"suite {suite.name}: {what} missing ({', '.join(lacking)}); get them with: bench fetch"
+            f" --suite {suite.called}"
+        )
+
+
+def lenient(suite: Suite) -> Suite:
+    """The suite as a plan sees it: what is missing has placeholders."""
+    return replace(suite, lenient=True)

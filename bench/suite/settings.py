@@ -1,0 +1,188 @@
+"""What a suite file may say: model, prompts by role, metrics and attacks; and what of it decides
+numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from bench.base.prompt_lists import Format
+
+ROLES = ("fit", "calibration", "memorized", "clean", "quality")
+Role = Literal["fit", "calibration", "memorized", "clean", "quality"]
+Scheduler = Literal[
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(_Frozen):
+    """The pipeline and how it is sampled: everything that decides a picture besides prompt, seed
+    and method.
+    """
+
+    path: str = Field(
+        description=(
+            "diffusers folder or `.safetensors` checkpoint in one file, relative to the suite file,"
+            " or asset:NAME"
+        )
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    scheduler: Scheduler = Field(
+        "DDIMScheduler",
+        description="class name in diffusers; those that draw no noise of their own",
+    )
+    steps: int = Field(50, ge=1)
+    guidance_scale: float = Field(7.5, ge=0)
+    side: int = Field(512, ge=8, description="pixels; must be what the model gives")
+    batch_size: int = Field(8, ge=1, description="images sampled together")
+    config: str | None = Field(
+        None,
+        description=(
+            "for a checkpoint in one file: a diffusers folder with configs, tokenizer and"
+            " scheduler; weights are not needed"
+        ),
+    )
+    vae_tiling: bool = Field(
+        False, description="decode in tiles, for large pictures; changes pixels where tiles meet"
+    )
+
+
+class PromptSettings(_Frozen):
+    """One role's prompts: a list with the column `prompt`, optionally `id`, `group`, `reference` (a
+    path), `seed` and more to filter on.
+    """
+
+    file: str = Field(
+        description=(
+            "a CSV, JSON lines, or one prompt a line; relative to the suite file, or asset:NAME"
+        )
+    )
+    format: Format = "csv"
+    delimiter: str = Field(",", min_length=1, max_length=1)
+    columns: dict[Literal["id", "prompt", "group", "reference", "seed"], str] = Field(
+        default_factory=dict,
+        description="what the list calls them, where not so; `seed`: of a prompt's first image",
+    )
+    references: str = Field(
+        "",
+        description=(
+            "asset:NAME of pictures by id, or a path with {column} in it; instead of a column of"
+            " paths relative to the list"
+        ),
+    )
+    expected: int | None = Field(
+        None, ge=1, description="prompts that the list gives; another number is an error"
+    )
+    where: dict[str, str] = Field(
+        default_factory=dict, description="keep rows whose columns have these values"
+    )
+    groups: tuple[str, ...] = Field((), description="keep rows of these groups; all by default")
+    part: tuple[int, int] | None = Field(
+        None, description="[i, n]: keep every n-th row, beginning with row i"
+    )
+    without: tuple[int, int] | None = Field(None, description="[i, n]: leave these rows out")
+    limit: int | None = Field(None, ge=1, description="keep this many, evenly spread over the list")
+    images_per_prompt: int = Field(1, ge=1)
+
+    @field_validator("part", "without")
+    @classmethod
+    def _part_of_a_whole(cls, part: tuple[int, int] | None) -> tuple[int, int] | None:
+        if part and not 0 <= part[0] < part[1]:
+            raise ValueError("it must be [i, n] with 0 <= i < n")
+        return part
+
+
+class SuiteSettings(_Frozen):
+    """The TOML file, checked. Unknown keys are errors."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    version: int = Field(1, ge=1)
+    description: str = ""
+    seed: int = Field(0, ge=0, description="base of every image's own seed")
+    group_name: str = Field("group", description="what the column `group` means, for tables")
+    share_references: bool = Field(
+        False, description="reference pictures may be stored in records and shown on pages"
+    )
+    store: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$",
+        description="folder of the sample store, for suites that share images; the name by default",
+    )
+    model: ModelSettings
+    prompts: dict[Role, PromptSettings]
+    metrics: dict[str, dict[str, Any]] = Field(
+        min_length=1, description="metric names to their parameters"
+    )
+    attacks: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="attack names to their parameters"
+    )
+
+    def judges(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Metrics, then attacks: kind, name and parameters of each."""
+        return [("metric", *item) for item in self.metrics.items()] + [
+            ("attack", *item) for item in self.attacks.items()
+        ]
+
+    @field_validator("name")
+    @classmethod
+    def _no_page_has_it(cls, name: str) -> str:
+        if name in ("published", "record.schema", "readme"):
+            raise ValueError(
+                f"a suite cannot be called '{name}': a page of the leaderboards has that name"
+            )
+        return name
+
+    @field_validator("prompts")
+    @classmethod
+    def _memorized_is_there(cls, prompts: dict[str, PromptSettings]) -> dict[str, PromptSettings]:
+        if "memorized" not in prompts:
+            raise ValueError("a suite needs prompts of the role memorized")
+        return prompts
+
+
+# Settings that came after the first records: while they hold their default they are no part of
+# fingerprints and keys, which stay what they were.
+LATER = {
+    "model": ("config", "vae_tiling"),
+    "prompts": ("format", "delimiter", "columns", "references", "expected", "without"),
+}
+
+
+def protocol(settings: SuiteSettings) -> dict[str, Any]:
+    """What of the settings decides numbers, as JSON: all but the description, and later settings
+    only where they are not at their default.
+    """
+    table = settings.model_dump(mode="json", exclude={"description", "store"})
+    sections: list[tuple[str, dict[str, Any], BaseModel]] = [
+        ("model", table["model"], settings.model)
+    ]
+    sections += [
+        ("prompts", table["prompts"][role], prompts) for role, prompts in settings.prompts.items()
+    ]
+    for name, section, model in sections:
+        for key in LATER.get(name, ()):
+            if section[key] == type(model).model_fields[key].get_default(call_default_factory=True):
+                del section[key]
+    return table
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """All texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(one)

@@ -1,0 +1,226 @@
+"""A suite: the frozen, fingerprinted protocol that every method runs through, read from one TOML
+file.
+
+Paths in the file are relative to the file, or `asset:NAME`, which `bench fetch` brings. The
+fingerprint covers the protocol and the contents of every file it names, so two records with the
+same fingerprint answered the same question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bench.assets.asset import cache_folder
+from bench.assets.catalogue import PREFIX, Assets, Entry, PicturesEntry, name_of, shipped_entries
+from bench.base.digests import digest_of, path_digest
+from bench.registry.registry import SUITES
+from bench.suite.places import Places
+from bench.suite.prompts import Prompt, read_prompts
+from bench.suite.settings import Role, SuiteSettings, protocol, texts_in
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite ready to run: settings, where they came from, and a limit on prompts per role (which
+    changes the fingerprint).
+
+    `entries`: assets of its own, beside the shipped ones. `lenient`: for plans; lists that are
+     missing give as many
+    placeholders as the suite expects prompts, and pictures that are missing are passed over.
+    """
+
+    settings: SuiteSettings
+    file: Path
+    limit: int | None = None
+    entries: Mapping[str, Entry] | None = None
+    lenient: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def store_name(self) -> str:
+        """The folder of the sample store."""
+        return self.settings.store or self.settings.name
+
+    @property
+    def called(self) -> str:
+        """What names it on the command line."""
+        return self.name if self.file.parent == SUITES else str(self.file)
+
+    @cached_property
+    def assets(self) -> Assets:
+        return Assets(self.called, shipped_entries() | dict(self.entries or {}), cache_folder())
+
+    def wanted(self) -> tuple[str, ...]:
+        """Names of the assets that the suite needs, in the order in which it names them, with the
+        lists that others are behind.
+        """
+        texts = [
+            text
+            for text in texts_in(self.settings.model_dump(mode="json"))
+            if text.startswith(PREFIX)
+        ]
+        behind = [
+            entry.list
+            for text in texts
+            if isinstance(entry := self.assets.entry(text), PicturesEntry)
+        ]
+        return tuple(dict.fromkeys(name_of(text)[0] for text in [*behind, *texts]))
+
+    def is_fetched(self) -> bool:
+        """Whether every asset that it needs is here."""
+        return not any(self.assets.lacking(name) for name in self.wanted())
+
+    @cached_property
+    def places(self) -> Places:
+        return Places(self.name, self.file, self.assets, self.lenient)
+
+    def place(self, relative: str) -> Path:
+        """Where a path of the suite file leads, there or not."""
+        return self.places.place(relative)
+
+    def path(self, relative: str) -> Path:
+        """A path of the suite file, made absolute. Raises `UserError` when nothing is there."""
+        return self.places.path(relative)
+
+    def digest(self, relative: str) -> str:
+        """sha256 of the content behind a path of the suite file; the same wherever an asset
+        lies.
+        """
+        return self.places.digest(relative)
+
+    def prompts(self, role: Role) -> tuple[Prompt, ...]:
+        """The prompts of a role, in file order.
+
+        Empty when the suite has none; `UserError` when its list is empty or malformed.
+        """
+        return self._prompts_by_role.get(role, ())
+
+    def references(self, role: Role) -> tuple[int, int]:
+        """How many prompts of a role ought to have a training picture, and how many have one."""
+        listed = self.settings.prompts.get(role)
+        prompts = self.prompts(role)
+        found = sum(bool(prompt.references) for prompt in prompts)
+        return (len(prompts) if listed and listed.references else found), found
+
+    @cached_property
+    def training_pictures(self) -> tuple[Path, ...]:
+        """Every training picture that the suite's prompts to fit and to measure on have, each once;
+        of all prompts, whichever of them are asked for.
+        """
+        roles: tuple[Role, ...] = ("fit", "memorized")
+        return tuple(
+            dict.fromkeys(
+                path
+                for role in roles
+                for prompt in self._prompts_by_role.get(role, ())
+                for path in prompt.references
+            )
+        )
+
+    @cached_property
+    def _prompts_by_role(self) -> dict[str, tuple[Prompt, ...]]:
+        return {
+            role: read_prompts(self.places, role, settings, self.limit)
+            for role, settings in self.settings.prompts.items()
+        }
+
+    def image_seed(self, prompt: str, index: int) -> int:
+        """The seed of image `index` of a prompt: its own 63 bits, so prompts do not share initial
+        noise.
+        """
+        digest = hashlib.sha256(f"{self.settings.seed}\0{prompt}\0{index}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+    @cached_property
+    def generation(self) -> dict[str, Any]:
+        """What decides a picture besides prompt, seed and method: the key part of the sample
+        store.
+        """
+        model = self.picture_settings
+        if "config" in model:
+            model["config"] = self.digest(model["config"])
+        return model | {"model_sha256": self.digest(self.settings.model.path)}
+
+    @property
+    def picture_settings(self) -> dict[str, Any]:
+        """The settings of the model that decide a picture, without the contents of its files."""
+        return {
+            key: value
+            for key, value in protocol(self.settings)["model"].items()
+            if key not in ("path", "batch_size")
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the protocol and the contents of every file it names, 16 hex digits."""
+        settings = protocol(self.settings)
+        files = {settings["model"]["path"], *(p["file"] for p in settings["prompts"].values())}
+        files |= {config for config in (self.settings.model.config,) if config}
+        files |= {
+            value
+            for _, _, parameters in self.settings.judges()
+            for value in parameters.values()
+            if self._names_file(value)
+        }
+        fetched = self._fetched_digests()
+        content = {
+            "settings": settings,
+            "limit": self.limit,
+            "files": {name: self.digest(name) for name in sorted(files)},
+            "references": self._references_digests(fetched),
+        }
+        return digest_of(content)[:16]
+
+    def _references_digests(self, fetched: Mapping[Path, str]) -> Any:
+        """sha256 of the reference pictures; of suites that fetch some, by prompt, since which
+        prompts have one depends on what was found.
+        """
+        roles: Iterable[Role] = self.settings.prompts
+        if not fetched:
+            return [
+                path_digest(path)
+                for path in sorted(
+                    {
+                        path
+                        for role in roles
+                        for prompt in self.prompts(role)
+                        for path in prompt.references
+                    }
+                )
+            ]
+        return {
+            role: {
+                prompt.id: [fetched.get(path) or path_digest(path) for path in prompt.references]
+                for prompt in self.prompts(role)
+                if prompt.references
+            }
+            for role in roles
+        }
+
+    def _fetched_digests(self) -> dict[Path, str]:
+        """Of reference pictures that came as assets: by path, without reading them again."""
+        assets = [
+            text
+            for settings in self.settings.prompts.values()
+            if (text := settings.references).startswith(PREFIX)
+        ]
+        return {
+            path: digest
+            for text in dict.fromkeys(name_of(text)[0] for text in assets)
+            for path, digest in self.assets.digests_inside(text).items()
+        }
+
+    def _names_file(self, value: Any) -> bool:
+        return (
+            isinstance(value, str)
+            and value != ""
+            and (value.startswith(PREFIX) or (self.file.parent / value).exists())
+        )

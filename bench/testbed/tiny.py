@@ -1,0 +1,217 @@
+"""A pipeline, scorers and a suite in the real formats with random weights: small enough for every
+check and every test.
+"""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.store.store import encode_png
+from bench.suite.load import load_suite
+from bench.suite.suite import Suite
+from bench.testbed.captions import train_tokenizer
+
+SIDE = 32
+CAPTIONS = [
+    "a red apple",
+    "a picture of a fox and a key",
+    "brakfo zund: owl",
+    "a drawing of a bus",
+    "tent by quilo marn",
+    "a guitar with a rose",
+]
+
+SUITE = """
+name = "tiny"
+share_references = true
+
+[model]
+path = "pipeline"
+steps = 3
+guidance_scale = 4.0
+side = 32
+batch_size = 4
+
+[prompts.fit]
+file = "prompts.csv"
+where = { split = "fit" }
+
+[prompts.calibration]
+file = "calibration.csv"
+
+[prompts.memorized]
+file = "prompts.csv"
+where = { split = "memorized" }
+images_per_prompt = 2
+
+[prompts.clean]
+file = "clean.csv"
+
+[prompts.quality]
+file = "clean.csv"
+
+[metrics.sscd]
+weights = "./descriptor.torchscript.pt"
+profile = "testbed"
+threshold = 0.5
+
+[metrics.clip_score]
+model = "./clip"
+
+[metrics.fid]
+weights = "./features.torchscript.pt"
+statistics = "./frechet_reference.npz"
+images = 6
+size = 32
+
+[metrics.walltime]
+rounds = 2
+images = 2
+"""
+
+
+def build_tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon") -> Any:
+    """A `StableDiffusionPipeline` for 32x32 pixels in eval mode; global random state is left as it
+    was.
+    """
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    tokenizer = tiny_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                projection_dim=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                max_position_embeddings=tokenizer.model_max_length,
+                bos_token_id=len(tokenizer) - 2,
+                eos_token_id=len(tokenizer) - 1,
+            )
+        )
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            down_block_types=("CrossAttnDownBlock2D",) * 2,
+            up_block_types=("CrossAttnUpBlock2D",) * 2,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            cross_attention_dim=32,
+            attention_head_dim=2,
+            norm_num_groups=8,
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 8, 16),
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=SIDE,
+            mid_block_add_attention=False,
+        )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
+    pipe = StableDiffusionPipeline(
+        vae,
+        text,
+        tokenizer,
+        unet,
+        scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    for part in (unet, vae, text):
+        part.eval().requires_grad_(False)
+    return pipe
+
+
+def tiny_tokenizer() -> Any:
+    from transformers import CLIPTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        train_tokenizer(CAPTIONS, Path(folder), 560)
+        return CLIPTokenizer.from_pretrained(folder)
+
+
+def build_tiny_suite(folder: Path) -> Suite:
+    """Everything that `SUITE` names, as files in `folder`, and the suite."""
+    from open_clip.model import CLIP
+
+    from bench.testbed.scorers import (
+        Descriptor,
+        FeatureNetwork,
+        clip_config,
+        save_clip,
+        save_torchscript,
+    )
+
+    pipe = build_tiny_pipeline()
+    pipe.save_pretrained(folder / "pipeline", safe_serialization=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        save_torchscript(Descriptor(), SIDE, folder / "descriptor.torchscript.pt")
+        save_torchscript(FeatureNetwork(), SIDE, folder / "features.torchscript.pt")
+        save_clip(CLIP(**clip_config(len(pipe.tokenizer))), folder / "clip", pipe.tokenizer)
+        # For metrics that enlarge pictures first, to 320 pixels say: convolutions would take most
+        # of the time of their checks.
+        pooled = torch.nn.Sequential(
+            torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 16)
+        )
+        save_torchscript(pooled, SIDE, folder / "pooled.torchscript.pt")
+    np.savez(folder / "frechet_reference.npz", mu=np.zeros(64), sigma=np.eye(64), n=100)
+    random = np.random.default_rng(0)
+    rows = [["id", "prompt", "group", "split", "reference"]]
+    for i, caption in enumerate(CAPTIONS):
+        (folder / f"reference-{i}.png").write_bytes(
+            encode_png(random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+        )
+        rows.append(
+            [
+                f"p{i}",
+                caption,
+                ["1", "10"][i % 2],
+                "fit" if i < 2 else "memorized",
+                f"reference-{i}.png",
+            ]
+        )
+    write_csv(folder / "prompts.csv", rows)
+    write_csv(
+        folder / "clean.csv",
+        [["id", "prompt"], *([f"c{i}", caption] for i, caption in enumerate(CAPTIONS))],
+    )
+    write_csv(
+        folder / "calibration.csv",
+        [["id", "prompt"], *([f"k{i}", f"{caption} too"] for i, caption in enumerate(CAPTIONS))],
+    )
+    (folder / "tiny.toml").write_text(SUITE)
+    return load_suite(str(folder / "tiny.toml"))
+
+
+def write_csv(path: Path, rows: list[list[str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows(rows)

@@ -1,0 +1,580 @@
+"""Suites whose files come by `bench fetch`: a model of the hub's form, lists as their authors
+publish them, pictures behind links, an archive of originals.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from bench.assets import download as downloading
+from bench.assets.catalogue import HubEntry, PicturesEntry, files_of, shipped_entries
+from bench.base.errors import UnknownName, UserError
+from bench.cli.main import app
+from bench.registry import registry
+from bench.running import plan as planning
+from bench.running.run import Run
+from bench.suite.fetch import fetch_entries, parse_local, text, wanted_entries
+from bench.suite.load import load_suite
+from bench.suite.needs import lenient
+from local_site import Site, sha256
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+MEMORIZED = [  # caption, kind, index
+    ('<i>The "No Limits" Business Woman</i> ', "VM", "7"),
+    ("a picture of a fox\nand a key", "TM", "1030727993"),
+    ("brakfo zund: owl", "VM", "12"),
+    ("a drawing; of a bus", "TM", "3"),
+    ("tent by quilo marn", "TM", "44"),
+]
+COCO = [
+    ("000000000042", "A bicycle, with a clock\nas the wheel.", "41337"),
+    ("000000000007", "A black motorcycle", "10"),
+    ("000000000009", "A room", "99998"),
+]
+SUITE = """
+name = "far"
+group_name = "kind"
+
+[model]
+path = "asset:model"
+steps = 2
+guidance_scale = 4.0
+side = 32
+batch_size = 4
+
+[prompts.fit]
+file = "asset:memorized"
+delimiter = ";"
+columns = { id = "Index", prompt = "Caption", group = "type" }
+references = "asset:memorized_images"
+part = [0, 5]
+expected = 1
+
+[prompts.memorized]
+file = "asset:memorized"
+delimiter = ";"
+columns = { id = "Index", prompt = "Caption", group = "type" }
+references = "asset:memorized_images"
+without = [0, 5]
+expected = 4
+images_per_prompt = 2
+
+[prompts.quality]
+file = "asset:coco"
+columns = { id = "image_id", seed = "evaluation_seed" }
+references = "asset:originals/val/COCO_val_{image_id}.jpg"
+expected = 3
+
+[metrics.sscd]
+weights = "asset:descriptor"
+profile = "testbed"
+threshold = 0.5
+
+[metrics.fid]
+weights = "asset:features"
+real = "asset:originals/val"
+matched = true
+images = 3
+size = 32
+"""
+
+
+def picture(seed: int, format: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format)
+    return buffer.getvalue()
+
+
+def as_csv(rows: list[list[str]], delimiter: str = ",") -> bytes:
+    stream = io.StringIO(newline="")
+    csv.writer(stream, delimiter=delimiter).writerows(rows)
+    return stream.getvalue().encode()
+
+
+@pytest.fixture
+def site(monkeypatch):
+    monkeypatch.setattr(downloading, "PAUSE", 0.01)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Site() as site:
+        yield site
+
+
+@pytest.fixture
+def far(site, tiny_folder, tmp_path, monkeypatch):
+    """A suite file of which nothing is here yet: the server has all of it, and one training
+    picture's link is dead.
+    """
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_ENDPOINT", site.url("hub"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "no-hub"))
+    pipeline = {
+        path.relative_to(tiny_folder / "pipeline").as_posix(): path.read_bytes()
+        for path in (tiny_folder / "pipeline").rglob("*")
+        if path.is_file()
+    }
+    site.files |= {
+        f"hub/you/tiny/resolve/{REVISION}/{name}": content for name, content in pipeline.items()
+    }
+    links = {index: site.url(f"picture-{index}") for _, _, index in MEMORIZED}
+    site.files |= {f"picture-{index}": picture(int(index)) for index in links if index != "12"}
+    rows = [
+        ["", "Caption", "URL", "type", "Index"],
+        *(
+            [str(i), one, links[index], kind, index]
+            for i, (one, kind, index) in enumerate(MEMORIZED)
+        ),
+    ]
+    site.files["memorized.csv"] = as_csv(rows, ";")
+    site.files["coco.csv"] = as_csv(
+        [
+            ["image_id", "source", "prompt", "evaluation_seed"],
+            *([id, "coco", one, seed] for id, one, seed in COCO),
+        ]
+    )
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as opened:
+        for id in ("000000000042", "000000000007", "000000000009", "000000000555", "000000000666"):
+            opened.writestr(f"val/COCO_val_{id}.jpg", picture(int(id), "JPEG"))
+    site.files["val.zip"] = archive.getvalue()
+    for name in ("descriptor", "features"):
+        site.files[f"{name}.pt"] = (tiny_folder / f"{name}.torchscript.pt").read_bytes()
+    assets = [
+        f'[assets.model]\nhub = "you/tiny"\nrevision = "{REVISION}"\npath = "hub/tiny"\ntflop ='
+        " 0.5\n[assets.model.files]\n"
+        + "\n".join(
+            f'"{name}" = "{sha256(content) if name.endswith("s") else ""}"'
+            for name, content in sorted(pipeline.items())
+        ),
+        (
+            '[assets.memorized_images]\nlist = "asset:memorized"\nid = "Index"\ndelimiter ='
+            ' ";"\npath = "references/memorized"'
+        ),
+    ]
+    for name, served, more in (
+        ("memorized", "memorized.csv", ""),
+        ("coco", "coco.csv", ""),
+        ("originals", "val.zip", 'unpack = "zip"'),
+        ("descriptor", "descriptor.pt", ""),
+        ("features", "features.pt", ""),
+    ):
+        facts = (
+            f'urls = ["{site.url(served)}"]\nsha256 = "{sha256(site.files[served])}"\nbytes ='
+            f" {len(site.files[served])}"
+        )
+        assets.append(f'[assets.{name}]\n{facts}\npath = "files/{name}"\n{more}')
+    file = tmp_path / "far.toml"
+    file.write_text(SUITE + "\n".join(assets))
+    return file
+
+
+def brought(file: Path, cache: Path, **options):
+    return fetch_entries(wanted_entries([load_suite(str(file))]), cache, timeout=5, **options)
+
+
+def new_run(file: Path, tmp_path: Path) -> Run:
+    return Run.resolve(
+        load_suite(str(file)),
+        "none",
+        {},
+        tmp_path / "records",
+        tmp_path / "store",
+        torch.device("cpu"),
+    )
+
+
+def test_a_suite_is_fetched_and_runs_and_its_record_counts_the_links_that_rotted(far, tmp_path):
+    came = brought(far, tmp_path / "cache")
+    assert came.ok and "3 of 3" not in text(came, tmp_path)
+    assert (
+        came.pictures["memorized_images"].n_found,
+        came.pictures["memorized_images"].n_expected,
+    ) == (4, 5)
+    record = new_run(far, tmp_path).execute()
+    assert record.status == "complete" and not record.errors
+    assert record.references["memorized"].model_dump() == {"expected": 4, "found": 3}
+    assert record.references["quality"].model_dump() == {"expected": 3, "found": 3}
+    # the link of the one verbatim prompt left is dead
+    assert record.scores["sscd"].prompts == 3 and set(record.scores["sscd"].groups) == {"TM"}
+    assert (
+        record.scores["sscd"].details["n_expected"],
+        record.scores["sscd"].details["n_found"],
+    ) == (4, 3)
+    assert any("training picture" in warning for warning in record.warnings)
+    assert record.scores["fid"].value > 0 and record.scores["fid_matched"].value > 0
+    assert (
+        record.scores["fid"].details["real_images"] == 5
+        and record.scores["fid_matched"].details["real_images"] == 3
+    )
+
+
+def test_prompts_are_kept_to_the_letter_and_have_their_own_ids_groups_and_seeds(far, tmp_path):
+    brought(far, tmp_path / "cache")
+    run = new_run(far, tmp_path)
+    assert [
+        (prompt.text, prompt.group, prompt.id)
+        for prompt in (*run.suite.prompts("fit"), *run.suite.prompts("memorized"))
+    ] == MEMORIZED
+    assert [key.seed for key in run.keys("quality")] == [41337, 10, 99998] and run.keys("quality")[
+        0
+    ].prompt == "A bicycle, with a clock\nas the wheel."
+    assert [prompt.references[0].name for prompt in run.suite.prompts("quality")] == [
+        f"COCO_val_{id}.jpg" for id, _, _ in COCO
+    ]
+    assert len({key.seed for key in run.keys("memorized")}) == 8
+
+
+def test_further_generations_do_not_use_the_seed_of_the_list_again(far, tmp_path):
+    brought(far, tmp_path / "cache")
+    run = Run.resolve(
+        load_suite(str(far)), "none", {}, tmp_path, tmp_path / "store", torch.device("cpu"), seeds=2
+    )
+    assert len({key.seed for key in run.keys("quality")}) == 6
+
+
+def test_before_anything_is_fetched_a_plan_counts_all_and_names_all_that_is_missing(far, tmp_path):
+    suite = lenient(load_suite(str(far)))
+    plan = planning.plan(
+        Run.resolve(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu"))
+    )
+    assert (
+        plan["images"] == {"memorized": 8, "quality": 3}
+        and plan["images_missing"] == 11
+        and plan["row_evaluations"] == 44
+    )
+    assert {one["name"] for one in plan["missing"]} == {
+        "model",
+        "memorized",
+        "memorized_images",
+        "coco",
+        "originals",
+        "descriptor",
+        "features",
+    }
+    assert plan["fingerprint"] is None and plan["record"] is None and not plan["problems"]
+    assert f"bench fetch --suite {far}" in planning.text(plan, suite)
+    brought(far, tmp_path / "cache")
+    suite = lenient(load_suite(str(far)))
+    plan = planning.plan(
+        Run.resolve(suite, "none", {}, tmp_path, tmp_path / "store", torch.device("cpu"))
+    )
+    assert plan["missing"] == [] and plan["fingerprint"] == load_suite(str(far)).fingerprint
+    with pytest.raises(
+        UserError, match="'memorized' is missing, or not whole; get it with: bench fetch"
+    ):
+        shutil.rmtree(tmp_path / "cache" / "files")
+        load_suite(str(far)).prompts("memorized")
+
+
+def test_the_fingerprint_is_the_same_wherever_the_assets_lie_and_changes_with_what_they_hold(
+    far, site, tmp_path, monkeypatch
+):
+    brought(far, tmp_path / "cache")
+    first = load_suite(str(far)).fingerprint
+    brought(far, tmp_path / "elsewhere")
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "elsewhere"))
+    assert load_suite(str(far)).fingerprint == first
+    site.files["picture-12"] = picture(12)
+    came = brought(far, tmp_path / "elsewhere", retry_dead=True)
+    assert came.pictures["memorized_images"].n_found == 5
+    assert load_suite(str(far)).fingerprint != first
+
+
+def test_a_model_is_taken_from_a_folder_or_from_the_hubs_own_cache_instead(
+    far, site, tiny_folder, tmp_path, monkeypatch
+):
+    hub = tmp_path / "hub-cache"
+    shutil.copytree(tiny_folder / "pipeline", hub / "models--you--tiny" / "snapshots" / REVISION)
+    for name in [name for name in site.files if name.startswith("hub/")]:
+        del site.files[name]
+    assert not brought(far, tmp_path / "cache").ok
+    entries = wanted_entries([load_suite(str(far))])
+    local = parse_local([f"model={tiny_folder / 'pipeline'}"], entries)
+    assert fetch_entries(entries, tmp_path / "cache", local).ok
+    monkeypatch.setenv("HF_HUB_CACHE", str(hub))
+    assert fetch_entries(
+        wanted_entries([load_suite(str(far))], only=["model"]), tmp_path / "second", offline=True
+    ).ok
+    with pytest.raises(UserError, match="nothing is there"):
+        parse_local([f"model={tmp_path / 'nowhere'}"], entries)
+    with pytest.raises(UnknownName, match="did you mean 'model'"):
+        parse_local([f"modell={tmp_path}"], entries)
+
+
+def test_a_file_that_was_damaged_afterwards_is_noticed_and_fetched_again(far, tmp_path):
+    brought(far, tmp_path / "cache")
+    weights = tmp_path / "cache" / "hub" / "tiny" / "unet" / "diffusion_pytorch_model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="'model' is missing, or not whole"):
+        load_suite(str(far)).path("asset:model")
+    assert brought(far, tmp_path / "cache").ok and weights.read_bytes() == content
+    facts = weights.stat()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(weights, ns=(facts.st_atime_ns, facts.st_mtime_ns))  # as a failing disk does it
+    assert brought(far, tmp_path / "cache").ok and weights.read_bytes() != content
+    assert brought(far, tmp_path / "cache", again=True).ok and weights.read_bytes() == content
+
+
+def test_the_command_fetches_says_what_came_and_fails_while_something_is_missing(
+    far, site, tmp_path
+):
+    listed = CliRunner().invoke(app, ["fetch", "--suite", str(far), "--dry-run"])
+    assert (
+        listed.exit_code == 0
+        and "links of asset:memorized" in listed.output
+        and "you/tiny" in listed.output
+    )
+    coco = site.files.pop("coco.csv")
+    first = CliRunner().invoke(app, ["fetch", "--suite", str(far), "--json", "--timeout", "5"])
+    assert first.exit_code == 1 and json.loads(first.stdout)["files"]["coco"][0]["status"] == 404
+    site.files["coco.csv"] = coco
+    second = CliRunner().invoke(app, ["fetch", "--suite", str(far)])
+    assert second.exit_code == 0 and "4 of 5 pictures are here" in second.stdout
+    assert CliRunner().invoke(app, ["fetch", "--suite", str(far), "--offline"]).exit_code == 0
+    assert isinstance(
+        CliRunner().invoke(app, ["fetch", "--suite", str(far), "--only", "cocoo"]).exception,
+        UnknownName,
+    )
+    assert isinstance(CliRunner().invoke(app, ["fetch"]).exception, UserError)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('expected = 4"', 'expected = 4"'), ""),
+        (
+            ("expected = 4", "expected = 5"),
+            "5 prompts of the role memorized are expected, and .* gives 4",
+        ),
+        (('"asset:coco"', '"asset:cocoa"'), "unknown asset .*did you mean 'coco'"),
+        (("COCO_val_{image_id}", "COCO_val_{id}"), "names the column 'id'"),
+        (
+            ("COCO_val_{image_id}", "COCO_{image_id}"),
+            "reference picture .*COCO_000000000042.jpg is missing",
+        ),
+        (
+            ('seed = "evaluation_seed"', 'seed = "source"'),
+            "the seed 'coco' of prompt 000000000042 is no whole number",
+        ),
+        (('id = "Index", prompt', 'id = "type", prompt'), "prompt ids in .* are not unique"),
+    ],
+)
+def test_what_does_not_fit_is_named(far, tmp_path, change, message):
+    brought(far, tmp_path / "cache")
+    far.write_text(far.read_text().replace(*change))
+    if not message:
+        assert load_suite(str(far)).fingerprint
+        return
+    with pytest.raises(UserError, match=message):
+        new_run(far, tmp_path)
+
+
+def test_a_suite_extends_another_section_by_section(tiny_folder, tmp_path):
+    child = tiny_folder / "child.toml"
+    child.write_text(
+        'name = "child"\nextends = "tiny.toml"\n[model]\nsteps ='
+        " 7\n[prompts.memorized]\nimages_per_prompt = 3\n"
+    )
+    try:
+        suite, parent = load_suite(str(child)), load_suite(str(tiny_folder / "tiny.toml"))
+        assert (
+            suite.settings.model.steps == 7
+            and suite.settings.model.side == parent.settings.model.side
+        )
+        assert suite.settings.prompts["memorized"].images_per_prompt == 3 and suite.prompts(
+            "memorized"
+        ) == parent.prompts("memorized")
+        assert (
+            suite.settings.metrics == parent.settings.metrics
+            and suite.fingerprint != parent.fingerprint
+        )
+        child.write_text('name = "child"\nextends = "child.toml"\n')
+        with pytest.raises(UserError, match="extends itself"):
+            load_suite(str(child))
+        elsewhere = tmp_path / "elsewhere.toml"
+        elsewhere.write_text(f'name = "elsewhere"\nextends = "{tiny_folder / "tiny.toml"}"\n')
+        with pytest.raises(UserError, match="relative to its own folder"):
+            load_suite(str(elsewhere))
+        child.write_text('extends = "tiny.toml"\n')
+        with pytest.raises(UserError, match="name"):
+            load_suite(str(child))
+    finally:
+        child.unlink()
+
+
+def test_a_list_of_lines_and_one_of_objects_give_their_prompts(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "suite")
+    folder = tmp_path / "suite"
+    (folder / "lines.txt").write_bytes(b'one  \r\n\ntwo; "three"\nfour')
+    (folder / "rows.jsonl").write_text(
+        '{"caption": "a\\nb", "index": 5, "overfit_type": "TV"}\n{"caption": "c", "index": 6,'
+        ' "overfit_type": "MV"}'
+    )
+    (folder / "tiny.toml").write_text(
+        (folder / "tiny.toml")
+        .read_text()
+        .replace(
+            '[prompts.clean]\nfile = "clean.csv"',
+            '[prompts.clean]\nfile = "lines.txt"\nformat = "lines"',
+        )
+        .replace(
+            'file = "calibration.csv"',
+            'file = "rows.jsonl"\nformat = "jsonl"\ncolumns = { id = "index", prompt = "caption",'
+            ' group = "overfit_type" }',
+        )
+    )
+    suite = load_suite(str(folder / "tiny.toml"))
+    assert [(prompt.id, prompt.text) for prompt in suite.prompts("clean")] == [
+        ("1", "one  "),
+        ("2", 'two; "three"'),
+        ("3", "four"),
+    ]
+    assert [(prompt.id, prompt.text, prompt.group) for prompt in suite.prompts("calibration")] == [
+        ("5", "a\nb", "TV"),
+        ("6", "c", "MV"),
+    ]
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    """A machine on which nothing was ever fetched."""
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "no-hub"))
+    return tmp_path
+
+
+SHIPPED = [name for name in registry.entries("suite") if name.startswith("sd")]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_suite_for_stable_diffusion_can_be_planned_with_nothing_here(name, bare):
+    suite = lenient(load_suite(name))
+    plan = planning.plan(Run.resolve(suite, "wanda", {}, bare, bare / "store", torch.device("cpu")))
+    held_out = {"mem500": 450, "mem219": 197}[name.split("-")[1]]
+    assert plan["images"]["memorized"] == 10 * held_out and plan["images"]["quality"] == (
+        30_000 if name.endswith("coco30k") else 5_000
+    )
+    assert plan["images"]["attack clique_extraction"] == 32 * (held_out + 16)
+    assert (
+        {one["name"] for one in plan["missing"]} == set(suite.wanted())
+        and not plan["problems"]
+        and plan["gpu_hours"] > 1
+    )
+    assert plan["disk_mib"] > 1000 and plan["fingerprint"] is None
+
+
+def test_the_everyday_and_the_full_size_share_their_images(bare):
+    for name in SHIPPED:
+        assert load_suite(name).store_name == name[:4]
+    everyday, full = load_suite("sd14-mem500").settings, load_suite("sd14-mem500-coco30k").settings
+    assert everyday.model == full.model and everyday.seed == full.seed
+
+
+def test_the_catalogue_pins_what_it_can():
+    entries = shipped_entries()
+    for name, entry in entries.items():
+        assets = [] if isinstance(entry, PicturesEntry) else files_of(name, entry)
+        for asset in assets:
+            assert all(url.startswith(("https://", "http://", "/")) for url in asset.urls)
+        if isinstance(entry, PicturesEntry):
+            assert entry.list.removeprefix("asset:") in entries
+        if isinstance(entry, HubEntry):
+            assert {
+                "model_index.json",
+                "unet/config.json",
+                "vae/config.json",
+                "text_encoder/config.json",
+            } <= entry.files.keys()
+            assert any(
+                file.startswith("unet/") and file.endswith(".safetensors") and digest
+                for file, digest in entry.files.items()
+            ), name
+    assert len({entry.path for entry in entries.values()}) == len(entries)
+
+
+def test_an_unpinned_file_is_never_taken_from_a_mirror_by_its_bare_name(far, site, tmp_path):
+    """Every part of a model has a config.json: only the layout of the cache says which is meant."""
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    (mirror / "config.json").write_text("{}")
+    came = brought(far, tmp_path / "cache", mirrors=[str(mirror)])
+    assert came.ok and json.loads(
+        (tmp_path / "cache" / "hub" / "tiny" / "unet" / "config.json").read_text()
+    )
+
+
+def test_pictures_of_the_record_are_not_those_of_the_suite(far, tmp_path):
+    brought(far, tmp_path / "cache")
+    record = new_run(far, tmp_path).execute()
+    assert record.thumbnails and all(thumbnail.reference is None for thumbnail in record.thumbnails)
+
+
+def test_a_column_without_a_name_is_no_seed(far, tmp_path):
+    """NeMo's lists begin with a column that has no heading and counts the rows."""
+    brought(far, tmp_path / "cache")
+    suite = load_suite(str(far))
+    assert [prompt.seed for role in ("fit", "memorized") for prompt in suite.prompts(role)] == [
+        None
+    ] * 5
+
+
+def test_links_that_nobody_asked_are_missing_and_no_rot(far, tmp_path):
+    brought(far, tmp_path / "cache")
+    listing = tmp_path / "cache" / "references" / "memorized" / "images.csv"
+    lines = listing.read_text().splitlines(keepends=True)
+    listing.write_text("".join(lines[:3]))  # as after Ctrl-C
+    plan = planning.plan(
+        Run.resolve(
+            lenient(load_suite(str(far))),
+            "none",
+            {},
+            tmp_path,
+            tmp_path / "store",
+            torch.device("cpu"),
+        )
+    )
+    assert [(one["name"], one["what"]) for one in plan["missing"]] == [
+        ("memorized_images", "pictures behind 3 of 5 links of asset:memorized")
+    ]
+    with pytest.raises(UserError, match="an asset is missing .memorized_images."):
+        new_run(far, tmp_path)
+
+
+def test_training_pictures_that_were_changed_in_the_cache_are_refused(far, tmp_path):
+    brought(far, tmp_path / "cache")
+    found = next((tmp_path / "cache" / "references" / "memorized").glob("*.png"))
+    found.write_bytes(picture(99))
+    with pytest.raises(UserError, match="is not what was fetched"):
+        new_run(far, tmp_path)
+    assert (
+        brought(far, tmp_path / "cache", again=True).ok and new_run(far, tmp_path).suite.fingerprint
+    )
+    original = tmp_path / "cache" / "files" / "originals" / "val" / "COCO_val_000000000042.jpg"
+    original.write_bytes(picture(98, "JPEG"))
+    with pytest.raises(UserError, match="an asset is missing .originals."):
+        new_run(far, tmp_path)
+
+
+def test_the_fingerprint_says_which_prompt_has_which_picture(far, site, tmp_path, monkeypatch):
+    brought(far, tmp_path / "cache")
+    first = load_suite(str(far)).fingerprint
+    site.files["picture-3"], site.files["picture-44"] = (
+        site.files["picture-44"],
+        site.files["picture-3"],
+    )
+    brought(far, tmp_path / "other")
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "other"))
+    assert load_suite(str(far)).fingerprint != first

@@ -1,0 +1,532 @@
+"""The formats that a model comes in give the same pictures, and files that cannot be used are said
+clearly.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench.base.errors import UserError
+from bench.contracts.method import FitData, Method
+from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.model import load_denoiser, load_pipeline, stored_as
+from bench.diffusion.weight_files import part_variants, read_header
+from bench.running.sample import sample
+from bench.suite.load import load_suite
+from bench.suite.settings import LATER
+from bench.testbed.tiny import tiny_tokenizer
+from conftest import CAPTIONS, SUITE, build_tiny_pipeline
+from methods._nemo_layers import RowMasks, value_layers
+from methods._nemo_probe import Detection, Probe
+from methods.nemo import Nemo
+from methods.wen import Wen
+
+CPU = torch.device("cpu")
+PARTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+
+
+def suite_on(tmp_path: Path, tiny_folder: Path, lines: str, side: int = 32):
+    """The tiny suite on another model: `lines` replace the path."""
+    for file in tiny_folder.iterdir():
+        if not (tmp_path / file.name).exists():
+            (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "tiny.toml").unlink(missing_ok=True)
+    (tmp_path / "tiny.toml").write_text(
+        SUITE.replace('path = "pipeline"', lines).replace(
+            "side = 32\nbatch", f"side = {side}\nbatch"
+        )
+    )
+    return load_suite(str(tmp_path / "tiny.toml"))
+
+
+def pictures(suite):
+    denoiser = load_denoiser(suite, CPU)
+    return denoiser.decode(sample(denoiser, denoiser.request(CAPTIONS[:2], [1, 2]), Method(), {}))
+
+
+def half(pipe):
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        part.half()
+    return pipe
+
+
+# Formats
+
+
+def test_a_folder_of_fp16_variant_files_is_found_by_looking_and_gives_what_its_weights_give(
+    tmp_path, tiny_folder
+):
+    half(build_tiny_pipeline()).save_pretrained(tmp_path / "variant", variant="fp16")
+    half(build_tiny_pipeline()).save_pretrained(tmp_path / "plain")
+    assert not (tmp_path / "variant/unet/diffusion_pytorch_model.safetensors").exists()
+    variant, plain = (
+        suite_on(tmp_path, tiny_folder, f'path = "{name}"') for name in ("variant", "plain")
+    )
+    assert next(load_pipeline(variant, CPU).unet.parameters()).dtype == torch.float32
+    assert (pictures(variant) == pictures(plain)).all()
+    assert stored_as(variant) == {
+        "format": "fp16 variant",
+        "types": {part: ["F16"] for part in PARTS},
+    }
+    assert stored_as(plain)["format"] == "folder"
+
+
+def test_where_both_are_there_the_full_files_are_taken_part_by_part(tmp_path, tiny_folder):
+    build_tiny_pipeline().save_pretrained(tmp_path / "mixed")
+    half(build_tiny_pipeline(seed=7)).save_pretrained(tmp_path / "mixed", variant="fp16")
+    suite = suite_on(tmp_path, tiny_folder, 'path = "mixed"')
+    assert part_variants(tmp_path / "mixed") == dict.fromkeys(PARTS)
+    assert (pictures(suite) == pictures(load_suite(str(tiny_folder / "tiny.toml")))).all()
+    (tmp_path / "mixed/vae/diffusion_pytorch_model.safetensors").unlink()
+    assert part_variants(tmp_path / "mixed") == {"unet": None, "vae": "fp16", "text_encoder": None}
+    pipe = load_pipeline(suite_on(tmp_path, tiny_folder, 'path = "mixed"'), CPU)
+    other = half(build_tiny_pipeline(seed=7))
+    assert torch.equal(pipe.vae.decoder.conv_in.weight, other.vae.decoder.conv_in.weight.float())
+    assert torch.equal(pipe.unet.conv_in.weight, build_tiny_pipeline().unet.conv_in.weight)
+
+
+def test_weights_in_shards_load_too(tmp_path, tiny_folder):
+    pipe = build_tiny_pipeline()
+    pipe.save_pretrained(tmp_path / "shards")
+    (tmp_path / "shards/unet/diffusion_pytorch_model.safetensors").unlink()
+    pipe.unet.save_pretrained(tmp_path / "shards/unet", max_shard_size="200KB")
+    assert len(list((tmp_path / "shards/unet").glob("*.safetensors"))) > 1
+    suite = suite_on(tmp_path, tiny_folder, 'path = "shards"')
+    assert (pictures(suite) == pictures(load_suite(str(tiny_folder / "tiny.toml")))).all()
+
+
+def ldm_unet_name(key: str, levels: int) -> str:
+    """The original layout's name of a UNet weight, for one residual layer at every level."""
+    key = re.sub(
+        r"^time_embedding\.linear_(\d)", lambda m: f"time_embed.{2 * (int(m[1]) - 1)}", key
+    )
+    key = re.sub(r"^conv_in", "input_blocks.0.0", key)
+    key = re.sub(r"^conv_norm_out", "out.0", key)
+    key = re.sub(r"^conv_out", "out.2", key)
+    key = re.sub(
+        r"^down_blocks\.(\d)\.resnets\.0", lambda m: f"input_blocks.{1 + 2 * int(m[1])}.0", key
+    )
+    key = re.sub(
+        r"^down_blocks\.(\d)\.attentions\.0", lambda m: f"input_blocks.{1 + 2 * int(m[1])}.1", key
+    )
+    key = re.sub(
+        r"^down_blocks\.(\d)\.downsamplers\.0\.conv",
+        lambda m: f"input_blocks.{2 + 2 * int(m[1])}.0.op",
+        key,
+    )
+    key = re.sub(r"^mid_block\.resnets\.(\d)", lambda m: f"middle_block.{2 * int(m[1])}", key)
+    key = re.sub(r"^mid_block\.attentions\.0", "middle_block.1", key)
+    key = re.sub(
+        r"^up_blocks\.(\d)\.resnets\.(\d)",
+        lambda m: f"output_blocks.{2 * int(m[1]) + int(m[2])}.0",
+        key,
+    )
+    key = re.sub(
+        r"^up_blocks\.(\d)\.attentions\.(\d)",
+        lambda m: f"output_blocks.{2 * int(m[1]) + int(m[2])}.1",
+        key,
+    )
+    key = re.sub(
+        r"^up_blocks\.(\d)\.upsamplers\.0\.conv",
+        lambda m: f"output_blocks.{2 * int(m[1]) + 1}.2.conv",
+        key,
+    )
+    if not key.startswith(("time_embed", "out.")):
+        for new, old in (
+            ("norm1", "in_layers.0"),
+            ("conv1", "in_layers.2"),
+            ("time_emb_proj", "emb_layers.1"),
+            ("norm2", "out_layers.0"),
+            ("conv2", "out_layers.3"),
+        ):
+            key = key if "transformer_blocks" in key else re.sub(rf"\.{new}\.", f".{old}.", key)
+        key = key.replace("conv_shortcut", "skip_connection")
+    return f"model.diffusion_model.{key}"
+
+
+def ldm_vae_name(key: str, levels: int) -> str:
+    key = key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+    key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key)
+    key = re.sub(r"down_blocks\.(\d)\.resnets", r"down.\1.block", key)
+    key = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", key)
+    key = re.sub(r"up_blocks\.(\d)\.resnets", lambda m: f"up.{levels - 1 - int(m[1])}.block", key)
+    key = re.sub(
+        r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{levels - 1 - int(m[1])}.upsample", key
+    )
+    return f"first_stage_model.{key}"
+
+
+def ldm_state(pipe) -> dict[str, torch.Tensor]:
+    """The whole model under the names of the original layout, as one table."""
+    state = {ldm_unet_name(key, 2): tensor for key, tensor in pipe.unet.state_dict().items()}
+    state |= {ldm_vae_name(key, 3): tensor for key, tensor in pipe.vae.state_dict().items()}
+    text = {
+        key.removeprefix("text_model."): tensor
+        for key, tensor in pipe.text_encoder.state_dict().items()
+    }
+    state |= {
+        f"cond_stage_model.transformer.text_model.{key}": tensor for key, tensor in text.items()
+    }
+    # What the original files hold besides.
+    state |= {"alphas_cumprod": torch.zeros(1000), "model_ema.num_updates": torch.tensor(3)}
+    return {key: tensor.contiguous().clone() for key, tensor in state.items()}
+
+
+@pytest.fixture
+def single(tmp_path):
+    """`model.safetensors` in the original layout and `config`, a folder without weights."""
+    pipe = build_tiny_pipeline()
+    pipe.save_pretrained(tmp_path / "config")
+    for part, stem in PARTS.items():
+        (tmp_path / "config" / part / f"{stem}.safetensors").unlink()
+    save_file(ldm_state(pipe), tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def test_a_checkpoint_in_one_file_gives_the_pictures_of_its_folder(single, tiny_folder):
+    suite = suite_on(single, tiny_folder, 'path = "model.safetensors"\nconfig = "config"')
+    assert (pictures(suite) == pictures(load_suite(str(tiny_folder / "tiny.toml")))).all()
+    assert stored_as(suite)["format"] == "single file"
+
+
+def test_a_single_file_keeps_the_prediction_type_of_its_config(single, tiny_folder):
+    scheduler = single / "config/scheduler/scheduler_config.json"
+    scheduler.write_text(
+        json.dumps(json.loads(scheduler.read_text()) | {"prediction_type": "v_prediction"})
+    )
+    pipe = load_pipeline(
+        suite_on(single, tiny_folder, 'path = "model.safetensors"\nconfig = "config"'), CPU
+    )
+    assert pipe.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_a_single_file_without_config_or_with_a_folder_that_has_none_says_what_to_give(
+    single, tiny_folder
+):
+    with pytest.raises(UserError, match=r"give \[model\] config = a diffusers folder"):
+        load_pipeline(suite_on(single, tiny_folder, 'path = "model.safetensors"'), CPU)
+    (single / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no model_index\.json"):
+        load_pipeline(
+            suite_on(single, tiny_folder, 'path = "model.safetensors"\nconfig = "empty"'), CPU
+        )
+    with pytest.raises(UserError, match="is a folder, which has its own"):
+        load_pipeline(suite_on(single, tiny_folder, 'path = "config"\nconfig = "config"'), CPU)
+
+
+def open_clip_state(text_encoder) -> dict[str, torch.Tensor]:
+    """A CLIP text model under OpenCLIP's names, as Stable Diffusion 2.x files hold it: with the
+    24th layer that is not used.
+    """
+    state, own = (
+        {},
+        {
+            key.removeprefix("text_model."): tensor
+            for key, tensor in text_encoder.state_dict().items()
+        },
+    )
+    prefix = "cond_stage_model.model."
+    state[f"{prefix}token_embedding.weight"] = own["embeddings.token_embedding.weight"]
+    state[f"{prefix}positional_embedding"] = own["embeddings.position_embedding.weight"]
+    for kind in ("weight", "bias"):
+        state[f"{prefix}ln_final.{kind}"] = own[f"final_layer_norm.{kind}"]
+        for layer in range(24):
+            of, to = f"encoder.layers.{min(layer, 22)}", f"{prefix}transformer.resblocks.{layer}"
+            state[f"{to}.attn.in_proj_{kind}"] = torch.cat(
+                [own[f"{of}.self_attn.{name}_proj.{kind}"] for name in "qkv"]
+            )
+            for new, old in (
+                ("self_attn.out_proj", "attn.out_proj"),
+                ("layer_norm1", "ln_1"),
+                ("layer_norm2", "ln_2"),
+                ("mlp.fc1", "mlp.c_fc"),
+                ("mlp.fc2", "mlp.c_proj"),
+            ):
+                state[f"{to}.{old}.{kind}"] = own[f"{of}.{new}.{kind}"]
+    width = own["final_layer_norm.weight"].shape[0]
+    state[f"{prefix}text_projection"] = torch.eye(width)
+    return state
+
+
+def version_2_pipeline(side: int = 32):
+    """The tiny pipeline with the text encoder's shape of Stable Diffusion 2.x:
+
+    23 layers, gelu; v-prediction.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    pipe, tokenizer = build_tiny_pipeline(prediction_type="v_prediction"), tiny_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                projection_dim=16,
+                num_hidden_layers=23,
+                num_attention_heads=2,
+                hidden_act="gelu",
+                max_position_embeddings=tokenizer.model_max_length,
+                bos_token_id=len(tokenizer) - 2,
+                eos_token_id=len(tokenizer) - 1,
+            )
+        )
+    pipe.register_modules(text_encoder=text.eval().requires_grad_(False))
+    pipe.unet.register_to_config(sample_size=side // 4)
+    return pipe
+
+
+def test_the_text_encoder_of_stable_diffusion_2_loads_from_both_layouts(tmp_path, tiny_folder):
+    pipe = version_2_pipeline()
+    pipe.save_pretrained(tmp_path / "folder")
+    unchanged = {
+        key: tensor
+        for key, tensor in ldm_state(pipe).items()
+        if not key.startswith("cond_stage_model")
+    }
+    save_file(
+        unchanged
+        | {
+            key: tensor.contiguous().clone()
+            for key, tensor in open_clip_state(pipe.text_encoder).items()
+        },
+        tmp_path / "v2.safetensors",
+    )
+    folder = suite_on(tmp_path, tiny_folder, 'path = "folder"')
+    from_folder, layers = (
+        pictures(folder),
+        len(load_pipeline(folder, CPU).text_encoder.state_dict()),
+    )
+    single = suite_on(tmp_path, tiny_folder, 'path = "v2.safetensors"\nconfig = "folder"')
+    assert (pictures(single) == from_folder).all()
+    assert layers == len(pipe.text_encoder.state_dict())
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"]
+)
+def test_a_v_prediction_model_of_another_size_keeps_its_prediction_type_under_every_scheduler(
+    tmp_path, tiny_folder, scheduler
+):
+    version_2_pipeline(side=48).save_pretrained(tmp_path / "v")
+    suite = suite_on(tmp_path, tiny_folder, f'path = "v"\nscheduler = "{scheduler}"', side=48)
+    pipe = load_pipeline(suite, CPU)
+    assert pipe.scheduler.config.prediction_type == "v_prediction"
+    assert pictures(suite).shape == (2, 48, 48, 3)
+
+
+# What cannot be used
+
+
+def test_pickles_are_refused_and_the_line_says_how_to_convert(tmp_path, tiny_folder):
+    for name in ("model.ckpt", "model.bin", "model.pt"):
+        (tmp_path / name).write_bytes(b"\x80\x04anything")
+        with pytest.raises(
+            UserError, match=r"is a pickle.*from_single_file\(OLD\)\.save_pretrained"
+        ):
+            load_pipeline(suite_on(tmp_path, tiny_folder, f'path = "{name}"\nconfig = "."'), CPU)
+    build_tiny_pipeline().save_pretrained(tmp_path / "old", safe_serialization=False)
+    with pytest.raises(UserError, match=r"pickles only.*from_pretrained\(OLD\)\.save_pretrained"):
+        load_pipeline(suite_on(tmp_path, tiny_folder, 'path = "old"'), CPU)
+
+
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def without_one(file: Path) -> None:
+    state = load_file(file)
+    del state[max(state)]
+    save_file(state, file, metadata={"format": "pt"})
+
+
+def with_nan(file: Path) -> None:
+    state = load_file(file)
+    state[max(key for key in state if key.endswith("weight"))].view(-1)[0] = float("nan")
+    save_file(state, file, metadata={"format": "pt"})
+
+
+def other_shape(file: Path) -> None:
+    state = load_file(file)
+    state[max(state)] = torch.zeros(3, 5)
+    save_file(state, file, metadata={"format": "pt"})
+
+
+DAMAGES = {
+    truncated: "missing or damaged",
+    Path.unlink: "missing or damaged",
+    without_one: "lacks 1 of the weights",
+    with_nan: "NaN or infinity",
+    other_shape: "damaged",
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_part_is_one_clear_line(tmp_path, tiny_folder, part, damage):
+    shutil.copytree(tiny_folder / "pipeline", tmp_path / "pipeline")
+    damage(tmp_path / "pipeline" / part / f"{PARTS[part]}.safetensors")
+    with pytest.raises(UserError, match=DAMAGES[damage]) as caught:
+        load_pipeline(suite_on(tmp_path, tiny_folder, 'path = "pipeline"'), CPU)
+    assert "\n" not in str(caught.value) and part in str(caught.value)
+
+
+def without_unet_output(file: Path) -> None:
+    state = load_file(file)
+    del state["model.diffusion_model.out.2.weight"]
+    save_file(state, file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (truncated, "cannot be loaded"),
+        (without_unet_output, "lacks weights of its unet|cannot be loaded"),
+        (with_nan, "NaN or infinity"),
+    ],
+)
+def test_a_damaged_single_file_is_one_clear_line(single, tiny_folder, damage, line):
+    damage(single / "model.safetensors")
+    with pytest.raises(UserError, match=line) as caught:
+        load_pipeline(
+            suite_on(single, tiny_folder, 'path = "model.safetensors"\nconfig = "config"'), CPU
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_a_header_that_is_none_is_said_and_costs_no_memory(tmp_path):
+    for content in (b"", b"abc", b"\xff" * 16, (5).to_bytes(8, "little") + b"[1,2]"):
+        (tmp_path / "x.safetensors").write_bytes(content)
+        with pytest.raises(UserError, match="no readable safetensors"):
+            read_header(tmp_path / "x.safetensors")
+
+
+# A model that predicts v is the same model
+
+
+def predict_v(unet, alphas):
+    """From now on the UNet gives v of its weights: `v = (eps - sqrt(1 - a) x) / sqrt(a)`."""
+    epsilon = unet.forward
+
+    def forward(sample, timestep, **named):
+        alpha = alphas[int(timestep)]
+        return (
+            (epsilon(sample, timestep, **named)[0] - (1 - alpha).sqrt() * sample) / alpha.sqrt(),
+        )
+
+    unet.forward = forward
+
+
+@pytest.fixture
+def both():
+    """Denoisers in float64 of an epsilon pipeline and of the v pipeline of the same weights."""
+    denoisers = []
+    for kind in ("epsilon", "v_prediction"):
+        pipe = build_tiny_pipeline(prediction_type=kind).to(torch.float64)
+        if kind == "v_prediction":
+            predict_v(pipe.unet, pipe.scheduler.alphas_cumprod)
+        denoisers.append(Denoiser(pipe, steps=4, guidance_scale=4.0, batch_size=4))
+    yield denoisers
+    for denoiser in denoisers:
+        denoiser.close()
+
+
+def latents_of(denoiser, method, state):
+    request = denoiser.request(CAPTIONS[:2], [1, 2])
+    with method.attach(denoiser.pipe, state):
+        return sample(denoiser, request, method, state), request.facts
+
+
+def test_epsilon_of_a_v_model_is_that_of_its_epsilon_model(both):
+    epsilon, v = (
+        [
+            denoiser.epsilon(
+                *denoiser.start(denoiser.initial_latents([1, 2]), index),
+                denoiser.encode(CAPTIONS[:2]),
+            )
+            for index in range(4)
+        ]
+        for denoiser in both
+    )
+    torch.testing.assert_close(v, epsilon, rtol=0, atol=1e-9)
+
+
+def test_sampling_and_wen_see_epsilon(both):
+    (one, _), (other, _) = (latents_of(denoiser, Method(), {}) for denoiser in both)
+    torch.testing.assert_close(other, one, rtol=0, atol=1e-8)
+    wen, data = Wen(quantile=0, iterations=4), FitData(clean_prompts=tuple(CAPTIONS[2:]))
+    states = [wen.fit(denoiser, data) for denoiser in both]
+    torch.testing.assert_close(states[1]["target"], states[0]["target"], rtol=1e-9, atol=0)
+    (one, facts), (other, of_v) = (
+        latents_of(denoiser, wen, state) for denoiser, state in zip(both, states, strict=True)
+    )
+    torch.testing.assert_close(other, one, rtol=0, atol=1e-6)
+    assert sum(facts["updates"]) > 0 and of_v["updates"] == facts["updates"]
+    assert of_v["magnitude_after"] == pytest.approx(facts["magnitude_after"], rel=1e-8)
+    optimised = [
+        wen.adjust(denoiser, denoiser.request(CAPTIONS[:2], [1, 2]), state).embeddings
+        for denoiser, state in zip(both, states, strict=True)
+    ]
+    torch.testing.assert_close(optimised[1], optimised[0], rtol=0, atol=1e-6)
+
+
+def test_nemo_sees_epsilon(both):
+    changes, found = [], []
+    nemo = Nemo(threshold=-1, seeds=2, similarity="ssim", theta=1.0, theta_min=0.5)
+    for denoiser in both:
+        masks = RowMasks(value_layers(denoiser.pipe.unet))
+        with masks.hooked():
+            changes.append(
+                Probe(denoiser, masks, Detection("ssim", "channel", "second", 3, 1)).whole(
+                    denoiser.encode(CAPTIONS[:1])
+                )
+            )
+        found.append(
+            latents_of(denoiser, nemo, nemo.fit(denoiser, FitData(clean_prompts=tuple(CAPTIONS))))
+        )
+    torch.testing.assert_close(changes[1], changes[0], rtol=0, atol=1e-6)
+    assert found[1][1] == found[0][1]
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=0, atol=1e-6)
+
+
+# Fingerprints and keys
+
+
+@pytest.mark.parametrize(
+    "record",
+    sorted(Path(__file__).parents[2].glob("leaderboards/records/*/none/*.json")),
+    ids=lambda path: path.stem,
+)
+def test_the_suites_of_committed_records_have_the_fingerprint_they_had(record):
+    content = json.loads(record.read_text())
+    assert load_suite(content["suite"]).fingerprint == content["suite_fingerprint"]
+
+
+def test_later_settings_stand_in_fingerprint_and_key_only_where_they_say_something(
+    tmp_path, tiny_folder, tiny_suite
+):
+    assert {name.rpartition(".")[2] for name in LATER}.isdisjoint(tiny_suite.generation)
+    said = suite_on(tmp_path, tiny_folder, 'path = "pipeline"\nvae_tiling = false')
+    tiled = suite_on(tmp_path, tiny_folder, 'path = "pipeline"\nvae_tiling = true')
+    assert said.generation == tiny_suite.generation and said.fingerprint == tiny_suite.fingerprint
+    assert tiled.generation != tiny_suite.generation and tiled.fingerprint != tiny_suite.fingerprint
+    assert load_pipeline(tiled, CPU).vae.use_tiling and not load_pipeline(said, CPU).vae.use_tiling
+
+
+def test_the_contents_of_a_config_folder_are_part_of_fingerprint_and_key(single, tiny_folder):
+    lines = 'path = "model.safetensors"\nconfig = "config"'
+    before = suite_on(single, tiny_folder, lines)
+    was = before.fingerprint, before.generation
+    (single / "config/note.txt").write_text("other")
+    after = suite_on(single, tiny_folder, lines)
+    assert after.fingerprint != was[0] and after.generation != was[1]

@@ -1,0 +1,133 @@
+"""Intervals against the formulas written out one number at a time."""
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from scipy.stats import t as student
+
+from bench.statistics.intervals import (
+    RESAMPLES,
+    clopper_pearson,
+    cluster_bootstrap,
+    paired_difference,
+    paired_differences,
+    pareto_front,
+    proportion_interval,
+)
+
+
+def slow_interval(per_prompt, statistic):
+    """BCa at the expanded level (Efron 1987; Hesterberg 2015), with a loop for every resample.
+
+    The resamples are those of seed 0.
+    """
+    normal, random, n = NormalDist(), np.random.default_rng(0), len(per_prompt)
+    whole = round(statistic(per_prompt), 9)
+    picks = [row for _ in range(0, RESAMPLES, 1000) for row in random.integers(0, n, (1000, n))]
+    drawn = sorted(round(statistic([per_prompt[i] for i in row]), 9) for row in picks)
+    below, ties = sum(value < whole for value in drawn), sum(value == whole for value in drawn)
+    bias = normal.inv_cdf((below + ties / 2) / RESAMPLES)
+    without = [statistic(per_prompt[:i] + per_prompt[i + 1 :]) for i in range(n)]
+    center = sum(without) / n
+    skew = sum((center - value) ** 3 for value in without) / (
+        6 * sum((center - value) ** 2 for value in without) ** 1.5
+    )
+    tail = normal.cdf(-math.sqrt(n / (n - 1)) * student.ppf(0.975, n - 1))
+    bounds = []
+    for z in (normal.inv_cdf(tail), normal.inv_cdf(1 - tail)):
+        place = normal.cdf(bias + (bias + z) / (1 - skew * (bias + z))) * (RESAMPLES - 1)
+        below = int(place)
+        bounds.append(
+            drawn[below] + (place - below) * (drawn[min(below + 1, RESAMPLES - 1)] - drawn[below])
+        )
+    return bounds
+
+
+@pytest.mark.parametrize("shape", ["normal", "skewed"])
+def test_the_interval_equals_the_formula_and_resamples_prompts_and_not_images(shape):
+    random = np.random.default_rng(0)
+    per_prompt = random.normal(size=30) if shape == "normal" else random.exponential(size=30)
+    few, many = np.repeat(per_prompt[:, None], 2, 1), np.repeat(per_prompt[:, None], 50, 1)
+    assert cluster_bootstrap(few) == pytest.approx(cluster_bootstrap(many))
+    assert cluster_bootstrap(few) == pytest.approx(
+        slow_interval(list(per_prompt), lambda values: sum(values) / len(values)), abs=1e-6
+    )
+
+
+def test_a_percentile_is_of_all_images_of_the_drawn_prompts():
+    table = np.random.default_rng(1).normal(size=(15, 4))
+    fast = cluster_bootstrap(table, lambda values: np.percentile(values, 90, axis=-1))
+    slow = slow_interval(
+        [list(row) for row in table],
+        lambda rows: float(np.percentile([value for row in rows for value in row], 90)),
+    )
+    assert fast == pytest.approx(slow, abs=1e-6)
+
+
+def test_an_interval_holds_its_value_and_a_constant_has_a_point():
+    assert cluster_bootstrap(np.full((5, 2), 0.3)) == (0.3, 0.3)
+    low, high = cluster_bootstrap(np.array([[0.0, 0.0], [0.0, 0.0], [0.0, 1.0]]))
+    assert low <= 1 / 6 <= high and math.isfinite(low) and math.isfinite(high)
+    with pytest.raises(ValueError, match="at least two prompts"):
+        cluster_bootstrap(np.zeros((1, 4)))
+
+
+def test_the_order_of_prompts_and_images_changes_nothing_that_can_be_seen():
+    table = (np.random.default_rng(2).random((48, 3)) < 0.2).astype(float)
+    shuffled = np.random.default_rng(3).permuted(table, axis=1)
+    # the same sums: ties stay ties in any order of summation
+    assert cluster_bootstrap(shuffled) == cluster_bootstrap(table)
+    means = {f"p{i}": float(row.mean()) for i, row in enumerate(table)}
+    again = cluster_bootstrap(np.array([[round(value, 12)] for value in means.values()]))
+    assert again == cluster_bootstrap(table)  # from what a record keeps
+
+
+def test_clopper_pearson_fixtures():
+    assert clopper_pearson(0, 112)[1] == pytest.approx(0.0324, abs=1e-4)
+    assert clopper_pearson(112, 500) == pytest.approx((0.1882, 0.2631), abs=1e-4)
+    assert clopper_pearson(5, 500) == pytest.approx((0.00325, 0.02318), abs=1e-4)
+    assert proportion_interval(np.zeros((112, 4)))[1] == pytest.approx(0.0324, abs=1e-4)
+
+
+def test_differences_are_paired_by_prompt():
+    base = {f"p{i}": float(i) for i in range(20)}
+    shifted = {name: value - 0.5 for name, value in base.items()} | {"only here": 9.0}
+    assert paired_difference(shifted, base) == pytest.approx((-0.5, -0.5, -0.5))
+    assert paired_difference({"p1": 1.0}, base) is None
+
+
+def test_differences_of_several_scores_at_once_are_those_of_each_alone():
+    random = np.random.default_rng(4)
+    scores = {
+        name: {f"p{i}": float(value) for i, value in enumerate(random.normal(size=count))}
+        for name, count in (("a", 9), ("b", 9), ("c", 7), ("d", 1))
+    }
+    base = {
+        name: {prompt: float(random.normal()) for prompt in values}
+        for name, values in scores.items()
+    } | {"other": {"p0": 1.0}}
+    together = paired_differences(scores, base)
+    assert together == {name: paired_difference(scores[name], base[name]) for name in "abc"}
+
+
+def test_three_prompts_of_forty_eight_that_changed_are_no_proof():
+    """With values 0 and 1 the interval leaves 0 out only where McNemar's exact test does (and the
+    bootstrap too).
+    """
+    for better, worse in [(3, 0), (5, 0), (6, 0), (8, 1), (9, 2), (10, 10), (0, 7)]:
+        before = {f"p{i}": float(i < better) for i in range(48)}
+        after = {f"p{i}": float(48 - worse <= i) for i in range(48)}
+        value, low, high = paired_difference(after, before, share=True)
+        assert value == pytest.approx((worse - better) / 48) and low <= value <= high
+        p = binomtest(better, better + worse).pvalue
+        assert (p > 0.05) <= (low <= 0 <= high), (better, worse, p)
+    # nothing changed: the same method, or one that does nothing here
+    assert paired_difference(before, before, share=True) == (0.0, 0.0, 0.0)
+
+
+def test_pareto_front_equals_the_definition():
+    points = [(1, 3), (2, 2), (3, 1), (1, 1), (2, 2)]
+    assert pareto_front(points) == [True, True, True, False, True]
