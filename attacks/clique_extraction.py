@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 import bench.statistics as stats
-from attacks._account import account
+from attacks._account import NAMES, account
 from attacks._calibration import (
     Calibration,
     allowed,
@@ -58,15 +58,7 @@ class CliqueExtraction(Attack):
     training picture, exact and verified.
     """
 
-    names: ClassVar[tuple[str, ...]] = (
-        "clique_identified",
-        "clique_extracted",
-        "clique_extracted_sscd",
-        "clique_precision",
-        "clique_recall",
-        "clique_unique",
-        "clique_clean_flagged",
-    )
+    names: ClassVar[tuple[str, ...]] = NAMES
     files: ClassVar[tuple[str, ...]] = ("calibration", "training", "descriptor")
     trial: ClassVar[Mapping[str, Any]] = {
         "images": 3,

@@ -21,7 +21,9 @@ class InitNoise(Method):
     neutral: ClassVar[dict[str, Any] | None] = {"rounds": 0, "transition": 1000}
 
     rounds: int = Field(2, ge=0, description="moves; 2 for Stable Diffusion 1.4, 4 for 2.0")
-    gamma: float = Field(0.7, ge=0, description="length of a move")
+    gamma: float = Field(
+        0.7, ge=0, description="factor of the move, whose length depends on the sharpness"
+    )
     radius: float = Field(
         50 / 128,
         gt=0,

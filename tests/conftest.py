@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,15 @@ def tiny_folder(tmp_path_factory) -> Path:
     """Everything the tiny suite names, as files."""
     folder = tmp_path_factory.mktemp("tiny")
     build_tiny_suite(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fuzz_folder(tiny_folder, tmp_path_factory) -> Path:
+    """The same files again, for tests that change them."""
+    folder = tmp_path_factory.mktemp("fuzz") / "tiny"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "loop").symlink_to("loop")
     return folder
 
 

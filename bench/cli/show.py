@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.base.errors import UserError, one_line
 from bench.cli.app import app, examples
 from bench.cli.options import Json
 from bench.registry import registry
@@ -29,10 +30,16 @@ def show_text(name: str, as_json: bool) -> str:
     if registry.knows("suite", name) or name.endswith(".toml"):
         return json.dumps(_suite_facts(name), indent=1)
     facts = _class_facts(registry.find(kind_of(name), name))
-    return json.dumps(facts, indent=1) if as_json else _facts_text(name, facts)
+    # What a stranger's class states of itself may be no JSON; then it is shown as text.
+    return json.dumps(facts, indent=1, default=str) if as_json else _facts_text(name, facts)
+
+
+def _joined(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _suite_facts(name: str) -> dict[str, Any]:
+    """The settings of a suite with the counts of its prompts, and what it lacks here."""
     from bench.suite.load import load_suite
     from bench.suite.needs import lenient, missing_assets
 
@@ -51,8 +58,16 @@ def _suite_facts(name: str) -> dict[str, Any]:
 
 
 def _class_facts(entry: Entry) -> dict[str, Any]:
+    """What a class states of itself, and its parameters. Raises `UserError` where they cannot be
+    described.
+    """
     cls = entry.load()
-    schema = cls.model_json_schema()
+    try:
+        schema = cls.model_json_schema()
+    except Exception as error:  # a stranger's parameters may be of any type
+        raise UserError(
+            f"{entry.kind} {entry.name}: its parameters cannot be shown: {one_line(error)[:300]}"
+        ) from error
     properties, required = schema.get("properties", {}), set(schema.get("required", ()))
     return {
         "kind": entry.kind,
@@ -83,7 +98,7 @@ def _facts_text(name: str, facts: dict[str, Any]) -> str:
     for key in ("distribution", *ATTRIBUTES):
         if key in facts:
             value = facts[key]
-            lines.append(f"  {key}: {', '.join(value) if isinstance(value, tuple) else value}")
+            lines.append(f"  {key}: {_joined(value)}")
     for field, about in facts["parameters"].items():
         allowed = (
             "|".join(about["allowed"]) if isinstance(about["allowed"], list) else about["allowed"]

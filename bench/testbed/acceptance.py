@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from bench.assets.asset import cache_folder
+from bench.base.digests import digest_of, path_digest
 from bench.base.files import write_atomically
 from bench.base.pictures import read_picture
 from bench.contracts.method import Method
@@ -370,6 +373,7 @@ class _Bundle:
     def __init__(self, folder: Path, suite: Suite, denoiser: Denoiser, report: Report) -> None:
         self.folder, self.suite, self.denoiser, self.report = folder, suite, denoiser, report
         cpu, scorers = torch.device("cpu"), folder / "scorers"
+        self.model_digest = path_digest(folder / "pipeline")
         self.descriptor = CopyDescriptor(scorers / "descriptor.torchscript.pt", "testbed", cpu)
         self.clip = OpenClip("clip", scorers / "clip", None, cpu)
         saved = scorers / "recogniser.safetensors"
@@ -384,15 +388,23 @@ class _Bundle:
         return np.asarray(self.descriptor(pictures))
 
     def generate(self, prompts: list[str], what: str, batch: int = 32) -> list[np.ndarray]:
-        """One image a prompt, from seeds of `what` alone: uint8 `[H, W, 3]` each."""
-        pictures: list[np.ndarray] = []
+        """One image a prompt, from seeds of `what` alone: uint8 `[H, W, 3]` each.
+
+        What was generated before is taken from the cache, so measuring may be interrupted.
+        """
         seeds = [_seed(what, prompt, index) for index, prompt in enumerate(prompts)]
-        for start in range(0, len(prompts), batch):
+        key = digest_of([self.model_digest, self.suite.picture_settings, prompts, seeds])
+        kept = cache_folder() / "testbed-measured" / f"{what}-{key[:16]}.npy"
+        pictures = list(np.load(kept)) if kept.exists() else []
+        for start in range(len(pictures), len(prompts), batch):
             part = slice(start, start + batch)
             request = self.denoiser.request(prompts[part], seeds[part])
             latents = sample(self.denoiser, request, Method(), {})
             pictures += list(self.denoiser.decode(latents))
+            if len(pictures) % (8 * batch) == 0:
+                _keep(kept, pictures)
             self.report(what, len(pictures), len(prompts))
+        _keep(kept, pictures)
         return pictures
 
     def over_steps(self, prompt: str, shown: int = 13) -> list[np.ndarray]:
@@ -442,6 +454,12 @@ class _Bundle:
         """Share of pictures to which the open_clip model gives the caption of their object."""
         scores = np.asarray(self.clip(pictures)) @ np.asarray(self.clip.texts(texts)[0]).T
         return float((scores.argmax(1) == np.asarray(concepts)).mean())
+
+
+def _keep(path: Path, pictures: list[np.ndarray]) -> None:
+    content = io.BytesIO()
+    np.save(content, np.stack(pictures))
+    write_atomically(path, content.getvalue())
 
 
 def _seed(what: str, prompt: str, index: int) -> int:

@@ -222,3 +222,28 @@ def test_a_full_disk_behind_standard_output_is_one_line():
 def test_the_help_of_a_group_without_a_command_is_all_that_is_printed(ended):
     code, out, err = ended("suite")
     assert code == 2 and "bench suite new" not in err and err == "" and " new " in out
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("    strength: Callable[[], int] = Field(print, description='d')", "cannot be shown"),
+        ("    version: ClassVar = 1\n    needs: ClassVar = (3,)\n    paper: ClassVar = {1}", None),
+    ],
+)
+def test_a_class_that_describes_itself_in_strange_ways_is_shown_or_refused(
+    body, says, ended, tmp_path
+):
+    file = tmp_path / "strange.py"
+    file.write_text(
+        "from collections.abc import Callable\nfrom typing import ClassVar\n"
+        "from bench import Method\nfrom pydantic import Field\n\n"
+        f"class Strange(Method):\n    'Strange.'\n{body}\n"
+    )
+    for words in ([], ["--json"]):
+        code, out, err = ended("show", str(file), *words)
+        if says:
+            (line,) = err.splitlines()
+            assert (code, out) == (2, "") and says in line
+        else:
+            assert (code, err) == (0, "") and "Strange." in out and "{1}" in out

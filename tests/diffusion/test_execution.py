@@ -41,7 +41,7 @@ METHODS = {
     "none": Method(),
     "cross_attention": CrossAttention(c1=2.0),
     "wanda": Wanda(sparsity=0.3),
-    "wen": Wen(quantile=0, iterations=2),
+    "wen": Wen(quantile=0, iterations=1),
     "nemo": Nemo(threshold=-1, seeds=2, similarity="ssim", theta=1.0, theta_min=0.5),
 }
 

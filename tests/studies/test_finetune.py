@@ -4,7 +4,6 @@ frozen where it must be, honest about what is judged.
 
 import csv
 import json
-import os
 import shutil
 import signal
 from dataclasses import replace
@@ -282,7 +281,8 @@ def test_interrupted_and_killed_trainings_that_go_on_end_as_undisturbed_ones(tra
 
     def interrupt(step, loss):
         if step == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            # as Ctrl-C calls it; a real signal might reach the process of all tests
+            signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
 
     with pytest.raises(KeyboardInterrupt):
         train(prepare(training, tmp_path / "again"), CPU, watch=interrupt)

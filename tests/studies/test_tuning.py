@@ -44,6 +44,8 @@ def test_a_grid_is_every_combination_in_the_order_given():
         parse_grid(["a"])
     with pytest.raises(UserError, match="nothing to choose from"):
         parse_grid([])
+    with pytest.raises(UserError, match="the grid has 20000 combinations; at most 10000"):
+        parse_grid(["a=" + "1," * 199 + "1", "b=" + "1," * 99 + "1"])
 
 
 @pytest.mark.parametrize("folds", [1, 2])

@@ -56,6 +56,7 @@ def test_what_only_later_stages_read_may_still_change(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("BENCH_SLOW"), reason="minutes: set BENCH_SLOW=1")
 def test_the_tiny_plan_gives_a_bundle_that_can_be_measured(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     run_stages(shop_in(tmp_path))
     for name in ("CALIBRATION_IMAGES", "CLEAN_IMAGES", "REAL_IMAGES"):
         monkeypatch.setattr(acceptance, name, 32)
