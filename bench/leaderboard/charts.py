@@ -268,50 +268,52 @@ def bars(board: Board) -> dict[str, Any]:
     A range that would leave the chart by far is cut, and its end marked; the text beside the bar
     says it in full.
     """
-    columns = _measured(board, BARS)
-    shown: list[dict[str, Any]] = []
-    for column in columns:
-        scores = [row.score(column) for row in board.rows]
-        values = [score.value for score in scores if score and score.value is not None]
-        most = 1.12 * max([*values, 1e-9])
-        ranges = [score.high for score in scores if score and score.high is not None]
-        most = max(most, min(max([*ranges, 0.0]), 1.25 * most))
-        own = next(
-            (
-                score.value
-                for row, score in zip(board.rows, scores, strict=True)
-                if row.record.method == REFERENCE and score
-            ),
-            None,
-        )
-        base = 1.0 if column.name == "time_ratio" else own
-        lines: list[dict[str, Any]] = []
-        for score in scores:
-            if score is None or score.value is None:
-                lines.append({"value": None, "range": None, "cut": False, "text": "–"})
-                continue
-            both = score.low is not None and score.high is not None
-            lines.append(
-                {
-                    "value": _percent(score.value, most),
-                    "range": (
-                        (_percent(score.low or 0, most), _percent(score.high or 0, most))
-                        if both
-                        else None
-                    ),
-                    "cut": score.high is not None and score.high > most,
-                    "text": cell(score, column.decimals),
-                }
-            )
-        shown.append(
-            {
-                "name": column.heading,
-                "meaning": column.meaning,
-                "base": _percent(base, most) if base else None,
-                "lines": lines,
-            }
-        )
-    return {"columns": shown} if shown else {}
+    columns = [_bars_of(board, column) for column in _measured(board, BARS)]
+    return {"columns": columns} if columns else {}
+
+
+def _bars_of(board: Board, column: Column) -> dict[str, Any]:
+    scores = [row.score(column) for row in board.rows]
+    most = _end_of_bars([score for score in scores if score])
+    own = next(
+        (
+            score.value
+            for row, score in zip(board.rows, scores, strict=True)
+            if row.record.method == REFERENCE and score
+        ),
+        None,
+    )
+    base = 1.0 if column.name == "time_ratio" else own
+    return {
+        "name": column.heading,
+        "meaning": column.meaning,
+        "base": _percent(base, most) if base else None,
+        "lines": [_bar(score, most, column.decimals) for score in scores],
+    }
+
+
+def _end_of_bars(scores: Sequence[Score]) -> float:
+    """The value at which a chart of bars ends: a little beyond the largest value, and up to a
+    quarter more for ranges.
+    """
+    values = [score.value for score in scores if score.value is not None]
+    ranges = [score.high for score in scores if score.high is not None]
+    most = 1.12 * max([*values, 1e-9])
+    return max(most, min(max([*ranges, 0.0]), 1.25 * most))
+
+
+def _bar(score: Score | None, most: float, decimals: int) -> dict[str, Any]:
+    if score is None or score.value is None:
+        return {"value": None, "range": None, "cut": False, "text": "–"}
+    both = score.low is not None and score.high is not None
+    return {
+        "value": _percent(score.value, most),
+        "range": (
+            (_percent(score.low or 0, most), _percent(score.high or 0, most)) if both else None
+        ),
+        "cut": score.high is not None and score.high > most,
+        "text": cell(score, decimals),
+    }
 
 
 def _percent(value: float, most: float) -> float:
