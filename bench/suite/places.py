@@ -17,9 +17,11 @@ from pathlib import Path
 from bench.assets.catalogue import PREFIX, Assets
 from bench.base.digests import path_digest
 from bench.base.errors import UserError, visible
+from bench.base.files import is_there
 from bench.registry.registry import find_suite
 
 SUITE_PREFIX = "suite:"  # suite:NAME:PATH is a path as the file of the suite NAME states it
+LONGEST = 200  # characters of a path that an error shows
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Places:
             return self.beside_suite(relative).resolve()
         except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError
             raise UserError(
-                f"suite {self.suite}: '{visible(relative)[:200]}' leads nowhere: it is too long, or"
-                " its links form a circle"
+                f"suite {self.suite}: '{visible(relative)[:LONGEST]}' leads nowhere: it is too"
+                " long, or its links form a circle"
             ) from error
 
     def beside_suite(self, relative: str) -> Path:
@@ -54,7 +56,7 @@ class Places:
             name, colon, inner = relative.removeprefix(SUITE_PREFIX).partition(":")
             if not colon or name.endswith(".toml"):
                 raise UserError(
-                    f"suite {self.suite}: '{visible(relative)[:200]}' must be suite:NAME:PATH"
+                    f"suite {self.suite}: '{visible(relative)[:LONGEST]}' must be suite:NAME:PATH"
                 )
             return find_suite(name).parent / inner
         return self.file.parent / relative
@@ -66,8 +68,8 @@ class Places:
         path = self.place(relative)
         if not is_there(path):
             raise UserError(
-                f"suite {self.suite}: '{visible(relative)}' is missing (looked at"
-                f" {visible(str(path))})"
+                f"suite {self.suite}: '{visible(relative)[:LONGEST]}' is missing (looked at"
+                f" {visible(str(path))[:LONGEST]})"
             )
         return path
 
@@ -88,14 +90,6 @@ class Places:
             if relative.startswith(PREFIX)
             else path_digest(self.path(relative))
         )
-
-
-def is_there(path: Path) -> bool:
-    """Whether something is at a path; never for a name that no file can have."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def stated_by(text: str, parent: Path, name: str | None, child: Path) -> str:
