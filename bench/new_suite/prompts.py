@@ -173,8 +173,8 @@ class PromptChecks(Checks):
     def _tell_what_is_missing(
         self, rows: list[Row], wanted: list[Wanted], broken: dict[Path, str], found: str
     ) -> None:
-        """Add what is wrong with the pictures to the problems, or to the notes where prompts without
-        a picture may be dropped.
+        """Add what is wrong with the pictures to the problems; or to the notes, where prompts
+        without a picture may be dropped.
         """
         assert self.given.prompts is not None
         odd = [path.name for row in rows for path in row.references if "|" in str(absolute(path))]
