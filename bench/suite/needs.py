@@ -1,4 +1,6 @@
-"""What a suite still needs before it can run, and the suite as a plan sees it meanwhile."""
+"""What a suite still needs before it can run, and the suite as plans and `bench doctor` see it
+until then.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from bench.suite.suite import Suite
 
 
 def missing_assets(suite: Suite) -> list[Lacking]:
-    """What of the suite's assets is not here, and files of its own that are not."""
+    """The suite's assets that are not here, then files and pictures of its own that are not."""
     found = [one for name in suite.wanted() for one in suite.assets.lacking(name)]
     named = {
         suite.settings.model.path,
