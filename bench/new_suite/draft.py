@@ -1,5 +1,5 @@
-"""What a new suite says: its settings, checked as a suite is checked, the scorers whose files are
-given, and where its files go.
+"""The files of a new suite: its settings, checked as those of any suite, the scorers whose files
+are given, and where everything is written.
 """
 
 from __future__ import annotations
@@ -67,44 +67,50 @@ class SuiteDraft(Checks):
         return shown
 
     def metrics(self, clean: int, references: bool) -> dict[str, dict[str, Any]]:
-        """Settings of those metrics whose files are given."""
+        """The settings of the metrics whose files are given, and of `walltime`, which needs none.
+        `clean` is the number of held-out clean prompts; `references`: whether any training picture
+        was found.
+        """
         given, chosen = self.given, dict[str, dict[str, Any]]()
         if given.sscd:
-            self._torchscript(given.sscd)
-            if not references:
-                self.problems.append(
-                    "SSCD compares with training pictures and none are given: add a folder of them"
-                    " or a column 'reference'"
-                )
-            chosen["sscd"] = {
-                "weights": self.written(given.sscd),
-                "profile": given.profile,
-                "threshold": given.threshold,
-            }
+            chosen["sscd"] = self._sscd(given.sscd, references)
         if given.clip:
             chosen["clip_score"] = self._clip(given.clip)
         if bool(given.inception) != bool(given.statistics):
             self.problems.append("Inception and reference statistics belong together: give both")
         elif given.inception and given.statistics:
-            self._torchscript(given.inception)
-            if not clean:
-                self.problems.append(
-                    "FID is measured on pictures of clean prompts: give a CSV of them"
-                )
-            size = self._statistics(given.statistics, given.inception)
-            chosen["fid"] = {
-                "weights": self.written(given.inception),
-                "statistics": self.written(given.statistics),
-                "images": clean,
-                "size": size,
-            }
-            if 0 < clean < ENOUGH:
-                self.notes.append(
-                    f"FID of {clean} images is biased upwards: it compares methods on this suite"
-                    " and nothing else"
-                )
+            chosen["fid"] = self._fid(given.inception, given.statistics, clean)
         chosen["walltime"] = {"rounds": 3, "images": 8}
         return chosen
+
+    def _sscd(self, weights: Path, references: bool) -> dict[str, Any]:
+        self._torchscript(weights)
+        if not references:
+            self.problems.append(
+                "SSCD compares with training pictures and none are given: add a folder of them or"
+                " a column 'reference'"
+            )
+        return {
+            "weights": self.written(weights),
+            "profile": self.given.profile,
+            "threshold": self.given.threshold,
+        }
+
+    def _fid(self, network: Path, statistics: Path, clean: int) -> dict[str, Any]:
+        self._torchscript(network)
+        if not clean:
+            self.problems.append("FID is measured on pictures of clean prompts: give a CSV of them")
+        if 0 < clean < ENOUGH:
+            self.notes.append(
+                f"FID of {clean} images is biased upwards: it compares methods on this suite and"
+                " nothing else"
+            )
+        return {
+            "weights": self.written(network),
+            "statistics": self.written(statistics),
+            "images": clean,
+            "size": self._statistics(statistics, network),
+        }
 
     def _torchscript(self, path: Path) -> None:
         try:

@@ -88,8 +88,8 @@ def test_16_bit_colours_and_greys_are_rounded_alike():
 
 
 REFUSED = {
-    "floats": (encoded((GREYS / 255).astype(np.float32), "TIFF"), "not known which value is white"),
-    "32 bits": (encoded(GREYS.astype(np.int32), "TIFF"), "not known which value is white"),
+    "floats": (encoded((GREYS / 255).astype(np.float32), "TIFF"), "not known which value"),
+    "32 bits": (encoded(GREYS.astype(np.int32), "TIFF"), "not known which value"),
     "a program": (encoded(GREYS, "EPS"), "no whole picture of a format that is read"),
     "text": (b"an error page", "no whole picture of a format that is read"),
     "nothing": (b"", "no whole picture of a format that is read"),
