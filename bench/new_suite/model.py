@@ -223,10 +223,10 @@ class ModelChecks(Checks):
         for part, folder in self.folders.items():
             config = self.configs[part] or {}
             architectures = config.get("architectures")
-            named = isinstance(architectures, list) and bool(architectures)
+            first = architectures[0] if isinstance(architectures, list) and architectures else None
             known = {
                 "tokenizer": config.get("tokenizer_class", "CLIPTokenizer"),
-                "text_encoder": architectures[0] if named else "CLIPTextModel",
+                "text_encoder": first or "CLIPTextModel",
             }
             classes[part] = [
                 "transformers" if part in known else "diffusers",
