@@ -1,5 +1,5 @@
-"""`bench fetch` for suites: the files and models that they need and this project does not ship, then
-the pictures behind the links of their lists.
+"""`bench fetch` for suites: the files and models that they need and this project does not ship,
+then the pictures behind the links of their lists.
 """
 
 from __future__ import annotations
