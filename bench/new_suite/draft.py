@@ -170,13 +170,13 @@ class SuiteDraft(Checks):
                 f"reference statistics {path} cannot be read: {one_line(error)[:100]}"
             )
             return 299
-        said = re.fullmatch(r"clean-(\d+)-([0-9a-f]{12})", made_with)
-        if said and network.is_file() and path_digest(network)[:12] != said[2]:
+        maker = re.fullmatch(r"clean-(\d+)-([0-9a-f]{12})", made_with)
+        if maker and network.is_file() and path_digest(network)[:12] != maker[2]:
             self.problems.append(
                 f"reference statistics {path} were made with another network than {network.name}"
                 f" ({made_with})"
             )
-        return int(said[1]) if said else 299
+        return int(maker[1]) if maker else 299
 
     def table(
         self,

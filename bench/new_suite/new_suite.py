@@ -1,7 +1,7 @@
 """`bench suite new`: an auditor's own suite, from a diffusers folder, a CSV of suspicious prompts
 and their training pictures.
 
-All that can be read without loading weights is checked first, and everything wrong is said
+Everything that can be read without loading weights is checked first, and all problems are listed
 together. Then CSVs with the split into fit and held-out prompts and a commented TOML are written;
 the TOML is loaded and compared with what was meant, and taken back when it differs.
 """

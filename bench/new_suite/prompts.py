@@ -1,5 +1,5 @@
 """The prompts of a new suite: read from a CSV, joined with their training pictures, and split into
-those to learn from and those to judge by.
+those that methods learn from and those that they are judged on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from bench.new_suite.given import Checks, absolute, examples
 
 @dataclass
 class Row:
-    """One prompt of a CSV. `line`: where it begins in the file; `listed`: its cell `reference`."""
+    """One prompt of a CSV: the line of the file where it begins, its cells (`listed` is that of the
+    column `reference`), whether the file gave its `id`, and what is found out later.
+    """
 
     line: int
     id: str
@@ -50,7 +52,9 @@ class Wanted(NamedTuple):
 
 
 class PromptChecks(Checks):
-    """Prompt lists, the training pictures that belong to them, and who is held out."""
+    """Checks of prompt lists and of the training pictures that belong to them; which prompts are
+    held out.
+    """
 
     def read_rows(self, path: Path, letter: str) -> list[Row]:
         """The prompts of a CSV, cut at the comma, semicolon or tab that gives a column `prompt`;
@@ -64,7 +68,7 @@ class PromptChecks(Checks):
                     f" {visible(', '.join(found.columns))[:200] or 'none'})"
                 )
                 return []
-            short = self._tell_faults(found)
+            short = self._add_faults(found)
             rows = [
                 _row(row, f"{letter}{number:05d}")
                 for number, row in enumerate(found.rows, 1)
@@ -73,10 +77,10 @@ class PromptChecks(Checks):
         except UserError as error:
             self.problems.append(str(error))
             return []
-        self._tell_empty_and_repeated(path, rows)
+        self._add_empty_and_repeated(path, rows)
         return rows
 
-    def _tell_faults(self, found: PromptList) -> set[int]:
+    def _add_faults(self, found: PromptList) -> set[int]:
         """Add the rows that are not whole to the problems; the lines of those that lack cells."""
         long = [fault.line for fault in found.faults if fault.surplus]
         short = [fault.line for fault in found.faults if not fault.surplus]
@@ -86,7 +90,7 @@ class PromptChecks(Checks):
         self.rows_problem(found.file, short, "fewer fields than the header has, line")
         return set(short)
 
-    def _tell_empty_and_repeated(self, path: Path, rows: list[Row]) -> None:
+    def _add_empty_and_repeated(self, path: Path, rows: list[Row]) -> None:
         self.rows_problem(
             path, [row.line for row in rows if not row.prompt.strip()], "empty prompts, line"
         )
@@ -111,8 +115,8 @@ class PromptChecks(Checks):
             asked = self.given.images is not None and self.given.images.is_dir()
             return (len(rows) if asked else 0), 0
         by_name = self._pictures_by_name()
-        wanted = [one for row in rows for one in self._wanted_by(row, by_name)]
-        candidates = list(dict.fromkeys(path for one in wanted for path in one.files))
+        wanted = [picture for row in rows for picture in self._wanted_by(row, by_name)]
+        candidates = list(dict.fromkeys(path for picture in wanted for path in picture.files))
         reasons = zip(candidates, self._decoded(candidates, report), strict=True)
         broken = {path: why for path, why in reasons if why}
         for row, _, files in wanted:
@@ -122,9 +126,9 @@ class PromptChecks(Checks):
         spare = {path for files in by_name.values() for path in files} - set(candidates)
         if spare:
             self.notes.append(f"{len(spare)} pictures of {self.given.images} belong to no prompt")
-        expected = sum(max(len(one.files), 1) for one in wanted)
-        found = sum(path not in broken for one in wanted for path in one.files)
-        self._tell_what_is_missing(rows, wanted, broken, f"{found} of {expected}")
+        expected = sum(max(len(picture.files), 1) for picture in wanted)
+        found = sum(path not in broken for picture in wanted for path in picture.files)
+        self._add_missing_pictures(rows, wanted, broken, f"{found} of {expected}")
         return expected, found
 
     def _pictures_can_be_matched(self, rows: list[Row]) -> bool:
@@ -170,7 +174,7 @@ class PromptChecks(Checks):
             for name in names
         ]
 
-    def _tell_what_is_missing(
+    def _add_missing_pictures(
         self, rows: list[Row], wanted: list[Wanted], broken: dict[Path, str], found: str
     ) -> None:
         """Add what is wrong with the pictures to the problems; or to the notes, where prompts
@@ -179,22 +183,22 @@ class PromptChecks(Checks):
         assert self.given.prompts is not None
         odd = [path.name for row in rows for path in row.references if "|" in str(absolute(path))]
         self.rows_problem(self.given.prompts, odd, "training pictures with '|' in their path:")
-        absent = [one.name for one in wanted if not one.files]
+        absent = [picture.name for picture in wanted if not picture.files]
         why = [f"{len(absent)} missing: {examples(absent)}"] if absent else []
         if broken:
             shown = examples([f"{path.name} ({reason})" for path, reason in broken.items()])
             why.append(f"{len(broken)} do not decode: {shown}")
         if not why:
             return
-        said = f"{found} training pictures found; {'; '.join(why)}"
+        summary = f"{found} training pictures found; {'; '.join(why)}"
         bare = [row.id for row in rows if not row.references]
         if self.given.missing == "refuse":
-            self.problems.append(f"{said} (or drop the prompts without one)")
+            self.problems.append(f"{summary} (or drop the prompts without one)")
         elif len(bare) == len(rows):
-            self.problems.append(f"{said}; no prompt is left")
+            self.problems.append(f"{summary}; no prompt is left")
         else:
             dropped = f": {examples(bare)}" if bare else ""
-            self.notes.append(f"{said}; {len(bare)} prompts were dropped{dropped}")
+            self.notes.append(f"{summary}; {len(bare)} prompts were dropped{dropped}")
 
     def _decoded(self, paths: Sequence[Path], report: Report) -> Iterator[str]:
         pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))

@@ -143,13 +143,13 @@ def fetch_entries(
                 before |= {asset.name: memory.sha256} if memory and asset.sha256 is None else {}
                 forget(asset, cache)
     wanted = [asset for assets in plain.values() for asset in assets]
-    came = iter(
+    fetched = iter(
         [
-            _compared(one, before.get(one.name))
-            for one in fetch(wanted, cache, workers, mirrors, offline, timeout, retries, report)
+            _compared(file, before.get(file.name))
+            for file in fetch(wanted, cache, workers, mirrors, offline, timeout, retries, report)
         ]
     )
-    files = {name: tuple(next(came) for _ in assets) for name, assets in plain.items()}
+    files = {name: tuple(next(fetched) for _ in assets) for name, assets in plain.items()}
     pictures: dict[str, Images | str] = {}
     for name, entry in entries.items():
         if isinstance(entry, PicturesEntry):
@@ -163,14 +163,14 @@ def fetch_entries(
     )
 
 
-def _compared(one: Fetched, before: str | None) -> Fetched:
+def _compared(file: Fetched, before: str | None) -> Fetched:
     """What was fetched; with a remark where it differs from the file that was here before and no
     sha256 says which one is right.
     """
-    if before is None or one.state != "fetched" or one.sha256 == before or one.why:
-        return one
+    if before is None or file.state != "fetched" or file.sha256 == before or file.why:
+        return file
     return replace(
-        one, why=f"nobody pinned its sha256, and it is another than last time ({before})"
+        file, why=f"nobody pinned its sha256, and it is another than last time ({before})"
     )
 
 
@@ -237,21 +237,21 @@ def text(brought: Brought, cache: Path) -> str:
 def _lines(brought: Brought) -> Iterator[str]:
     width = max((len(name) for name in (*brought.files, *brought.pictures)), default=0)
     for name, files in brought.files.items():
-        here = [one for one in files if one.path is not None]
-        new = sum(one.state == "fetched" for one in files)
+        here = [file for file in files if file.path is not None]
+        new = sum(file.state == "fetched" for file in files)
         count = f"{len(here)} of {len(files)} files, " if len(files) > 1 else ""
         state = (
             ("fetched" if new else "present")
             if len(here) == len(files)
-            else next(one.state for one in files if one.path is None)
+            else next(file.state for file in files if file.path is None)
         )
         yield (
             f"{name:<{width}}  {state:<8}"
-            f" {count}{sum(one.bytes or 0 for one in here) / 2**20:,.1f} MiB"
+            f" {count}{sum(file.bytes or 0 for file in here) / 2**20:,.1f} MiB"
         )
-        for one in files:
-            if one.why:
-                yield f"{'':<{width}}  {one.name}: {one_line(Exception(one.why))}"
+        for file in files:
+            if file.why:
+                yield f"{'':<{width}}  {file.name}: {one_line(Exception(file.why))}"
     for name, images in brought.pictures.items():
         if isinstance(images, str):
             yield f"{name:<{width}}  failed   {images}"

@@ -16,7 +16,7 @@ from bench.suite.suite import Suite
 
 def missing_assets(suite: Suite) -> list[Lacking]:
     """The suite's assets that are not here, then files and pictures of its own that are not."""
-    found = [one for name in suite.wanted() for one in suite.assets.lacking(name)]
+    found = [lack for name in suite.wanted() for lack in suite.assets.lacking(name)]
     named = {
         suite.settings.model.path,
         *(prompts.file for prompts in suite.settings.prompts.values()),
@@ -53,7 +53,7 @@ def _absent(suite: Suite, role: Role) -> list[Path]:
 def refuse_missing_assets(suite: Suite) -> None:
     """Raises one `UserError` that names every asset that is not here, and says how to get them."""
     if lacking := list(
-        dict.fromkeys(one.name for name in suite.wanted() for one in suite.assets.lacking(name))
+        dict.fromkeys(lack.name for name in suite.wanted() for lack in suite.assets.lacking(name))
     ):
         what = (
             f"{len(lacking)} of its {len(suite.wanted())} assets are"
