@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.assets.catalogue import PREFIX, Assets
 from bench.base.digests import path_digest
@@ -21,6 +22,8 @@ from bench.base.files import is_there
 from bench.registry.registry import find_suite
 
 SUITE_PREFIX = "suite:"  # suite:NAME:PATH is a path as the file of the suite NAME states it
+# settings of metrics and attacks that are names, whatever files lie beside the suite
+NAMES = ("profile",)
 LONGEST = 200  # characters of a path that an error shows
 
 
@@ -103,17 +106,22 @@ def stated_by(text: str, parent: Path, name: str | None, child: Path) -> str:
     return Path(os.path.relpath(parent.parent / text, child.parent)).as_posix()
 
 
-def looks_like_a_path(text: str, folder: Path) -> bool:
+def looks_like_a_path(key: str, text: str, folder: Path) -> bool:
     """Whether a setting of a metric or attack, whose class alone knows what it means, is taken for
     a path: it begins with a dot and a slash, or something is there.
     """
-    return text.startswith(("./", "../")) or (text not in ("", ".") and is_there(folder / text))
+    if key in NAMES or text in ("", "."):
+        return False
+    return text.startswith(("./", "../")) or is_there(folder / text)
 
 
-def named_files(texts: Iterable[str], folder: Path) -> set[str]:
-    """Those of some settings that name files."""
+def named_files(settings: Iterable[tuple[str, Any]], folder: Path) -> set[str]:
+    """Those of some settings of metrics and attacks, by key, that name files."""
     return {
-        text
-        for text in texts
-        if text.startswith((PREFIX, SUITE_PREFIX)) or (text and is_there(folder / text))
+        value
+        for key, value in settings
+        if isinstance(value, str)
+        and value != ""
+        and key not in NAMES
+        and (value.startswith((PREFIX, SUITE_PREFIX)) or is_there(folder / value))
     }

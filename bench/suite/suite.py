@@ -173,13 +173,8 @@ class Suite:
         settings = protocol(self.settings)
         files = {settings["model"]["path"], *(p["file"] for p in settings["prompts"].values())}
         files |= {config for config in (self.settings.model.config,) if config}
-        values = [
-            value
-            for _, _, parameters in self.settings.judges()
-            for value in parameters.values()
-            if isinstance(value, str)
-        ]
-        files |= named_files(values, self.file.parent)
+        for _, _, parameters in self.settings.judges():
+            files |= named_files(parameters.items(), self.file.parent)
         fetched = self._fetched_digests()
         content = {
             "settings": settings,

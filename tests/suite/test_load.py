@@ -211,3 +211,29 @@ def test_the_lists_of_the_testbed_are_read_to_the_letter():
     bundle = Path(bench.__file__).parent / "testbed" / "bundle" / "prompts"
     for file in bundle.glob("*.csv"):
         assert all(row.text("prompt").strip() for row in read_list(file).rows)
+
+
+def test_a_folder_that_bears_a_profiles_name_changes_nothing(tiny_folder, tmp_path):
+    (tmp_path / "parent").mkdir()
+    parent = written(tmp_path / "parent", OWN.format(tiny_folder / "tiny.toml"))
+    before = load_suite(parent).fingerprint
+    (tmp_path / "parent" / "testbed").mkdir()
+    (tmp_path / "parent" / "testbed" / "notes.txt").write_text("anything")
+    assert load_suite(parent).settings.metrics["sscd"]["profile"] == "testbed"
+    assert load_suite(parent).fingerprint == before
+    child = load_suite(written(tmp_path / "child", OWN.format("../parent/own.toml")))
+    assert child.settings.metrics["sscd"]["profile"] == "testbed"
+
+
+def test_code_and_files_of_metrics_stay_where_the_suite_that_names_them_has_them(tmp_path):
+    parent = SUITE + '\n[metrics."./mine.py"]\nnetwork = "net.pt"\nlater = "./later.json"\n'
+    parent += 'name = "net"\nmodel = "asset:x"\n'
+    written(tmp_path / "parent", parent)
+    (tmp_path / "parent" / "net.pt").write_text("")
+    child = load_suite(written(tmp_path / "child", OWN.format("../parent/own.toml")))
+    assert child.settings.metrics["../parent/mine.py"] == {
+        "network": "../parent/net.pt",
+        "later": "../parent/later.json",
+        "name": "net",
+        "model": "asset:x",
+    }
