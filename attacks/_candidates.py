@@ -7,10 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bench.base.errors import UserError
-from bench.base.spread import evenly
-from bench.suite.prompts import Prompt
-from bench.suite.suite import Suite
+from bench import Prompt, Suite, UserError, evenly
 
 
 def candidates(suite: Suite, clean: int) -> tuple[list[Prompt], list[Prompt]]:

@@ -37,7 +37,7 @@ from attacks._tiles import (
     tile_strips,
     upper_distances,
 )
-from bench.base.spread import evenly
+from bench import evenly
 
 Engine = Literal["auto", "products", "filter"]
 SAMPLE = 32  # pictures that "auto" judges by, and that a mean picture is made of

@@ -15,11 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attacks._nearest import Matches, within
-from bench.base.errors import UserError, one_line
-from bench.base.pictures import centred_square, decode_image, has_picture_suffix, read_image
-
-__all__ = ["Matches", "TrainingSet", "within"]
+from bench import UserError, centred_square, decode_image, has_picture_suffix, one_line, read_image
 
 COLUMNS = ("png", "image", "image_bytes")  # the first that a shard has holds its pictures
 MEMORY = 2**26  # bytes of a batch, decoded or encoded

@@ -22,11 +22,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, PrivateAttr
 
-from bench.base.errors import UserError
-from bench.base.spread import spread
-from bench.contracts.method import FitData, Method, Need, State, Where
-from bench.diffusion.denoiser import Denoiser
-from bench.diffusion.request import Request
+from bench import Denoiser, FitData, Method, Need, Request, State, UserError, Where, spread
 from methods._nemo_layers import (
     Neuron,
     Neurons,

@@ -16,12 +16,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.base.errors import UserError
-from bench.base.spread import evenly
-from bench.contracts.masked import MaskFunction, Report
-from bench.contracts.method import FitData, Method, Need, State, Where
-from bench.diffusion.denoiser import Denoiser, trajectory
-from bench.diffusion.request import classifier_free_guidance
+from bench import (
+    Denoiser,
+    FitData,
+    MaskFunction,
+    Method,
+    Need,
+    Report,
+    State,
+    UserError,
+    Where,
+    classifier_free_guidance,
+    evenly,
+    trajectory,
+)
 
 
 class Wanda(Method):

@@ -60,7 +60,7 @@ class FileFact:
 class SuiteFact:
     """What one suite needs, and whether it can run here.
 
-    Numbers are None where they could not be told; bytes and hours are estimates.
+    Numbers are None where they could not be found out; bytes and hours are estimates.
     """
 
     name: str

@@ -2,8 +2,8 @@
 and whether it can run in the room that there is.
 
 A model is not loaded for this: its size stands in the headers of its safetensors. What only the
-classes of a suite's metrics and attacks can say was told by a process of its own
-(`bench.doctor.child`), and is guessed where that said nothing.
+classes of a suite's metrics and attacks can say was asked in a child process
+(`bench.doctor.slow_facts`), and is guessed where that said nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from bench.assets.catalogue import PREFIX
 from bench.base.errors import visible
 from bench.base.files import is_regular_file
-from bench.base.pictures import PNG_BYTES_PER_PIXEL
 from bench.diffusion.weights_header import read_weights_header
 from bench.doctor.report import PROGRAM, FileFact, Gpu, Mark, SuiteFact, gib, odd
 
@@ -50,7 +49,7 @@ class Room:
     memory: int | None = None
     disk: int | None = None
     blocked: str = ""
-    late: bool = False  # there is a GPU, and torch did not tell of it in time
+    late: bool = False  # there is a GPU, and torch did not answer in time
 
 
 @dataclass(frozen=True)
@@ -181,27 +180,29 @@ def _numbers(files: Sequence[Path]) -> tuple[int | None, str]:
     return count, ""
 
 
-def judged(looked: Looked, told: Mapping[str, Any], room: Room, store: Path) -> SuiteFact:
+def judged(looked: Looked, answers: Mapping[str, Any], room: Room, store: Path) -> SuiteFact:
     """The verdict on a suite; an error on the way is a verdict too."""
     try:
         if looked.suite is None:
             return SuiteFact(
                 looked.name, "missing", f"cannot run: {looked.problems[0]}", looked.problems
             )
-        return _fact_of(looked, looked.suite, told, room, store)
+        return _fact_of(looked, looked.suite, answers, room, store)
     except Exception as error:
         return SuiteFact(looked.name, "missing", f"cannot run: {odd(error)}", (odd(error),))
 
 
 def _fact_of(
-    looked: Looked, suite: Suite, told: Mapping[str, Any], room: Room, store: Path
+    looked: Looked, suite: Suite, answers: Mapping[str, Any], room: Room, store: Path
 ) -> SuiteFact:
+    from bench.base.pictures import PNG_BYTES_PER_PIXEL
+
     settings = suite.settings.model
-    named = told.get("files") or _named_by_judges(suite)
+    named = answers.get("files") or _named_by_judges(suite)
     files = [*looked.files, *(_judge_file(suite, what, relative) for what, relative in named)]
     files = list({(file.path, file.problem): file for file in reversed(files)}.values())[::-1]
-    problems = (*looked.problems, *told.get("problems", ()))
-    images = told.get("images") or _images(suite)
+    problems = (*looked.problems, *answers.get("problems", ()))
+    images = answers.get("images") or _images(suite)
     factor = 1 + ACTIVATIONS * settings.batch_size * (settings.side / 512) ** 2
     memory = (
         None
@@ -211,7 +212,7 @@ def _fact_of(
     disk = None if images is None else round(images * settings.side**2 * PNG_BYTES_PER_PIXEL)
     lacking = [file for file in files if file.problem]
     mark, verdict = _verdict(problems, lacking, len(files), looked.parameters, memory, disk, room)
-    timed = _seconds_an_image(suite, store, str(told.get("timing", "")))
+    timed = _seconds_an_image(suite, store, str(answers.get("timing", "")))
     return SuiteFact(
         looked.name,
         mark,
@@ -223,7 +224,7 @@ def _fact_of(
         round(factor, 3),
         None if memory is None else memory + PROGRAM,
         images,
-        bool(told.get("images") and told.get("exact")),
+        bool(answers.get("images") and answers.get("exact")),
         None if images is None else images * settings.steps * 2,
         disk,
         round(images * timed / 3600, 4) if images and timed else None,
@@ -239,11 +240,20 @@ def _verdict(
     disk: int | None,
     room: Room,
 ) -> tuple[Mark, str]:
-    """`memory` is the model's with its activations; a GPU needs no room for the program, main
-    memory does.
+    """Whether a suite can run here, and where, or why not."""
+    if obstacle := _obstacle(problems, lacking, files, disk, room):
+        return "missing", f"cannot run: {obstacle}"
+    return _where_it_runs(parameters, memory, room)
+
+
+def _obstacle(
+    problems: Sequence[str], lacking: Sequence[FileFact], files: int, disk: int | None, room: Room
+) -> str:
+    """Why a suite cannot run on any device of this machine; empty where nothing stands in the
+    way. `files` counts all that it names, those that are there included.
     """
     if room.blocked:
-        return "missing", f"cannot run: {room.blocked}"
+        return room.blocked
     if lacking:
         absent = sum(file.problem.startswith("missing") for file in lacking)
         words = " and ".join(
@@ -251,52 +261,35 @@ def _verdict(
             for count, word in ((absent, "missing"), (len(lacking) - absent, "damaged"))
             if count
         )
-        return "missing", f"cannot run: {words} of {files} files"
+        return f"{words} of {files} files"
     if problems:
-        return (
-            "missing",
-            (
-                "cannot run:"
-                f" {problems[0]}{f' (and {len(problems) - 1} more)' if len(problems) > 1 else ''}"
-            ),
-        )
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return problems[0] + more
     if disk is not None and room.disk is not None and disk > room.disk:
-        return "missing", f"cannot run: needs about {gib(disk)} of disk, {gib(room.disk)} are free"
+        return f"needs about {gib(disk)} of disk, {gib(room.disk)} are free"
+    return ""
+
+
+def _where_it_runs(parameters: int | None, memory: int | None, room: Room) -> tuple[Mark, str]:
+    """The device that has room for a suite. `memory` is the model's with its activations, in bytes;
+    a GPU needs no room for the program, main memory does.
+    """
     if memory is None or parameters is None:
         return "warn", "can run, if its model fits: its size is not known"
     if room.late:
-        return (
-            "warn",
-            (
-                f"can run, if its GPU has {gib(memory)} free: torch did not answer in time, repeat"
-                " the command"
-            ),
-        )
+        needs = f"can run, if its GPU has {gib(memory)} free"
+        return "warn", f"{needs}: torch did not answer in time, repeat the command"
     working = [number for number, gpu in enumerate(room.gpus) if not gpu.problem]
     fitting = next((number for number in working if room.gpus[number].free >= memory), None)
     if fitting is not None:
         return "ok", "can run" if fitting == 0 else f"can run with --device cuda:{fitting}"
-    full = (
-        f"{'; '.join(f'GPU {number} has {gib(room.gpus[number].free)} free' for number in working)}"
-        if working
-        else ""
-    )
+    full = "; ".join(f"GPU {number} has {gib(room.gpus[number].free)} free" for number in working)
     if room.memory is not None and memory + PROGRAM > room.memory:
-        return (
-            "missing",
-            (
-                f"cannot run: needs about {gib(memory + PROGRAM)} of memory, {gib(room.memory)} are"
-                f" free{f'; {full}' if full else ''}"
-            ),
-        )
+        needs = f"needs about {gib(memory + PROGRAM)} of memory, {gib(room.memory)} are free"
+        return "missing", f"cannot run: {needs}" + (f"; {full}" if full else "")
     if parameters > SLOW:
-        return (
-            "warn",
-            (
-                "can run slowly"
-                f" (CPU){f': needs about {gib(memory)}, {full}; give --device cpu' if full else ''}"
-            ),
-        )
+        why = f": needs about {gib(memory)}, {full}; give --device cpu" if full else ""
+        return "warn", f"can run slowly (CPU){why}"
     return "ok", "can run"
 
 

@@ -27,7 +27,8 @@ from bench.statistics import intervals as stats
 if TYPE_CHECKING:
     from rich.table import Table
 
-PARTS = ("scores", "cost", "attacks")  # of a record, in the order shown
+# of a record, in the order of reports and comparisons; in tables of many rows costs come last
+REPORT_PARTS = ("scores", "cost", "attacks")
 ABSENT = object()  # a field that one of the records does not have; null is a value
 LONGEST = 160  # characters of a value in the terminal; the JSON has all of it
 _COLUMNS = {column.name: column for column in COLUMNS}
@@ -152,7 +153,9 @@ def compare(a: RunRecord, b: RunRecord) -> Comparison:
     )
     forbids = _forbids(a, b)
     names = [
-        (part, name) for part in PARTS for name in ordered({*getattr(a, part), *getattr(b, part)})
+        (part, name)
+        for part in REPORT_PARTS
+        for name in ordered({*getattr(a, part), *getattr(b, part)})
     ]
     return Comparison(
         a,
@@ -267,7 +270,7 @@ def _details(a: RunRecord, b: RunRecord) -> list[Field]:
     Lists of tables are findings and not an operating point.
     """
     by_key: dict[tuple[str, str], list[tuple[str, Field]]] = {}
-    for part in PARTS:
+    for part in REPORT_PARTS:
         mine, theirs = getattr(a, part), getattr(b, part)
         for name in ordered(mine.keys() & theirs.keys()):
             for field in _different(flat(mine[name].details), flat(theirs[name].details)):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.assets.asset import Asset, forget, locate, recall
+from bench.assets.asset import Asset, delete_receipt, locate, read_receipt
 from bench.assets.catalogue import (
     Assets,
     Entry,
@@ -139,9 +139,9 @@ def fetch_entries(
     if again:  # what is found damaged is forgotten, and so fetched
         for asset in (asset for assets in plain.values() for asset in assets):
             if locate(asset, cache, again=True) is None:
-                memory = recall(asset, cache)
-                before |= {asset.name: memory.sha256} if memory and asset.sha256 is None else {}
-                forget(asset, cache)
+                receipt = read_receipt(asset, cache)
+                before |= {asset.name: receipt.sha256} if receipt and asset.sha256 is None else {}
+                delete_receipt(asset, cache)
     wanted = [asset for assets in plain.values() for asset in assets]
     fetched = iter(
         [

@@ -25,10 +25,10 @@ from bench.features.real_pictures import (
 from bench.leaderboard.board import columns_of, make_boards
 from bench.leaderboard.cells import heading
 from bench.registry.registry import find
-from bench.running.run import Run
 from bench.statistics.frechet import frechet_distance, moments, read_statistics
 from bench.suite.load import load_suite
 from metrics.kid import discrepancies
+from one_run import Run
 
 CPU = torch.device("cpu")
 
@@ -356,7 +356,7 @@ def suite_of(tiny_folder, tmp_path):
 
 
 def run_of(suite, tmp_path):
-    return Run.resolve(suite, "none", {}, tmp_path / "records", tmp_path / "store", CPU)
+    return Run(suite, "none", {}, tmp_path / "records", tmp_path / "store", CPU)
 
 
 def test_a_suite_reports_the_whole_set_and_the_matched_originals(

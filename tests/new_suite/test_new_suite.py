@@ -27,11 +27,10 @@ from bench.new_suite.model import ModelChecks
 from bench.new_suite.new_suite import CannotCreate, new_suite, text
 from bench.new_suite.prompts import PromptChecks, Row, split
 from bench.new_suite.toml_file import toml_value
-from bench.running.plan import plan
-from bench.running.run import Run
 from bench.suite.load import load_suite
 from bench.suite.settings import SuiteSettings
 from conftest import CAPTIONS, write_csv
+from one_run import Run
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
@@ -115,10 +114,10 @@ def test_the_written_suite_runs(given, desk, tiny_folder):
         .replace("size = 299", "size = 32")
         .replace("rounds = 3\nimages = 8", "rounds = 1\nimages = 1")
     )
-    run = Run.resolve(
+    run = Run(
         load_suite(str(path)), "none", {}, desk / "records", desk / "store", torch.device("cpu")
     )
-    assert plan(run)["images"] == {"memorized": 4, "clean": 4, "quality": 4}
+    assert run.plan()["images"] == {"memorized": 4, "clean": 4, "quality": 4}
     record = run.execute()
     assert record.status == "complete" and not record.errors
     for score in ("sscd", "clip_score", "clip_score_clean", "fid"):

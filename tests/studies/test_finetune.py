@@ -4,7 +4,6 @@ frozen where it must be, honest about what is judged.
 
 import csv
 import json
-import os
 import shutil
 import signal
 from dataclasses import replace
@@ -37,8 +36,8 @@ from bench.studies.finetune.experiment import (
     table,
     write_suite,
 )
-from bench.studies.finetune.loop import Learner, Training
-from bench.studies.finetune.train import prepare, train
+from bench.studies.finetune.loop import Learner, Training, _average_of
+from bench.studies.finetune.train import pipeline_side, prepare, train
 from bench.suite.load import load_suite
 from conftest import SIDE, build_tiny_pipeline, write_csv
 
@@ -99,6 +98,25 @@ def refused(call) -> str:
         call()
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def test_the_average_is_the_moving_average_of_the_weights_bit_for_bit():
+    torch.manual_seed(0)
+    module = torch.nn.Linear(7, 5)
+    average = _average_of(module, 0.5)
+    expected = [value.detach().clone() for value in module.parameters()]
+    for step in range(20):
+        with torch.no_grad():
+            for value in module.parameters():
+                value += torch.randn_like(value)
+        average.update_parameters(module)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = [
+            torch.lerp(old, new.detach(), 1 - decay)
+            for old, new in zip(expected, module.parameters(), strict=True)
+        ]
+    assert all(map(torch.equal, average.module.parameters(), expected))
+    assert not any(value.requires_grad for value in average.module.parameters())
 
 
 def test_all_three_forms_of_captions_give_the_same_pairs(data):
@@ -263,7 +281,8 @@ def test_interrupted_and_killed_trainings_that_go_on_end_as_undisturbed_ones(tra
 
     def interrupt(step, loss):
         if step == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            # as Ctrl-C calls it; a real signal might reach the process of all tests
+            signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
 
     with pytest.raises(KeyboardInterrupt):
         train(prepare(training, tmp_path / "again"), CPU, watch=interrupt)
@@ -410,6 +429,27 @@ def test_unnormalised_thresholds_become_normalised_ones():
         paper_threshold(20, 224),
         paper_threshold(20),
     ] == [0.2255, 0.4511, 0.2062, 0.0902]
+
+
+def test_a_single_judged_caption_has_a_share_and_no_interval_in_the_table():
+    cell = {"value": 1.0, "low": None, "high": None, "prompts": 1}
+    scores = {"identified": cell, "memorized": cell, "sscd": cell | {"value": 0.5}}
+    row = {"method": "none", "parameters": {}, "scores": scores}
+    shown = table({"rows": [row]}).splitlines()[2]
+    assert shown == "| before pruning | 1 of 1 (100%) | 1 of 1 (100%) | – | – | 0.500 |"
+
+
+@pytest.mark.parametrize(
+    ("size", "side"), [(64, 512), ([64, 64], 512), ([64, 32], None), ("64", None), (None, None)]
+)
+def test_the_side_of_pictures_follows_from_a_square_sample_size(size, side):
+    vae = {"block_out_channels": [1, 2, 4, 4]}
+    unet = {} if size is None else {"sample_size": size}
+    if side is None:
+        with pytest.raises(UserError, match="sample_size is .* must be the side of a square"):
+            pipeline_side(unet, vae)
+    else:
+        assert pipeline_side(unet, vae) == side
 
 
 def test_the_published_figures_are_those_of_the_published_table():

@@ -1,5 +1,5 @@
 """What `bench finetune` trains on: captioned pictures as people keep them, which of them are
-repeated, and the order they come in.
+repeated, and the order in which they are seen.
 
 The order is a pure function of the seed and the position, so a training that goes on in the middle
 needs no state for it.
@@ -107,9 +107,9 @@ def pairs_digest(pairs: Sequence[Pair]) -> str:
 
 
 def choose_duplicated(total: int, count: int, seed: int) -> tuple[int, ...]:
-    """Which of `total` pictures are repeated:
+    """The numbers of the `count` pictures of `total` that are repeated, in ascending order.
 
-    `count` numbers in ascending order. Raises `UserError` when there are not that many.
+    Raises `UserError` when there are not that many.
     """
     if count > total:
         raise UserError(
@@ -124,8 +124,8 @@ def choose_duplicated(total: int, count: int, seed: int) -> tuple[int, ...]:
 
 
 def training_list(total: int, duplicated: Sequence[int], times: int) -> np.ndarray:
-    """Picture numbers as they stand in one epoch before shuffling: each once, the duplicated ones
-    `times` times. int64.
+    """The picture numbers of one epoch before shuffling, int64: each once, those of `duplicated`
+    `times` times.
     """
     counts = np.ones(total, dtype=np.int64)
     counts[list(duplicated)] = times
@@ -177,17 +177,18 @@ def encoded_once(
     report: Callable[[str, int, int], None],
     batch: int = 8,
 ) -> np.ndarray:
-    """What the autoencoder makes of every picture, float32 `[n, 1 or 2, 2, C, h, w]` (mirrored too
-    with `flip`; mean and deviation), kept in `file`.
+    """What the autoencoder makes of each picture, float32 `[n, views, 2, C, h, w]`, kept in `file`.
 
-    `encode` takes uint8 `[b, side, side, 3]` to `[b, 2, C, h, w]`. The file is memory-mapped, so a
-     large set needs no memory.
+    There are two views with `flip`, the second one mirrored, and one without; the 2 are mean and
+    deviation. `encode` takes uint8 `[b, side, side, 3]` to `[b, 2, C, h, w]`. The file is
+    memory-mapped, so a large set needs no memory. Raises `UserError` for a picture that cannot be
+    read, and when the file cannot be written.
     """
     if not file.exists():
         temporary = file.with_name(f".{file.name}.tmp")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            # written and not mapped: a full disk is then an error and no signal
+            # Written and not mapped: a full disk is then an error, and not a signal.
             with temporary.open("wb") as stream:
                 for start in range(0, len(pairs), batch):
                     report("encode", start, len(pairs))
