@@ -300,9 +300,8 @@ def _of(total: int | None) -> str:
 def _ask(
     source: str, kept: int, version: str, total: int | None, session: Session
 ) -> tuple[http.client.HTTPResponse, int]:
-    """The server's answer, and the byte that its body begins with:
-
-    `kept`, or 0 where it does not go on from there.
+    """The server's answer, and the byte that its body begins with: `kept`, or 0 where the server
+    does not resume there.
     """
     if kept:
         answer = _open(source, {"Range": f"bytes={kept}-", "If-Range": version}, session)

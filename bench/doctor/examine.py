@@ -26,7 +26,7 @@ SECONDS = 10.0  # after which a report is given, whatever is not known by then
 
 class _Facts(list[Fact]):
     def take(self, name: str, check: Callable[[], Iterable[Fact]]) -> None:
-        """Add what a check finds, or the error that it ends with."""
+        """Add the facts that a check finds, or the error that it ends with."""
         try:
             self.extend(list(check()))
         except Exception as error:
@@ -34,9 +34,8 @@ class _Facts(list[Fact]):
 
 
 def _result(future: Future[T], seconds: float) -> T:
-    """What a call in the background gives.
-
-    Raises `TimeoutError` for what is not there in so many seconds; the call is left to itself.
+    """The result of a call in the background. Raises `TimeoutError` when it is not there within so
+    many seconds; the call itself goes on.
     """
     try:
         return future.result(max(seconds, 0.0))

@@ -45,8 +45,8 @@ def python_facts() -> Iterator[Fact]:
 
 
 def _requirements() -> tuple[list[str], str]:
-    """What the installed distribution requires, extras too; of a checkout that is not installed,
-    what its pyproject.toml says.
+    """What the installed distribution requires, extras included, and a note. For a checkout that is
+    not installed, what its pyproject.toml says.
     """
     try:
         return list(metadata.requires(DISTRIBUTION) or ()), ""
@@ -149,8 +149,8 @@ def _pip(requirements: Iterable[Any]) -> str:
 
 
 def torch_facts(answer: Mapping[str, Any]) -> Iterator[Fact]:
-    """What the child process found of torch and of every GPU; where torch has none, whether the
-    machine has one.
+    """What the child process found of torch and of every GPU. Where torch sees no GPU, whether the
+    machine has one that torch cannot use.
     """
     if answer.get("late"):
         yield Fact("warn", "torch", f"{_installed('torch') or 'not installed'}; {answer['late']}")
@@ -253,7 +253,7 @@ def _usable_cpus() -> list[int]:
 
 
 def memory_facts(memory: tuple[int, int, bool] | None) -> Iterator[Fact]:
-    """What `main_memory` found, None where it could not be answer."""
+    """The memory that `main_memory` found; None says that it is not known."""
     if memory is None:
         yield Fact("warn", "memory", "not known")
         return
@@ -390,7 +390,7 @@ def name_facts() -> list[Fact]:
 
 
 def _read(path: str) -> str:
-    """A small file of the system; empty where it is not there."""
+    """The text of a small file of the system; empty where there is no such file."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -140,11 +140,11 @@ def _asked_classes(name: str) -> dict[str, Any]:
             )
             judges[kind][label] = judge
             named = [str(getattr(judge, key)) for key in judge.files if getattr(judge, key)]
-            files += [(f"{kind} {label}", one) for one in named]
+            files += [(f"{kind} {label}", file) for file in named]
             if (
                 isinstance(judge, Attack)
                 and exact
-                and all(suite.place(one).exists() for one in named)
+                and all(suite.place(file).exists() for file in named)
             ):
                 judge.fits(suite)
         except Exception as error:

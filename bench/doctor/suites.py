@@ -40,9 +40,8 @@ WEIGHTS = ("unet", "vae", "text_encoder")
 
 @dataclass(frozen=True)
 class Room:
-    """What the machine offers to suites, in bytes where known.
-
-    `blocked` says why none at all can run.
+    """What the machine offers to suites, in bytes where known. `blocked` says why no suite can run
+    at all.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -54,8 +53,8 @@ class Room:
 
 @dataclass(frozen=True)
 class Looked:
-    """What was found of a suite without torch; `suite` reads its lists though files that they name
-    are missing.
+    """What was found of a suite without torch. `suite` reads its prompt lists even where files that
+    they name are missing.
     """
 
     name: str
@@ -81,7 +80,9 @@ def look(name: str) -> Looked:
 
     try:
         suite, unreadable = readable_part(load_suite(name))
-        lacking = {one.name for asset in suite.wanted() for one in suite.assets.lacking(asset)}
+        lacking = {
+            absent.name for asset in suite.wanted() for absent in suite.assets.lacking(asset)
+        }
         files = [
             FileFact(
                 f"asset {name}", str(suite.assets.place(name)), "missing" if name in lacking else ""
@@ -165,7 +166,9 @@ def _model_files(folder: Path) -> tuple[list[FileFact], int | None]:
 
 
 def _numbers(files: Sequence[Path]) -> tuple[int | None, str]:
-    """How many numbers safetensors files hold, from their headers, and what is wrong with them."""
+    """How many parameters safetensors files hold, from their headers, and what is wrong with the
+    files.
+    """
     count = 0
     for path in files:
         try:
@@ -181,7 +184,7 @@ def _numbers(files: Sequence[Path]) -> tuple[int | None, str]:
 
 
 def judged(looked: Looked, answers: Mapping[str, Any], room: Room, store: Path) -> SuiteFact:
-    """The verdict on a suite; an error on the way is a verdict too."""
+    """The verdict on a suite. An error on the way is a verdict too."""
     try:
         if looked.suite is None:
             return SuiteFact(
@@ -294,8 +297,8 @@ def _where_it_runs(parameters: int | None, memory: int | None, room: Room) -> tu
 
 
 def _named_by_judges(suite: Suite) -> list[tuple[str, str]]:
-    """Settings that look like paths, for when the classes that could say which are files cannot be
-    asked.
+    """Settings that look like paths: a guess for when the classes, which know which settings are
+    files, cannot be asked.
     """
     pairs = [
         (f"{kind} {name}", value)
@@ -324,8 +327,8 @@ def _judge_file(suite: Suite, what: str, relative: str) -> FileFact:
 
 
 def _images(suite: Suite) -> int | None:
-    """Of the lists that can be read, without attacks, each image once: what can be said when the
-    classes cannot be asked.
+    """How many images the prompt lists that can be read ask for, each counted once, without those
+    of attacks: an estimate for when the classes cannot be asked.
     """
     images: set[tuple[str, int]] = set()
     for role in ("memorized", "clean", "quality"):
@@ -338,8 +341,8 @@ def _images(suite: Suite) -> int | None:
 
 
 def _seconds_an_image(suite: Suite, store: Path, pattern: str) -> float | None:
-    """From a timing of `none` on this machine that the store holds, of this protocol; the model's
-    hash, which takes long, is not asked.
+    """Seconds for one image, from a timing of `none` under this protocol that the store holds. The
+    hash of the model, which takes long, is not compared.
     """
     wanted = suite.picture_settings
     for file in sorted(store.glob(f"{suite.store_name}/none-*/{pattern}")) if pattern else ():

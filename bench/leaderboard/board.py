@@ -69,7 +69,7 @@ class Row:
         return _part(self.record, column).get(column.name)
 
     def paired(self, column: Column) -> int | None:
-        """How many prompts the difference is over, where it is a paired one."""
+        """The number of prompts that the difference is over; None where it is not a paired one."""
         if self.reference is None or column.name not in self._paired:
             return None
         return len(
@@ -97,8 +97,8 @@ class Row:
 
 
 def means_of(record: RunRecord) -> dict[str, dict[str, float]]:
-    """The values by prompt of scores that are means over them: differences of medians are no
-    medians of differences.
+    """Values by prompt of the scores that are means over prompts. Others have no paired difference:
+    a difference of medians is not the median of the differences.
     """
     others = {
         name for part in PARTS for name, score in getattr(record, part).items() if score.statistic
@@ -122,8 +122,8 @@ def _part(record: RunRecord, column: Column) -> dict[str, Score]:
 
 @dataclass(frozen=True)
 class Board:
-    """One suite's table, the records that cannot stand in it with the reason, and rows that others
-    measured and we did not.
+    """The table of one suite; the records that cannot stand in it, each with the reason; and rows
+    that others measured and reported.
     """
 
     suite: str
@@ -175,7 +175,7 @@ def make_boards(
     """One board for every suite that has records, rows by replication.
 
     `reported`: records that others measured. `damaged`: (suite, what is wrong) for each file that
-     cannot be used.
+    cannot be used.
     """
     suites = sorted(
         {record.suite for record in (*records, *reported)} | {suite for suite, _ in damaged}
@@ -313,8 +313,8 @@ def _rows(
 
 
 def _twins(records: Sequence[RunRecord]) -> dict[str, str]:
-    """For rows whose names are the same, by run, what tells them apart: their seeds where these
-    differ, else the run.
+    """What tells rows of the same name apart, by run: their number of seeds where that differs,
+    else the name of the run.
     """
     by_label: dict[str, list[RunRecord]] = {}
     for record in records:
@@ -334,8 +334,8 @@ def _twins(records: Sequence[RunRecord]) -> dict[str, str]:
 def _differences(
     records: Sequence[RunRecord], references: Sequence[RunRecord | None]
 ) -> list[dict[str, Interval]]:
-    """The paired differences of every record to its reference, for those scores that have a column:
-    all at once, which is much faster.
+    """The paired differences of every record to its reference, for the scores that have a column;
+    computed together, which is much faster.
     """
     shown = {column.name for column in COLUMNS}
     values, baseline, shares = {}, {}, set()
@@ -357,12 +357,12 @@ def _differences(
 
 
 def _asked(record: RunRecord) -> str:
-    """What a row stands for but for the number of seeds."""
+    """A key of what a row stands for, apart from the number of seeds."""
     return json.dumps([record.method, record.parameters, record.sources], sort_keys=True)
 
 
 def _unfinished(record: RunRecord, expected: Sequence[str]) -> str:
-    """Why a run is not whole, and what of the board it has no number for."""
+    """Why a run is not complete, and which scores of the board it lacks."""
     known = {
         name
         for part in PARTS

@@ -145,7 +145,7 @@ def compare_files(a: Path, b: Path) -> Comparison:
 
 
 def compare(a: RunRecord, b: RunRecord) -> Comparison:
-    """What differs between two records; see the module."""
+    """What differs between two records: protocol, environment and numbers."""
     # By their text, so that 1 and true differ; without the digest of all else, which older records
     # lack.
     identical = (
@@ -193,7 +193,7 @@ def _text(value: Any) -> str:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """1 and 1.0 are the same setting; 1 and true are not."""
+    """Whether two settings are the same: 1 and 1.0 are, 1 and true are not."""
     if (
         isinstance(a, bool)
         or isinstance(b, bool)
@@ -265,9 +265,8 @@ def _settings(record: RunRecord) -> dict[str, Any]:
 
 
 def _details(a: RunRecord, b: RunRecord) -> list[Field]:
-    """Details of scores that differ, once a metric where all of its scores agree on them.
-
-    Lists of tables are findings and not an operating point.
+    """Details of scores that differ, written once for a metric where all of its scores agree on
+    them. Lists of tables are left out, because they are findings and no settings.
     """
     by_key: dict[tuple[str, str], list[tuple[str, Field]]] = {}
     for part in REPORT_PARTS:
@@ -311,7 +310,7 @@ def _finite(values: dict[str, float] | None) -> dict[str, float]:
 
 
 def _no_difference(mine: Score | None, theirs: Score | None, a: RunRecord, b: RunRecord) -> str:
-    """Why B - A would mean nothing; empty where it means something."""
+    """Why B - A would mean nothing; empty where it has a meaning."""
     if mine is None or theirs is None:
         return "not in A" if mine is None else "not in B"
     missing = [

@@ -109,7 +109,8 @@ def picture_of(board: Board) -> str | None:
     if not drawn:
         return None
     chosen = next(
-        (one for one in drawn if (one["x"], one["y"]) == ("sscd", "clip_score_clean")), drawn[0]
+        (chart for chart in drawn if (chart["x"], chart["y"]) == ("sscd", "clip_score_clean")),
+        drawn[0],
     )
     content: str = template("scatter.svg").render(
         s=chosen,
@@ -171,8 +172,8 @@ def _column(board: Board, column: Column) -> dict[str, Any]:
 
 
 def _scales(board: Board, columns: Sequence[Column]) -> dict[str, float]:
-    """The largest value of each column with a bar: replication and attacks, where 0 is the
-    least.
+    """The largest value of each column that has bars: replication and attacks, whose least value is
+    0.
     """
     scales = {}
     for column in columns:
@@ -343,7 +344,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 
 def _reference_first(board: Board) -> list[tuple[int, Row]]:
-    """What the others are compared with stands first."""
+    """The rows with the reference, which the others are compared with, first."""
     return sorted(enumerate(board.rows), key=lambda found: found[1].record.method != REFERENCE)
 
 
@@ -417,8 +418,8 @@ def _exhibits(board: Board) -> list[dict[str, Any]]:
 
 
 def _definition(board: Board, column: Column, reference: Row | None) -> dict[str, Any]:
-    """What a column means, with unit, metric and operating point as the reference row's record has
-    them, else the first row's that has any.
+    """What a column means, with unit, metric and operating point from the reference's record, or
+    from the first row that has them.
     """
     rows = ([reference] if reference else []) + list(board.rows) + list(board.reported)
     scores = [score for row in rows if (score := row.score(column))]

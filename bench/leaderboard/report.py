@@ -132,7 +132,7 @@ def in_words(record: RunRecord) -> list[str]:
 
 
 def _line(name: str, score: Score) -> dict[str, Any]:
-    """One row of a table of numbers; a null shows its reason."""
+    """One row of a table of numbers; a number that is null shows its reason."""
     column = _COLUMNS.get(name)
     decimals = decimals_of(name, score)
     return {
