@@ -13,7 +13,9 @@ from bench.running.run import Run
 from bench.suite.load import load_suite
 
 GUIDE = (
-    Path("CONTRIBUTING.md")
+    Path(__file__)
+    .parents[2]
+    .joinpath("CONTRIBUTING.md")
     .read_text(encoding="utf-8")
     .partition("## A method in five minutes")[2]
     .partition("\n## ")[0]
