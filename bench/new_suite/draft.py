@@ -24,7 +24,7 @@ from bench.base.parameters import configure, validation_line
 from bench.new_suite.given import Checks, absolute
 from bench.new_suite.prompts import Row
 from bench.registry import registry
-from bench.suite.settings import SuiteSettings
+from bench.suite.schema import SuiteSettings
 
 ENOUGH = 2048  # features of Inception: a covariance of fewer pictures is singular
 

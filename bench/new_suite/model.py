@@ -14,7 +14,7 @@ from typing import Any, get_args
 from bench.base.errors import visible
 from bench.base.files import write_atomically
 from bench.new_suite.given import PARTS, Checks, absolute
-from bench.suite.settings import Scheduler
+from bench.suite.schema import Scheduler
 
 LARGEST_SIDE = 2**14  # pixels of a picture; more is a damaged configuration
 

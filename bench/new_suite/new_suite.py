@@ -27,7 +27,7 @@ from bench.new_suite.model import ModelChecks
 from bench.new_suite.prompts import PromptChecks, Row
 from bench.new_suite.toml_file import suite_toml
 from bench.suite.load import load_suite
-from bench.suite.settings import SuiteSettings
+from bench.suite.schema import SuiteSettings
 
 
 class CannotCreate(UserError):

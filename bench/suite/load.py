@@ -16,7 +16,7 @@ from bench.base.files import read_regular_file
 from bench.base.parameters import parse_toml, refusal
 from bench.registry.registry import find_suite
 from bench.suite.places import looks_like_a_path, stated_by
-from bench.suite.settings import SuiteSettings
+from bench.suite.schema import SuiteSettings
 from bench.suite.suite import Suite
 
 MAX_BYTES = 2**24  # of a suite file

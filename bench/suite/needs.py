@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.assets.catalogue import PREFIX, Lacking
 from bench.base.errors import UserError
 from bench.base.files import is_regular_file, is_there
-from bench.suite.settings import Role
+from bench.suite.schema import Role
 from bench.suite.suite import Suite
 
 

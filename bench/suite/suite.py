@@ -21,7 +21,7 @@ from bench.base.digests import digest_of, path_digest
 from bench.registry.registry import SUITES
 from bench.suite.places import Places, named_files
 from bench.suite.prompts import Prompt, read_prompts
-from bench.suite.settings import Role, SuiteSettings, protocol, texts_in
+from bench.suite.schema import Role, SuiteSettings, protocol, texts_in
 
 
 @dataclass(frozen=True)

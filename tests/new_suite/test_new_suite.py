@@ -28,7 +28,7 @@ from bench.new_suite.new_suite import CannotCreate, new_suite, text
 from bench.new_suite.prompts import PromptChecks, Row, split
 from bench.new_suite.toml_file import toml_value
 from bench.suite.load import load_suite
-from bench.suite.settings import SuiteSettings
+from bench.suite.schema import SuiteSettings
 from conftest import CAPTIONS, write_csv
 from one_run import Run
 

@@ -15,7 +15,7 @@ from bench.base.errors import UserError
 from bench.base.parameters import parse_assignments
 from bench.contracts.method import Method
 from bench.records.record import load_record
-from bench.running.sample import sample
+from bench.running.sampling import sample
 from bench.running.timing import time_against_none
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
@@ -81,7 +81,7 @@ def test_wanda_with_sparsity_zero_is_bit_identical_to_none(tiny_suite, tmp_path)
 
 
 def test_a_run_samples_with_its_method_attached(tiny_suite, tmp_path):
-    from bench.running.sample import sample
+    from bench.running.sampling import sample
 
     none, pruned = (
         new_run(tiny_suite, tmp_path),

@@ -13,7 +13,7 @@ from bench.base.prompt_lists import read_list
 from bench.registry import registry
 from bench.suite.load import load_suite
 from bench.suite.needs import lenient, readable_part
-from bench.suite.settings import protocol
+from bench.suite.schema import protocol
 from conftest import SUITE
 
 RECORDS = Path(bench.__file__).parents[1] / "leaderboards" / "records"
