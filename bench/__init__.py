@@ -40,12 +40,12 @@ _HOMES = {
     # the protocol, a run of it, and what is left of runs
     "Suite": "bench.suite.suite",
     "Prompt": "bench.suite.prompts",
-    "Role": "bench.suite.settings",
+    "Role": "bench.suite.schema",
     "load_suite": "bench.suite.load",
     "Experiment": "bench.running.experiment",
     "Engine": "bench.running.engine",
     "Images": "bench.running.images",
-    "prepare": "bench.running.prepared",
+    "prepare": "bench.running.prepare",
     "run": "bench.running.run",
     "RunRecord": "bench.records.record",
     "load_record": "bench.records.record",
@@ -117,9 +117,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.running.engine import Engine as Engine
     from bench.running.experiment import Experiment as Experiment
     from bench.running.images import Images as Images
-    from bench.running.prepared import prepare as prepare
+    from bench.running.prepare import prepare as prepare
     from bench.running.run import run as run
     from bench.suite.load import load_suite as load_suite
     from bench.suite.prompts import Prompt as Prompt
-    from bench.suite.settings import Role as Role
+    from bench.suite.schema import Role as Role
     from bench.suite.suite import Suite as Suite

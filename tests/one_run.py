@@ -20,7 +20,7 @@ from bench.running.experiment import Experiment
 from bench.running.fitting import Fitted, fitted
 from bench.running.images import Images
 from bench.running.plan import plan
-from bench.running.prepared import prepare
+from bench.running.prepare import prepare
 from bench.running.run import run as run_experiment
 from bench.running.shard import Shard, make_shard
 from bench.store.store import SampleKey, SampleStore

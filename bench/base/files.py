@@ -30,13 +30,26 @@ def read_regular_file(path: Path, most: int) -> bytes:
 
 
 def is_regular_file(path: Path) -> bool:
-    """Whether a path leads to a file; never for a name that no file can have, such as a caption in
-    a column of paths.
+    """Whether a path leads to a file; never for a name that no file can have (too long, with a NUL
+    in it), such as a caption in a column of paths.
     """
-    try:
+    with suppress(OSError, ValueError):
         return path.is_file()
-    except (OSError, ValueError):  # too long a name, a NUL in it
-        return False
+    return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path leads to a folder; never for a name that none can have."""
+    with suppress(OSError, ValueError):
+        return path.is_dir()
+    return False
+
+
+def is_there(path: Path) -> bool:
+    """Whether something is at a path; never for a name that nothing can have."""
+    with suppress(OSError, ValueError):
+        return path.exists()
+    return False
 
 
 def write_atomically(path: Path, content: bytes) -> None:

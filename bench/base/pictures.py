@@ -213,8 +213,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     if not _has_16_bit_greys(image):
         raise BadPicture(
-            f"its greys are no whole numbers of 8 or 16 bits (mode {image.mode}), so that it is"
-            " not known which value is white: save it with 8 bits"
+            f"it is not known which value of its greys is white (mode {image.mode}): save it with 8"
+            " bits"
         )
     high = (np.asarray(image) >> 8).astype(np.uint8)
     return Image.fromarray(high).convert("RGB")

@@ -136,7 +136,9 @@ def scan_list(file: Path, format: Format = "csv", delimiter: str | None = ",") -
     found = PromptList(file)
     text = _text_of(file, FORMAT_NAMES[format])
     readers: dict[Format, Callable[[], None]] = {
-        "csv": lambda: _read_csv(found, text, delimiter or _delimiter_of(text)),
+        "csv": lambda: _read_csv(
+            found, text, _delimiter_of(text) if delimiter is None else delimiter
+        ),
         "jsonl": lambda: _read_json_lines(found, text),
         "lines": lambda: _read_lines(found, text),
     }

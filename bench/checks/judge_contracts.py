@@ -28,7 +28,7 @@ from bench.contracts.samples import SampleSet
 from bench.running.fitting import Fitted
 from bench.running.generating import generate
 from bench.running.judging import evaluation_of, target_of
-from bench.running.prepared import Prepared, prepare
+from bench.running.prepare import Prepared, prepare
 from bench.running.scoring import as_score
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite

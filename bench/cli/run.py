@@ -246,9 +246,9 @@ def run(
 
     from bench.base.progress import reporter
     from bench.diffusion.model import pick_device
-    from bench.running.keeping import keep_images_of
+    from bench.running.kept_pictures import keep_images_of
     from bench.running.plan import plan, plan_text
-    from bench.running.prepared import prepare
+    from bench.running.prepare import prepare
     from bench.running.run import finished
     from bench.running.run import run as run_experiment
     from bench.running.shard import make_shard, shard_plan

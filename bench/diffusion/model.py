@@ -85,8 +85,8 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
         )
     else:
         pipe = _from_single_file(path, suite.path(settings.config), DTYPES[settings.dtype])
-    scheduler = getattr(diffusers, settings.scheduler, None)
-    if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
+    scheduler: Any = getattr(diffusers, settings.scheduler, None)
+    if diffusers.SchedulerMixin not in getattr(scheduler, "__mro__", ()):
         raise UserError(f"suite {suite.name}: diffusers has no scheduler {settings.scheduler!r}")
     with _clear_errors(path):
         pipe.scheduler = scheduler.from_config(pipe.scheduler.config)

@@ -1,5 +1,5 @@
-"""Real pictures for measures of picture quality: a folder or a list of files, decoded, cut and
-turned into features once.
+"""Real pictures, which measures of picture quality compare with: a folder or a list of files,
+decoded, cut and turned into features once.
 
     <cache>/<key>/00000.npy     features of the first pictures, float32 `[n, d]`; one file for each
                                 further part
@@ -43,15 +43,14 @@ from bench.suite.prompts import Prompt
 
 PART = 512  # pictures whose features stand in one file
 BATCH = 32  # pictures that are decoded and handed to the network together
-# that decode; pictures wait for the network and not the other way round
+# Threads that decode: pictures wait for the network, and not the other way round.
 THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
 class RealSet:
-    """Pictures by their files, in a fixed order.
-
-    `side`: the shorter side becomes it and the centre square is kept; None keeps them as they are.
+    """Picture files in a fixed order. With a `side` they are cut to a square of so many pixels
+    (`centre_square`); without one they stay as they are.
     """
 
     name: str
@@ -75,7 +74,7 @@ def crop_name(side: int | None) -> str:
 
 
 def pictures_in(folder: Path, side: int | None = None) -> RealSet:
-    """All pictures below a folder, by their endings, in the order of their relative names.
+    """All pictures below a folder, known by their suffixes, in the order of their relative names.
 
     Raises `UserError` when there are fewer than two.
     """
@@ -97,7 +96,7 @@ def pictures_in(folder: Path, side: int | None = None) -> RealSet:
 def originals(prompts: Sequence[Prompt], side: int | None = None) -> RealSet:
     """The pictures that prompts name as their references, each once, in the order of the prompts.
 
-    Raises `Unmeasurable` when a prompt names none.
+    Raises `Unmeasurable` when a prompt names none, and when there are fewer than two.
     """
     if lacking := [prompt.id for prompt in prompts if not prompt.references]:
         raise Unmeasurable(
@@ -134,8 +133,8 @@ def read_cut(path: Path, side: int | None) -> np.ndarray:
 def decoded(
     files: Sequence[Path], side: int | None, threads: int = THREADS
 ) -> Iterator[np.ndarray]:
-    """The pictures in order, decoded ahead of need by threads (PIL decodes and resizes without
-    Python's lock); few are held at a time.
+    """The pictures in order, each uint8 `[H, W, 3]`. Threads decode ahead of need, since Pillow
+    decodes and resizes without Python's lock; few pictures are in memory at a time.
     """
     left = iter(files)
     with ThreadPoolExecutor(threads) as pool:
@@ -155,8 +154,8 @@ def decoded(
 def feature_blocks(
     real: RealSet, extractor: Extractor, cache: Path, report: Report = silent
 ) -> Iterator[np.ndarray]:
-    """Features `[n, d]` of the pictures in order, a part at a time; parts that were made before are
-    read, and no picture of theirs is decoded.
+    """Features of the pictures in order, float32 `[n, d]` for a part at a time. Parts that were
+    made before are read, and their pictures are not decoded.
     """
     folder = cache / _key(real, extractor)
     for start in range(0, len(real.files), PART):

@@ -17,11 +17,11 @@ from bench.base.spread import evenly
 from bench.contracts.method import State
 from bench.records.parts import REFERENCE
 from bench.records.record import RecordedReferences, RecordedSamples, Thumbnail
-from bench.running.demand import PROMPTS, THUMBNAILS
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.images import Images
-from bench.suite.settings import Role
+from bench.running.units import PROMPTS, THUMBNAILS
+from bench.suite.schema import Role
 from bench.suite.suite import Suite
 
 

@@ -15,11 +15,11 @@ from typing import Protocol, TypeVar
 
 from bench.base.progress import Report
 from bench.contracts.method import State
-from bench.running.demand import Unit
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.generating import generate
 from bench.running.images import Images
+from bench.running.units import Unit
 from bench.store.store import SampleKey
 
 Item = TypeVar("Item")

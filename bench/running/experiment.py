@@ -22,7 +22,7 @@ from bench.registry.registry import Entry
 from bench.store.store import SampleKey
 from bench.suite.needs import refuse_missing_assets
 from bench.suite.prompts import Prompt
-from bench.suite.settings import Role
+from bench.suite.schema import Role
 from bench.suite.suite import Suite
 
 if TYPE_CHECKING:

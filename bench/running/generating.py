@@ -1,6 +1,6 @@
 """Making images in this process, unit by unit; each is stored as one shard.
 
-What the units are stands in `bench.running.demand`.
+What the units are stands in `bench.running.units`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from bench.base.progress import Report, silent
 from bench.contracts.method import Method, State
 from bench.diffusion.denoiser import Denoiser
-from bench.running.demand import Unit, to_sample
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.images import Images
-from bench.running.sample import sample
+from bench.running.sampling import sample
+from bench.running.units import Unit, to_sample
 from bench.store.store import SampleKey
 
 

@@ -14,15 +14,15 @@ from bench.base.errors import one_line
 from bench.base.progress import Report
 from bench.contracts.samples import SampleSet
 from bench.features.extractor import in_whole_batches
-from bench.running.demand import Units
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
-from bench.running.keeping import KeepImages, Keeping, keeping_of
+from bench.running.kept_pictures import KeepImages, Keeping, keeping_of
+from bench.running.units import Units
 from bench.store.folders import Root, open_folder
 from bench.store.shards import extracted
 from bench.store.store import SampleKey, SampleStore
 from bench.suite.prompts import Prompt
-from bench.suite.settings import Role
+from bench.suite.schema import Role
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from bench.running.images import Images
 from bench.running.scoring import as_score, together
 from bench.running.timing import time_against_none
 from bench.suite.prompts import Prompt
-from bench.suite.settings import Role
+from bench.suite.schema import Role
 
 PICTURES = 4  # of one exhibit
 

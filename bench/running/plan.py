@@ -18,7 +18,7 @@ from bench.base.text import duration_text, size_text
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.images import Images
-from bench.running.keeping import droppable_by_name
+from bench.running.kept_pictures import droppable_by_name
 from bench.running.run import record_file
 from bench.running.timing import timings
 from bench.store.store import SampleKey

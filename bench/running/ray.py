@@ -17,12 +17,12 @@ from bench.base.child import cores
 from bench.base.errors import UserError, one_line
 from bench.base.progress import Report
 from bench.contracts.method import State
-from bench.running.demand import Unit
 from bench.running.engine import Engine
 from bench.running.executors import Item, Result
 from bench.running.experiment import Experiment
 from bench.running.images import Images
 from bench.running.ray_task import Refusal, apply, files_in_use
+from bench.running.units import Unit
 from bench.running.worker import Spec, Worker
 from bench.store.store import SampleKey
 

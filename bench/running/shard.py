@@ -9,12 +9,12 @@ from typing import Any
 
 from bench.base.errors import UserError
 from bench.base.progress import Report, silent
-from bench.running.demand import Unit
 from bench.running.engine import Engine
 from bench.running.executors import Executor
 from bench.running.experiment import Experiment
 from bench.running.fitting import fitted
 from bench.running.images import Images
+from bench.running.units import Unit
 
 
 @dataclass(frozen=True)

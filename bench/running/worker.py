@@ -16,18 +16,18 @@ import torch
 from bench.assets.catalogue import Entry
 from bench.base.errors import UserError, one_line
 from bench.diffusion.execution import Execution
-from bench.running.demand import Unit
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.fitting import fitted, is_fitted
 from bench.running.generating import generate
 from bench.running.images import Images
-from bench.running.keeping import KeepImages
-from bench.running.prepared import Prepared, prepare
+from bench.running.kept_pictures import KeepImages
+from bench.running.prepare import Prepared, prepare
 from bench.running.ray_task import FROM_FILE, Refusal
+from bench.running.units import Unit
 from bench.store.folders import Root, open_folder
 from bench.store.store import SampleKey
-from bench.suite.settings import SuiteSettings
+from bench.suite.schema import SuiteSettings
 from bench.suite.suite import Suite
 
 

@@ -18,7 +18,7 @@ from bench.base.parameters import configure
 from bench.base.progress import Report
 from bench.registry import registry
 from bench.running.judging import target_of
-from bench.running.prepared import prepare
+from bench.running.prepare import prepare
 from bench.store.folders import Root
 from bench.suite.places import SUITE_PREFIX
 from bench.suite.suite import Suite

@@ -30,9 +30,9 @@ from bench.records.environment import environment
 from bench.records.record import RunRecord
 from bench.registry import registry
 from bench.running.experiment import NEEDED_ROLE
-from bench.running.prepared import prepare
+from bench.running.prepare import prepare
 from bench.running.run import finished, run
-from bench.suite.settings import PromptSettings, Role, SuiteSettings
+from bench.suite.schema import PromptSettings, Role, SuiteSettings
 from bench.suite.suite import Suite
 
 REPLICATION, ALIGNMENT, CLEAN_ALIGNMENT = SCORES = ("sscd", "clip_score", "clip_score_clean")

@@ -16,13 +16,13 @@ from bench.base.pictures import SIDE, BadPicture, decode_png, decode_small_png, 
 from bench.base.spread import evenly
 from bench.contracts.attack import EXHIBITS
 from bench.records.record import RunRecord
-from bench.running.demand import PROMPTS, THUMBNAILS
 from bench.running.experiment import Experiment
+from bench.running.units import PROMPTS, THUMBNAILS
 from bench.store.folders import Root, open_folder
 from bench.store.store import SampleKey, SampleStore, pixel_digest, read_picture
 from bench.submission.claim import NAME, Claim
 from bench.suite.prompts import Prompt
-from bench.suite.settings import Role
+from bench.suite.schema import Role
 
 Keyed = tuple[SampleKey, str]  # where a store keeps an image, and its digest
 AT_ONCE = 256  # images that are read from a store together

@@ -13,7 +13,7 @@ from bench.records.parts import PARTS
 from bench.records.record import RunRecord, Score
 from bench.running.experiment import Experiment
 from bench.store.folders import Root
-from bench.suite.settings import Role
+from bench.suite.schema import Role
 from bench.suite.suite import Suite
 
 NAME = 100  # characters of a method's name, which becomes a folder

@@ -35,7 +35,7 @@ from bench.running.fitting import Fitted, fitted
 from bench.running.generating import generate
 from bench.running.images import Images
 from bench.running.judging import evaluation_of
-from bench.running.prepared import Prepared, prepare
+from bench.running.prepare import Prepared, prepare
 from bench.running.scoring import together
 from bench.store.folders import Root
 from bench.store.store import SampleKey
@@ -45,7 +45,7 @@ from bench.submission.claim import Claim, scores_of, short
 from bench.submission.submit import CONSISTENCY, differences, findings_of, other_protocol
 from bench.submission.verification import Compared, Verification
 from bench.suite.prompts import Prompt
-from bench.suite.settings import Role
+from bench.suite.schema import Role
 from bench.suite.suite import Suite
 
 # How far values of prompts may differ on average, for cosines and shares that

@@ -16,7 +16,7 @@ from bench.base.files import read_regular_file
 from bench.base.parameters import parse_toml, refusal
 from bench.registry.registry import find_suite
 from bench.suite.places import looks_like_a_path, stated_by
-from bench.suite.settings import SuiteSettings
+from bench.suite.schema import SuiteSettings
 from bench.suite.suite import Suite
 
 MAX_BYTES = 2**24  # of a suite file
@@ -84,16 +84,21 @@ def _moved(table: dict[str, Any], parent: Path, name: str | None, child: Path) -
     def moved(text: Any) -> Any:
         return stated_by(text, parent, name, child) if isinstance(text, str) and text else text
 
-    def moved_where_it_is_one(value: Any) -> Any:
-        is_one = isinstance(value, str) and looks_like_a_path(value, parent.parent)
-        return moved(value) if is_one else value
+    def judge(settings: Any) -> Any:
+        """The settings of one metric or attack."""
+        if not isinstance(settings, dict):
+            return settings
+        return {
+            key: moved(value)
+            if isinstance(value, str) and looks_like_a_path(key, value, parent.parent)
+            else value
+            for key, value in settings.items()
+        }
 
     def judges(section: dict[str, Any]) -> dict[str, Any]:
         return {
             # code is found by its path alone
-            (stated_by(key, parent, None, child) if key.endswith(".py") else key): _each(
-                settings, {}, moved_where_it_is_one
-            )
+            stated_by(key, parent, None, child) if key.endswith(".py") else key: judge(settings)
             for key, settings in section.items()
         }
 
@@ -110,15 +115,13 @@ def _moved(table: dict[str, Any], parent: Path, name: str | None, child: Path) -
     return {key: value for key, value in result.items() if key in table}
 
 
-def _each(
-    section: Any,
-    changes: dict[str, Callable[[Any], Any]],
-    otherwise: Callable[[Any], Any] = lambda value: value,
-) -> Any:
-    """A section with its values changed by key; what is no section stays for the checks to come."""
+def _each(section: Any, changes: dict[str, Callable[[Any], Any]]) -> Any:
+    """A section with some of its values changed, by key; what is no section stays as it is for the
+    checks to come.
+    """
     if not isinstance(section, dict):
         return section
-    return {key: changes.get(key, otherwise)(value) for key, value in section.items()}
+    return {key: changes[key](value) if key in changes else value for key, value in section.items()}
 
 
 def _laid_over(base: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""What a suite still needs before it can run, and the suite as a plan sees it meanwhile."""
+"""What a suite still needs before it can run, and the suite as plans and `bench doctor` see it
+until then.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,14 @@ from pathlib import Path
 
 from bench.assets.catalogue import PREFIX, Lacking
 from bench.base.errors import UserError
-from bench.base.files import is_regular_file
-from bench.suite.places import is_there
-from bench.suite.settings import Role
+from bench.base.files import is_regular_file, is_there
+from bench.suite.schema import Role
 from bench.suite.suite import Suite
 
 
 def missing_assets(suite: Suite) -> list[Lacking]:
-    """What of the suite's assets is not here, and files of its own that are not."""
-    found = [one for name in suite.wanted() for one in suite.assets.lacking(name)]
+    """The suite's assets that are not here, then files and pictures of its own that are not."""
+    found = [lack for name in suite.wanted() for lack in suite.assets.lacking(name)]
     named = {
         suite.settings.model.path,
         *(prompts.file for prompts in suite.settings.prompts.values()),
@@ -52,7 +53,7 @@ def _absent(suite: Suite, role: Role) -> list[Path]:
 def refuse_missing_assets(suite: Suite) -> None:
     """Raises one `UserError` that names every asset that is not here, and says how to get them."""
     if lacking := list(
-        dict.fromkeys(one.name for name in suite.wanted() for one in suite.assets.lacking(name))
+        dict.fromkeys(lack.name for name in suite.wanted() for lack in suite.assets.lacking(name))
     ):
         what = (
             f"{len(lacking)} of its {len(suite.wanted())} assets are"

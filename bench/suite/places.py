@@ -13,13 +13,18 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.assets.catalogue import PREFIX, Assets
 from bench.base.digests import path_digest
 from bench.base.errors import UserError, visible
+from bench.base.files import is_there
 from bench.registry.registry import find_suite
 
 SUITE_PREFIX = "suite:"  # suite:NAME:PATH is a path as the file of the suite NAME states it
+# settings of metrics and attacks that are names, whatever files lie beside the suite
+NAMES = ("profile",)
+LONGEST = 200  # characters of a path that an error shows
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,8 @@ class Places:
             return self.beside_suite(relative).resolve()
         except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError
             raise UserError(
-                f"suite {self.suite}: '{visible(relative)[:200]}' leads nowhere: it is too long, or"
-                " its links form a circle"
+                f"suite {self.suite}: '{visible(relative)[:LONGEST]}' leads nowhere: it is too"
+                " long, or its links form a circle"
             ) from error
 
     def beside_suite(self, relative: str) -> Path:
@@ -54,7 +59,7 @@ class Places:
             name, colon, inner = relative.removeprefix(SUITE_PREFIX).partition(":")
             if not colon or name.endswith(".toml"):
                 raise UserError(
-                    f"suite {self.suite}: '{visible(relative)[:200]}' must be suite:NAME:PATH"
+                    f"suite {self.suite}: '{visible(relative)[:LONGEST]}' must be suite:NAME:PATH"
                 )
             return find_suite(name).parent / inner
         return self.file.parent / relative
@@ -66,8 +71,8 @@ class Places:
         path = self.place(relative)
         if not is_there(path):
             raise UserError(
-                f"suite {self.suite}: '{visible(relative)}' is missing (looked at"
-                f" {visible(str(path))})"
+                f"suite {self.suite}: '{visible(relative)[:LONGEST]}' is missing (looked at"
+                f" {visible(str(path))[:LONGEST]})"
             )
         return path
 
@@ -90,14 +95,6 @@ class Places:
         )
 
 
-def is_there(path: Path) -> bool:
-    """Whether something is at a path; never for a name that no file can have."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
-
-
 def stated_by(text: str, parent: Path, name: str | None, child: Path) -> str:
     """A path that the suite file `parent` states, as the suite file `child` in another folder has
     to state it. `name`: what the parent is known by, where it was not named by its path.
@@ -109,17 +106,22 @@ def stated_by(text: str, parent: Path, name: str | None, child: Path) -> str:
     return Path(os.path.relpath(parent.parent / text, child.parent)).as_posix()
 
 
-def looks_like_a_path(text: str, folder: Path) -> bool:
+def looks_like_a_path(key: str, text: str, folder: Path) -> bool:
     """Whether a setting of a metric or attack, whose class alone knows what it means, is taken for
     a path: it begins with a dot and a slash, or something is there.
     """
-    return text.startswith(("./", "../")) or (text not in ("", ".") and is_there(folder / text))
+    if key in NAMES or text in ("", "."):
+        return False
+    return text.startswith(("./", "../")) or is_there(folder / text)
 
 
-def named_files(texts: Iterable[str], folder: Path) -> set[str]:
-    """Those of some settings that name files."""
+def named_files(settings: Iterable[tuple[str, Any]], folder: Path) -> set[str]:
+    """Those of some settings of metrics and attacks, by key, that name files."""
     return {
-        text
-        for text in texts
-        if text.startswith((PREFIX, SUITE_PREFIX)) or (text and is_there(folder / text))
+        value
+        for key, value in settings
+        if isinstance(value, str)
+        and value != ""
+        and key not in NAMES
+        and (value.startswith((PREFIX, SUITE_PREFIX)) or is_there(folder / value))
     }

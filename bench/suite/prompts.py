@@ -14,7 +14,7 @@ from bench.base.files import is_regular_file
 from bench.base.prompt_lists import Row, filled_in, read_list
 from bench.base.spread import spread
 from bench.suite.places import Places
-from bench.suite.settings import PromptSettings
+from bench.suite.schema import PromptSettings
 
 LARGEST_SEED = 2**63 - 1
 

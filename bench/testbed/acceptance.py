@@ -32,7 +32,7 @@ from bench.contracts.method import Method
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.model import load_denoiser
 from bench.features.networks import CopyDescriptor, OpenClip
-from bench.running.sample import sample
+from bench.running.sampling import sample
 from bench.statistics.intervals import proportion_interval
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite

@@ -25,7 +25,7 @@ from attacks.clique_extraction import CliqueExtraction
 from bench.base.parameters import configure
 from bench.base.progress import reporter
 from bench.running.generating import generate
-from bench.running.prepared import prepare
+from bench.running.prepare import prepare
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
 

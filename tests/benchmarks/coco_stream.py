@@ -29,11 +29,11 @@ import numpy as np
 import psutil
 import torch
 
-from bench.running.demand import THUMBNAILS
 from bench.running.generating import generate
-from bench.running.keeping import keep_images_of
-from bench.running.prepared import Prepared, prepare
+from bench.running.kept_pictures import keep_images_of
+from bench.running.prepare import Prepared, prepare
 from bench.running.run import run
+from bench.running.units import THUMBNAILS
 from bench.store.store import SampleKey
 from bench.suite.load import load_suite
 from bench.testbed.tiny import CAPTIONS, SUITE, build_tiny_suite, write_csv

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from bench.running.executors import Executor, Local
-from bench.running.prepared import prepare
+from bench.running.prepare import prepare
 from bench.running.ray import Ray
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite

@@ -13,7 +13,9 @@ from bench.suite.load import load_suite
 from one_run import Run
 
 GUIDE = (
-    Path("CONTRIBUTING.md")
+    Path(__file__)
+    .parents[2]
+    .joinpath("CONTRIBUTING.md")
     .read_text(encoding="utf-8")
     .partition("## A method in five minutes")[2]
     .partition("\n## ")[0]

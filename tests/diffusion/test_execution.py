@@ -27,7 +27,7 @@ from bench.diffusion.execution import (
     prepare,
 )
 from bench.diffusion.memory import host_peak, peak_memory_mib, peak_within
-from bench.running.sample import sample
+from bench.running.sampling import sample
 from conftest import CAPTIONS, build_tiny_pipeline
 from methods.cross_attention import CrossAttention
 from methods.nemo import Nemo

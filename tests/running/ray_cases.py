@@ -43,7 +43,7 @@ def two_workers():
 
 @pytest.fixture(autouse=True)
 def _small_units(monkeypatch):
-    monkeypatch.setattr("bench.running.demand.IMAGES_PER_UNIT", 4)
+    monkeypatch.setattr("bench.running.units.IMAGES_PER_UNIT", 4)
 
 
 def without_time(record):

@@ -46,7 +46,7 @@ class Mixing(Method):
 
 @pytest.fixture(autouse=True)
 def _small_units(monkeypatch):
-    monkeypatch.setattr("bench.running.demand.IMAGES_PER_UNIT", 4)
+    monkeypatch.setattr("bench.running.units.IMAGES_PER_UNIT", 4)
 
 
 def new_run(suite, place, method="none", executor=None, **parameters):

@@ -14,7 +14,7 @@ import torch
 from bench.base.errors import UserError
 from bench.contracts.attack import Attack
 from bench.contracts.metric import Metric, PerSet
-from bench.running.keeping import keep_images_of
+from bench.running.kept_pictures import keep_images_of
 from bench.store.store import decode_png, pixel_digest
 from bench.submission.submit import submit
 from bench.submission.verify import verify
@@ -155,7 +155,7 @@ def test_every_network_is_loaded_once_a_run(suite, tmp_path, monkeypatch):
         return load(path, device)
 
     monkeypatch.setattr(extractors, "load_torchscript", counted)
-    monkeypatch.setattr("bench.running.demand.IMAGES_PER_UNIT", 4)
+    monkeypatch.setattr("bench.running.units.IMAGES_PER_UNIT", 4)
     resolve(suite, tmp_path).execute()
     assert set(loads.values()) == {1}
 
@@ -184,9 +184,9 @@ def test_without_pictures_every_number_and_digest_is_the_same(whole, bare, suite
 def test_a_sample_keeps_the_first_images_of_each_role_and_those_that_records_show(
     suite, whole, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("bench.running.keeping.SAMPLE", 1)
-    monkeypatch.setattr("bench.running.demand.PROMPTS", 2)
-    monkeypatch.setattr("bench.running.demand.THUMBNAILS", 2)
+    monkeypatch.setattr("bench.running.kept_pictures.SAMPLE", 1)
+    monkeypatch.setattr("bench.running.units.PROMPTS", 2)
+    monkeypatch.setattr("bench.running.units.THUMBNAILS", 2)
     run = resolve(suite, tmp_path, "sample")
     record = run.execute()
     memorized, clean = run.samples("memorized").keys, run.samples("clean").keys
@@ -281,7 +281,7 @@ def test_an_extractor_that_breaks_keeps_the_pictures_and_costs_only_its_metric(
         raise RuntimeError("out of order")
 
     monkeypatch.setattr(CleanFeatures, "__call__", breaks)
-    monkeypatch.setattr("bench.running.demand.IMAGES_PER_UNIT", 4)
+    monkeypatch.setattr("bench.running.units.IMAGES_PER_UNIT", 4)
     run = resolve(suite, tmp_path, "none")
     with pytest.raises(RuntimeError, match="out of order"):
         run.execute()

@@ -19,8 +19,8 @@ from bench.diffusion.model import load_denoiser
 from bench.features.extractor import in_whole_batches
 from bench.features.networks import CleanFeatures, CopyDescriptor, OpenClip
 from bench.records.record import load_record
-from bench.running.demand import Units, cut, to_sample
 from bench.running.shard import Shard
+from bench.running.units import Units, cut, to_sample
 from bench.store.store import SampleKey
 from bench.suite.load import load_suite
 from conftest import SUITE
@@ -51,7 +51,7 @@ def _one_model(tiny_folder):
     denoiser = load_denoiser(load_suite(str(tiny_folder / "tiny.toml")), CPU)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bench.running.engine.load_denoiser", lambda *_, **__: denoiser)
-        patch.setattr("bench.running.demand.IMAGES_PER_UNIT", 8)
+        patch.setattr("bench.running.units.IMAGES_PER_UNIT", 8)
         yield
 
 

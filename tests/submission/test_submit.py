@@ -542,8 +542,8 @@ LIES = {
         set_to("thumbnails", 0, "png", "AAAA"),
         "thumbnail of p2 is no picture",
     ),
-    "thumbnail in another format": (jpeg, "JPEG of 32x32 pixels"),
-    "thumbnail that fills all memory": (bomb, "PNG of 9000x9000 pixels"),
+    "thumbnail in another format": (jpeg, "no whole picture of a format that is read (PNG)"),
+    "thumbnail that fills all memory": (bomb, "9000x9000 pixels"),
     "training picture": (
         set_to("thumbnails", 0, "reference", png(np.zeros((32, 32, 3), np.uint8))),
         "another training picture than the suite",

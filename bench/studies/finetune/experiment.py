@@ -38,12 +38,12 @@ from bench.base.prompt_lists import read_list
 from bench.records.environment import environment
 from bench.records.record import RunRecord, Score
 from bench.registry import registry
-from bench.running.prepared import prepare
+from bench.running.prepare import prepare
 from bench.running.run import finished, run
 from bench.studies.calibration import calibrate
 from bench.studies.finetune.train import Prepared, duplicated_pairs, pipeline_side
 from bench.suite.load import load_suite
-from bench.suite.settings import Scheduler
+from bench.suite.schema import Scheduler
 from bench.suite.suite import Suite
 
 ATTACK = "clique_extraction"

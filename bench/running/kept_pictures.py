@@ -16,10 +16,10 @@ from bench.base.errors import UnknownName
 from bench.base.spread import evenly
 from bench.contracts.metric import Metric
 from bench.features.extractor import Extractor
-from bench.running.demand import PROMPTS, shown_keys
 from bench.running.experiment import Experiment
+from bench.running.units import PROMPTS, shown_keys
 from bench.store.store import SampleKey
-from bench.suite.settings import Role
+from bench.suite.schema import Role
 
 KeepImages = Literal["none", "sample", "all"]
 SAMPLE = 64  # images of each role that `sample` keeps at least

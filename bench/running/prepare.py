@@ -12,7 +12,7 @@ from bench.registry.registry import Entry
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.images import Images
-from bench.running.keeping import KeepImages
+from bench.running.kept_pictures import KeepImages
 from bench.store.folders import Root
 from bench.suite.suite import Suite
 
