@@ -45,6 +45,7 @@ from bench import (
     Target,
     UnknownName,
     UserError,
+    evenly,
 )
 from bench.features import PROFILES, CopyDescriptor
 
@@ -338,10 +339,7 @@ def exhibit(target: Target, one: Verified, references: References | None) -> Exh
     """
     finding, match = one.finding, one.match
     others = [member for member in finding.members if member != finding.medoid]
-    shown = [
-        finding.medoid,
-        *(others[i * len(others) // (SHOWN - 1)] for i in range(min(SHOWN - 1, len(others)))),
-    ]
+    shown = [finding.medoid, *(others[row] for row in evenly(len(others), SHOWN - 1))]
     pictures = target.generate([finding.prompt], finding.images).pictures_of(0)
     verdict = (
         f"a copy of training picture {match.name}, l2 {match.distance:.3f}"

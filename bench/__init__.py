@@ -1,5 +1,6 @@
 """The harness. Authors of methods, metrics and attacks import from here, from `bench.features` and
-from `bench.statistics`; names load on first use, so `bench --help` stays fast.
+from `bench.statistics`; so do readers of results. Names load on first use, so that `bench --help`
+stays fast.
 """
 
 from __future__ import annotations
@@ -36,13 +37,19 @@ _HOMES = {
     "Exhibit": "bench.contracts.attack",
     "EXHIBITS": "bench.contracts.attack",
     "Shown": "bench.records.record",
-    # the protocol, and a run of it
+    # the protocol, a run of it, and what is left of runs
     "Suite": "bench.suite.suite",
     "Prompt": "bench.suite.prompts",
-    "Role": "bench.suite.settings",
+    "Role": "bench.suite.schema",
     "load_suite": "bench.suite.load",
-    "Run": "bench.running.run",
+    "Experiment": "bench.running.experiment",
+    "Engine": "bench.running.engine",
+    "Images": "bench.running.images",
+    "prepare": "bench.running.prepare",
+    "run": "bench.running.run",
     "RunRecord": "bench.records.record",
+    "load_record": "bench.records.record",
+    "load_board": "bench.leaderboard.frames",
     # errors that a user reads, progress, files
     "UserError": "bench.base.errors",
     "UnknownName": "bench.base.errors",
@@ -53,6 +60,12 @@ _HOMES = {
     "digest_of": "bench.base.digests",
     "path_digest": "bench.base.digests",
     "read_picture": "bench.base.pictures",
+    "read_image": "bench.base.pictures",
+    "decode_image": "bench.base.pictures",
+    "centred_square": "bench.base.pictures",
+    "has_picture_suffix": "bench.base.pictures",
+    "evenly": "bench.base.spread",
+    "spread": "bench.base.spread",
 }
 __all__ = list(_HOMES)
 __getattr__ = door(__name__, _HOMES)
@@ -65,8 +78,14 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.base.errors import UserError as UserError
     from bench.base.errors import one_line as one_line
     from bench.base.parameters import validation_line as validation_line
+    from bench.base.pictures import centred_square as centred_square
+    from bench.base.pictures import decode_image as decode_image
+    from bench.base.pictures import has_picture_suffix as has_picture_suffix
+    from bench.base.pictures import read_image as read_image
     from bench.base.pictures import read_picture as read_picture
     from bench.base.progress import Report as Report
+    from bench.base.spread import evenly as evenly
+    from bench.base.spread import spread as spread
     from bench.contracts.attack import EXHIBITS as EXHIBITS
     from bench.contracts.attack import Attack as Attack
     from bench.contracts.attack import Exhibit as Exhibit
@@ -91,10 +110,16 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.diffusion.request import Request as Request
     from bench.diffusion.request import Step as Step
     from bench.diffusion.request import classifier_free_guidance as classifier_free_guidance
+    from bench.leaderboard.frames import load_board as load_board
     from bench.records.record import RunRecord as RunRecord
     from bench.records.record import Shown as Shown
-    from bench.running.run import Run as Run
+    from bench.records.record import load_record as load_record
+    from bench.running.engine import Engine as Engine
+    from bench.running.experiment import Experiment as Experiment
+    from bench.running.images import Images as Images
+    from bench.running.prepare import prepare as prepare
+    from bench.running.run import run as run
     from bench.suite.load import load_suite as load_suite
     from bench.suite.prompts import Prompt as Prompt
-    from bench.suite.settings import Role as Role
+    from bench.suite.schema import Role as Role
     from bench.suite.suite import Suite as Suite

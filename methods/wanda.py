@@ -27,6 +27,7 @@ from bench import (
     UserError,
     Where,
     classifier_free_guidance,
+    evenly,
     trajectory,
 )
 
@@ -75,8 +76,7 @@ class Wanda(Method):
 
     def fitted_on(self, available: int) -> list[int]:
         """Positions of the prompts that `fit` uses, evenly spread over the `available` ones."""
-        count = min(self.prompts, available)
-        return [i * available // count for i in range(count)]
+        return evenly(available, self.prompts)
 
     def mask_functions(
         self, denoiser: Denoiser, prompts: Sequence[str], report: Report

@@ -1,4 +1,6 @@
-"""`bench testbed`: make the embedded model again, and print what was measured on it."""
+"""`bench testbed`: make the embedded model again, print what was measured on it, and render scenes
+that it never saw.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,16 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.app import app
+from bench.cli.app import Application, app, examples
 from bench.cli.options import Json, resumable
 
-testbed = typer.Typer(
+testbed = Application(
     help="The embedded default: how it is made and what was measured on it.", no_args_is_help=True
 )
 app.add_typer(testbed, name="testbed")
 
 
-@testbed.command("build", epilog="Example:  bench testbed build --plan cpu --work testbed-build")
+@testbed.command("build", epilog=examples("bench testbed build --plan cpu"))
 def testbed_build(
     plan: Annotated[
         str,
@@ -26,8 +28,14 @@ def testbed_build(
         ),
     ] = "cpu",
     work: Annotated[
-        Path, typer.Option(help="Checkpoints and finished parts; repeat the command to go on.")
-    ] = Path("testbed-build"),
+        Path | None,
+        typer.Option(
+            help=(
+                "Checkpoints and finished parts, from which the same command goes on; by default a"
+                " folder of the cache."
+            )
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the bundle goes; <work>/bundle by default.")
     ] = None,
@@ -36,11 +44,11 @@ def testbed_build(
 ) -> None:
     """Make the testbed from scratch: data, model, scorers, reference statistics, manifest.
 
-    Seeded and resumable.
+    Seeded and resumable: interrupted, the same command goes on where it stopped.
     """
     from bench.base.errors import UnknownName
     from bench.diffusion.model import pick_device
-    from bench.testbed.build import STAGES, Workshop, run_stages
+    from bench.testbed.build import STAGES, Workshop, default_work, run_stages
     from bench.testbed.plan import PLANS
     from bench.testbed.sprites import require_extra
 
@@ -50,13 +58,14 @@ def testbed_build(
         if stage not in STAGES:
             raise UnknownName("stage", stage, STAGES)
     require_extra()
-    shop = Workshop(PLANS[plan], work, pick_device(device), out or work / "bundle")
+    folder = work or default_work()
+    shop = Workshop(PLANS[plan], folder, pick_device(device), out or folder / "bundle")
     with resumable():
         run_stages(shop, tuple(only) if only else tuple(STAGES))
     print(f"bundle: {shop.bundle}")
 
 
-@testbed.command("info")
+@testbed.command("info", epilog=examples("bench testbed info"))
 def testbed_info(
     bundle: Annotated[
         Path | None, typer.Option(help="A bundle's folder; the embedded one by default.")
@@ -76,7 +85,7 @@ def testbed_info(
     as_json: Json = False,
 ) -> None:
     """Print what was measured on a bundle and whether it meets each acceptance figure."""
-    from bench.testbed.bundle import BUNDLE, info_text, read_manifest
+    from bench.testbed.bundle import BUNDLE, info_facts, info_text, read_manifest
 
     folder = bundle or BUNDLE
     manifest = read_manifest(folder)
@@ -89,4 +98,19 @@ def testbed_info(
 
         with reporter() as report:
             manifest = measure_bundle(folder, sheets, report)
-    print(json.dumps(manifest, indent=1) if as_json else info_text(manifest))
+    print(json.dumps(info_facts(manifest), indent=1) if as_json else info_text(manifest))
+
+
+@testbed.command(epilog=examples("bench testbed scenes --out scenes --count 160 --seed 1"))
+def scenes(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and metadata.csv.")],
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 160,
+    seed: Annotated[int, typer.Option(min=0, help="Not that of the embedded model (0).")] = 1,
+) -> None:
+    """Render captioned scenes that the embedded model never saw, to fine-tune it on."""
+    from bench.testbed.fresh import write_scenes
+    from bench.testbed.sprites import require_extra
+
+    require_extra()
+    write_scenes(out, count, seed)
+    print(f"wrote {count} captioned pictures: {out}")

@@ -2,9 +2,8 @@
 files are missing or damaged.
 
 A diffusers folder with safetensors; one that holds only the fp16 variant files, as the hub stores
-them; a checkpoint in one
-`.safetensors` file in the original layout, with a folder for the configs. Pickles are refused:
- loading one runs its code.
+them; a checkpoint in one `.safetensors` file in the original layout, with a folder for the configs.
+Pickles are refused: loading one runs its code.
 """
 
 from __future__ import annotations

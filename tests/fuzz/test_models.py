@@ -24,7 +24,7 @@ from rule import (
 from bench import UserError, load_suite
 from bench.contracts.method import Method
 from bench.diffusion.model import load_denoiser
-from bench.running.sample import sample
+from bench.running.sampling import sample
 from bench.statistics import read_statistics
 from conftest import CAPTIONS, SUITE, examples
 

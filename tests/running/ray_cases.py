@@ -10,7 +10,6 @@ import pytest
 from test_executors import MIXING, new_run
 
 from bench.base.errors import Unmeasurable, UserError
-from bench.running.demand import planned
 from bench.running.executors import Local
 from bench.running.ray import Ray
 from bench.store.store import pixel_digest
@@ -44,7 +43,7 @@ def two_workers():
 
 @pytest.fixture(autouse=True)
 def _small_units(monkeypatch):
-    monkeypatch.setattr("bench.running.demand.IMAGES_PER_UNIT", 4)
+    monkeypatch.setattr("bench.running.units.IMAGES_PER_UNIT", 4)
 
 
 def without_time(record):
@@ -61,7 +60,7 @@ def without_time(record):
 
 
 def digests(run):
-    keys = [key for unit in planned(run) for key in unit]
+    keys = [key for unit in run.planned() for key in unit]
     return {
         key: pixel_digest(picture)
         for key, picture in zip(keys, run.store.pictures(keys), strict=True)
@@ -97,7 +96,7 @@ def test_a_killed_worker_changes_nothing_even_where_images_of_a_batch_influence_
         )
         for place, executor in (("local", Local()), ("ray", two_workers))
     )
-    state = spread.fitted()[0]  # random numbers: both must sample with what this store has
+    state = spread.fitted().state  # random numbers: both must sample with what this store has
     killed = []
 
     def kill_one(what, done, total):
@@ -106,11 +105,11 @@ def test_a_killed_worker_changes_nothing_even_where_images_of_a_batch_influence_
             os.kill(int(killed[0]), signal.SIGKILL)
 
     spread.report = kill_one
-    spread.executor.make(spread, state, planned(spread))
+    spread.make(state, spread.planned())
     assert killed
     for note in notes.iterdir():
         note.unlink()
-    local.executor.make(local, state, planned(local))
+    local.make(state, local.planned())
     assert digests(spread) == digests(local)
 
 
@@ -120,11 +119,11 @@ def test_what_a_user_must_put_right_is_raised_once_and_a_deadly_unit_is_given_up
     (tmp_path / "hurt.py").write_text(HURT)
     wrong = new_run(tiny_suite, tmp_path, str(tmp_path / "hurt.py"), two_workers)
     with pytest.raises(UserError, match="holds NaN or infinity"):
-        wrong.executor.make(wrong, {}, planned(wrong)[:1])
+        wrong.make({}, wrong.planned()[:1])
     monkeypatch.setattr("bench.running.ray.RETRIES", 0)
     deadly = new_run(tiny_suite, tmp_path, str(tmp_path / "hurt.py"), two_workers, die=True)
     with pytest.raises(UserError, match="1 workers were lost while they made the unit of prompt"):
-        deadly.executor.make(deadly, {}, planned(deadly)[:1])
+        deadly.make({}, deadly.planned()[:1])
 
 
 def test_a_map_over_ray_keeps_the_order_and_the_errors(two_workers):

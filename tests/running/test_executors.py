@@ -14,14 +14,13 @@ from typer.testing import CliRunner
 from bench.base.errors import UserError
 from bench.cli.main import app
 from bench.running import worker
-from bench.running.demand import planned
 from bench.running.executors import Local
-from bench.running.ray import Ray
-from bench.running.run import Run
+from bench.running.ray import Crew, Ray
 from bench.running.worker import Spec
 from bench.store.store import SampleKey
 from bench.suite.suite import Suite
 from conftest import run_in_child
+from one_run import Run
 
 CPU = torch.device("cpu")
 MIXING = """
@@ -47,13 +46,12 @@ class Mixing(Method):
 
 @pytest.fixture(autouse=True)
 def _small_units(monkeypatch):
-    monkeypatch.setattr("bench.running.demand.IMAGES_PER_UNIT", 4)
+    monkeypatch.setattr("bench.running.units.IMAGES_PER_UNIT", 4)
 
 
 def new_run(suite, place, method="none", executor=None, **parameters):
-    run = Run.resolve(suite, method, parameters, place / "records", place / "store", CPU)
-    run.executor = executor or Local()
-    return run
+    records, store = place / "records", place / "store"
+    return Run(suite, method, parameters, records, store, CPU, executor=executor)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
@@ -74,26 +72,25 @@ def test_a_local_map_is_a_plain_loop_that_begins_when_asked():
 def test_a_spec_comes_to_the_same_run(tiny_suite, tmp_path, monkeypatch):
     (tmp_path / "mixing.py").write_text(MIXING)
     run = new_run(tiny_suite, tmp_path, str(tmp_path / "mixing.py"), notes="x")
-    again = pickle.loads(pickle.dumps(Spec.of(run))).run()
-    assert (again.id, again.store.folder, planned(again), again.device) == (
+    experiment, engine, images = pickle.loads(pickle.dumps(Spec.of(*run))).prepared()
+    planned = images.units.planned(experiment)
+    assert (experiment.id, images.store.folder, planned, engine.device) == (
         run.id,
         run.store.folder,
-        planned(run),
-        run.device,
+        run.planned(),
+        run.engine.device,
     )
     (tmp_path / "mixing.py").write_text(MIXING + "\n# edited\n")
     with pytest.raises(UserError, match="are not those of the driver"):
-        Spec.of(run).run()
+        Spec.of(*run).prepared()
 
 
 def test_a_suite_that_code_made_can_be_sent_too(tiny_suite, tmp_path):
     bare = Suite(
         tiny_suite.settings.model_copy(update={"metrics": {}, "attacks": {}}), tiny_suite.file, 3
     )
-    assert (
-        pickle.loads(pickle.dumps(Spec.of(new_run(bare, tmp_path)))).run().suite.fingerprint
-        == bare.fingerprint
-    )
+    again = pickle.loads(pickle.dumps(Spec.of(*new_run(bare, tmp_path)))).prepared()
+    assert again.experiment.suite.fingerprint == bare.fingerprint
 
 
 def test_files_below_the_working_folder_are_found_in_that_of_the_worker(
@@ -104,16 +101,16 @@ def test_files_below_the_working_folder_are_found_in_that_of_the_worker(
         (tmp_path / place / "mixing.py").write_text(MIXING)
     monkeypatch.chdir(tmp_path / "here")
     run = new_run(tiny_suite, tmp_path, "./mixing.py")
-    spec = Spec.of(run)
+    spec = Spec.of(*run)
     (tmp_path / "here" / "mixing.py").unlink()
     monkeypatch.chdir(tmp_path / "there")
-    assert spec.run().id == run.id
+    assert spec.prepared().experiment.id == run.id
 
 
 def test_a_worker_without_the_fitted_state_says_so(tiny_suite, tmp_path, monkeypatch):
     (tmp_path / "mixing.py").write_text(MIXING)
     run = new_run(tiny_suite, tmp_path, str(tmp_path / "mixing.py"))
-    refusal = worker.Worker(Spec.of(run), 1).load()
+    refusal = worker.Worker(Spec.of(*run), 1).load()
     assert "give a --store that all machines share" in refusal.line and isinstance(
         refusal.error(), UserError
     )
@@ -123,13 +120,13 @@ def test_a_worker_keeps_its_model_and_finishes_what_another_began(
     tiny_suite, tmp_path, monkeypatch
 ):
     run = new_run(tiny_suite, tmp_path)
-    one = worker.Worker(Spec.of(run), 1)
+    one = worker.Worker(Spec.of(*run), 1)
     assert one.load() is None
-    model = one._run.denoiser
-    first, second = planned(run)[:2]
-    run.executor.make(run, {}, [first])
+    model = one._prepared.engine.denoiser
+    first, second = run.planned()[:2]
+    run.make({}, [first])
     assert one.make(first) is None and one.make(second) is None
-    assert one._run.denoiser is model and model.rows == 2 * 3 * len(second)
+    assert one._prepared.engine.denoiser is model and model.rows == 2 * 3 * len(second)
     run.store.refresh()
     assert not run.store.missing([*first, *second])
 
@@ -138,10 +135,11 @@ def test_images_that_workers_stored_elsewhere_are_one_line(tiny_suite, tmp_path,
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     executor = Ray(workers=1)
     monkeypatch.setattr(executor, "_start", lambda: None)
-    monkeypatch.setattr(executor, "_distribute", lambda *_: None)
-    run = new_run(tiny_suite, tmp_path)
+    monkeypatch.setattr(executor, "_count", lambda on_gpu: 1)
+    monkeypatch.setattr(Crew, "make", lambda *_: None)
+    run = new_run(tiny_suite, tmp_path, executor=executor)
     with pytest.raises(UserError, match="give a --store that all machines share"):
-        executor.make(run, {}, [(SampleKey("p", 1),)])
+        run.make({}, [(SampleKey("p", 1),)])
 
 
 def test_without_ray_one_line_says_how_to_get_it(monkeypatch):
