@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
-from bench.base.errors import UserError
+from bench import UserError
 
 # search nodes: seconds for 300 nodes of a random graph with nine in ten of its edges
 BUDGET = 200_000

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from bench.base.errors import UserError
+from bench import UserError
 
 WHITE = 255
 # of columns for int8 products: 16384 * 128**2 = 2**28 fits int32, and a few hundred rows fit the

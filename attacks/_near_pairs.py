@@ -37,6 +37,7 @@ from attacks._tiles import (
     tile_strips,
     upper_distances,
 )
+from bench import evenly
 
 Engine = Literal["auto", "products", "filter"]
 SAMPLE = 32  # pictures that "auto" judges by, and that a mean picture is made of
@@ -162,7 +163,7 @@ def _group(undecided: np.ndarray) -> np.ndarray:
 
 
 def _evenly(values: np.ndarray, count: int) -> np.ndarray:
-    return values if len(values) <= count else values[np.arange(count) * len(values) // count]
+    return values[evenly(len(values), count)]
 
 
 def _mean_picture(pictures: np.ndarray, members: np.ndarray) -> np.ndarray:

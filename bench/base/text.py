@@ -4,6 +4,7 @@ from __future__ import annotations
 
 
 def size_text(count: float) -> str:
+    """A number of bytes as bytes, KiB, MiB or GiB."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= size:
             return f"{count / size:,.1f} {unit}"
@@ -11,4 +12,5 @@ def size_text(count: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
+    """Seconds below ten minutes as seconds, and longer ones as hours."""
     return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.1f} h"

@@ -25,8 +25,11 @@ from bench.checks.snapshots import first_difference, snapshot
 from bench.contracts.attack import Scores, Target
 from bench.contracts.metric import Evaluation, PerImage, PerSet
 from bench.contracts.samples import SampleSet
-from bench.running.judging import as_score, evaluation_of, target_of
-from bench.running.run import Run
+from bench.running.fitting import Fitted
+from bench.running.generating import generate
+from bench.running.judging import evaluation_of, target_of
+from bench.running.prepare import Prepared, prepare
+from bench.running.scoring import as_score
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
 
@@ -34,29 +37,24 @@ from bench.suite.suite import Suite
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
 
 
-def _run(subject: Subject) -> Run:
+def _prepared(subject: Subject) -> Prepared:
     """A run of `none` on the tiny suite with its images made, in a store of its own."""
     suite = load_suite(str(subject.folder / "tiny.toml"))
     settings = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
-    run = Run.resolve(
-        Suite(settings, suite.file),
-        "none",
-        {},
-        subject.folder / "records",
-        Path(tempfile.mkdtemp(dir=subject.folder)),
-        torch.device("cpu"),
-    )
+    store = Path(tempfile.mkdtemp(dir=subject.folder))
+    run = prepare(Suite(settings, suite.file), "none", {}, store, torch.device("cpu"))
     roles = getattr(subject.configured, "roles", ())
-    run.generate({}, [key for role in roles for key in run.samples(role).keys])
+    keys = [key for role in roles for key in run.images.samples(role).keys]
+    generate(*run, {}, run.images.units.of(keys))
     return run
 
 
-def _scores(subject: Subject, run: Run) -> Scores:
+def _scores(subject: Subject, run: Prepared) -> Scores:
     """What the metric or attack gives on the run's images."""
     if subject.entry.kind == "attack":
-        subject.configured.fits(run.suite)
-        return subject.configured.run(target_of(run, subject.configured, {}))
-    return subject.configured.measure(evaluation_of(run, subject.configured, {}, 0.0, 0))
+        subject.configured.fits(run.experiment.suite)
+        return subject.configured.run(target_of(*run, subject.configured, {}))
+    return subject.configured.measure(evaluation_of(*run, subject.configured, Fitted({})))
 
 
 def declares_scores(subject: Subject) -> None:
@@ -70,7 +68,7 @@ def declares_scores(subject: Subject) -> None:
 
 
 def gives_its_scores(subject: Subject) -> None:
-    run = _run(subject)
+    run = _prepared(subject)
     scores = _scores(subject, run)
     if set(scores) != set(subject.cls.names):
         raise Broken(
@@ -101,7 +99,7 @@ def gives_its_scores(subject: Subject) -> None:
 def repeats(subject: Subject) -> None:
     if getattr(subject.cls, "cost", False):
         raise NotApplicable("a cost is measured and not computed")
-    run = _run(subject)
+    run = _prepared(subject)
     first, second = _values(_scores(subject, run)), _values(_scores(subject, run))
     different = [name for name in first if not np.array_equal(first[name], second[name])]
     if different:
@@ -114,8 +112,8 @@ def repeats(subject: Subject) -> None:
 def follows_its_images(subject: Subject) -> None:
     if subject.cls.cost:
         raise NotApplicable("a cost is measured and not computed")
-    run = _run(subject)
-    evaluation = evaluation_of(run, subject.configured, {}, 0.0, 0)
+    run = _prepared(subject)
+    evaluation = evaluation_of(*run, subject.configured, Fitted({}))
     straight, reversed_ = (
         subject.configured.measure(evaluation),
         subject.configured.measure(_reversed(evaluation)),
@@ -165,16 +163,16 @@ def _values(scores: Scores) -> dict[str, Any]:
 
 
 def random_state(subject: Subject) -> None:
-    run = _run(subject)
+    run = _prepared(subject)
     with random_state_untouched("measuring"):
         _scores(subject, run)
 
 
 def keeps_model_and_images(subject: Subject) -> None:
-    run = _run(subject)
-    model, shards = snapshot(run.denoiser.pipe), _shards(run)
+    run = _prepared(subject)
+    model, shards = snapshot(run.engine.denoiser.pipe), _shards(run)
     _scores(subject, run)
-    difference = first_difference(model, snapshot(run.denoiser.pipe))
+    difference = first_difference(model, snapshot(run.engine.denoiser.pipe))
     if difference:
         raise Broken(f"afterwards {difference}", "undo in `finally` whatever is done to the model")
     gone = [name for name, digest in shards.items() if _shards(run).get(name) != digest]
@@ -182,9 +180,9 @@ def keeps_model_and_images(subject: Subject) -> None:
         raise Broken(f"the stored images {gone[0]} changed", "read images through the samples only")
 
 
-def _shards(run: Run) -> dict[str, str]:
+def _shards(run: Prepared) -> dict[str, str]:
     """The digests of the files that hold the run's images, by name."""
-    return {Path(shard).name: path_digest(shard) for shard in run.store.shards()}
+    return {Path(shard).name: path_digest(shard) for shard in run.images.store.shards()}
 
 
 def keeps_to_its_threat(subject: Subject) -> None:
@@ -194,8 +192,8 @@ def keeps_to_its_threat(subject: Subject) -> None:
             "choose api (may only generate) or weights (holds the edited weights)",
         )
     asked_for_weights = False
-    run = _run(subject)
-    target = target_of(run, subject.configured, {})
+    run = _prepared(subject)
+    target = target_of(*run, subject.configured, {})
     weights: Callable[[], Any] = target.weights_
 
     def noticed() -> Any:

@@ -23,7 +23,7 @@ from bench.checks.guards import random_state_untouched
 from bench.checks.snapshots import first_difference, furthest, snapshot
 from bench.contracts.method import FitData, Method, Need, State, Where
 from bench.diffusion.denoiser import Denoiser
-from bench.running.sample import sample
+from bench.running.sampling import sample
 from bench.testbed.tiny import CAPTIONS, build_tiny_pipeline
 
 # One prompt stands twice: its two images must not influence each other either.

@@ -20,8 +20,8 @@ from bench.cli.options import COMMITTED, Json, PlaceOptions, SuiteName, grouped,
 if TYPE_CHECKING:
     from bench.diffusion.execution import Execution
     from bench.records.record import RunRecord
+    from bench.registry.registry import Entry
     from bench.running.executors import Executor
-    from bench.running.run import Run
     from bench.running.shard import Shard
     from bench.suite.suite import Suite
 
@@ -60,9 +60,9 @@ class ExperimentOptions:
         if self.seeds > MOST_SEEDS:
             raise UserError(f"--seeds must be at most {MOST_SEEDS}, not {self.seeds}")
 
-    def parameters(self, suite: Suite) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """The method's parameters, and what the record says about how they were chosen (None
-        where they were given).
+    def resolved(self, suite: Suite) -> tuple[Entry, dict[str, Any], dict[str, Any] | None]:
+        """The method's entry, its parameters, and what the record says about how these were chosen
+        (None where they were given).
 
         Raises `UserError` for a method that is not known, for a tuning file of another method or
         suite, and for both kinds of parameters at once.
@@ -71,9 +71,9 @@ class ExperimentOptions:
         from bench.registry import registry
 
         given = parse_assignments(self.parameter or [])
-        registry.find("method", self.method)
+        entry = registry.find("method", self.method)
         if self.tuned is None:
-            return given, None
+            return entry, given, None
         from bench.studies.tuning import tuned_parameters
 
         if given:
@@ -81,7 +81,7 @@ class ExperimentOptions:
                 "--tuned and -p exclude each other: parameters are either chosen by `bench tune` or"
                 " given"
             )
-        return tuned_parameters(self.tuned, suite, self.method)
+        return (entry, *tuned_parameters(self.tuned, suite, self.method))
 
 
 @dataclass(frozen=True)
@@ -242,61 +242,58 @@ def run(
 
     shard = executor.parsed_shard()
     suite = load_suite(experiment.suite, experiment.limit)
-    parameters, tuning = experiment.parameters(suite)
+    method, parameters, tuning = experiment.resolved(suite)
 
     from bench.base.progress import reporter
     from bench.diffusion.model import pick_device
-    from bench.running import plan as planning
-    from bench.running.images import keep_images_of
-    from bench.running.run import Run
-    from bench.running.shard import shard_plan
+    from bench.running.kept_pictures import keep_images_of
+    from bench.running.plan import plan, plan_text
+    from bench.running.prepare import prepare
+    from bench.running.run import finished
+    from bench.running.run import run as run_experiment
+    from bench.running.shard import make_shard, shard_plan
     from bench.suite.needs import lenient
 
     checked_execution = execution.checked(executor)
     if dry_run:
         suite = lenient(suite)
     with executor.started() as started_executor, reporter() as report:
-        resolved = Run.resolve(
+        prepared = prepare(
             suite,
-            experiment.method,
+            method,
             parameters,
-            place.records,
             place.store,
             pick_device(place.device),
-            report,
-            experiment.seeds,
-            checked_execution,
+            seeds=experiment.seeds,
+            execution=checked_execution,
+            keep=keep_images_of(keep_images),
         )
-        resolved.tuning, resolved.executor = tuning, started_executor
-        resolved.keep_images = keep_images_of(keep_images)
         if shard and not dry_run:
-            _make_shard(resolved, shard, as_json)
-            return
-        record = None if dry_run else resolved.finished()
-        if record is None:
-            plan = planning.plan(resolved) | (shard_plan(resolved, shard) if shard else {})
-            if dry_run:
-                print(json.dumps(plan, indent=1) if as_json else planning.text(plan, suite))
-                return
-            print(planning.text(plan, suite), file=sys.stderr)
             with resumable():
-                record = resolved.execute()
+                made = make_shard(*prepared, shard, started_executor, report)
+            print(
+                json.dumps(made, indent=1)
+                if as_json
+                else _shard_text(prepared.experiment.method_name, suite.name, made)
+            )
+            return
+        record = None
+        if not dry_run:
+            record = finished(prepared.experiment, prepared.engine, place.records, tuning)
+        if record is None:
+            planned = plan(*prepared, place.records)
+            if shard:
+                planned |= shard_plan(prepared.experiment, prepared.images, shard)
+            if dry_run:
+                print(json.dumps(planned, indent=1) if as_json else plan_text(planned, suite))
+                return
+            print(plan_text(planned, suite), file=sys.stderr)
+            with resumable():
+                record = run_experiment(*prepared, place.records, started_executor, report, tuning)
     if as_json:
         print(record.model_dump_json(indent=1))
     else:
         _print_row(record, place.records)
-
-
-def _make_shard(run: Run, shard: Shard, as_json: bool) -> None:
-    """Make the images of a shard and print what was made."""
-    from bench.running.shard import make_shard
-
-    with resumable():
-        made = make_shard(run, shard)
-    if as_json:
-        print(json.dumps(made, indent=1))
-    else:
-        print(_shard_text(run.method_name, run.suite.name, made))
 
 
 def _shard_text(method: str, suite: str, made: dict[str, Any]) -> str:

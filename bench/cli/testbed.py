@@ -19,7 +19,7 @@ testbed = Application(
 app.add_typer(testbed, name="testbed")
 
 
-@testbed.command("build", epilog=examples("bench testbed build --plan cpu --work testbed-build"))
+@testbed.command("build", epilog=examples("bench testbed build --plan cpu"))
 def testbed_build(
     plan: Annotated[
         str,
@@ -28,8 +28,14 @@ def testbed_build(
         ),
     ] = "cpu",
     work: Annotated[
-        Path, typer.Option(help="Checkpoints and finished parts; repeat the command to go on.")
-    ] = Path("testbed-build"),
+        Path | None,
+        typer.Option(
+            help=(
+                "Checkpoints and finished parts, from which the same command goes on; by default a"
+                " folder of the cache."
+            )
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the bundle goes; <work>/bundle by default.")
     ] = None,
@@ -42,7 +48,7 @@ def testbed_build(
     """
     from bench.base.errors import UnknownName
     from bench.diffusion.model import pick_device
-    from bench.testbed.build import STAGES, Workshop, run_stages
+    from bench.testbed.build import STAGES, Workshop, default_work, run_stages
     from bench.testbed.plan import PLANS
     from bench.testbed.sprites import require_extra
 
@@ -52,7 +58,8 @@ def testbed_build(
         if stage not in STAGES:
             raise UnknownName("stage", stage, STAGES)
     require_extra()
-    shop = Workshop(PLANS[plan], work, pick_device(device), out or work / "bundle")
+    folder = work or default_work()
+    shop = Workshop(PLANS[plan], folder, pick_device(device), out or folder / "bundle")
     with resumable():
         run_stages(shop, tuple(only) if only else tuple(STAGES))
     print(f"bundle: {shop.bundle}")
@@ -78,7 +85,7 @@ def testbed_info(
     as_json: Json = False,
 ) -> None:
     """Print what was measured on a bundle and whether it meets each acceptance figure."""
-    from bench.testbed.bundle import BUNDLE, info_text, read_manifest
+    from bench.testbed.bundle import BUNDLE, info_facts, info_text, read_manifest
 
     folder = bundle or BUNDLE
     manifest = read_manifest(folder)
@@ -91,7 +98,7 @@ def testbed_info(
 
         with reporter() as report:
             manifest = measure_bundle(folder, sheets, report)
-    print(json.dumps(manifest, indent=1) if as_json else info_text(manifest))
+    print(json.dumps(info_facts(manifest), indent=1) if as_json else info_text(manifest))
 
 
 @testbed.command(epilog=examples("bench testbed scenes --out scenes --count 160 --seed 1"))

@@ -27,7 +27,8 @@ from bench.statistics import intervals as stats
 if TYPE_CHECKING:
     from rich.table import Table
 
-PARTS = ("scores", "cost", "attacks")  # of a record, in the order shown
+# of a record, in the order of reports and comparisons; in tables of many rows costs come last
+REPORT_PARTS = ("scores", "cost", "attacks")
 ABSENT = object()  # a field that one of the records does not have; null is a value
 LONGEST = 160  # characters of a value in the terminal; the JSON has all of it
 _COLUMNS = {column.name: column for column in COLUMNS}
@@ -144,7 +145,7 @@ def compare_files(a: Path, b: Path) -> Comparison:
 
 
 def compare(a: RunRecord, b: RunRecord) -> Comparison:
-    """What differs between two records; see the module."""
+    """What differs between two records: protocol, environment and numbers."""
     # By their text, so that 1 and true differ; without the digest of all else, which older records
     # lack.
     identical = (
@@ -152,7 +153,9 @@ def compare(a: RunRecord, b: RunRecord) -> Comparison:
     )
     forbids = _forbids(a, b)
     names = [
-        (part, name) for part in PARTS for name in ordered({*getattr(a, part), *getattr(b, part)})
+        (part, name)
+        for part in REPORT_PARTS
+        for name in ordered({*getattr(a, part), *getattr(b, part)})
     ]
     return Comparison(
         a,
@@ -190,7 +193,7 @@ def _text(value: Any) -> str:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """1 and 1.0 are the same setting; 1 and true are not."""
+    """Whether two settings are the same: 1 and 1.0 are, 1 and true are not."""
     if (
         isinstance(a, bool)
         or isinstance(b, bool)
@@ -262,12 +265,11 @@ def _settings(record: RunRecord) -> dict[str, Any]:
 
 
 def _details(a: RunRecord, b: RunRecord) -> list[Field]:
-    """Details of scores that differ, once a metric where all of its scores agree on them.
-
-    Lists of tables are findings and not an operating point.
+    """Details of scores that differ, written once for a metric where all of its scores agree on
+    them. Lists of tables are left out, because they are findings and no settings.
     """
     by_key: dict[tuple[str, str], list[tuple[str, Field]]] = {}
-    for part in PARTS:
+    for part in REPORT_PARTS:
         mine, theirs = getattr(a, part), getattr(b, part)
         for name in ordered(mine.keys() & theirs.keys()):
             for field in _different(flat(mine[name].details), flat(theirs[name].details)):
@@ -308,7 +310,7 @@ def _finite(values: dict[str, float] | None) -> dict[str, float]:
 
 
 def _no_difference(mine: Score | None, theirs: Score | None, a: RunRecord, b: RunRecord) -> str:
-    """Why B - A would mean nothing; empty where it means something."""
+    """Why B - A would mean nothing; empty where it has a meaning."""
     if mine is None or theirs is None:
         return "not in A" if mine is None else "not in B"
     missing = [

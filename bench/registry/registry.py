@@ -23,7 +23,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench.base.errors import UnknownName, UserError, one_line
+from bench.base.errors import UnknownName, UserError, one_line, visible
+from bench.base.files import is_folder, is_regular_file
 from bench.registry.plugins import NAME, Plugin, normalized, plugins
 
 KINDS = {"method": "methods", "metric": "metrics", "attack": "attacks"}
@@ -246,9 +247,10 @@ def _distribution(name: str) -> str:
 
 def _file_entry(kind: str, name: str) -> Entry:
     path = Path(name)
-    if not path.is_file():
+    if not is_regular_file(path):
         raise UserError(
-            f"{kind} file '{name}' {'is a folder' if path.is_dir() else 'does not exist'}"
+            f"{kind} file '{visible(name)[:200]}'"
+            f" {'is a folder' if is_folder(path) else 'does not exist'}"
         )
     if kind != "suite" and not NAME.fullmatch(path.stem):
         raise UserError(
@@ -269,9 +271,9 @@ def _suffix(kind: str) -> str:
 def _refuse_path(kind: str, name: str) -> None:
     """Say what is wrong with something that is no name but lies on disk."""
     path = Path(name)
-    if name and path.is_dir():
+    if name and is_folder(path):
         raise UserError(f"{kind} '{name}' is a folder; give the {_suffix(kind)} file in it")
-    if path.is_file():
+    if is_regular_file(path):
         raise UserError(f"{kind} '{name}' is a file whose name does not end in {_suffix(kind)}")
 
 

@@ -18,8 +18,9 @@ from bench.base.parameters import configure
 from bench.base.progress import Report
 from bench.registry import registry
 from bench.running.judging import target_of
-from bench.running.run import Run
+from bench.running.prepare import prepare
 from bench.store.folders import Root
+from bench.suite.places import SUITE_PREFIX
 from bench.suite.suite import Suite
 
 
@@ -44,18 +45,16 @@ def calibrate(
     settings = suite.settings.attacks.get(name, {}) | values
     target_file = settings.pop("calibration", None)  # it is written here, and not read
     attack = configure("attack", entry.name, entry.load(), settings)
-    if out is None and target_file and target_file.startswith(PREFIX):
+    if out is None and target_file and target_file.startswith((PREFIX, SUITE_PREFIX)):
         raise UserError(
             f"suite {suite.name} takes its calibration from {target_file}; say with --out where a"
-            " new one goes"
+            f" new one goes, and name that under [attacks.{name}] calibration"
         )
     path = out or suite.file.parent / (target_file or f"{suite.name}.{entry.name}.json")
     unjudged = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
-    run = Run.resolve(
-        replace(suite, settings=unjudged), "none", {}, path.parent, store, device, report
-    )
-    run.store.prepare()
-    content = attack.calibrate(target_of(run, attack, {}))
+    run = prepare(replace(suite, settings=unjudged), "none", {}, store, device)
+    run.images.store.prepare()
+    content = attack.calibrate(target_of(*run, attack, {}, report=report))
     write_atomically(
         path, (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     )

@@ -29,8 +29,10 @@ from bench.base.progress import Report, silent
 from bench.records.environment import environment
 from bench.records.record import RunRecord
 from bench.registry import registry
-from bench.running.run import NEEDED_ROLE, Run
-from bench.suite.settings import PromptSettings, Role, SuiteSettings
+from bench.running.experiment import NEEDED_ROLE
+from bench.running.prepare import prepare
+from bench.running.run import finished, run
+from bench.suite.schema import PromptSettings, Role, SuiteSettings
 from bench.suite.suite import Suite
 
 REPLICATION, ALIGNMENT, CLEAN_ALIGNMENT = SCORES = ("sscd", "clip_score", "clip_score_clean")
@@ -314,16 +316,13 @@ class _Study:
         }
 
     def _record(self, fold: Suite, method: str, values: dict[str, Any], label: str) -> RunRecord:
-        run = Run.resolve(
-            fold,
-            method,
-            values,
-            self.work / "records",
-            self.work / "store",
-            self.device,
-            lambda what, done, of: self.report(f"{label}: {what}", done, of),
+        prepared = prepare(fold, method, values, self.work / "store", self.device)
+        records = self.work / "records"
+        return finished(prepared.experiment, prepared.engine, records) or run(
+            *prepared,
+            records,
+            report=lambda what, done, of: self.report(f"{label}: {what}", done, of),
         )
-        return run.finished() or run.execute()
 
     def setting(self, method: str, values: dict[str, Any], label: str) -> Setting:
         """A setting with its scores, or with the error that it ended in: one setting that breaks

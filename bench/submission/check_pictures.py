@@ -4,28 +4,25 @@ where a sample store came with it.
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import Image
 
 from bench.base.errors import UserError, one_line
-from bench.base.pictures import SIDE, small_png
+from bench.base.pictures import SIDE, BadPicture, decode_png, decode_small_png, small_png
 from bench.base.spread import evenly
 from bench.contracts.attack import EXHIBITS
 from bench.records.record import RunRecord
-from bench.running.demand import PROMPTS, THUMBNAILS
-from bench.running.run import Run
+from bench.running.experiment import Experiment
+from bench.running.units import PROMPTS, THUMBNAILS
 from bench.store.folders import Root, open_folder
-from bench.store.store import SampleKey, SampleStore, decode_png, pixel_digest, read_picture
+from bench.store.store import SampleKey, SampleStore, pixel_digest, read_picture
 from bench.submission.claim import NAME, Claim
 from bench.suite.prompts import Prompt
-from bench.suite.settings import Role
+from bench.suite.schema import Role
 
 Keyed = tuple[SampleKey, str]  # where a store keeps an image, and its digest
 AT_ONCE = 256  # images that are read from a store together
@@ -35,7 +32,7 @@ def samples(claim: Claim) -> Iterator[str]:
     """There are digests of the images of every role that has some, and equal images have equal
     ones.
     """
-    recorded, roles = claim.record.samples, claim.run.roles
+    recorded, roles = claim.record.samples, claim.experiment.roles
     if not recorded:
         yield "there are none: measure it again with this version"
     elif set(recorded) != set(roles):
@@ -44,9 +41,9 @@ def samples(claim: Claim) -> Iterator[str]:
             f" {', '.join(roles)}"
         )
     for role in roles:
-        yield from _problems_of(claim.run, claim.record, role)
+        yield from _problems_of(claim.experiment, claim.record, role)
     digest_of: dict[SampleKey, str] = {}
-    for role, prompts in keyed(claim.run, claim.record).items():
+    for role, prompts in keyed(claim.experiment, claim.record).items():
         seen: dict[tuple[str, ...], str] = {}
         for prompt, images in prompts.items():
             if (first := seen.setdefault(tuple(digest for _, digest in images), prompt)) != prompt:
@@ -60,12 +57,12 @@ def samples(claim: Claim) -> Iterator[str]:
                 )
 
 
-def _problems_of(run: Run, record: RunRecord, role: Role) -> Iterator[str]:
+def _problems_of(experiment: Experiment, record: RunRecord, role: Role) -> Iterator[str]:
     """What is wrong with the recorded digests of one role."""
     if role not in record.samples:
         return
-    samples, prompts = record.samples[role], run.suite.prompts(role)
-    images = run.suite.settings.prompts[role].images_per_prompt * run.seeds
+    samples, prompts = record.samples[role], experiment.suite.prompts(role)
+    images = experiment.images_per_prompt(role) * experiment.seeds
     if (samples.prompts, samples.images) != (len(prompts), images):
         yield (
             f"{role} has {samples.prompts} prompts of {samples.images} images, and the suite"
@@ -86,33 +83,30 @@ def _problems_of(run: Run, record: RunRecord, role: Role) -> Iterator[str]:
         yield f"{role} has a digest that is not 16 hex digits"
 
 
-def keyed(run: Run, record: RunRecord) -> dict[Role, dict[str, list[Keyed]]]:
+def keyed(experiment: Experiment, record: RunRecord) -> dict[Role, dict[str, list[Keyed]]]:
     """The images of every role whose digests are those that the suite asks for.
 
     They stand by role and prompt id in the suite's order, those of the first generation first.
     """
     found: dict[Role, dict[str, list[Keyed]]] = {}
-    for role in run.roles:
-        if role not in record.samples or any(_problems_of(run, record, role)):
+    for role in experiment.roles:
+        if role not in record.samples or any(_problems_of(experiment, record, role)):
             continue
-        sets, digests = (
-            [run.samples(role, generation) for generation in range(run.seeds)],
-            record.samples[role].sha256,
-        )
-        rows = [
-            (row * sets[0].images, (row + 1) * sets[0].images, prompt.id)
-            for row, prompt in enumerate(sets[0].prompts)
-            if prompt.id in digests
+        prompts, each = experiment.suite.prompts(role), experiment.images_per_prompt(role)
+        generations = [
+            experiment.keys_of(prompts, each, generation) for generation in range(experiment.seeds)
         ]
+        digests = record.samples[role].sha256
         found[role] = {
-            prompt: list(
+            prompt.id: list(
                 zip(
-                    (key for generation in sets for key in generation.keys[first:after]),
-                    digests[prompt],
+                    (key for keys in generations for key in keys[row * each : (row + 1) * each]),
+                    digests[prompt.id],
                     strict=True,
                 )
             )
-            for first, after, prompt in rows
+            for row, prompt in enumerate(prompts)
+            if prompt.id in digests
         }
     return found
 
@@ -123,12 +117,18 @@ def equal(store: SampleStore, images: Sequence[Keyed], side: int) -> list[bool]:
     for start in range(0, len(images), AT_ONCE):
         part = images[start : start + AT_ONCE]
         for (_, digest), png in zip(part, store.png([key for key, _ in part]), strict=True):
-            # the size first: it may fill all memory
-            found.append(
-                Image.open(io.BytesIO(png)).size == (side, side)
-                and pixel_digest(decode_png(png)) == digest
-            )
+            found.append(_digest_of(png, side) == digest)
     return found
+
+
+def _digest_of(png: bytes, side: int) -> str:
+    """The digest of a picture's pixels; empty for a damaged one and for one with more pixels than a
+    square of `side` has.
+    """
+    try:
+        return pixel_digest(decode_png(png, side * side))
+    except BadPicture:
+        return ""
 
 
 def small_picture(encoded: str) -> np.ndarray:
@@ -136,24 +136,18 @@ def small_picture(encoded: str) -> np.ndarray:
 
     Raises `ValueError` for anything else and for one that is larger than allowed.
     """
-    png = base64.b64decode(encoded, validate=True)
-    # reads the head only: a small file can hold a picture that fills all memory
-    image = Image.open(io.BytesIO(png))
-    if image.format != "PNG" or max(image.size) > SIDE:
-        raise ValueError(
-            f"{image.format} of {image.size[0]}x{image.size[1]} pixels, and a PNG of at most {SIDE}"
-            " a side is allowed"
-        )
-    return decode_png(png)
+    return decode_small_png(encoded)
 
 
 def thumbnails(claim: Claim) -> Iterator[str]:
     """There is one thumbnail of each prompt that should have one, and it shows the first image of
     the recorded digest, beside the suite's training picture.
     """
-    if "memorized" not in claim.run.roles:
+    if "memorized" not in claim.experiment.roles:
         return
-    prompts, samples = claim.suite.prompts("memorized"), claim.run.samples("memorized")
+    prompts = claim.suite.prompts("memorized")
+    each = claim.experiment.images_per_prompt("memorized")
+    keys = claim.experiment.keys_of(prompts, each)
     wanted = {prompts[row].id: row for row in evenly(len(prompts), THUMBNAILS)}
     recorded, side = claim.record.samples.get("memorized"), claim.suite.settings.model.side
     if not claim.record.thumbnails and claim.record.environment.get("keep_images") == "none":
@@ -170,7 +164,7 @@ def thumbnails(claim: Claim) -> Iterator[str]:
         row = wanted.get(thumbnail.prompt_id)
         if row is None:
             continue
-        name, key = f"thumbnail of {thumbnail.prompt_id}", samples.keys[row * samples.images]
+        name, key = f"thumbnail of {thumbnail.prompt_id}", keys[row * each]
         if (thumbnail.prompt, thumbnail.group, thumbnail.seed) != (
             prompts[row].text,
             prompts[row].group,
@@ -223,8 +217,9 @@ def exhibits(claim: Claim) -> Iterator[str]:
     counts = Counter(exhibit.attack for exhibit in claim.record.exhibits)
     if any(count > EXHIBITS for count in counts.values()):
         yield f"more than {EXHIBITS} of one attack"
-    if counts.total() > EXHIBITS * max(1, len(claim.run.attacks)):  # too many to look at each
-        yield f"{counts.total()} of {len(counts)} attacks; the suite has {len(claim.run.attacks)}"
+    attacks = len(claim.experiment.attacks)
+    if counts.total() > EXHIBITS * max(1, attacks):  # too many to look at each
+        yield f"{counts.total()} of {len(counts)} attacks; the suite has {attacks}"
         return
     texts = {
         (prompt.id, prompt.text)
@@ -233,7 +228,7 @@ def exhibits(claim: Claim) -> Iterator[str]:
     }
     for exhibit in claim.record.exhibits:
         if (
-            exhibit.attack not in claim.run.attacks
+            exhibit.attack not in claim.experiment.attacks
             or (exhibit.prompt_id, exhibit.prompt) not in texts
         ):
             yield (
@@ -260,7 +255,7 @@ def store(claim: Claim) -> Iterator[str]:
     assert claim.store is not None
     wanted = [
         (f"{prompt} ({role})", *image)
-        for role, prompts in keyed(claim.run, claim.record).items()
+        for role, prompts in keyed(claim.experiment, claim.record).items()
         for prompt, images in prompts.items()
         for image in images
     ]

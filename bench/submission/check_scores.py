@@ -49,11 +49,13 @@ def judges(claim: Claim) -> Iterator[str]:
     """
     expected = {
         ("cost" if metric.cost else "scores", name): key
-        for key, metric in claim.run.metrics.items()
+        for key, metric in claim.experiment.metrics.items()
         for name in metric.names
     }
     expected |= {
-        ("attacks", name): key for key, attack in claim.run.attacks.items() for name in attack.names
+        ("attacks", name): key
+        for key, attack in claim.experiment.attacks.items()
+        for name in attack.names
     }
     recorded = {(part, name): score for part, name, score in scores_of(claim.record)}
     for part, name in sorted(expected.keys() - recorded.keys()):
@@ -474,7 +476,7 @@ def counts(claim: Claim) -> Iterator[str]:
     seeds, settings = claim.record.seeds, claim.suite.settings.prompts
     wanted = {
         role: len(claim.suite.prompts(role)) * settings[role].images_per_prompt * seeds
-        for role in claim.run.roles
+        for role in claim.experiment.roles
     }
     if claim.record.images != wanted:
         yield (
@@ -522,7 +524,7 @@ def costs(claim: Claim) -> Iterator[str]:
         return
     if score.value <= 0:
         yield f"nfe_per_image is {score.value}, and no image is made without the model"
-    elif score.value < least and f"method {claim.record.method}" not in claim.run.sources:
+    elif score.value < least and f"method {claim.record.method}" not in claim.experiment.sources:
         yield f"nfe_per_image is {score.value}, and sampling takes at least {least}, one a step"
 
 

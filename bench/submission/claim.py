@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -11,9 +11,9 @@ from bench.contracts.attack import Attack
 from bench.contracts.metric import Metric
 from bench.records.parts import PARTS
 from bench.records.record import RunRecord, Score
-from bench.running.run import Run
+from bench.running.experiment import Experiment
 from bench.store.folders import Root
-from bench.suite.settings import Role
+from bench.suite.schema import Role
 from bench.suite.suite import Suite
 
 NAME = 100  # characters of a method's name, which becomes a folder
@@ -24,7 +24,7 @@ LONGEST_SHOWN = 120  # characters of a value in a finding
 class Claim:
     """A record under examination beside what its suite says.
 
-    `run` is the run that the record claims to be, with an empty store. `reference` is our own
+    `experiment` is the one that the record claims to be of. `reference` is our own
     record of the method `none` under the same protocol, where there is one. `store` is the sample
     store that was sent with the record. Checks add to `notes` what is wrong with nothing, but a
     reader should know.
@@ -32,7 +32,7 @@ class Claim:
 
     record: RunRecord
     suite: Suite
-    run: Run
+    experiment: Experiment
     reference: RunRecord | None
     store: Root | None
     notes: list[str] = field(default_factory=list)
@@ -55,7 +55,8 @@ def scores_of(record: RunRecord) -> Iterator[tuple[str, str, Score]]:
 
 def judge_of(claim: Claim, part: str, score: Score) -> Metric | Attack | None:
     """The metric or attack of the suite that gave a score; None where the suite has no such one."""
-    judges: dict[str, Any] = claim.run.attacks if part == "attacks" else claim.run.metrics
+    of_suite = claim.experiment
+    judges: Mapping[str, Any] = of_suite.attacks if part == "attacks" else of_suite.metrics
     judge = judges.get(score.metric)
     if isinstance(judge, Attack) or (judge and judge.cost == (part == "cost")):
         return judge
@@ -64,7 +65,8 @@ def judge_of(claim: Claim, part: str, score: Score) -> Metric | Attack | None:
 
 def is_built_in(claim: Claim, part: str, score: Score) -> bool:
     """Whether a score is that of a metric or attack of this project."""
-    return f"{'attack' if part == 'attacks' else 'metric'} {score.metric}" not in claim.run.sources
+    kind = "attack" if part == "attacks" else "metric"
+    return f"{kind} {score.metric}" not in claim.experiment.sources
 
 
 def role_of(judge: Metric | Attack, name: str) -> Role:

@@ -12,11 +12,9 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from bench.base.errors import UserError, one_line, visible
 from bench.base.files import write_atomically
@@ -28,7 +26,7 @@ from bench.records.parts import REFERENCE, protocol
 from bench.records.record import RunRecord, load_record
 from bench.registry import registry
 from bench.registry.registry import Entry
-from bench.running.run import Run
+from bench.running.experiment import Experiment
 from bench.store.folders import Root
 from bench.submission import check_pictures, check_scores
 from bench.submission.claim import NAME, Check, Claim, short
@@ -119,18 +117,16 @@ def _of_everything(
     record: RunRecord, suite: Suite, committed: Path, store: Root | None
 ) -> list[Finding]:
     """What is checked of a record whose protocol is ours: method, numbers, images and pages."""
-    # A store of its own, and an empty one: a stranger's images must not be looked up among ours.
-    with tempfile.TemporaryDirectory() as empty:
-        run, findings = _claimed_run(record, suite, Path(empty))
-        claim = Claim(record, suite, run, _reference(record, committed), store)
-        for title, check in CHECKS:
-            if check is check_pictures.store and store is None:
-                claim.notes.append("the images themselves were not seen: no sample store was given")
-                continue
-            findings += findings_of(claim, title, check)
+    experiment, findings = _claimed_experiment(record, suite)
+    claim = Claim(record, suite, experiment, _reference(record, committed), store)
+    for title, check in CHECKS:
+        if check is check_pictures.store and store is None:
+            claim.notes.append("the images themselves were not seen: no sample store was given")
+            continue
+        findings += findings_of(claim, title, check)
     believed = [
         *check_scores.unchecked(record),
-        *(STRANGERS if isinstance(run.method, _Stranger) else ()),
+        *(STRANGERS if isinstance(experiment.method, _Stranger) else ()),
     ]
     claim.notes.append(
         "believed, not checked: values by prompt (`bench verify` measures some again),"
@@ -277,15 +273,14 @@ def other_protocol(record: RunRecord, suite: Suite) -> list[str]:
     ]
 
 
-def _claimed_run(record: RunRecord, suite: Suite, store: Path) -> tuple[Run, list[Finding]]:
-    """The run that the record says it is, and what is right or wrong with that.
+def _claimed_experiment(record: RunRecord, suite: Suite) -> tuple[Experiment, list[Finding]]:
+    """The experiment that the record says it is of, and what is right or wrong with that.
 
-    For a method that is not known here it is a run of a stand-in, which only has its name.
+    For a method that is not known here it has a stand-in, which only has the method's name.
     """
-    device = torch.device("cpu")
-    run = Run.resolve(suite, "none", {}, store, store, device, seeds=record.seeds)
+    experiment = Experiment.resolve(suite, "none", {}, seeds=record.seeds)
     source = record.sources.get(f"method {record.method}")
-    entry, problems = _known_method(record, run, source)
+    entry, problems = _known_method(record, experiment, source)
     notes = []
     method: Method | None = None
     if entry is None:
@@ -297,38 +292,31 @@ def _claimed_run(record: RunRecord, suite: Suite, store: Path) -> tuple[Run, lis
         try:
             method = configure("method", entry.name, entry.load(), record.parameters)
             # Resolved once with the method itself, to see that the suite has what it needs.
-            Run.resolve(
-                suite, entry.name, record.parameters, store, store, device, seeds=record.seeds
-            )
+            Experiment.resolve(suite, entry, record.parameters, seeds=record.seeds)
         except UserError as error:
             problems.append(one_line(error))
         problems += differences(record, method) if method else []
     if method is not None:
-        run = Run(
-            suite,
-            record.method,
-            method,
-            run.sources | ({f"method {record.method}": source} if source else {}),
-            run.metrics,
-            run.attacks,
-            store,
-            store,
-            device,
-            seeds=record.seeds,
+        of_method = {f"method {record.method}": source} if source else {}
+        experiment = replace(
+            experiment,
+            method_name=record.method,
+            method=method,
+            sources={**experiment.sources, **of_method},
         )
-        if run.id != record.run:
+        if experiment.id != record.run:
             problems.append(
-                f"run is {record.run}, and {run.id} follows from suite, method, parameters, seeds"
-                " and metrics"
+                f"run is {record.run}, and {experiment.id} follows from suite, method, parameters,"
+                " seeds and metrics"
             )
     if problems:
-        return run, [*(Finding("failed", problem) for problem in problems), *notes]
+        return experiment, [*(Finding("failed", problem) for problem in problems), *notes]
     title = f"method {record.method}, its parameters and the run's id agree"
-    return run, [Finding("passed", title), *notes]
+    return experiment, [Finding("passed", title), *notes]
 
 
 def _known_method(
-    record: RunRecord, run: Run, source: str | None
+    record: RunRecord, experiment: Experiment, source: str | None
 ) -> tuple[Entry | None, list[str]]:
     """The record's method, where it is known here with the same code, and what is wrong with the
     record's sources. `source` is the record's digest of the method's code.
@@ -337,10 +325,10 @@ def _known_method(
     judges_sources = {
         name: value for name, value in record.sources.items() if name != f"method {record.method}"
     }
-    if judges_sources != run.sources:
+    if judges_sources != experiment.sources:
         problems.append(
             f"sources of metrics and attacks are {judges_sources or 'none'} and"
-            f" {run.sources or 'none'} here"
+            f" {experiment.sources or 'none'} here"
         )
     if len(record.method) > NAME:
         problems.append(f"the method's name has {len(record.method)} characters; at most {NAME}")

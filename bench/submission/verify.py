@@ -13,7 +13,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,14 +25,18 @@ from bench.contracts.attack import Scores
 from bench.contracts.method import State
 from bench.contracts.metric import Metric, PerImage
 from bench.contracts.samples import SampleSet
-from bench.diffusion.execution import float32_products
 from bench.records.environment import environment
 from bench.records.record import RunRecord
 from bench.records.tolerance import TOLERANCES
 from bench.registry import registry
 from bench.running.evidence import holds_against
-from bench.running.judging import evaluation_of, together
-from bench.running.run import Run
+from bench.running.experiment import Experiment
+from bench.running.fitting import Fitted, fitted
+from bench.running.generating import generate
+from bench.running.images import Images
+from bench.running.judging import evaluation_of
+from bench.running.prepare import Prepared, prepare
+from bench.running.scoring import together
 from bench.store.folders import Root
 from bench.store.store import SampleKey
 from bench.submission.check_pictures import Keyed, equal, keyed, small_picture
@@ -42,7 +45,7 @@ from bench.submission.claim import Claim, scores_of, short
 from bench.submission.submit import CONSISTENCY, differences, findings_of, other_protocol
 from bench.submission.verification import Compared, Verification
 from bench.suite.prompts import Prompt
-from bench.suite.settings import Role
+from bench.suite.schema import Role
 from bench.suite.suite import Suite
 
 # How far values of prompts may differ on average, for cosines and shares that
@@ -93,21 +96,21 @@ def verify(
     """
     if prompts < 1:
         raise UserError(f"--prompts must be at least 1, not {prompts}")
-    run = _run_of(record, suite, method, store, device, report)
-    drawn = _drawn(run, record, prompts, seed)
-    findings = _Findings(_contradictions(record, suite, run))
-    part, sets = _part_of(run, record, drawn)
-    run.store.prepare()
-    fitted = run.fitted()
-    made, about_store = _images_made(run, fitted[0], drawn, findings)
-    equality = _equality(run, drawn)
+    run = _prepared(record, suite, method, store, device)
+    drawn = _drawn(run.experiment, record, prompts, seed)
+    findings = _Findings(_contradictions(record, suite, run.experiment))
+    part, sets = _part_of(run.images, record, drawn)
+    run.images.store.prepare()
+    learned = fitted(run.experiment, run.engine, run.images.store, report)
+    made, about_store = _images_made(run, learned.state, drawn, findings, report)
+    equality = _equality(run.images, drawn)
     differing = {(role, prompt) for role, prompt, equal in equality if not equal}
-    with float32_products(run.execution.tf32):  # as the record's features were made
+    with run.engine.precision():  # as the record's features were made
         compared = [
-            *_scores(run, record, part, sets, fitted, differing, findings),
+            *_scores(run, record, part, sets, learned, differing, findings, report),
             *_pictures(record, part, sets, findings.notes),
         ]
-    if (against := holds_against(run, fitted[0])) != record.holds_against:
+    if (against := holds_against(*run, learned.state)) != record.holds_against:
         findings.problems.append(
             f"holds_against is {short(record.holds_against)} in the record, and {short(against)}"
             " was measured here"
@@ -148,21 +151,21 @@ class _Findings:
     notes: list[str] = field(default_factory=list)
 
 
-def _contradictions(record: RunRecord, suite: Suite, run: Run) -> list[str]:
+def _contradictions(record: RunRecord, suite: Suite, experiment: Experiment) -> list[str]:
     """What the record says of itself that does not follow from its values, or from its method."""
-    claim = Claim(record, suite, run, None, None)
+    claim = Claim(record, suite, experiment, None, None)
     findings = [
         finding for title, check in CONSISTENCY for finding in findings_of(claim, title, check)
     ]
     return [
         *(finding.text for finding in findings if finding.verdict == "failed"),
-        *differences(record, run.method),
+        *differences(record, experiment.method),
     ]
 
 
-def _part_of(run: Run, record: RunRecord, drawn: Drawn) -> tuple[_Part, Sets]:
+def _part_of(images: Images, record: RunRecord, drawn: Drawn) -> tuple[_Part, Sets]:
     """The suite with only the drawn prompts, and their images by role and generation."""
-    suite = run.suite
+    suite = images.experiment.suite
     chosen = {
         role: tuple(prompt for prompt in suite.prompts(role) if prompt.id in by_prompt)
         for role, by_prompt in drawn.items()
@@ -170,7 +173,7 @@ def _part_of(run: Run, record: RunRecord, drawn: Drawn) -> tuple[_Part, Sets]:
     part = _Part(suite.settings, suite.file, suite.limit, suite.entries, chosen=chosen)
     sets = {
         role: [
-            _subset(run, part, role, list(by_prompt.values()), generation)
+            _subset(images, part, role, list(by_prompt.values()), generation)
             for generation in range(record.seeds)
         ]
         for role, by_prompt in drawn.items()
@@ -189,12 +192,14 @@ def _images_of(drawn: Drawn) -> list[tuple[Role, str, Keyed]]:
 
 
 def _images_made(
-    run: Run, state: State, drawn: Drawn, findings: _Findings
+    run: Prepared, state: State, drawn: Drawn, findings: _Findings, report: Report
 ) -> tuple[int, list[str]]:
     """Make the drawn images; return how many were made, and notes on what the store held before."""
-    held, dropped = len(run.store), set(run.store.dropped)
-    findings.notes.extend(_generate(run, state, [key for *_, (key, _) in _images_of(drawn)]))
-    made_again = len(dropped - run.store.dropped)
+    store = run.images.store
+    held, dropped = len(store), set(store.dropped)
+    keys = [key for *_, (key, _) in _images_of(drawn)]
+    findings.notes.extend(_generate(run, state, keys, report))
+    made_again = len(dropped - store.dropped)
     notes = []
     if held:
         notes.append(
@@ -205,14 +210,14 @@ def _images_made(
             f"the pictures of {len(dropped)} of these were dropped (--keep-images); {made_again}"
             " were made again for this"
         )
-    return len(run.store) - held + made_again, notes
+    return len(store) - held + made_again, notes
 
 
-def _equality(run: Run, drawn: Drawn) -> list[tuple[Role, str, bool]]:
+def _equality(images: Images, drawn: Drawn) -> list[tuple[Role, str, bool]]:
     """Role, prompt id, and whether it is the recorded one bit for bit, of every drawn image."""
-    images = _images_of(drawn)
-    same = equal(run.store, [image for *_, image in images], run.suite.settings.model.side)
-    return [(role, prompt, bit) for (role, prompt, _), bit in zip(images, same, strict=True)]
+    asked, side = _images_of(drawn), images.experiment.suite.settings.model.side
+    same = equal(images.store, [image for *_, image in asked], side)
+    return [(role, prompt, bit) for (role, prompt, _), bit in zip(asked, same, strict=True)]
 
 
 def _verdict(
@@ -244,14 +249,9 @@ def _machine(environment: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _run_of(
-    record: RunRecord,
-    suite: Suite,
-    method: str | None,
-    store: Root,
-    device: torch.device,
-    report: Report,
-) -> Run:
+def _prepared(
+    record: RunRecord, suite: Suite, method: str | None, store: Root, device: torch.device
+) -> Prepared:
     """The record's run, as it is here.
 
     Raises `UserError` when suite, code or metrics are not the record's.
@@ -272,49 +272,43 @@ def _run_of(
             f"method '{record.method}' is not known here; give its Python file, or install the"
             " distribution that has it"
         )
-    run = Run.resolve(
-        suite,
-        method or record.method,
-        record.parameters,
-        Path(),
-        store,
-        device,
-        report,
-        seeds=record.seeds,
+    run = prepare(
+        suite, method or record.method, record.parameters, store, device, seeds=record.seeds
     )
-    _refuse_other_code(record, run)
+    _refuse_another(run.experiment, record)
     return run
 
 
-def _refuse_other_code(record: RunRecord, run: Run) -> None:
-    """Raises `UserError` where method, metrics or attacks are not those that made the record."""
-    if run.method_name != record.method or run.method.version != record.method_version:
+def _refuse_another(experiment: Experiment, record: RunRecord) -> None:
+    """Raises `UserError` where method, code or id are not those of the record."""
+    version = experiment.method.version
+    if experiment.method_name != record.method or version != record.method_version:
         raise UserError(
             f"the record is of {record.method} version {record.method_version}, and here is"
-            f" {run.method_name} version {run.method.version}"
+            f" {experiment.method_name} version {version}"
         )
-    for name in sorted(record.sources.keys() | run.sources.keys()):
-        if record.sources.get(name) != run.sources.get(name):
+    for name in sorted(record.sources.keys() | experiment.sources.keys()):
+        if record.sources.get(name) != experiment.sources.get(name):
             theirs, ours = (
                 record.sources.get(name, "a built-in"),
-                run.sources.get(name, "a built-in"),
+                experiment.sources.get(name, "a built-in"),
             )
             raise UserError(
                 f"the code of {name} is another than the record's: {theirs} there, {ours} here"
             )
-    if run.id != record.run:
+    if experiment.id != record.run:
         raise UserError(
-            f"run is {record.run} in the record, and {run.id} here: versions of metrics or attacks,"
-            " or parameters, are not the record's"
+            f"run is {record.run} in the record, and {experiment.id} here: versions of metrics or"
+            " attacks, or parameters, are not the record's"
         )
 
 
-def _drawn(run: Run, record: RunRecord, prompts: int, seed: int) -> Drawn:
+def _drawn(experiment: Experiment, record: RunRecord, prompts: int, seed: int) -> Drawn:
     """The images of `prompts` prompts of every role, drawn by the seed, in the suite's order.
 
     Raises `UserError` where no digests are those of the suite's images.
     """
-    known = keyed(run, record)
+    known = keyed(experiment, record)
     if not known:
         raise UserError(
             "the record has digests of no role that the suite's metrics read, or not of the suite's"
@@ -328,30 +322,32 @@ def _drawn(run: Run, record: RunRecord, prompts: int, seed: int) -> Drawn:
 
 
 def _subset(
-    run: Run, part: _Part, role: Role, images: Sequence[list[Keyed]], generation: int
+    images: Images, part: _Part, role: Role, drawn: Sequence[list[Keyed]], generation: int
 ) -> SampleSet:
     """One generation of the images of the part's prompts, with the seeds of the whole run."""
-    each = run.suite.settings.prompts[role].images_per_prompt
+    each = images.experiment.images_per_prompt(role)
     keys = (
         key
-        for of_prompt in images
+        for of_prompt in drawn
         for key, _ in of_prompt[generation * each : (generation + 1) * each]
     )
-    return SampleSet(part.prompts(role), each, tuple(keys), run.store)
+    return SampleSet(part.prompts(role), each, tuple(keys), images.store)
 
 
-def _generate(run: Run, state: State, keys: list[SampleKey]) -> list[str]:
+def _generate(run: Prepared, state: State, keys: list[SampleKey], report: Report) -> list[str]:
     """Make the images that the store lacks; return what a reader should know of it.
 
     Where images of one batch influence each other, whole batches are made, as in a run.
     """
-    if not run.method.mixes_images():
-        run.generate(state, keys)
+    experiment, units = run.experiment, run.images.units
+    if not experiment.method.mixes_images():
+        generate(*run, state, units.of(keys), report=report)
         return []
-    order = list(dict.fromkeys(key for role in run.roles for key in run.keys(role)))
-    size, wanted = run.suite.settings.model.batch_size, set(keys)
+    order = list(dict.fromkeys(key for role in experiment.roles for key in experiment.keys(role)))
+    size, wanted = experiment.suite.settings.model.batch_size, set(keys)
     batches = [order[first : first + size] for first in range(0, len(order), size)]
-    run.generate(state, [key for batch in batches if not wanted.isdisjoint(batch) for key in batch])
+    whole = [key for batch in batches if not wanted.isdisjoint(batch) for key in batch]
+    generate(*run, state, units.of(whole), report=report)
     return [
         "images of one batch influence each other with this method: whole batches were made, as one"
         " run makes them that is not interrupted; images of a run that was made in other batches"
@@ -360,32 +356,33 @@ def _generate(run: Run, state: State, keys: list[SampleKey]) -> list[str]:
 
 
 def _scores(
-    run: Run,
+    run: Prepared,
     record: RunRecord,
     part: _Part,
     sets: Sets,
-    fitted: tuple[State, float, int],
+    learned: Fitted,
     differing: Set[tuple[Role, str]],
     findings: _Findings,
+    report: Report,
 ) -> list[Compared]:
     """The comparison of every score that has values by prompt, measured again on the part.
 
     `differing` holds role and id of the prompts with images that are not the recorded ones.
     """
-    compared = []
-    for name, metric in run.metrics.items():
-        if not _is_comparable(run, record, name, metric):
+    compared, experiment = [], run.experiment
+    for name, metric in experiment.metrics.items():
+        if not _is_comparable(experiment, record, name, metric):
             continue
-        if not all(role in sets for role in metric.roles if run.suite.prompts(role)):
+        if not all(role in sets for role in metric.roles if experiment.suite.prompts(role)):
             findings.notes.append(
                 f"{name} was not measured: the record has no digests of images that it reads"
             )
             continue
-        run.report(f"measure {name}", 0, 1)
+        report(f"measure {name}", 0, 1)
         try:
             generations = [
-                _measured(run, metric, part, sets, fitted, generation)
-                for generation in range(run.seeds)
+                _measured(run, metric, part, sets, learned, generation, report)
+                for generation in range(experiment.seeds)
             ]
         except Unmeasurable as why:
             findings.notes.append(f"{name} was not measured: {one_line(why)}")
@@ -393,9 +390,9 @@ def _scores(
         changed = {prompt for role, prompt in differing if role in metric.roles}
         for score_name, score in _by_prompt(generations).items():
             if (
-                f"metric {name}" not in run.sources
+                f"metric {name}" not in experiment.sources
                 and score_name not in record.per_prompt
-                and _with_references(run.suite, metric) == _with_references(part, metric)
+                and _with_references(experiment.suite, metric) == _with_references(part, metric)
             ):
                 findings.problems.append(
                     f"{score_name} has no values by prompt, and can be measured here"
@@ -405,13 +402,13 @@ def _scores(
     return compared
 
 
-def _is_comparable(run: Run, record: RunRecord, name: str, metric: Metric) -> bool:
+def _is_comparable(experiment: Experiment, record: RunRecord, name: str, metric: Metric) -> bool:
     """Whether a metric may give values by prompt: a built-in where one of its scores does, another
     one where the record has some.
     """
     if metric.cost:
         return False
-    if f"metric {name}" not in run.sources:
+    if f"metric {name}" not in experiment.sources:
         return not set(metric.names) <= PLAIN
     return any(score in record.per_prompt for score in metric.names)
 
@@ -441,17 +438,18 @@ def _with_references(suite: Suite, metric: Metric) -> set[bool]:
 
 
 def _measured(
-    run: Run,
+    run: Prepared,
     metric: Metric,
     part: _Part,
     sets: Sets,
-    fitted: tuple[State, float, int],
+    learned: Fitted,
     generation: int,
+    report: Report,
 ) -> Scores:
     """What a metric gives on one generation of the part."""
     return metric.measure(
         replace(
-            evaluation_of(run, metric, *fitted, generation),
+            evaluation_of(*run, metric, learned, generation, report),
             suite=part,
             samples_of=lambda role: sets[role][generation],
         )

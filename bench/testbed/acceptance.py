@@ -1,114 +1,318 @@
-"""Is the bundle a good testbed? Measured on it, never assumed: reconstruction, replication by
-level, recognisable pictures.
+"""Is the bundle a good testbed? Measured on it, never assumed.
 
-The threshold of the copy descriptor is set here: the similarity that one in a thousand clean
-generations exceeds, taken against all training pictures of canaries. It is the threshold of the
-testbed suites. The share of clean generations above it is then measured on other clean prompts.
+Recognisable pictures (by the recogniser and by the open_clip model), replication by level of
+views, hard negatives, and how far the copy descriptor can be trusted. The threshold of the
+descriptor is set here: the similarity that one in a thousand clean generations exceeds, taken
+against all training pictures of canaries. It is the threshold of the testbed suites; the share of
+clean generations above it is then measured on other clean prompts.
+
+The labels say how often each canary is copied: `LABEL_IMAGES` images a prompt, from seeds that no
+suite uses.
 """
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
+import json
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from scipy.stats import spearmanr
 
+from bench.assets.asset import cache_folder
+from bench.base.digests import digest_of, path_digest
+from bench.base.files import write_atomically
+from bench.base.pictures import read_picture
 from bench.contracts.method import Method
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.model import load_denoiser
 from bench.features.networks import CopyDescriptor, OpenClip
-from bench.running.sample import sample
-from bench.store.store import read_picture
+from bench.running.sampling import sample
+from bench.statistics.intervals import proportion_interval
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
 from bench.testbed.autoencoder import reconstruction_psnr
-from bench.testbed.bundle import read_manifest, write_manifest
-from bench.testbed.scenes import clean_scene, render
+from bench.testbed.bundle import hashed_files, read_manifest, write_manifest
+from bench.testbed.recogniser import Recogniser, load_recogniser, recognised
+from bench.testbed.scenes import (
+    Placement,
+    Scene,
+    clean_scene,
+    random_background,
+    random_placements,
+    render,
+    stream_generator,
+)
+from bench.testbed.sheets import write_blocks, write_curve, write_grid
+from bench.testbed.sprites import concept_names
 from bench.testbed.training import to_unit
 
 FALSE_POSITIVE_RATE = 0.001
-IMAGES_PER_PROMPT = 4
-CALIBRATION_IMAGES, CLEAN_IMAGES, REAL_IMAGES = 1000, 192, 400
-CHOICES = 20
+LABEL_IMAGES = 16
+COPIED_SHARE = 0.5  # a prompt counts as copied when this share of its images is
+CALIBRATION_IMAGES, CLEAN_IMAGES, REAL_IMAGES = 1000, 400, 400
+RECOGNISED_SEEDS = 3  # images of each object
+SHIFTS = range(-2, 3)  # pixels that a picture may be moved before its error is taken
 Report = Callable[[str, int, int], None]
 
 
 def measure_bundle(folder: Path, sheets: Path | None, report: Report) -> dict[str, Any]:
-    """Measure every acceptance figure, write them into the manifest and, where asked, contact
-    sheets; returns the manifest.
+    """Measure every figure, write them into the manifest, and the labels; returns the manifest.
+
+    With `sheets`, contact sheets are written there.
     """
-    suite = load_suite("testbed")
     manifest = read_manifest(folder)
-    bundle = _Bundle(
-        folder, suite, load_denoiser(_suite_on(suite, folder), torch.device("cpu")), report
-    )
+    suite = _suite_on(load_suite("testbed"), folder, manifest["plan"])
+    bundle = _Bundle(folder, suite, load_denoiser(suite, torch.device("cpu")), report)
     canaries = bundle.prompts("canaries")
-    references = bundle.describe(
-        [read_picture(folder / "references" / f"{row['id']}.png") for row in canaries]
-    )
-    copies = bundle.generate(
-        [row["prompt"] for row in canaries for _ in range(IMAGES_PER_PROMPT)], "canaries"
-    )
-    quality = [row["prompt"] for row in bundle.prompts("quality")]
-    calibration_prompts = [quality[i % len(quality)] for i in range(CALIBRATION_IMAGES)]
-    calibration = bundle.generate(calibration_prompts, "calibration")
-    clean_prompts = [row for row in bundle.prompts("clean") if row["prompt"] not in quality]
-    clean = bundle.generate(
-        [clean_prompts[i % len(clean_prompts)]["prompt"] for i in range(CLEAN_IMAGES)], "clean"
-    )
+    pictures = [_variants(folder, row["id"]) for row in canaries]
+    described = [bundle.describe(variants) for variants in pictures]
+    calibration = bundle.generate(_repeated(bundle, "quality", CALIBRATION_IMAGES), "calibration")
+    clean = bundle.generate(_repeated(bundle, "clean", CLEAN_IMAGES), "clean")
 
-    def nearest(pictures: list[np.ndarray]) -> np.ndarray:
-        return (bundle.describe(pictures) @ references.T).max(1)
-
-    threshold = threshold_at(nearest(calibration), FALSE_POSITIVE_RATE)
-    similarity = np.einsum(
-        "pid,pd->pi",
-        bundle.describe(copies).reshape(len(canaries), IMAGES_PER_PROMPT, -1),
-        references,
+    everything = np.concatenate(
+        [own for own, row in zip(described, canaries, strict=True) if row["split"] != "pristine"]
     )
+    threshold = threshold_at(_nearest(bundle, calibration, everything), FALSE_POSITIVE_RATE)
+    captions = [row["prompt"] for row in canaries for _ in range(LABEL_IMAGES)]
+    copies = bundle.generate(captions, "labels")
+    features = bundle.describe(copies).reshape(len(canaries), LABEL_IMAGES, -1)
+    pairs = zip(features, described, strict=True)
+    similarity = np.stack([(images @ own.T).max(1) for images, own in pairs])
+    settings = suite.settings.model
     measured: dict[str, Any] = {
         "threshold": round(threshold, 4),
         "threshold_false_positive_rate": FALSE_POSITIVE_RATE,
         "calibration_images": len(calibration),
         "clean_images": len(clean),
-        "images_per_prompt": IMAGES_PER_PROMPT,
-        "steps": suite.settings.model.steps,
-        "guidance_scale": suite.settings.model.guidance_scale,
-        "levels": _levels(canaries, similarity, threshold),
-        "replicated_clean": float((nearest(clean) > threshold).mean()),
+        "images_per_prompt": LABEL_IMAGES,
+        "steps": settings.steps,
+        "guidance_scale": settings.guidance_scale,
+        "replicated_clean": float((_nearest(bundle, clean, everything) > threshold).mean()),
+        "mean_similarity_clean": float(_nearest(bundle, clean, everything).mean()),
     }
-    shown = sorted(measured["levels"], key=int)
-    shares = [measured["levels"][group]["scenes"] for group in shown]
-    measured["largest_fall"] = max(0.0, *(lower - higher for lower, higher in pairwise(shares)))
-    once = measured["levels"].get("1", measured["levels"][shown[0]])
-    measured |= {
-        "replicated_highest_level": measured["levels"][shown[-1]]["scenes"],
-        "replicated_level_1": once["scenes"],
-    }
-    seed, side = manifest["plan"]["seed"], manifest["plan"]["side"]
-    unseen = [clean_scene(seed, index, "unseen") for index in range(REAL_IMAGES)]
-    pictures = [render(scene, side) for scene in unseen]
-    measured["psnr_unseen_db"] = reconstruction_psnr(
-        bundle.denoiser.pipe.vae, torch.stack([to_unit(picture) for picture in pictures])
-    )
-    measured["caption_top1_real"] = bundle.right_caption(
-        pictures, [scene.caption for scene in unseen]
-    )
-    measured["caption_top1_generated"] = bundle.right_caption(calibration, calibration_prompts)
+    measured |= replication(canaries, similarity, threshold)
+    measured |= _recognition(bundle, manifest["plan"])
+    measured |= _descriptor_facts(bundle, canaries, pictures, copies, similarity, threshold)
+    measured |= _template_levels(bundle, canaries, pictures, copies, similarity)
+    shares = (similarity > threshold).mean(1)
+    _write_labels(folder, canaries, shares, bundle.descriptor.fingerprint, threshold)
+    manifest["files"] = hashed_files(folder)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    measured["mebibytes"] = round(size / 2**20, 2)
+    earlier = manifest.get("measured") or {}
+    if "quick_seconds" in earlier:  # a run of the suite, measured elsewhere
+        measured["quick_seconds"] = earlier["quick_seconds"]
     manifest["measured"] = measured
     write_manifest(folder, manifest)
     if sheets:
-        write_sheets(sheets, folder, canaries, copies, calibration)
+        write_sheets(sheets, canaries, pictures, copies, similarity, calibration)
+        write_curve(sheets / "curve.png", measured["levels"], measured["replicated_pristine"])
+        most = int(similarity.mean(1).argmax())
+        prompts = [canaries[most]["prompt"], bundle.prompts("clean")[0]["prompt"]]
+        rows = [bundle.over_steps(prompt) for prompt in prompts]
+        write_grid(sheets / "steps.png", [picture for row in rows for picture in row], len(rows[0]))
     return manifest
 
 
+def replication(
+    canaries: list[dict[str, str]], similarity: np.ndarray, threshold: float
+) -> dict[str, Any]:
+    """The figures about copies. `similarity` `[prompts, images]`: to the nearest own picture."""
+    shares = (similarity > threshold).mean(1)
+    kinds = np.array([row.get("kind", "verbatim") for row in canaries])
+    splits = np.array([row["split"] for row in canaries])
+    groups = np.array([row["group"] for row in canaries])
+    verbatim, copied = kinds == "verbatim", shares >= COPIED_SHARE
+    held_out, pristine = splits == "memorized", splits == "pristine"
+    levels: dict[str, dict[str, Any]] = {}
+    for group in sorted(set(groups[verbatim & ~pristine]), key=int):
+        there = verbatim & ~pristine & (groups == group)
+        levels[str(group)] = {
+            "scenes_shown": int(there.sum()),
+            "images": float(shares[there].mean()),
+            "images_interval": proportion_interval((similarity[there] > threshold).astype(float)),
+            "scenes": float(copied[there].mean()),
+            "similarity": float(similarity[there].mean()),
+        }
+    between = [facts for facts in levels.values() if 0.1 < facts["images"] < 0.9]
+    once = levels.get("1", next(iter(levels.values())))
+    sometimes = (shares > 0) & ~copied
+    return {
+        "levels": levels,
+        "copied_held_out": int((verbatim & held_out & copied).sum()),
+        "sometimes_held_out": int((verbatim & held_out & sometimes).sum()),
+        "never_held_out": int((verbatim & held_out & (shares == 0)).sum()),
+        "copied_fit": int((verbatim & (splits == "fit") & copied).sum()),
+        "pristine": int(pristine.sum()),
+        "levels_between": len(between),
+        "replicated_level_1": once["images"],
+        "replicated_pristine": float(shares[pristine].mean()) if pristine.any() else None,
+        "template_held_out": int(((kinds == "template") & held_out).sum()),
+    }
+
+
+def _recognition(bundle: _Bundle, plan: dict[str, Any]) -> dict[str, Any]:
+    """What the recogniser and the open_clip model make of real, coded and generated pictures."""
+    side, seed = plan["side"], plan["seed"]
+    names = concept_names()
+    unseen = (clean_scene(seed, index, "unseen") for index in range(2 * REAL_IMAGES))
+    scenes = [scene for scene in unseen if len(scene.placements) == 1][:REAL_IMAGES]
+    shown = [scene.placements[0].concept for scene in scenes]
+    real = [render(scene, side) for scene in scenes]
+    asked = [concept for concept in range(len(names)) for _ in range(RECOGNISED_SEEDS)]
+    generated = bundle.generate([f"a picture of {names[c]}" for c in asked], "objects")
+    pixels = torch.stack([to_unit(picture) for picture in real])
+    coded = bundle.reconstructed(pixels)
+    texts = [f"a picture of {name}" for name in names]
+    measured: dict[str, Any] = {
+        "psnr_unseen_db": reconstruction_psnr(bundle.denoiser.pipe.vae, pixels),
+        "recognised_images": len(generated),
+        "caption_top1_real": bundle.right_object(real, texts, shown),
+        "caption_top1_generated": bundle.right_object(generated, texts, asked),
+    }
+    if bundle.recogniser is None:
+        return measured
+    of = {"real": (real, shown), "reconstructed": (coded, shown), "generated": (generated, asked)}
+    for name, (pictures, concepts) in of.items():
+        right = recognised(bundle.recogniser, pictures, concepts)
+        measured[f"recognised_{name}"] = float(right.mean())
+    ceiling = measured["recognised_reconstructed"]
+    measured["recognised_of_reconstructed"] = measured["recognised_generated"] / max(ceiling, 1e-9)
+    return measured
+
+
+def _descriptor_facts(
+    bundle: _Bundle,
+    canaries: list[dict[str, str]],
+    pictures: list[list[np.ndarray]],
+    copies: list[np.ndarray],
+    similarity: np.ndarray,
+    threshold: float,
+) -> dict[str, Any]:
+    """Does the descriptor rank copies as independent judges do?
+
+    Over held-out verbatim prompts, every image against its own training picture: Spearman's rank
+    correlation with the squared error of aligned pixels, and with the recogniser's features; and
+    how far copies lie above other pictures of the same objects.
+    """
+    chosen = [
+        number
+        for number, row in enumerate(canaries)
+        if row.get("kind", "verbatim") == "verbatim" and row["split"] == "memorized"
+    ]
+    images = [copies[number * LABEL_IMAGES + i] for number in chosen for i in range(LABEL_IMAGES)]
+    originals = [pictures[number][0] for number in chosen for _ in range(LABEL_IMAGES)]
+    judged = similarity[chosen].ravel()
+    pairs = list(zip(images, originals, strict=True))
+    errors = [aligned_error(image, original) for image, original in pairs]
+    facts: dict[str, Any] = {"rank_correlation_pixels": float(-spearmanr(judged, errors)[0])}
+    if bundle.recogniser is not None:
+        near = np.einsum("nd,nd->n", bundle.looks(images), bundle.looks(originals))
+        facts["rank_correlation_recogniser"] = float(spearmanr(judged, near)[0])
+    elsewhere = [
+        same_objects_elsewhere(canaries[number]["prompt"], number, pictures[number][0].shape[0])
+        for number in chosen
+    ]
+    own = bundle.describe([pictures[number][0] for number in chosen])
+    other = np.einsum("nd,nd->n", own, bundle.describe(elsewhere))
+    copied = judged[judged > threshold]
+    facts |= {
+        "similarity_of_copies": float(copied.mean()) if len(copied) else None,
+        "similarity_same_objects": float(other.mean()),
+        "same_objects_gap": float(copied.mean() - other.mean()) if len(copied) else None,
+    }
+    return facts
+
+
+def same_objects_elsewhere(prompt: str, number: int, side: int) -> np.ndarray:
+    """A picture of the objects that a prompt names, placed anew on another background."""
+    random = stream_generator(0, "unseen", 2**40 + number)
+    concepts = tuple(named_concepts(prompt)[:2])
+    placements: tuple[Placement, ...] = random_placements(random, concepts)
+    return render(Scene(prompt, random_background(random), placements), side)
+
+
+def named_concepts(prompt: str) -> list[int]:
+    """The concepts whose names stand in a prompt; of names within names, the longest."""
+    found = [(name, number) for number, name in enumerate(concept_names()) if name in prompt]
+    return [
+        number
+        for name, number in found
+        if not any(name != other and name in other for other, _ in found)
+    ]
+
+
+def aligned_error(image: np.ndarray, original: np.ndarray) -> float:
+    """Mean squared error in [0, 1] units, at the shift of up to two pixels that makes it least."""
+    first, second = image.astype(np.float32) / 255, original.astype(np.float32) / 255
+    edge = max(SHIFTS)
+    height, width = first.shape[:2]
+    inner = second[edge : height - edge, edge : width - edge]
+    return min(
+        float(
+            np.square(first[edge + y :, edge + x :][: len(inner), : inner.shape[1]] - inner).mean()
+        )
+        for y in SHIFTS
+        for x in SHIFTS
+    )
+
+
+def _template_levels(
+    bundle: _Bundle,
+    canaries: list[dict[str, str]],
+    pictures: list[list[np.ndarray]],
+    copies: list[np.ndarray],
+    similarity: np.ndarray,
+) -> dict[str, Any]:
+    """By views of a template: similarity to the nearest variant, and to the layout.
+
+    The layout is where the variants agree: pixels whose brightness varies least over them, compared
+    by correlation of brightness. For comparison, the same of pristine images against the layout.
+    """
+    levels: dict[str, dict[str, list[float]]] = {}
+    for number, row in enumerate(canaries):
+        if row.get("kind") != "template":
+            continue
+        own = copies[number * LABEL_IMAGES : (number + 1) * LABEL_IMAGES]
+        pristine = [i for i, other in enumerate(canaries) if other["split"] == "pristine"]
+        others = [copies[i * LABEL_IMAGES] for i in pristine]
+        facts = levels.setdefault(row["group"], {"variant": [], "layout": [], "chance": []})
+        facts["variant"].append(float(similarity[number].mean()))
+        facts["layout"].append(layout_similarity(own, pictures[number]))
+        facts["chance"].append(layout_similarity(others, pictures[number]) if others else 0.0)
+    means = {
+        group: {name: float(np.mean(values)) for name, values in facts.items()}
+        | {"scenes_shown": len(facts["variant"])}
+        for group, facts in levels.items()
+    }
+    return {"template_levels": means} if means else {}
+
+
+def layout_similarity(images: list[np.ndarray], variants: list[np.ndarray]) -> float:
+    """Mean correlation of edges with the mean edges of the variants: colours do not count."""
+    own = np.mean([edges(variant) for variant in variants], axis=0).ravel()
+    return float(np.mean([np.corrcoef(edges(image).ravel(), own)[0, 1] for image in images]))
+
+
+def edges(picture: np.ndarray) -> np.ndarray:
+    """How dark each pixel is against its surroundings, `[H, W]`: the drawings' outlines."""
+    grey = torch.from_numpy(picture.astype(np.float32)).mean(2)[None, None] / 255
+    around = torch.nn.functional.avg_pool2d(
+        torch.nn.functional.pad(grey, (3, 3, 3, 3), mode="replicate"), 7, 1
+    )
+    return np.asarray((around - grey).clamp(min=0)[0, 0])
+
+
 def threshold_at(negatives: np.ndarray, rate: float) -> float:
-    """The value that exactly `floor(rate * n)` of the negatives exceed; ties never push the rate
-    over. Needs at least `1 / rate` of them.
+    """The value that exactly `floor(rate * n)` of the negatives exceed; ties never push it over.
+
+    Raises `ValueError` for fewer than `1 / rate` of them.
     """
     allowed = int(rate * len(negatives) + 1e-9)
     if allowed < 1:
@@ -116,32 +320,51 @@ def threshold_at(negatives: np.ndarray, rate: float) -> float:
     return float(np.sort(negatives)[-allowed - 1])
 
 
-def _suite_on(suite: Suite, folder: Path) -> Suite:
-    """The suite with the pipeline of another bundle."""
-    side = read_manifest(folder)["plan"]["side"]
-    model = suite.settings.model.model_copy(
-        update={"path": str(folder.resolve() / "pipeline"), "side": side}
-    )
+def _nearest(bundle: _Bundle, pictures: list[np.ndarray], references: np.ndarray) -> np.ndarray:
+    return (bundle.describe(pictures) @ references.T).max(1)
+
+
+def _repeated(bundle: _Bundle, name: str, count: int) -> list[str]:
+    """So many prompts of a list, from its beginning again when it is shorter."""
+    taken = {row["prompt"] for row in bundle.prompts("quality")} if name != "quality" else set()
+    prompts = [row["prompt"] for row in bundle.prompts(name) if row["prompt"] not in taken]
+    return [prompts[i % len(prompts)] for i in range(count)]
+
+
+def _variants(folder: Path, name: str) -> list[np.ndarray]:
+    """The training pictures of a canary: all variants of a template, else the one."""
+    strip = folder / "references" / f"{name}.variants.png"
+    if not strip.exists():
+        return [read_picture(folder / "references" / f"{name}.png")]
+    row = read_picture(strip)
+    return np.split(row, row.shape[1] // row.shape[0], axis=1)
+
+
+def _write_labels(
+    folder: Path,
+    canaries: list[dict[str, str]],
+    shares: np.ndarray,
+    descriptor: str,
+    threshold: float,
+) -> None:
+    named = {row["id"]: float(share) for row, share in zip(canaries, shares, strict=True)}
+    labels = {
+        "images_per_prompt": LABEL_IMAGES,
+        "descriptor": descriptor,
+        "threshold": round(threshold, 4),
+        "share_of_copies": named,
+    }
+    text = json.dumps(labels, indent=1) + "\n"
+    write_atomically(folder / "prompts/labels.json", text.encode())
+
+
+def _suite_on(suite: Suite, folder: Path, plan: dict[str, Any]) -> Suite:
+    """The suite with the pipeline of another bundle, sampled as its plan says."""
+    changed: dict[str, Any] = {"path": str(folder.resolve() / "pipeline"), "side": plan["side"]}
+    if "guidance_scale" in plan:
+        changed |= {"guidance_scale": plan["guidance_scale"], "steps": plan["sampling_steps"]}
+    model = suite.settings.model.model_copy(update=changed)
     return Suite(suite.settings.model_copy(update={"model": model}), suite.file)
-
-
-def _levels(
-    canaries: list[dict[str, str]], similarity: np.ndarray, threshold: float
-) -> dict[str, dict[str, float]]:
-    """By number of views: share of images above the threshold, share of scenes with most images
-    above it, mean similarity.
-    """
-    levels = {}
-    for views in dict.fromkeys(row["group"] for row in canaries):
-        rows = similarity[[row["group"] == views for row in canaries]]
-        above = rows > threshold
-        levels[views] = {
-            "scenes_shown": len(rows),
-            "images": float(above.mean()),
-            "scenes": float((above.mean(1) >= 0.5).mean()),
-            "similarity": float(rows.mean()),
-        }
-    return levels
 
 
 class _Bundle:
@@ -149,106 +372,122 @@ class _Bundle:
 
     def __init__(self, folder: Path, suite: Suite, denoiser: Denoiser, report: Report) -> None:
         self.folder, self.suite, self.denoiser, self.report = folder, suite, denoiser, report
-        self.descriptor = CopyDescriptor(
-            folder / "scorers/descriptor.torchscript.pt", "testbed", torch.device("cpu")
-        )
-        self.clip = OpenClip("clip", folder / "scorers/clip", None, torch.device("cpu"))
+        cpu, scorers = torch.device("cpu"), folder / "scorers"
+        self.model_digest = path_digest(folder / "pipeline")
+        self.descriptor = CopyDescriptor(scorers / "descriptor.torchscript.pt", "testbed", cpu)
+        self.clip = OpenClip("clip", scorers / "clip", None, cpu)
+        saved = scorers / "recogniser.safetensors"
+        self.recogniser: Recogniser | None = load_recogniser(saved) if saved.exists() else None
 
     def prompts(self, name: str) -> list[dict[str, str]]:
-        import csv
-
-        with (self.folder / "prompts" / f"{name}.csv").open(newline="", encoding="utf-8") as stream:
+        path = self.folder / "prompts" / f"{name}.csv"
+        with path.open(newline="", encoding="utf-8") as stream:
             return list(csv.DictReader(stream))
 
     def describe(self, pictures: list[np.ndarray]) -> np.ndarray:
         return np.asarray(self.descriptor(pictures))
 
     def generate(self, prompts: list[str], what: str, batch: int = 32) -> list[np.ndarray]:
-        pictures: list[np.ndarray] = []
-        seeds = [self.suite.image_seed(prompt, index) for index, prompt in enumerate(prompts)]
-        for start in range(0, len(prompts), batch):
-            request = self.denoiser.request(
-                prompts[start : start + batch], seeds[start : start + batch]
-            )
-            pictures += list(self.denoiser.decode(sample(self.denoiser, request, Method(), {})))
+        """One image a prompt, from seeds of `what` alone: uint8 `[H, W, 3]` each.
+
+        What was generated before is taken from the cache, so measuring may be interrupted.
+        """
+        seeds = [_seed(what, prompt, index) for index, prompt in enumerate(prompts)]
+        key = digest_of([self.model_digest, self.suite.picture_settings, prompts, seeds])
+        kept = cache_folder() / "testbed-measured" / f"{what}-{key[:16]}.npy"
+        pictures = list(np.load(kept)) if kept.exists() else []
+        for start in range(len(pictures), len(prompts), batch):
+            part = slice(start, start + batch)
+            request = self.denoiser.request(prompts[part], seeds[part])
+            latents = sample(self.denoiser, request, Method(), {})
+            pictures += list(self.denoiser.decode(latents))
+            if len(pictures) % (8 * batch) == 0:
+                _keep(kept, pictures)
             self.report(what, len(pictures), len(prompts))
+        _keep(kept, pictures)
         return pictures
 
-    def right_caption(self, pictures: list[np.ndarray], captions: list[str]) -> float:
-        """Share of pictures whose own caption scores highest among `CHOICES` captions of other
-        pictures of the same set.
+    def over_steps(self, prompt: str, shown: int = 13) -> list[np.ndarray]:
+        """What the model takes the picture for at evenly spread steps of sampling.
+
+        The clean latents predicted from the guided noise, decoded.
         """
-        images, texts = self.clip(pictures), self.clip.texts(captions)[0]
-        right = 0
-        for index in range(len(pictures)):
-            random = np.random.default_rng([17, index])
-            others = [
-                int(i)
-                for i in random.permutation(len(captions))
-                if not _same_things(captions[int(i)], captions[index])
-            ]
-            choices = [index, *others[: CHOICES - 1]]
-            right += int(np.argmax(images[index] @ texts[choices].T)) == 0
-        return right / len(pictures)
+        denoiser = self.denoiser
+        request = denoiser.request([prompt], [_seed("steps", prompt, 0)])
+        scheduler, latents = denoiser.new_scheduler(), request.latents
+        latents = latents * scheduler.init_noise_sigma
+        chosen = set(np.linspace(0, len(scheduler.timesteps) - 1, shown).round().astype(int))
+        pictures: list[np.ndarray] = []
+        with torch.no_grad():
+            for index, timestep in enumerate(scheduler.timesteps):
+                scaled = scheduler.scale_model_input(latents, timestep)
+                without, with_prompt = denoiser.branches(scaled, timestep, request)
+                guided = without + denoiser.guidance_scale * (with_prompt - without)
+                taken = scheduler.step(guided, timestep, latents)
+                latents = taken.prev_sample
+                if index in chosen:
+                    pictures += list(denoiser.decode(taken.pred_original_sample))
+        return pictures
+
+    def reconstructed(self, pixels: torch.Tensor) -> list[np.ndarray]:
+        """Pictures through the autoencoder and back, uint8. `pixels` in [-1, 1]."""
+        vae = self.denoiser.pipe.vae
+        pictures: list[np.ndarray] = []
+        with torch.no_grad():
+            for part in pixels.split(64):
+                decoded = vae.decode(vae.encode(part).latent_dist.mean).sample.clamp(-1, 1)
+                bytes_ = ((decoded + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+                pictures += list(bytes_.numpy())
+        return pictures
+
+    def looks(self, pictures: list[np.ndarray]) -> np.ndarray:
+        """The recogniser's features, unit length, centred: `[n, d]`."""
+        if self.recogniser is None:
+            raise ValueError(f"{self.folder} has no recogniser")
+        pixels = torch.stack([to_unit(picture) for picture in pictures])
+        parts = [self.recogniser.features(part) for part in pixels.split(256)]
+        return torch.nn.functional.normalize(torch.cat(parts), dim=1).numpy()
+
+    def right_object(
+        self, pictures: list[np.ndarray], texts: list[str], concepts: list[int]
+    ) -> float:
+        """Share of pictures to which the open_clip model gives the caption of their object."""
+        scores = np.asarray(self.clip(pictures)) @ np.asarray(self.clip.texts(texts)[0]).T
+        return float((scores.argmax(1) == np.asarray(concepts)).mean())
 
 
-def _same_things(first: str, second: str) -> bool:
-    """Captions that name the same objects are the same answer, whatever their wording."""
-    from bench.testbed.sprites import concept_names
+def _keep(path: Path, pictures: list[np.ndarray]) -> None:
+    content = io.BytesIO()
+    np.save(content, np.stack(pictures))
+    write_atomically(path, content.getvalue())
 
-    return {name for name in concept_names() if name in first} == {
-        name for name in concept_names() if name in second
-    }
+
+def _seed(what: str, prompt: str, index: int) -> int:
+    """63 bits for every image of every measurement; no suite draws its seeds so."""
+    digest = hashlib.sha256(f"testbed {what}\0{prompt}\0{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def write_sheets(
     folder: Path,
-    bundle: Path,
     canaries: list[dict[str, str]],
+    pictures: list[list[np.ndarray]],
     copies: list[np.ndarray],
-    originals: list[np.ndarray],
+    similarity: np.ndarray,
+    clean: list[np.ndarray],
 ) -> None:
-    """`canaries.png`: by level, training pictures beside three of their generations; `clean.png`:
-    clean generations.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    scenes, shown, side, gap, title, across = 4, 3, 64, 12, 22, 4
-    levels = sorted({row["group"] for row in canaries}, key=int)
-    width, height = (1 + shown) * side + gap, scenes * side + title + gap
-    sheet = Image.new(
-        "RGB", (across * width - gap, -(-len(levels) // across) * height - gap), "white"
-    )
-    draw = ImageDraw.Draw(sheet)
-    for block, level in enumerate(levels):
-        left, top = block % across * width, block // across * height
-        draw.text(
-            (left, top + 5),
-            f"shown {level} times: training picture | {shown} generations",
-            fill="black",
-        )
-        for line, member in enumerate(
-            [i for i, row in enumerate(canaries) if row["group"] == level][-scenes:]
-        ):
-            pictures = [read_picture(bundle / "references" / f"{canaries[member]['id']}.png")]
-            pictures += [copies[member * IMAGES_PER_PROMPT + number] for number in range(shown)]
-            for column, picture in enumerate(pictures):
-                sheet.paste(
-                    _enlarged(picture, side), (left + column * side, top + title + line * side)
-                )
-            draw.line(
-                [
-                    (left + side, top + title + line * side),
-                    (left + side, top + title + (line + 1) * side),
-                ],
-                fill="white",
-                width=3,
-            )
-    sheet.save(folder / "canaries.png", optimize=True)
-    grid = Image.new("RGB", (16 * side, 4 * side))
-    for index, picture in enumerate(originals[:64]):
-        grid.paste(_enlarged(picture, side), (index % 16 * side, index // 16 * side))
-    grid.save(folder / "clean.png", optimize=True)
-
-
-def _enlarged(picture: np.ndarray, side: int) -> Image.Image:
-    return Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST)
+    """`canaries.png`: by kind and level, training pictures beside generations; `clean.png`."""
+    groups: dict[tuple[str, bool, int], list[int]] = {}
+    for number, row in enumerate(canaries):
+        key = (row.get("kind", "verbatim"), row["split"] == "pristine", int(row["group"]))
+        groups.setdefault(key, []).append(number)
+    blocks = []
+    for (kind, _, views), members in sorted(groups.items()):
+        rows = [
+            [pictures[n][0], *copies[n * LABEL_IMAGES : n * LABEL_IMAGES + 3]] for n in members[-4:]
+        ]
+        mean = float(similarity[members].mean())
+        title = f"{kind}, {views} views, similarity {mean:.2f}"
+        blocks.append((title, rows))
+    write_blocks(folder / "canaries.png", blocks)
+    write_grid(folder / "clean.png", clean[:64], 16)

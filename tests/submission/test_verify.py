@@ -15,13 +15,13 @@ from bench.cli.verify import verify as verify_command
 from bench.contracts.metric import PerImage
 from bench.diffusion.denoiser import Denoiser
 from bench.records.record import RunRecord, load_record
-from bench.running.run import Run
 from bench.submission.check_scores import FREE, _intervals_of
 from bench.submission.verification import Compared, Verification, text
 from bench.submission.verify import SAME, _drawn, _of_score, verify
 from bench.suite.load import load_suite
 from bench.suite.prompts import Prompt
 from conftest import SUITE
+from one_run import Run
 
 CPU = torch.device("cpu")
 MIXING = """from bench import Method
@@ -57,9 +57,7 @@ def records(suite, folder):
     """Whole runs by method."""
 
     def made(method, seeds=1, **parameters):
-        run = Run.resolve(
-            suite, method, parameters, folder / "records", folder / "store", CPU, seeds=seeds
-        )
+        run = Run(suite, method, parameters, folder / "records", folder / "store", CPU, seeds=seeds)
         return load_record(run.execute().path(folder / "records"))
 
     return {
@@ -176,7 +174,7 @@ def test_what_a_method_learned_is_learned_again(records, suite, tmp_path):
 
 
 def test_the_seed_draws_the_prompts(records, suite):
-    run = Run.resolve(suite, "none", {}, Path("records"), Path("store"), CPU, seeds=2)
+    run = Run(suite, "none", {}, Path("records"), Path("store"), CPU, seeds=2)
     drawn = [tuple(_drawn(run, records["none"], 2, seed)["memorized"]) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2] and drawn[0] == tuple(sorted(drawn[0]))
     assert tuple(_drawn(run, records["none"], 99, 0)["memorized"]) == ("p2", "p3", "p4", "p5")
@@ -391,7 +389,7 @@ def test_a_text_that_stands_twice_keeps_its_seeds(tiny_folder, tmp_path):
         short.replace('file = "prompts.csv"\nwhere = { split = "memorized" }', 'file = "twice.csv"')
     )
     suite = load_suite(str(tiny_folder / "twice.toml"))
-    record = Run.resolve(suite, "none", {}, tmp_path / "records", tmp_path / "store", CPU).execute()
+    record = Run(suite, "none", {}, tmp_path / "records", tmp_path / "store", CPU).execute()
     found = again(record, suite, tmp_path, 1, seed=2)
     # whose seeds a list of one would give
     assert found.verdict == "identical" and found.prompts["memorized"] != ("t0",)

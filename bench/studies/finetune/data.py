@@ -7,22 +7,19 @@ needs no state for it.
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UserError, one_line, visible
+from bench.base.pictures import BadPicture, centred_square, has_picture_suffix, read_image
+from bench.base.prompt_lists import read_list
 
 METADATA = ("metadata.csv", "metadata.jsonl")
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -79,25 +76,20 @@ def _pair(folder: Path, name: str, caption: str, where: str) -> Pair:
 
 def _listed(file: Path) -> Iterator[tuple[str, str, str]]:
     """File name, caption and place of every entry of a metadata file."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            rows: Iterator[dict[str, Any]] = (
-                csv.DictReader(stream)
-                if file.suffix == ".csv"
-                else (json.loads(line) for line in stream if line.strip())
-            )
-            for number, row in enumerate(rows, 1):
-                where = f"{file}, entry {number}"
-                if not isinstance(row, dict) or not {"file_name", "text"} <= row.keys():
-                    raise UserError(f"{where} has not both file_name and text")
-                yield str(row["file_name"] or "").strip(), str(row["text"] or "").strip(), where
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {one_line(error)[:120]}") from error
+    found = read_list(file, "csv" if file.suffix == ".csv" else "jsonl")
+    if found.rows and not {"file_name", "text"} <= set(found.columns):
+        raise UserError(
+            f"{file} has not both file_name and text (it has:"
+            f" {visible(', '.join(found.columns)) or 'none'})"
+        )
+    for row in found.rows:
+        name, caption = row.text("file_name").strip(), row.text("text").strip()
+        yield name, caption, f"{file}, line {row.line}"
 
 
 def _beside(folder: Path) -> Iterator[tuple[str, str, str]]:
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
+        if has_picture_suffix(path) and path.is_file():
             text = path.with_suffix(".txt")
             try:
                 yield (
@@ -164,24 +156,16 @@ class Order:
 
 
 def fitted_picture(path: Path, side: int) -> np.ndarray:
-    """A picture file as uint8 `[side, side, 3]`: short side resized to `side` (PIL bicubic), centre
-    cropped, as attacks that verify copies do.
+    """A picture file as uint8 `[side, side, 3]`: short side resized to `side` (Pillow's bicubic),
+    centre cropped, as attacks that verify copies do.
 
     Raises `UserError` when it cannot be read.
     """
+    image = read_image(path)
     try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except Exception as error:  # what a broken picture raises depends on its format
-        raise UserError(f"picture {path} cannot be read: {one_line(error)[:120]}") from error
-    short = min(picture.size)
-    if short != side:
-        picture = picture.resize(
-            (side * picture.width // short, side * picture.height // short),
-            Image.Resampling.BICUBIC,
-        )
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return np.asarray(picture.crop((left, top, left + side, top + side)))
+        return centred_square(image, side)
+    except BadPicture as error:
+        raise UserError(f"picture {path} cannot be used: {one_line(error)}") from error
 
 
 def encoded_once(

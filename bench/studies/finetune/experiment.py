@@ -30,18 +30,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.base.errors import UserError, one_line
+from bench.base.errors import UserError
 from bench.base.files import write_atomically
 from bench.base.parameters import configure
 from bench.base.progress import Report, silent
+from bench.base.prompt_lists import read_list
 from bench.records.environment import environment
 from bench.records.record import RunRecord, Score
 from bench.registry import registry
-from bench.running.run import Run
+from bench.running.prepare import prepare
+from bench.running.run import finished, run
 from bench.studies.calibration import calibrate
 from bench.studies.finetune.train import Prepared, duplicated_pairs, pipeline_side
 from bench.suite.load import load_suite
-from bench.suite.settings import Scheduler
+from bench.suite.schema import Scheduler
 from bench.suite.suite import Suite
 
 ATTACK = "clique_extraction"
@@ -183,18 +185,11 @@ def _clean_captions(protocol: Protocol, others: list[str], repeated: set[str]) -
 
 
 def _read_captions(file: Path) -> list[str]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            column = next(
-                (name for name in ("prompt", "text") if name in (reader.fieldnames or ())), None
-            )
-            found = [(row[column] or "").strip() for row in reader] if column else []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"clean captions {file} cannot be read: {one_line(error)[:120]}") from error
+    found = read_list(file)
+    column = next((name for name in ("prompt", "text") if name in found.columns), None)
     if column is None:
         raise UserError(f"clean captions {file} have neither a column prompt nor text")
-    return [caption for caption in found if caption]
+    return [caption for row in found.rows if (caption := row.text(column).strip())]
 
 
 def _write_csv(path: Path, rows: list[list[str]]) -> None:
@@ -390,10 +385,9 @@ def _record_of(
     report: Report,
 ) -> RunRecord:
     """The record of one run under the derived suite, made now or before."""
-    run = Run.resolve(
-        suite, method, values, prepared.out / "records", prepared.out / "store", device, report
-    )
-    return run.finished() or run.execute()
+    ready = prepare(suite, method, values, prepared.out / "store", device)
+    records = prepared.out / "records"
+    return finished(ready.experiment, ready.engine, records) or run(*ready, records, report=report)
 
 
 def _spread(losses: list[list[float]], most: int = LOSSES) -> list[list[float]]:

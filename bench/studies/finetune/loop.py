@@ -320,6 +320,7 @@ def _average_of(unet: torch.nn.Module, most: float) -> AveragedModel:
     which have learned nothing yet, are soon forgotten.
     """
 
+    @torch.no_grad()
     def follow(
         average: tuple[torch.Tensor, ...] | list[torch.Tensor],
         weights: tuple[torch.Tensor, ...] | list[torch.Tensor],
@@ -327,9 +328,9 @@ def _average_of(unet: torch.nn.Module, most: float) -> AveragedModel:
     ) -> None:
         step = int(averaged) - 1  # the first weights count as one
         decay = min(most, (1 + step) / (10 + step))
-        torch._foreach_lerp_(average, weights, 1 - decay)
+        torch._foreach_lerp_(list(average), list(weights), 1 - decay)
 
-    model = AveragedModel(unet, multi_avg_fn=torch.no_grad()(follow))
+    model = AveragedModel(unet, multi_avg_fn=follow)
     model.update_parameters(unet)
     model.module.eval().requires_grad_(False)
     return model
