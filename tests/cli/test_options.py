@@ -58,7 +58,7 @@ OPTIONS = {
         " --clip-model= --inception --statistics --part* --name= --steps=50 --guidance=7.5"
         " --images-per-prompt=4 --seed=0 --fit=0.25 --missing=refuse --force --json"
     ),
-    "testbed build": "--plan=cpu --work=testbed-build --out --device --only*",
+    "testbed build": "--plan=cpu --work --out --device --only*",
     "testbed info": "--bundle --measure --sheets --json",
     "testbed scenes": "--out! --count=160 --seed=1",
     "tune": (

@@ -175,9 +175,10 @@ def test_what_a_method_learned_is_learned_again(records, suite, tmp_path):
 
 def test_the_seed_draws_the_prompts(records, suite):
     run = Run(suite, "none", {}, Path("records"), Path("store"), CPU, seeds=2)
-    drawn = [tuple(_drawn(run, records["none"], 2, seed)["memorized"]) for seed in (0, 0, 1)]
+    asked = run.experiment
+    drawn = [tuple(_drawn(asked, records["none"], 2, seed)["memorized"]) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2] and drawn[0] == tuple(sorted(drawn[0]))
-    assert tuple(_drawn(run, records["none"], 99, 0)["memorized"]) == ("p2", "p3", "p4", "p5")
+    assert tuple(_drawn(asked, records["none"], 99, 0)["memorized"]) == ("p2", "p3", "p4", "p5")
 
 
 STATEMENTS = {
