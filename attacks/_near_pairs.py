@@ -61,8 +61,8 @@ class NearPairs:
     it.
 
     `work`: `pairs` in all; ruled out `by_index` (whole pictures, coarse blocks) and `by_blocks`
-     (tiles, fine blocks); `accepted` and
-    `ruled_out` by the triangle inequality; `on_pixels`, the rest.
+    (tiles, fine blocks); `accepted` and `ruled_out` by the triangle inequality; `on_pixels`, the
+    rest.
     """
 
     adjacency: np.ndarray  # bool [n, n], symmetric, False on the diagonal
@@ -77,9 +77,8 @@ def near_pairs(
     distance exceeds `limit`.
 
     `limit` comes from `attacks._exact.squared_limit`. Raises `UserError` for fewer than two
-     pictures, unequal sizes or a number of
-    tiles that does not divide the sides. At most a few copies of `[n, n]` and of a tile of all
-    pictures are held.
+    pictures, unequal sizes or a number of tiles that does not divide the sides. At most a few
+    copies of `[n, n]` and of a tile of all pictures are held.
     """
     pictures = checked(pictures)
     # no more is possible, and bounds then stay small numbers

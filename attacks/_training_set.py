@@ -31,12 +31,10 @@ class TrainingSet:
     never all in memory.
 
     A batch is `(ids, pictures)`: pictures uint8 `[b, side, side, 3]`, read as RGB; an id is the
-    column `id` where a shard has one, else
-    `<file name>:<row>`, and of a picture file its name. `policy` says how pictures of other sizes
-     are brought to that size.
-    `count` is the number of pictures, known once they have all been read. Iterating raises
-     `UserError` for an
-    unreadable shard or picture, naming it, for a shard without pictures and for a set without any.
+    column `id` where a shard has one, else `<file name>:<row>`, and of a picture file its name.
+    `policy` says how pictures of other sizes are brought to that size. `count` is the number of
+    pictures, known once they have all been read. Iterating raises `UserError` for an unreadable
+    shard or picture, naming it, for a shard without pictures and for a set without any.
     """
 
     def __init__(self, files: Sequence[tuple[str, Path]], side: int) -> None:

@@ -2,9 +2,9 @@
 similarities to one number.
 
 `similarity [prompt, image, reference] -> references -> images (seeds) -> prompts`: which reducer
- stands at each place is part of the number's name, as
-are checkpoint and preprocessing, so numbers of two papers are never compared. What a chain does to
-a plain table needs no network and stands here.
+stands at each place is part of the number's name, as are checkpoint and preprocessing, so numbers
+of two papers are never compared. What a chain does to a plain table needs no network and stands
+here.
 """
 
 from __future__ import annotations

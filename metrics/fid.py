@@ -58,8 +58,8 @@ class Fid(Metric):
     """Frechet distance between features of generations and of real pictures, clean-fid semantics.
 
     `fid` is to a whole collection: reference `statistics`, or a folder of `real` pictures, whose
-     statistics are measured once.
-    `fid_matched` is to the originals that the prompts themselves name as their references.
+    statistics are measured once. `fid_matched` is to the originals that the prompts themselves name
+    as their references.
     """
 
     names: ClassVar[Any] = _Names()

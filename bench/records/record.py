@@ -2,8 +2,7 @@
 in.
 
 Records are the source of truth: every table and page is a pure function of them. A number that
-could not be measured is
-`null` with a reason.
+could not be measured is `null` with a reason.
 """
 
 from __future__ import annotations
