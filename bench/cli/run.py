@@ -46,7 +46,7 @@ class ExperimentOptions:
     ] = None
     tuned: Annotated[
         Path | None,
-        typer.Option(help="Take the parameters that `bench tune` chose from this file of its."),
+        typer.Option(help="A file of `bench tune`: run with the parameters that it chose."),
     ] = None
     limit: Annotated[
         int | None,

@@ -36,14 +36,14 @@ def measure(
     fitted: Fitted,
     executor: Executor,
     report: Report = silent,
-) -> Exception | None:
+) -> BaseException | None:
     """Fill the record's scores, cost and attacks.
 
     A metric or attack that breaks must not cost the others their numbers: the first error is
     returned. With several seeds every one is asked once for each generation; costs are measured
     once.
     """
-    failure: Exception | None = None
+    failure: BaseException | None = None
     total, seeds = len(experiment.metrics) + len(experiment.attacks), experiment.seeds
     for number, (name, metric) in enumerate(experiment.metrics.items()):
         report(f"measure {name}", number, total)
@@ -180,10 +180,11 @@ def _ask(
     judge: Metric | Attack,
     scores_of: Callable[[int], Scores],
     generations: int,
-) -> Exception | None:
+) -> BaseException | None:
     measured: dict[str, Score] = {}
     reasons: dict[str, str] = {}
-    reason, failure = "the suite's prompts do not allow it", None
+    reason = "the suite's prompts do not allow it"
+    failure: BaseException | None = None
     try:
         by_generation = _every_generation(judge, scores_of, generations)
         for score_name in dict.fromkeys(name for scores in by_generation for name in scores):
@@ -213,7 +214,7 @@ def _ask(
     except Unmeasurable as why:
         reason = one_line(why)
         record.warnings.append(f"{name}: {reason}")
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plug-in may even try to end the process
         reason, failure = f"{type(error).__name__}: {one_line(error)}", error
     for score_name in judge.names:
         if score_name not in measured:

@@ -27,11 +27,12 @@ SAMPLE = 64  # images of each role that `sample` keeps at least
 
 @dataclass
 class Keeping:
-    """What a run wants of each image: the fingerprints of `extractors` by image, and the pictures
-    that may be dropped once they have those features.
+    """What a run wants of each image.
 
-    `broken`: those that failed on some pictures, which are kept then; whoever asks for these
-    features will say why.
+    `extractors` holds, by image, the fingerprints of the extractors whose features are needed;
+    `by_fingerprint` the extractors themselves. Pictures in `droppable` may go once they have those
+    features. `broken` collects extractors that failed on some picture: the pictures then stay, and
+    whoever asks for these features will say what is wrong.
     """
 
     by_fingerprint: Mapping[str, Extractor]
@@ -40,8 +41,9 @@ class Keeping:
     broken: set[str] = field(default_factory=set)
 
     def of_unit(self, keys: Iterable[SampleKey]) -> list[str]:
-        """The extractors that some image of a unit needs: features are made of whole units, as they
-        are when they are made later.
+        """The fingerprints of the extractors that some image of a unit needs.
+
+        Features are made of whole units, so that they are the same whenever they are made.
         """
         return [
             name

@@ -57,7 +57,7 @@ def run(
             raise failure
         record.status = "complete"
     except BaseException as error:
-        record.status = "failed" if isinstance(error, Exception) else "partial"
+        record.status = "partial" if isinstance(error, KeyboardInterrupt) else "failed"
         record.errors.append(f"{type(error).__name__}: {one_line(error)}")
         raise
     finally:

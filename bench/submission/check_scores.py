@@ -35,7 +35,7 @@ PLAIN = SIZED | {
 POOLED = PLAIN - SIZED - {"knn_unique", "clique_unique"}
 # Scores that have a number or none, depending on what was flagged or decided.
 UNFLAGGED = {"clique_precision", "clique_recall", "clique_clean_flagged"}
-# Parts of a record from which nothing follows, and which follow from nothing.
+# Parts of a record that nothing else in it confirms or contradicts: they are believed.
 FREE = ("facts", "tuning", "environment", "details of scores", "captions of exhibits")
 # Scores of built-in attacks that have one value for each prompt; metrics state theirs.
 ONE_A_PROMPT = {"clique_identified", "clique_extracted", "clique_extracted_sscd"}

@@ -111,23 +111,26 @@ def test_an_edited_file_is_another_run(tiny_suite, tmp_path):
     assert first.id != second.id and first.store.folder != second.store.folder
 
 
-def test_one_broken_metric_costs_only_its_own_numbers(tiny_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("statement", "raised"), [("return 1 / 0", ZeroDivisionError), ("raise SystemExit", SystemExit)]
+)
+def test_one_broken_metric_costs_only_its_own_numbers(tiny_folder, tmp_path, statement, raised):
     from conftest import SUITE
 
     path = tmp_path / "bad.py"
     path.write_text(
         "from bench import Metric\nclass Bad(Metric):\n    names = ('bad',)\n    roles ="
-        " ('clean',)\n    def measure(self, evaluation):\n        return 1 / 0\n"
+        " ('clean',)\n    def measure(self, evaluation):\n        " + statement + "\n"
     )
     (tiny_folder / "bad.toml").write_text(
         SUITE.replace("[metrics.sscd]", f"[metrics.'{path}']\n\n[metrics.sscd]")
     )
     run = new_run(load_suite(str(tiny_folder / "bad.toml")), tmp_path)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(raised):
         run.execute()
     record = load_record(next((tmp_path / "records").glob("*/*/*.json")))
     assert record.status == "failed"
-    assert record.scores["bad"].value is None and "ZeroDivisionError" in record.scores["bad"].reason
+    assert record.scores["bad"].value is None and raised.__name__ in record.scores["bad"].reason
     assert record.scores["sscd"].value is not None and record.scores["fid"].value is not None
 
 
