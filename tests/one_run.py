@@ -122,6 +122,14 @@ class Run:
         return self.experiment.attacks
 
     @property
+    def sources(self) -> Any:
+        return self.experiment.sources
+
+    @property
+    def plugins(self) -> Any:
+        return self.experiment.plugins
+
+    @property
     def id(self) -> str:
         return self.experiment.id
 
