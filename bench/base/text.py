@@ -1,6 +1,8 @@
-"""How sizes and durations are written for people."""
+"""How sizes, durations and summaries are written for people."""
 
 from __future__ import annotations
+
+import re
 
 
 def size_text(count: float) -> str:
@@ -9,6 +11,12 @@ def size_text(count: float) -> str:
         if count >= size:
             return f"{count / size:,.1f} {unit}"
     return f"{count:.0f} bytes"
+
+
+def paragraphs(docstring: str) -> list[str]:
+    """The paragraphs of a docstring, each on one line, wherever the source breaks it."""
+    parts = re.split(r"\n\s*\n", docstring.strip())
+    return [" ".join(part.split()) for part in parts]
 
 
 def duration_text(seconds: float) -> str:

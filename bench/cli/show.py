@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from typing import Annotated, Any
 
 import typer
 
 from bench.base.errors import UserError, one_line
+from bench.base.text import paragraphs
 from bench.cli.app import app, examples
 from bench.cli.options import Json
 from bench.registry import registry
@@ -71,7 +71,7 @@ def _class_facts(entry: Entry) -> dict[str, Any]:
     properties, required = schema.get("properties", {}), set(schema.get("required", ()))
     return {
         "kind": entry.kind,
-        "description": inspect.cleandoc(cls.__doc__ or ""),
+        "description": "\n\n".join(paragraphs(cls.__doc__ or "")),
         **(
             {"distribution": f"{entry.plugin.distribution} {entry.plugin.version}"}
             if entry.plugin

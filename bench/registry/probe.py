@@ -23,7 +23,7 @@ LONGEST_REASON = 300  # characters
 
 
 def probe(entries: Sequence[Entry], seconds: float = SECONDS) -> dict[Entry, str]:
-    """The first line of every class's docstring, or `broken: <reason>`.
+    """The first paragraph of every class's docstring, or `broken: <reason>`.
 
     A child that is not through in `seconds` is stopped, and the entry that it was at is broken.
     """
@@ -60,7 +60,7 @@ def _summary(name: str) -> str:
     """The summary of `kind:distribution/name`, imported here, or why there is none."""
     kind, _, full_name = name.partition(":")
     try:
-        return (registry.find(kind, full_name).load().__doc__ or "").strip().partition("\n")[0]
+        return paragraphs(registry.find(kind, full_name).load().__doc__ or "")[0]
     except UserError as error:
         cause = error.__cause__
         reason = f"{type(cause).__name__}: {one_line(cause)}" if cause else one_line(error)

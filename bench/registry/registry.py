@@ -25,6 +25,7 @@ from typing import Any
 
 from bench.base.errors import UnknownName, UserError, one_line, visible
 from bench.base.files import is_folder, is_regular_file
+from bench.base.text import paragraphs
 from bench.registry.plugins import NAME, Plugin, normalized, plugins
 
 KINDS = {"method": "methods", "metric": "metrics", "attack": "attacks"}
@@ -66,7 +67,7 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """The first line of the docstring, or a suite's description, read without importing;
+        """The first paragraph of the docstring, or a suite's description, read without importing;
         `broken: <reason>` for a file that cannot be read or holds no class of the kind.
         """
         if self.plugin and self.plugin.problem:
@@ -286,7 +287,7 @@ def _class_summary(kind: str, path: Path) -> str:
         if isinstance(node, ast.ClassDef) and any(
             _base_name(base) == kind.capitalize() for base in node.bases
         ):
-            return (ast.get_docstring(node) or "").partition("\n")[0]
+            return paragraphs(ast.get_docstring(node) or "")[0]
     return f"broken: no class derived from {kind.capitalize()}"
 
 
