@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from bench.base.child import answering, ask_child
 from bench.base.errors import UserError, one_line
+from bench.base.text import paragraphs
 from bench.registry import registry
 from bench.registry.registry import Entry
 
