@@ -1,6 +1,5 @@
-"""The pictures that a model was trained on, one batch at a time:
-
-Parquet shards, a folder of picture files or a list of them.
+"""The pictures that a model was trained on, one batch at a time: Parquet shards, a folder of
+picture files or a list of them.
 """
 
 from __future__ import annotations

@@ -23,9 +23,8 @@ class Scales:
 
     @classmethod
     def of(cls, side: int, most: int = 3) -> "Scales":
-        """For latents whose shorter side is `side`:
-
-        44 or more as in the reference code (three scales, 11 x 11, sigma 1.5).
+        """For latents whose shorter side is `side`: 44 or more as in the reference code (three
+        scales, 11 x 11, sigma 1.5).
 
         Smaller ones get two scales from 16 on and one below, and the largest odd window of at most
         11/16 of the coarsest scale, which is the reference's share at 64; sigma shrinks with the

@@ -1,6 +1,5 @@
-"""Deactivation of the cross-attention neurons that memorize a prompt (NeMo:
-
-Hintersdorf et al., arXiv 2406.02366).
+"""Deactivation of the cross-attention neurons that memorize a prompt (NeMo: Hintersdorf et al.,
+arXiv 2406.02366).
 
 A prompt is memorized where the noise change of the first steps looks alike from one seed to
 another. Neurons of the value projections that are unusually active for it are deactivated, more and

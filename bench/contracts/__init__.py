@@ -1,4 +1,3 @@
-"""What authors derive from:
-
-`Method`, `Metric`, `Attack`, and the data they exchange with the harness.
+"""What authors derive from: `Method`, `Metric`, `Attack`, and the data they exchange with the
+harness.
 """

@@ -35,9 +35,8 @@ def refuse_pickle(path: Path) -> None:
 
 
 def part_variants(folder: Path) -> dict[str, str | None]:
-    """By part of the pipeline:
-
-    None where its full weights are there, `fp16` where only the variant's are.
+    """By part of the pipeline: None where its full weights are there, `fp16` where only the
+    variant's are.
 
     Raises `UserError` when the folder is no diffusers folder or a part has no safetensors at all.
     """

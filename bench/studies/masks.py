@@ -37,10 +37,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Overlap:
-    """How many weights each pair of K masks has in common:
-
-    `shared` int64 `[K, K]`, with the masks' sizes on the diagonal, and `by_chance` float64 `[K,
-    K]`, expected of random masks of the same sizes. The overlaps of layers add up.
+    """How many weights each pair of K masks has in common: `shared` int64 `[K, K]`, with the masks'
+    sizes on the diagonal, and `by_chance` float64 `[K, K]`, expected of random masks of the same
+    sizes. The overlaps of layers add up.
     """
 
     shared: np.ndarray
@@ -77,10 +76,9 @@ class Overlap:
 
 @dataclass(frozen=True)
 class MaskFacts:
-    """One layer's figures, or of several layers added:
-
-    `weights` in it; `candidates` and `masked` by call and then of the union, int64 `[calls + 1]`;
-    overlaps of the masks of `calls` and of the united masks of `subsets` of prompts.
+    """One layer's figures, or of several layers added: `weights` in it; `candidates` and `masked`
+    by call and then of the union, int64 `[calls + 1]`; overlaps of the masks of `calls` and of the
+    united masks of `subsets` of prompts.
     """
 
     weights: int

@@ -27,9 +27,8 @@ def points_in_plane(nodes: int, radius: float, seed: int = 0) -> np.ndarray:
 
 
 def without_matching(nodes: int) -> np.ndarray:
-    """All edges but those of pairs (0, 1), (2, 3) and so on:
-
-    2 ** (nodes / 2) largest cliques of half the nodes.
+    """All edges but those of pairs (0, 1), (2, 3) and so on: 2 ** (nodes / 2) largest cliques of
+    half the nodes.
     """
     numbers = np.arange(nodes)
     return numbers[:, None] // 2 != numbers[None] // 2

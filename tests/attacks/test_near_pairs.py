@@ -71,10 +71,8 @@ def draw(kind: str, count: int, side: int, seed: int, width: int | None = None) 
 
 @contextmanager
 def ways(pair: float | None = None, block: int = 128, chunk: int = 16384, int8: bool | None = None):
-    """Other ways to the same answer:
-
-    `pair` 0 compares on pixels pair by pair and always tries mean pictures, infinity always
-    multiplies.
+    """Other ways to the same answer: `pair` 0 compares on pixels pair by pair and always tries mean
+    pictures, infinity always multiplies.
     """
     integers = _exact.int8_is_exact() if int8 is None else int8 and _exact.int8_is_exact()
     with (

@@ -1,12 +1,11 @@
 """Which clique size flags what among fit prompts, at the calibrated threshold: how the suite's size
 was chosen, without held-out prompts.
 
-    PYTHONPATH=. python tests/benchmarks/clique_size.py --store runs/store      # a few minutes
-    where the images are not there yet
+    PYTHONPATH=. python tests/benchmarks/clique_size.py --store runs/store
 
-Prints for every size how many fit prompts are flagged and how many of these are copies of a
-training picture. The size of the suite is the largest that flags as many copies as the smallest
-does.
+takes a few minutes where the images are not there yet. Prints for every size how many fit prompts
+are flagged and how many of these are copies of a training picture. The size of the suite is the
+largest that flags as many copies as the smallest does.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """What the Frechet distance of d features costs in time and memory: moments gathered in blocks and
 two factors, against all features in one piece.
 
-    python tests/benchmarks/fid.py                      # d = 2048; n = 500, 5,000, 30,000 random
-    features against 3,000
+    python tests/benchmarks/fid.py
     python tests/benchmarks/fid.py --n 500 --dims 256
 
-"Before" holds all features as float64, calls numpy's covariance and takes matrix roots from
-eigendecompositions. Each measurement runs in a process of its own, so that the peak of one does not
-hide another's; both get the features block by block.
+The first takes d = 2048 and n = 500, 5,000 and 30,000 random features against 3,000. "Before" holds
+all features as float64, calls numpy's covariance and takes matrix roots from eigendecompositions.
+Each measurement runs in a process of its own, so that the peak of one does not hide another's; both
+get the features block by block.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""How many operations one row through the UNets of Stable Diffusion costs:
-
-`tflop` in bench/assets/catalogue.toml, from which a plan's GPU-hours follow.
+"""How many operations one row through the UNets of Stable Diffusion costs: `tflop` in
+bench/assets/catalogue.toml, from which a plan's GPU-hours follow.
 
     python tests/benchmarks/flops.py
 

@@ -1,6 +1,5 @@
-"""How long the leaderboards of many records take:
-
-`bench leaderboard` and `--check`, each as a user calls it, in a process of its own.
+"""How long the leaderboards of many records take: `bench leaderboard` and `--check`, each as a user
+calls it, in a process of its own.
 
     PYTHONPATH=. python tests/benchmarks/many_records.py --records 200 --methods 30
 

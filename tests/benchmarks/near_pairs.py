@@ -1,8 +1,7 @@
 """How much faster the near pairs of one prompt's pictures are found than by the ways they are
 usually found, same pairs every time.
 
-    python tests/benchmarks/near_pairs.py --data far        # a minute or two each: far, half, near,
-    straddle
+    python tests/benchmarks/near_pairs.py --data far   # or half, near, straddle: a minute or two
 
 - loop: for each pair and each tile the norm of a difference of float32 tensors, `.item()`, the
   largest (timed on a sample of pairs and scaled)

@@ -1,13 +1,13 @@
 """How many row evaluations NeMo's search takes, against the published sequential procedure on the
 same prompts and counter.
 
-    PYTHONPATH=tests python tests/benchmarks/nemo_rows.py --prompts 4        # fit prompts of the
-    testbed, evenly spread over the levels
+    PYTHONPATH=tests/methods python tests/benchmarks/nemo_rows.py --prompts 4
 
-The published procedure is the transcription in tests/published_nemo.py: two UNet calls of ten rows
-for every score, a call for the activations of every try, and one row for every clean prompt of the
-statistics. The bound is what an exact search must evaluate at least: one seed of a set that fails,
-every kept seed of a set that passes.
+takes four fit prompts of the testbed, evenly spread over the levels. The published procedure is the
+transcription in tests/methods/published_nemo.py: two UNet calls of ten rows for every score, a call
+for the activations of every try, and one row for every clean prompt of the statistics. The bound is
+what an exact search must evaluate at least: one seed of a set that fails, every kept seed of a set
+that passes.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """What a run costs at the size of Stable Diffusion: builds a model of its real configuration with
 random weights, and runs methods on it.
 
-    PYTHONPATH=tests python tests/benchmarks/sd_size.py /tmp/sd-size                    # builds
-    what is missing, then none, wanda, wen, nemo
-    PYTHONPATH=tests python tests/benchmarks/sd_size.py /tmp/sd-size --side 256 --methods none wanda
-    -- --vae-slicing --attention sliced
+    PYTHONPATH=tests python tests/benchmarks/sd_size.py /tmp/sd-size
+    PYTHONPATH=tests python tests/benchmarks/sd_size.py /tmp/sd-size --side 256 \\
+        --methods none wanda -- --vae-slicing --attention sliced
 
-Prints by method the seconds of the whole command, seconds and evaluations per image, and peak
-memory. Weights are random, so scores mean nothing; shapes, names, file formats and cost are those
-of the real files. Everything is made here, nothing fetched.
+The first builds what is missing, then runs none, wanda, wen and nemo. Prints by method the seconds
+of the whole command, seconds and evaluations per image, and peak memory. Weights are random, so
+scores mean nothing; shapes, names, file formats and cost are those of the real files. Everything is
+made here, nothing fetched.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """How long it takes to look 1,000 pictures up among 100,000 training pictures in Parquet shards,
 and how much memory.
 
-    python tests/benchmarks/training_set.py --threads 2        # builds its own shards in a
-    temporary folder, some minutes
+    python tests/benchmarks/training_set.py --threads 2
 
-Pictures are smooth random ones, some very flat; every fifth picture that is looked up has 1 to 5
-noisy copies among them. Brute force is the table of exact integer products (attacks/_exact.py), on
-the first pictures of the set, decoded beforehand, and scaled to all of them.
+builds its own shards in a temporary folder and takes some minutes. Pictures are smooth random ones,
+some very flat; every fifth picture that is looked up has 1 to 5 noisy copies among them. Brute
+force is the table of exact integer products (attacks/_exact.py), on the first pictures of the set,
+decoded beforehand, and scaled to all of them.
 """
 
 from __future__ import annotations

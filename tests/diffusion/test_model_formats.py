@@ -258,9 +258,8 @@ def open_clip_state(text_encoder) -> dict[str, torch.Tensor]:
 
 
 def version_2_pipeline(side: int = 32):
-    """The tiny pipeline with the text encoder's shape of Stable Diffusion 2.x:
-
-    23 layers, gelu; v-prediction.
+    """The tiny pipeline with the text encoder's shape of Stable Diffusion 2.x: 23 layers, gelu;
+    v-prediction.
     """
     from transformers import CLIPTextConfig, CLIPTextModel
 
