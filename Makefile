@@ -6,19 +6,25 @@ VENV ?= .venv
 JOBS ?= 2  # processes of tests, each with one thread
 BIN := $(VENV)/bin
 
-.PHONY: run test lint leaderboard tuning calibration records clean
+.PHONY: run test fuzz lint leaderboard tuning calibration records clean
 
 run: $(VENV)/installed
 	$(BIN)/bench run --method $(METHOD) --suite $(SUITE)
 	@$(BIN)/bench leaderboard --records runs/records --out runs/leaderboard | sed -n 's/\(.*[.]html\)$$/page: \1/p'
 
+# A process of tests that is lost ends the run, which names the test that it ran (pyproject.toml has the seconds that a test may take).
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --max-worker-restart 0
+
+# The tests of properties with examples that are new every time; `make test` draws the same ones every time.
+fuzz: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile search --hypothesis-show-statistics --timeout 1000
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 leaderboard: $(VENV)/installed
 	$(BIN)/bench leaderboard

@@ -4,17 +4,74 @@ of them memorized, how sure.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+import bench.statistics as stats
 from attacks._findings import Finding
 from attacks._verification import Verified, different_pictures
-from bench.base.errors import Unmeasurable
-from bench.contracts.attack import Scores
-from bench.contracts.metric import PerImage, PerSet
-from bench.statistics import intervals as stats
+from bench import PerImage, PerSet, Scores, Unmeasurable
+
+# in the order in which records have them
+NAMES = (
+    "clique_identified",
+    "clique_extracted",
+    "clique_extracted_sscd",
+    "clique_precision",
+    "clique_recall",
+    "clique_unique",
+    "clique_clean_flagged",
+)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What the scores are counted from.
+
+    Prompts whose search ran out of its budget are in neither `decided` nor `clean`.
+    """
+
+    decided: Sequence[Finding]  # memorized prompts, flagged or not
+    clean: Sequence[Finding]  # the others, among which a flag is an error
+    flagged: Sequence[Verified]  # of both, surest first
+    details: Mapping[str, Any]  # of every score
+
+    @property
+    def copied(self) -> set[str]:
+        """Texts of flagged prompts whose representative is a copy of a training picture."""
+        return {one.finding.prompt.text for one in self.flagged if one.match}
+
+    def share(self, texts: Collection[str], **more: Any) -> PerImage:
+        """Of the memorized prompts, those with one of these texts."""
+        table = np.array([[float(finding.prompt.text in texts)] for finding in self.decided])
+        prompts = [finding.prompt for finding in self.decided]
+        return PerImage(
+            table,
+            prompts,
+            "share of prompts",
+            False,
+            proportion=True,
+            details=dict(self.details) | more,
+        )
+
+    def share_of(
+        self, right: int, total: int, what: str, higher_is_better: bool | None, **more: Any
+    ) -> PerSet | Unmeasurable:
+        """`right` of `total` with its Clopper-Pearson interval; `Unmeasurable` for a total of 0."""
+        if not total:
+            return Unmeasurable(f"there are no {what}")
+        return PerSet(
+            right / total,
+            total,
+            f"share of {what}",
+            higher_is_better,
+            stats.clopper_pearson(right, total),
+            total,
+            dict(self.details) | more,
+        )
 
 
 def account(
@@ -27,129 +84,127 @@ def account(
     details: dict[str, Any],
     verifiable: bool,
 ) -> Scores:
-    """Scores by name. `findings` of every candidate, `found` the flagged ones, surest first;
-    `memorized`: texts of the memorized prompts.
+    """All scores of the attack by name.
 
-    Prompts whose search ran out of its budget count nowhere; the details say how many there are.
-    `similarity`: the descriptor's
-    threshold, None without one. `copy_limit`: squared distance up to which representatives of two
-    prompts are one picture.
-    `verifiable`: there were training pictures to compare with. With early stop the generations of
-     flagged prompts are fewer,
-    so how often a picture is given back, and with it recall, is not known.
+    `findings`: of every candidate. `found`: the flagged ones, surest first. `memorized`: texts of
+    the memorized prompts. `size`: of a clique that flags a prompt. `copy_limit`: squared distance
+    up to which representatives of two prompts are one picture. `similarity`: the descriptor's
+    threshold, None without a descriptor. `verifiable`: whether there were training pictures to
+    compare with.
+
+    Raises `Unmeasurable` when the search ran out of its budget for every memorized prompt.
     """
-    decided = [
-        finding
-        for finding in findings
-        if finding.flagged is not None and finding.prompt.text in memorized
-    ]
-    clean = [
-        finding
-        for finding in findings
-        if finding.flagged is not None and finding.prompt.text not in memorized
-    ]
+    tally = _tally(findings, found, memorized, details)
+    scores: dict[str, PerImage | PerSet | Unmeasurable] = {
+        "clique_identified": tally.share(
+            {one.finding.prompt.text for one in found}, flagged=[as_recorded(one) for one in found]
+        ),
+        "clique_extracted_sscd": _extracted_by_similarity(tally, similarity),
+        "clique_clean_flagged": tally.share_of(
+            sum(bool(finding.flagged) for finding in tally.clean),
+            len(tally.clean),
+            "clean prompts",
+            False,
+        ),
+    }
+    if verifiable:
+        scores |= {
+            "clique_extracted": tally.share(tally.copied),
+            "clique_precision": _precision(tally),
+            "clique_recall": _recall(tally, size),
+            "clique_unique": _unique(tally, len(findings), copy_limit),
+        }
+    else:
+        why = Unmeasurable("the suite has no training pictures to compare with")
+        scores |= dict.fromkeys(
+            ("clique_extracted", "clique_precision", "clique_recall", "clique_unique"), why
+        )
+    return {name: scores[name] for name in NAMES}
+
+
+def _tally(
+    findings: Sequence[Finding],
+    found: Sequence[Verified],
+    memorized: Collection[str],
+    details: dict[str, Any],
+) -> Tally:
+    known = [finding for finding in findings if finding.flagged is not None]
+    decided = [finding for finding in known if finding.prompt.text in memorized]
+    clean = [finding for finding in known if finding.prompt.text not in memorized]
     if not decided:
         raise Unmeasurable(
             "the search for cliques ran out of its budget for every memorized prompt; raise"
             " `budget`"
         )
-    prompts = [finding.prompt for finding in decided]
-    without = (
-        Unmeasurable("the suite has no training pictures to compare with")
-        if not verifiable
-        else None
-    )
-    early = (
-        Unmeasurable("with early stop, how often a training picture is given back is not counted")
-        if details["early_stop"]
-        else None
-    )
-    copied = {one.finding.prompt.text for one in found if one.match}
-    alike = {
-        one.finding.prompt.text
-        for one in found
-        if similarity is not None and one.similarity is not None and one.similarity > similarity
-    }
-    given_back = [
-        finding for finding in decided if finding.copies is not None and finding.copies >= size
-    ]
-    details = details | {
-        "exact": len(decided) + len(clean),
-        "unknown": len(findings) - len(decided) - len(clean),
+    counts = {
+        "exact": len(known),
+        "unknown": len(findings) - len(known),
         "clean_candidates": len(clean),
     }
+    return Tally(decided, clean, found, details | counts)
 
-    def share(texts: Collection[str], **more: Any) -> PerImage:
-        table = np.array([[float(prompt.text in texts)] for prompt in prompts])
-        return PerImage(
-            table, prompts, "share of prompts", False, proportion=True, details=details | more
+
+def _extracted_by_similarity(tally: Tally, similarity: float | None) -> PerImage | Unmeasurable:
+    if similarity is None:
+        return Unmeasurable("no copy descriptor, or no reference pictures for it")
+    return tally.share(
+        {
+            one.finding.prompt.text
+            for one in tally.flagged
+            if one.similarity is not None and one.similarity > similarity
+        }
+    )
+
+
+def _precision(tally: Tally) -> PerSet | Unmeasurable:
+    return tally.share_of(
+        len(tally.copied),
+        len(tally.flagged),
+        "flagged prompts",
+        None,
+        by_rank=precision_by_rank(tally.flagged),
+        before_first_error=before_first_error(tally.flagged),
+    )
+
+
+def _recall(tally: Tally, size: int) -> PerSet | Unmeasurable:
+    """Of the prompts whose training picture is generated at least `size` times, those extracted.
+
+    With early stop, flagged prompts have fewer generations, so that number is not known.
+    """
+    if tally.details["early_stop"]:
+        return Unmeasurable(
+            "with early stop, how often a training picture is given back is not counted"
         )
+    given_back = [
+        finding
+        for finding in tally.decided
+        if finding.copies is not None and finding.copies >= size
+    ]
+    return tally.share_of(
+        sum(finding.prompt.text in tally.copied for finding in given_back),
+        len(given_back),
+        "prompts whose training picture is generated that often",
+        None,
+    )
 
-    def of_these(
-        right: int, total: int, what: str, higher_is_better: bool | None, **more: Any
-    ) -> PerSet | Unmeasurable:
-        if not total:
-            return Unmeasurable(f"there are no {what}")
-        return PerSet(
-            right / total,
-            total,
-            f"share of {what}",
-            higher_is_better,
-            stats.clopper_pearson(right, total),
-            total,
-            details | more,
-        )
 
+def _unique(tally: Tally, candidates: int, copy_limit: int) -> PerSet:
+    """How many different training pictures were extracted from so many candidates."""
+    matched = [one for one in tally.flagged if one.match]
     representatives = (
-        np.stack([one.finding.representative for one in found if one.match])
-        if copied
+        np.stack([one.finding.representative for one in matched])
+        if matched
         else np.zeros((0, 1), dtype=np.uint8)
     )
-    return {
-        "clique_identified": share(
-            {one.finding.prompt.text for one in found}, flagged=[told(one) for one in found]
-        ),
-        "clique_extracted": without or share(copied),
-        "clique_extracted_sscd": (
-            share(alike)
-            if similarity is not None
-            else Unmeasurable("no copy descriptor, or no reference pictures for it")
-        ),
-        "clique_precision": (
-            without
-            or of_these(
-                len(copied),
-                len(found),
-                "flagged prompts",
-                None,
-                by_rank=precision_by_rank(found),
-                before_first_error=before_first_error(found),
-            )
-        ),
-        "clique_recall": (
-            without
-            or early
-            or of_these(
-                sum(finding.prompt.text in copied for finding in given_back),
-                len(given_back),
-                "prompts whose training picture is generated that often",
-                None,
-            )
-        ),
-        "clique_unique": (
-            without
-            or PerSet(
-                different_pictures(representatives, copy_limit),
-                len(findings),
-                "training pictures",
-                False,
-                details=details | {"matched": len({one.match.name for one in found if one.match})},
-            )
-        ),
-        "clique_clean_flagged": of_these(
-            sum(bool(finding.flagged) for finding in clean), len(clean), "clean prompts", False
-        ),
-    }
+    names = {one.match.name for one in matched if one.match}
+    return PerSet(
+        different_pictures(representatives, copy_limit),
+        candidates,
+        "training pictures",
+        False,
+        details=dict(tally.details) | {"matched": len(names)},
+    )
 
 
 def precision_by_rank(found: Sequence[Verified]) -> list[dict[str, float]]:
@@ -171,7 +226,7 @@ def before_first_error(found: Sequence[Verified]) -> int:
     return next((number for number, one in enumerate(found) if one.match is None), len(found))
 
 
-def told(one: Verified) -> dict[str, Any]:
+def as_recorded(one: Verified) -> dict[str, Any]:
     """A finding as a record keeps it."""
     finding, match = one.finding, one.match
     return {

@@ -18,11 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from attacks._exact import normalised, squared_limit
-from bench.base.digests import digest_of
-from bench.base.errors import UserError, one_line
-from bench.base.parameters import validation_line
-from bench.suite.prompts import Prompt
-from bench.suite.suite import Suite
+from bench import Prompt, Suite, UserError, digest_of, one_line, validation_line
 
 STEP = 10_000  # thresholds are multiples of 1 / STEP, so that a record says them in full
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bench.base.errors import UserError
-from bench.suite.prompts import Prompt
-from bench.suite.suite import Suite
+from bench import Prompt, Suite, UserError, evenly
 
 
 def candidates(suite: Suite, clean: int) -> tuple[list[Prompt], list[Prompt]]:
@@ -46,4 +44,4 @@ def spread(prompts: Sequence[Prompt], count: int, role: str) -> list[Prompt]:
             f"attack clique_extraction: {count} prompts of the role {role} are asked for and the"
             f" suite has {len(prompts)}"
         )
-    return [prompts[i * len(prompts) // count] for i in range(count)]
+    return [prompts[row] for row in evenly(len(prompts), count)]

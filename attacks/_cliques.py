@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
-from bench.base.errors import UserError
+from bench import UserError
 
 # search nodes: seconds for 300 nodes of a random graph with nine in ten of its edges
 BUDGET = 200_000
@@ -74,11 +74,9 @@ def maximum_clique(
     """A largest clique of a graph, bool `[n, n]` and symmetric. The diagonal counts for nothing.
 
     `tie="first"` takes the first that is found, always the same for the same graph.
-     `tie="canonical"` takes, of all largest
-    cliques, the one with the smallest sum of `weights` (integers `[n, n]`, symmetric) over its
-    pairs, then the lexicographically
-    first; that can take far longer than the size, and the budget holds for both together. Raises as
-    `has_clique` does.
+    `tie="canonical"` takes, of all largest cliques, the one with the smallest sum of `weights`
+    (integers `[n, n]`, symmetric) over its pairs, then the lexicographically first; that can take
+    far longer than the size, and the budget holds for both together. Raises as `has_clique` does.
     """
     graph = _checked(adjacency, budget)
     distances = _checked_weights(weights, graph) if tie == "canonical" else None

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from bench.base.errors import UserError
+from bench import UserError
 
 WHITE = 255
 # of columns for int8 products: 16384 * 128**2 = 2**28 fits int32, and a few hundred rows fit the
@@ -29,7 +29,7 @@ def squared_limit(threshold: float, elements: int) -> int:
     is at most `threshold`.
 
     `floor(threshold^2 * 255^2 * elements)`, the threshold taken as the decimal that it is written
-     as. Raises `UserError` outside (0, 1].
+    as. Raises `UserError` outside (0, 1].
     """
     if not 0 < threshold <= 1:
         raise UserError(f"a distance threshold must be above 0 and at most 1, not {threshold}")

@@ -11,7 +11,7 @@ from attacks._cliques import has_clique, maximum_clique
 from attacks._exact import normalised
 from attacks._near_pairs import near_pairs
 from attacks._tiles import distances, tile_elements
-from bench.suite.prompts import Prompt
+from bench import Prompt
 
 
 @dataclass(frozen=True)

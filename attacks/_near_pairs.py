@@ -37,6 +37,7 @@ from attacks._tiles import (
     tile_strips,
     upper_distances,
 )
+from bench import evenly
 
 Engine = Literal["auto", "products", "filter"]
 SAMPLE = 32  # pictures that "auto" judges by, and that a mean picture is made of
@@ -60,8 +61,8 @@ class NearPairs:
     it.
 
     `work`: `pairs` in all; ruled out `by_index` (whole pictures, coarse blocks) and `by_blocks`
-     (tiles, fine blocks); `accepted` and
-    `ruled_out` by the triangle inequality; `on_pixels`, the rest.
+    (tiles, fine blocks); `accepted` and `ruled_out` by the triangle inequality; `on_pixels`, the
+    rest.
     """
 
     adjacency: np.ndarray  # bool [n, n], symmetric, False on the diagonal
@@ -76,9 +77,8 @@ def near_pairs(
     distance exceeds `limit`.
 
     `limit` comes from `attacks._exact.squared_limit`. Raises `UserError` for fewer than two
-     pictures, unequal sizes or a number of
-    tiles that does not divide the sides. At most a few copies of `[n, n]` and of a tile of all
-    pictures are held.
+    pictures, unequal sizes or a number of tiles that does not divide the sides. At most a few
+    copies of `[n, n]` and of a tile of all pictures are held.
     """
     pictures = checked(pictures)
     # no more is possible, and bounds then stay small numbers
@@ -162,7 +162,7 @@ def _group(undecided: np.ndarray) -> np.ndarray:
 
 
 def _evenly(values: np.ndarray, count: int) -> np.ndarray:
-    return values if len(values) <= count else values[np.arange(count) * len(values) // count]
+    return values[evenly(len(values), count)]
 
 
 def _mean_picture(pictures: np.ndarray, members: np.ndarray) -> np.ndarray:

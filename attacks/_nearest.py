@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 
 from attacks._exact import squared_distances
-from bench.base.errors import UserError
+from bench import UserError
 
 if TYPE_CHECKING:
     from attacks._training_set import TrainingSet

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from attacks._exact import CHUNK, centred, products, squared_distances, stacked
-from bench.base.errors import UserError
+from bench import UserError
 
 BLOCK = 128  # pictures multiplied with each other at a time
 

@@ -5,7 +5,6 @@ Parquet shards, a folder of picture files or a list of them.
 
 from __future__ import annotations
 
-import io
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,15 +14,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
-from attacks._nearest import Matches, within
-from bench.base.errors import UserError, one_line
-
-__all__ = ["Matches", "TrainingSet", "fitted", "within"]
+from bench import UserError, centred_square, decode_image, has_picture_suffix, one_line, read_image
 
 COLUMNS = ("png", "image", "image_bytes")  # the first that a shard has holds its pictures
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MEMORY = 2**26  # bytes of a batch, decoded or encoded
 BATCH = 1024  # pictures of a batch at most
 ROWS = 32  # of a shard read at a time, and pictures decoded by one job
@@ -37,12 +31,10 @@ class TrainingSet:
     never all in memory.
 
     A batch is `(ids, pictures)`: pictures uint8 `[b, side, side, 3]`, read as RGB; an id is the
-    column `id` where a shard has one, else
-    `<file name>:<row>`, and of a picture file its name. `policy` says how pictures of other sizes
-     are brought to that size.
-    `count` is the number of pictures, known once they have all been read. Iterating raises
-     `UserError` for an
-    unreadable shard or picture, naming it, for a shard without pictures and for a set without any.
+    column `id` where a shard has one, else `<file name>:<row>`, and of a picture file its name.
+    `policy` says how pictures of other sizes are brought to that size. `count` is the number of
+    pictures, known once they have all been read. Iterating raises `UserError` for an unreadable
+    shard or picture, naming it, for a shard without pictures and for a set without any.
     """
 
     def __init__(self, files: Sequence[tuple[str, Path]], side: int) -> None:
@@ -68,7 +60,7 @@ class TrainingSet:
                 if path.is_file() and not path.name.startswith(".")
             )
             shards = [path for path in inside if path.suffix == ".parquet"]
-            chosen = shards or [path for path in inside if path.suffix.lower() in SUFFIXES]
+            chosen = shards or [path for path in inside if has_picture_suffix(path)]
             files = [(path.relative_to(path_or_files).as_posix(), path) for path in chosen]
         else:
             files = [(path_or_files.name, path_or_files)]
@@ -188,27 +180,7 @@ def _picture_column(name: str, schema: pa.Schema) -> str:
 
 def _decoded(content: bytes | Path, where: str, side: int) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
-            return fitted(image, side)
-    except Exception as error:  # what a broken picture raises depends on its format
-        raise UserError(f"{where} is no readable picture: {one_line(error)[:120]}") from error
-
-
-def fitted(image: Image.Image, side: int) -> np.ndarray:
-    """A picture as uint8 `[side, side, 3]`: its short side resized to `side`, the middle kept.
-
-    Pixels of one that fits stay as they are.
-    """
-    image.load()
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"mode {image.mode}; 8 bits a channel are needed")
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    short = min(image.size)
-    if short != side:
-        width, height = (side * length // short for length in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    if image.size != (side, side):
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    return np.asarray(image)
+        image = read_image(content) if isinstance(content, Path) else decode_image(content)[0]
+        return centred_square(image, side)
+    except (UserError, ValueError) as error:
+        raise UserError(f"{where} is no readable picture: {one_line(error)[:200]}") from error

@@ -14,11 +14,8 @@ from attacks._exact import normalised, squared_distances
 from attacks._findings import Finding
 from attacks._nearest import within
 from attacks._training_set import TrainingSet
-from bench.features.extractor import Extractor
-from bench.store.store import read_picture
-from bench.suite.prompts import Prompt
-from bench.suite.settings import Role
-from bench.suite.suite import Suite
+from bench import Prompt, Role, Suite, read_picture
+from bench.features import Extractor
 
 TRAINING_ROLES: tuple[Role, ...] = ("memorized", "fit")
 

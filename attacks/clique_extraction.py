@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from attacks._account import account
+import bench.statistics as stats
+from attacks._account import NAMES, account
 from attacks._calibration import (
     Calibration,
     allowed,
@@ -33,13 +34,20 @@ from attacks._findings import Finding, examine
 from attacks._tiles import distances, tile_elements
 from attacks._training_set import TrainingSet
 from attacks._verification import References, Verified, verified
-from bench.base.errors import UnknownName, UserError
-from bench.contracts.attack import EXHIBITS, Attack, Exhibit, Scores, Target
-from bench.contracts.samples import SampleSet
-from bench.features.networks import PROFILES, CopyDescriptor
-from bench.statistics import intervals as stats
-from bench.suite.prompts import Prompt
-from bench.suite.suite import Suite
+from bench import (
+    EXHIBITS,
+    Attack,
+    Exhibit,
+    Prompt,
+    SampleSet,
+    Scores,
+    Suite,
+    Target,
+    UnknownName,
+    UserError,
+    evenly,
+)
+from bench.features import PROFILES, CopyDescriptor
 
 CHANNELS = 3
 SHOWN = 3  # members of a clique that an exhibit shows
@@ -50,15 +58,7 @@ class CliqueExtraction(Attack):
     training picture, exact and verified.
     """
 
-    names: ClassVar[tuple[str, ...]] = (
-        "clique_identified",
-        "clique_extracted",
-        "clique_extracted_sscd",
-        "clique_precision",
-        "clique_recall",
-        "clique_unique",
-        "clique_clean_flagged",
-    )
+    names: ClassVar[tuple[str, ...]] = NAMES
     files: ClassVar[tuple[str, ...]] = ("calibration", "training", "descriptor")
     trial: ClassVar[Mapping[str, Any]] = {
         "images": 3,
@@ -339,10 +339,7 @@ def exhibit(target: Target, one: Verified, references: References | None) -> Exh
     """
     finding, match = one.finding, one.match
     others = [member for member in finding.members if member != finding.medoid]
-    shown = [
-        finding.medoid,
-        *(others[i * len(others) // (SHOWN - 1)] for i in range(min(SHOWN - 1, len(others)))),
-    ]
+    shown = [finding.medoid, *(others[row] for row in evenly(len(others), SHOWN - 1))]
     pictures = target.generate([finding.prompt], finding.images).pictures_of(0)
     verdict = (
         f"a copy of training picture {match.name}, l2 {match.distance:.3f}"

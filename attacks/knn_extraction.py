@@ -32,13 +32,20 @@ from attacks._exact import stacked
 from attacks._nearest import Report, nearest
 from attacks._training_set import TrainingSet
 from attacks._verification import training_references
-from bench.base.digests import digest_of, path_digest
-from bench.base.errors import Unmeasurable
-from bench.contracts.attack import Attack, Scores, Target, Threat
-from bench.contracts.metric import PerImage, PerSet
-from bench.suite.prompts import Prompt
-from bench.suite.settings import Role
-from bench.suite.suite import Suite
+from bench import (
+    Attack,
+    PerImage,
+    PerSet,
+    Prompt,
+    Role,
+    Scores,
+    Suite,
+    Target,
+    Threat,
+    Unmeasurable,
+    digest_of,
+    path_digest,
+)
 
 Anchor = Literal["generated", "train"]
 MEMORY = 2**30  # bytes of generations that are compared at a time

@@ -1,39 +1,125 @@
-"""The harness. Method, metric and attack authors import from here; names load on first use, so
-`bench --help` stays fast.
+"""The harness. Authors of methods, metrics and attacks import from here, from `bench.features` and
+from `bench.statistics`; so do readers of results. Names load on first use, so that `bench --help`
+stays fast.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
-_PUBLIC = {
+from bench.base.lazy import door
+
+_HOMES = {
+    # a method, and what its doors get and give
     "Method": "bench.contracts.method",
     "FitData": "bench.contracts.method",
+    "Need": "bench.contracts.method",
     "State": "bench.contracts.method",
+    "Where": "bench.contracts.method",
+    "MaskedMethod": "bench.contracts.masked",
+    "MaskFunction": "bench.contracts.masked",
+    "Denoiser": "bench.diffusion.denoiser",
+    "trajectory": "bench.diffusion.denoiser",
+    "Request": "bench.diffusion.request",
+    "Step": "bench.diffusion.request",
+    "classifier_free_guidance": "bench.diffusion.request",
+    # a metric or an attack, what it reads and what it gives
     "Metric": "bench.contracts.metric",
-    "Attack": "bench.contracts.attack",
-    "Target": "bench.contracts.attack",
-    "Exhibit": "bench.contracts.attack",
     "Evaluation": "bench.contracts.metric",
-    "Extractor": "bench.contracts.metric",
     "PerImage": "bench.contracts.metric",
     "PerSet": "bench.contracts.metric",
-    "Unmeasurable": "bench.base.errors",
-    "UserError": "bench.base.errors",
-    "Denoiser": "bench.diffusion.denoiser",
-    "Request": "bench.diffusion.denoiser",
-    "Step": "bench.diffusion.denoiser",
-    "Suite": "bench.suite.suite",
-    "load_suite": "bench.suite.suite",
-    "RunRecord": "bench.records.record",
+    "SampleSet": "bench.contracts.samples",
+    "Timing": "bench.contracts.samples",
+    "Attack": "bench.contracts.attack",
+    "Target": "bench.contracts.attack",
+    "Threat": "bench.contracts.attack",
+    "Scores": "bench.contracts.attack",
+    "Exhibit": "bench.contracts.attack",
+    "EXHIBITS": "bench.contracts.attack",
     "Shown": "bench.records.record",
-    "Run": "bench.running.run",
+    # the protocol, a run of it, and what is left of runs
+    "Suite": "bench.suite.suite",
+    "Prompt": "bench.suite.prompts",
+    "Role": "bench.suite.schema",
+    "load_suite": "bench.suite.load",
+    "Experiment": "bench.running.experiment",
+    "Engine": "bench.running.engine",
+    "Images": "bench.running.images",
+    "prepare": "bench.running.prepare",
+    "run": "bench.running.run",
+    "RunRecord": "bench.records.record",
+    "load_record": "bench.records.record",
+    "load_board": "bench.leaderboard.frames",
+    # errors that a user reads, progress, files
+    "UserError": "bench.base.errors",
+    "UnknownName": "bench.base.errors",
+    "Unmeasurable": "bench.base.errors",
+    "one_line": "bench.base.errors",
+    "validation_line": "bench.base.parameters",
+    "Report": "bench.base.progress",
+    "digest_of": "bench.base.digests",
+    "path_digest": "bench.base.digests",
+    "read_picture": "bench.base.pictures",
+    "read_image": "bench.base.pictures",
+    "decode_image": "bench.base.pictures",
+    "centred_square": "bench.base.pictures",
+    "has_picture_suffix": "bench.base.pictures",
+    "evenly": "bench.base.spread",
+    "spread": "bench.base.spread",
 }
-__all__ = list(_PUBLIC)
+__all__ = list(_HOMES)
+__getattr__ = door(__name__, _HOMES)
 
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'bench' has no attribute {name!r}")
+if TYPE_CHECKING:  # the same names for type checkers and editors
+    from bench.base.digests import digest_of as digest_of
+    from bench.base.digests import path_digest as path_digest
+    from bench.base.errors import UnknownName as UnknownName
+    from bench.base.errors import Unmeasurable as Unmeasurable
+    from bench.base.errors import UserError as UserError
+    from bench.base.errors import one_line as one_line
+    from bench.base.parameters import validation_line as validation_line
+    from bench.base.pictures import centred_square as centred_square
+    from bench.base.pictures import decode_image as decode_image
+    from bench.base.pictures import has_picture_suffix as has_picture_suffix
+    from bench.base.pictures import read_image as read_image
+    from bench.base.pictures import read_picture as read_picture
+    from bench.base.progress import Report as Report
+    from bench.base.spread import evenly as evenly
+    from bench.base.spread import spread as spread
+    from bench.contracts.attack import EXHIBITS as EXHIBITS
+    from bench.contracts.attack import Attack as Attack
+    from bench.contracts.attack import Exhibit as Exhibit
+    from bench.contracts.attack import Scores as Scores
+    from bench.contracts.attack import Target as Target
+    from bench.contracts.attack import Threat as Threat
+    from bench.contracts.masked import MaskedMethod as MaskedMethod
+    from bench.contracts.masked import MaskFunction as MaskFunction
+    from bench.contracts.method import FitData as FitData
+    from bench.contracts.method import Method as Method
+    from bench.contracts.method import Need as Need
+    from bench.contracts.method import State as State
+    from bench.contracts.method import Where as Where
+    from bench.contracts.metric import Evaluation as Evaluation
+    from bench.contracts.metric import Metric as Metric
+    from bench.contracts.metric import PerImage as PerImage
+    from bench.contracts.metric import PerSet as PerSet
+    from bench.contracts.samples import SampleSet as SampleSet
+    from bench.contracts.samples import Timing as Timing
+    from bench.diffusion.denoiser import Denoiser as Denoiser
+    from bench.diffusion.denoiser import trajectory as trajectory
+    from bench.diffusion.request import Request as Request
+    from bench.diffusion.request import Step as Step
+    from bench.diffusion.request import classifier_free_guidance as classifier_free_guidance
+    from bench.leaderboard.frames import load_board as load_board
+    from bench.records.record import RunRecord as RunRecord
+    from bench.records.record import Shown as Shown
+    from bench.records.record import load_record as load_record
+    from bench.running.engine import Engine as Engine
+    from bench.running.experiment import Experiment as Experiment
+    from bench.running.images import Images as Images
+    from bench.running.prepare import prepare as prepare
+    from bench.running.run import run as run
+    from bench.suite.load import load_suite as load_suite
+    from bench.suite.prompts import Prompt as Prompt
+    from bench.suite.schema import Role as Role
+    from bench.suite.suite import Suite as Suite

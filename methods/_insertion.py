@@ -7,8 +7,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from bench.diffusion.denoiser import Denoiser
-from bench.diffusion.request import Request
+from bench import Denoiser, Request
 
 
 def insert_words(prompt: str, count: int, seed: int, draw: Callable[[random.Random], str]) -> str:

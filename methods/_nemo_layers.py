@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.base.errors import UserError
+from bench import UserError
 
 Neuron = tuple[int, int]  # layer, in execution order, and output channel
 Neurons = frozenset[Neuron]

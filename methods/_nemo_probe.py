@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.base.errors import UserError
-from bench.diffusion.denoiser import Denoiser
+from bench import Denoiser, UserError
 from methods._nemo_layers import Neurons, RowMasks
 from methods._nemo_similarity import pairwise, similarity, unit_range
 

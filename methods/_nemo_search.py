@@ -4,8 +4,9 @@ evaluations that leave no doubt.
 A set of deactivated neurons scores the highest similarity, over the kept seeds, of its noise change
 to that of the whole model. Every decision of the search is whether a score stays below a threshold.
 So a single seed that reaches it decides against a set, and the seed that was most similar lately is
-asked first; only a set that passes needs all seeds. Results equal the published sequential search,
-decision by decision; only what is evaluated, and in what batches, differs.
+asked first; only a set that passes needs all seeds. Decisions equal those of the published
+sequential search once neurons that it lists twice are counted once; what is evaluated, and in what
+batches, differs.
 """
 
 import math

@@ -25,9 +25,7 @@ class Template(Method):
     version: ClassVar = 1  # raise it when results change
     neutral: ClassVar = {"strength": 0}  # parameters under which nothing changes
 
-    strength: float = Field(
-        0.5, ge=0, le=1, description="how much of the guidance scale is withheld"
-    )
+    strength: float = Field(0.5, ge=0, le=1, description="share of the guidance that is withheld")
     steps: int = Field(5, ge=0, description="first steps that are concerned")
 
     def fit(self, denoiser: Denoiser, data: FitData) -> State:

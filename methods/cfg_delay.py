@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from bench.contracts.method import Method, State, Where
-from bench.diffusion.request import Step
+from bench import Method, State, Step, Where
 
 
 class CfgDelay(Method):
@@ -36,8 +35,10 @@ class CfgDelay(Method):
     )
 
     def guide(self, step: Step, state: State) -> Tensor:
-        """The reference code also changes to a finer grid of timesteps at the transition; this
-        keeps the protocol's.
+        """The guided prediction `[B, C, h, w]`.
+
+        The reference code also changes to a finer grid of timesteps, but only when one of the
+        timesteps equals the transition; this keeps the protocol's grid.
         """
         if step.timestep <= self.transition:
             return step.guided(step.guidance_scale)

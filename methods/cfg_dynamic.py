@@ -8,8 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.contracts.method import Method, State, Where
-from bench.diffusion.request import Step
+from bench import Method, State, Step, Where
 
 
 class CfgDynamic(Method):

@@ -13,10 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from bench.base.errors import UserError
-from bench.contracts.method import Method, State, Where
-from bench.diffusion.denoiser import Denoiser
-from bench.diffusion.request import Request
+from bench import Denoiser, Method, Request, State, UserError, Where
 
 
 class CrossAttention(Method):

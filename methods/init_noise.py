@@ -8,9 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.contracts.method import Method, State, Where
-from bench.diffusion.denoiser import Denoiser
-from bench.diffusion.request import Request, Step
+from bench import Denoiser, Method, Request, State, Step, Where
 
 
 class InitNoise(Method):
@@ -23,7 +21,9 @@ class InitNoise(Method):
     neutral: ClassVar[dict[str, Any] | None] = {"rounds": 0, "transition": 1000}
 
     rounds: int = Field(2, ge=0, description="moves; 2 for Stable Diffusion 1.4, 4 for 2.0")
-    gamma: float = Field(0.7, ge=0, description="length of a move")
+    gamma: float = Field(
+        0.7, ge=0, description="factor of the move, whose length depends on the sharpness"
+    )
     radius: float = Field(
         50 / 128,
         gt=0,

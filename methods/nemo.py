@@ -22,10 +22,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, PrivateAttr
 
-from bench.base.errors import UserError
-from bench.contracts.method import FitData, Method, Need, State, Where
-from bench.diffusion.denoiser import Denoiser
-from bench.diffusion.request import Request
+from bench import Denoiser, FitData, Method, Need, Request, State, UserError, Where, spread
 from methods._nemo_layers import (
     Neuron,
     Neurons,
@@ -186,8 +183,7 @@ class Nemo(Method):
         }
 
     def _calibrated(self, denoiser: Denoiser, masks: RowMasks, prompts: tuple[str, ...]) -> float:
-        count = min(self.calibration_prompts, len(prompts))
-        chosen = [prompts[i * len(prompts) // count] for i in range(count)]
+        chosen = spread(prompts, self.calibration_prompts)
         return Probe(denoiser, masks, self.detection).calibrated(
             [denoiser.encode([prompt]) for prompt in chosen], self.calibration
         )

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from bench.contracts.method import Method
+from bench import Method
 
 
 class NoMitigation(Method):

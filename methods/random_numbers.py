@@ -6,9 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from bench.contracts.method import Method, State, Where
-from bench.diffusion.denoiser import Denoiser
-from bench.diffusion.request import Request
+from bench import Denoiser, Method, Request, State, Where
 from methods._insertion import insert_words, with_prompts
 
 

@@ -6,9 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from bench.contracts.method import Method, State, Where
-from bench.diffusion.denoiser import Denoiser
-from bench.diffusion.request import Request
+from bench import Denoiser, Method, Request, State, Where
 from methods._insertion import insert_words, with_prompts
 
 # the reference draws below 49,400 of CLIP's 49,408 tokens: neither the start nor the end of a text

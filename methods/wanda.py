@@ -16,11 +16,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.base.errors import UserError
-from bench.contracts.masked import MaskFunction, Report
-from bench.contracts.method import FitData, Method, Need, State, Where
-from bench.diffusion.denoiser import Denoiser, trajectory
-from bench.diffusion.request import classifier_free_guidance
+from bench import (
+    Denoiser,
+    FitData,
+    MaskFunction,
+    Method,
+    Need,
+    Report,
+    State,
+    UserError,
+    Where,
+    classifier_free_guidance,
+    evenly,
+    trajectory,
+)
 
 
 class Wanda(Method):
@@ -67,8 +76,7 @@ class Wanda(Method):
 
     def fitted_on(self, available: int) -> list[int]:
         """Positions of the prompts that `fit` uses, evenly spread over the `available` ones."""
-        count = min(self.prompts, available)
-        return [i * available // count for i in range(count)]
+        return evenly(available, self.prompts)
 
     def mask_functions(
         self, denoiser: Denoiser, prompts: Sequence[str], report: Report

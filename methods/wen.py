@@ -16,9 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.contracts.method import FitData, Method, Need, State, Where
-from bench.diffusion.denoiser import Denoiser
-from bench.diffusion.request import Request
+from bench import Denoiser, FitData, Method, Need, Request, State, Where
 
 
 class Wen(Method):

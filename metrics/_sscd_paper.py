@@ -2,9 +2,9 @@
 similarities to one number.
 
 `similarity [prompt, image, reference] -> references -> images (seeds) -> prompts`: which reducer
- stands at each place is part of the number's name, as
-are checkpoint and preprocessing, so numbers of two papers are never compared. What a chain does to
-a plain table needs no network and stands here.
+stands at each place is part of the number's name, as are checkpoint and preprocessing, so numbers
+of two papers are never compared. What a chain does to a plain table needs no network and stands
+here.
 """
 
 from __future__ import annotations
@@ -17,14 +17,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bench.base.errors import Unmeasurable
-from bench.contracts.metric import Evaluation, Metric, PerImage
-from bench.features.extractor import Extractor
-from bench.features.networks import PROFILES, CopyDescriptor
-from bench.records.record import Shown
-from bench.statistics import intervals as stats
-from bench.suite.settings import Role
-from bench.suite.suite import Suite
+import bench.statistics as stats
+from bench import Evaluation, Metric, PerImage, Role, Shown, Suite, Unmeasurable
+from bench.features import PROFILES, CopyDescriptor, Extractor
 from metrics.sscd import Compared, compare, reduce_references
 
 Seeds = Literal["mean", "max", "min", "lower_median", "top3", "first"]

@@ -13,11 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bench.contracts.metric import Evaluation, Metric, PerImage, PerSet
-from bench.features.extractor import Extractor
-from bench.features.networks import OpenClip
-from bench.suite.settings import Role
-from bench.suite.suite import Suite
+from bench import Evaluation, Metric, PerImage, PerSet, Role, Suite
+from bench.features import Extractor, OpenClip
 
 
 class ClipScore(Metric):

@@ -14,23 +14,28 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from bench.base.digests import path_digest
-from bench.base.errors import Unmeasurable, UserError
-from bench.contracts.metric import Evaluation, Metric, PerImage, PerSet
-from bench.contracts.samples import SampleSet
-from bench.features.extractor import Extractor
-from bench.features.networks import CleanFeatures
-from bench.features.real_pictures import crop_name, originals, pictures_in, statistics_of
-from bench.records.record import Shown
-from bench.statistics.frechet import (
-    Statistics,
-    first_rows,
-    frechet_distance,
-    moments,
-    read_statistics,
+from bench import (
+    Evaluation,
+    Metric,
+    PerImage,
+    PerSet,
+    Role,
+    SampleSet,
+    Shown,
+    Suite,
+    Unmeasurable,
+    UserError,
+    path_digest,
 )
-from bench.suite.settings import Role
-from bench.suite.suite import Suite
+from bench.features import (
+    CleanFeatures,
+    Extractor,
+    crop_name,
+    originals,
+    pictures_in,
+    statistics_of,
+)
+from bench.statistics import Statistics, first_rows, frechet_distance, moments, read_statistics
 
 
 class _Names:
@@ -53,8 +58,8 @@ class Fid(Metric):
     """Frechet distance between features of generations and of real pictures, clean-fid semantics.
 
     `fid` is to a whole collection: reference `statistics`, or a folder of `real` pictures, whose
-     statistics are measured once.
-    `fid_matched` is to the originals that the prompts themselves name as their references.
+    statistics are measured once. `fid_matched` is to the originals that the prompts themselves name
+    as their references.
     """
 
     names: ClassVar[Any] = _Names()

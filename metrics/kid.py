@@ -10,15 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bench.base.errors import Unmeasurable
-from bench.contracts.metric import Evaluation, Metric, PerImage, PerSet
-from bench.features.extractor import Extractor
-from bench.features.networks import CleanFeatures
-from bench.features.real_pictures import feature_blocks, originals, pictures_in
-from bench.records.record import Shown
-from bench.statistics.frechet import first_rows
-from bench.suite.settings import Role
-from bench.suite.suite import Suite
+from bench import Evaluation, Metric, PerImage, PerSet, Role, Shown, Suite, Unmeasurable
+from bench.features import CleanFeatures, Extractor, feature_blocks, originals, pictures_in
+from bench.statistics import first_rows
 
 
 class Kid(Metric):

@@ -15,15 +15,20 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from bench.base.errors import UnknownName, Unmeasurable
-from bench.contracts.metric import Evaluation, Metric, PerImage, PerSet
-from bench.contracts.samples import SampleSet
-from bench.features.extractor import Extractor
-from bench.features.networks import PROFILES, CopyDescriptor
-from bench.store.store import read_picture
-from bench.suite.prompts import Prompt
-from bench.suite.settings import Role
-from bench.suite.suite import Suite
+from bench import (
+    Evaluation,
+    Metric,
+    PerImage,
+    PerSet,
+    Prompt,
+    Role,
+    SampleSet,
+    Suite,
+    UnknownName,
+    Unmeasurable,
+    read_picture,
+)
+from bench.features import PROFILES, CopyDescriptor, Extractor
 
 
 class Sscd(Metric):

@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from bench.base.errors import Unmeasurable
-from bench.contracts.metric import Evaluation, Metric, PerImage
-from bench.records.record import Shown
+from bench import Evaluation, Metric, PerImage, Shown, Unmeasurable
 from metrics._sscd_paper import Paper, PaperSscd
 
 PAPER = Paper("Chavhan et al., 2024", "sscd_disc_large", "concept_prune", 1)

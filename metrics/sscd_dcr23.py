@@ -17,12 +17,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.base.errors import Unmeasurable
-from bench.contracts.metric import Evaluation, Metric, PerImage
-from bench.features.networks import CopyDescriptor
-from bench.records.record import Shown
-from bench.statistics import intervals as stats
-from bench.store.store import read_picture
+import bench.statistics as stats
+from bench import Evaluation, Metric, PerImage, Shown, Unmeasurable, read_picture
+from bench.features import CopyDescriptor
 from metrics._sscd_paper import ABOVE, Paper, PaperSscd, above
 
 PAPER = Paper(

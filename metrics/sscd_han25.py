@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from bench.base.errors import Unmeasurable
-from bench.contracts.metric import Evaluation, Metric, PerImage
-from bench.records.record import Shown
+from bench import Evaluation, Metric, PerImage, Shown, Unmeasurable
 from metrics._sscd_paper import Paper, PaperSscd
 
 PAPER = Paper("Han et al., NeurIPS 2025", "sscd_disc_mixup", "han", 10)

@@ -12,9 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from bench.base.errors import Unmeasurable
-from bench.contracts.metric import Evaluation, Metric, PerImage
-from bench.records.record import Shown
+from bench import Evaluation, Metric, PerImage, Shown, Unmeasurable
 from metrics._sscd_paper import ABOVE, Paper, PaperSscd, above
 
 PAPER = Paper("MemBench, TMLR 2025", "sscd_disc_large", "membench", 10)

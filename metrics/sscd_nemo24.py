@@ -7,7 +7,8 @@ median over all pairs of a prompt's images, then over prompts: 1 where all are t
 more diverse. The original takes 10 images a prompt and reports verbatim (VM) and template (TM)
 prompts apart: so do the groups of a suite that names them. It measures SSCD_Gen too, the similarity
 to the image of the same seed without mitigation: that one is not here, because a metric is given
-the images of one run and would have to make the others again.
+the images of one run and would have to make the others again. NeMo scores JPEG files; images here
+are scored as they were generated, without loss, so scores differ a little from the paper's.
 """
 
 from __future__ import annotations
@@ -16,10 +17,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from bench.base.errors import Unmeasurable
-from bench.contracts.metric import Evaluation, Metric, PerImage
-from bench.records.record import Shown
-from bench.statistics import intervals as stats
+import bench.statistics as stats
+from bench import Evaluation, Metric, PerImage, Shown, Unmeasurable
 from metrics._sscd_paper import Paper, PaperSscd, by_image, by_prompt, pair_medians
 
 PAPER = Paper("NeMo (Hintersdorf et al.), NeurIPS 2024", "sscd_disc_mixup", "nemo", 10)

@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from bench.base.errors import Unmeasurable
-from bench.contracts.metric import Evaluation, Metric, PerImage
-from bench.records.record import Shown
+from bench import Evaluation, Metric, PerImage, Shown, Unmeasurable
 from metrics._sscd_paper import Paper, PaperSscd, by_image, by_prompt
 
 PAPER = Paper("Wen et al., ICLR 2024", "sscd_disc_large", "wen", 4)

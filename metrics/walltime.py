@@ -10,10 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bench.contracts.metric import Evaluation, Metric, PerImage, PerSet
-from bench.features.extractor import Extractor
-from bench.suite.settings import Role
-from bench.suite.suite import Suite
+from bench import Evaluation, Metric, PerImage, PerSet, Role, Suite
+from bench.features import Extractor
 
 
 class Walltime(Metric):

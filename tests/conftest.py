@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -23,7 +30,80 @@ from bench.testbed.tiny import (
 )
 
 # what tests take from here
-__all__ = ["CAPTIONS", "SIDE", "SUITE", "build_tiny_pipeline", "write_csv"]
+__all__ = [
+    "CAPTIONS",
+    "SIDE",
+    "SUITE",
+    "bench",
+    "build_tiny_pipeline",
+    "examples",
+    "run_in_child",
+    "write_csv",
+]
+
+# `make test` draws the same examples every time, so it fails only for whoever changed something;
+# `make fuzz` searches freely, and for longer (`pytest --hypothesis-profile search`). No example has
+# a deadline, because the machine may be busy.
+hypothesis.settings.register_profile("gate", derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("search", max_examples=1000, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("gate")
+
+
+def examples(count: int) -> hypothesis.settings:
+    """`count` examples in the gate, and at least as many as the profile says in a free search."""
+    searching = hypothesis.settings.get_current_profile_name() == "search"
+    return hypothesis.settings(max_examples=max(count, 1000) if searching else count)
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`bench` with these arguments, in this process: exit code and both outputs, as of a child.
+
+    An error that `bench` lets through is raised here.
+    """
+    from bench.cli.main import main
+
+    outputs, code = (io.StringIO(), io.StringIO()), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(outputs[0]),
+        contextlib.redirect_stderr(outputs[1]),
+    ):
+        patch.setattr(sys, "argv", ["bench", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(sys.argv, code, *(text.getvalue() for text in outputs))
+
+
+def run_in_child(file: Path, tmp_path: Path, seconds: float) -> None:
+    """Run a file of tests in a process of its own, for what may end its process or start others.
+
+    Fails with the child's output, which names the test that ran last, when a test fails, when the
+    process ends without a word, and after `seconds`, which should be fewer than the caller's
+    timeout has; everything that it started ends with it.
+    """
+    command = [sys.executable, "-m", "pytest", "-vvx", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    environment = {key: value for key, value in os.environ.items() if "PYTEST" not in key}
+    with subprocess.Popen(
+        [*command, "--basetemp", str(tmp_path / "child"), str(file)],
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=seconds)
+            ended = f"ended with status {process.returncode}"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            ended = f"was stopped after {seconds:g} s"
+    assert process.returncode == 0 and " passed" in output, f"{file.name} {ended}:\n{output}"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,6 +116,15 @@ def tiny_folder(tmp_path_factory) -> Path:
     """Everything the tiny suite names, as files."""
     folder = tmp_path_factory.mktemp("tiny")
     build_tiny_suite(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fuzz_folder(tiny_folder, tmp_path_factory) -> Path:
+    """The same files again, for tests that change them."""
+    folder = tmp_path_factory.mktemp("fuzz") / "tiny"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "loop").symlink_to("loop")
     return folder
 
 

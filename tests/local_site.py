@@ -25,6 +25,7 @@ class Site:
         self.chunked = self.heedless = False  # heedless: of If-Range
         self.weak = ""
         self.asked: list[tuple[str, str | None]] = []
+        self.authorized: list[tuple[str, str]] = []  # paths that came with credentials
         self.together = self.most_together = 0
         self.lock = threading.Lock()
         self.over = threading.Event()
@@ -68,6 +69,8 @@ class Site:
     def answer(self, to: BaseHTTPRequestHandler) -> None:
         path, asked_range = to.path[1:], to.headers["Range"]
         self.asked.append((path, asked_range))
+        if credentials := to.headers["Authorization"]:
+            self.authorized.append((path, credentials))
         if path.startswith("loop"):
             to.send_response(302)
             to.send_header("Location", f"/loop{1 - int(path[4:] or 0)}")

@@ -10,16 +10,16 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
 from bench.base.errors import UserError, one_line, visible
 
 CHUNK = 1 << 18  # bytes read at once
-
-
+# what the standard library raises for an archive that is damaged
 UNREADABLE = (
     OSError,
     EOFError,
@@ -31,8 +31,7 @@ UNREADABLE = (
     RuntimeError,
     ValueError,
 )
-
-
+# members of a zip file that are neither file nor folder
 SPECIAL = {
     stat.S_IFLNK: "a link",
     stat.S_IFCHR: "a device",
@@ -46,28 +45,28 @@ class BadArchive(Exception):
     """An archive that is damaged, or holds what must not be unpacked."""
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
+def size_and_time(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a file as it lies on the disk now, whatever is remembered of it."""
+    """sha256 of a file as it lies on the disk now, whatever its receipt says."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def facts_of(path: Path, digest: str) -> tuple[int, int, str]:
     """Size, time and digest of a file whose digest is known."""
-    return (*_size_and_time(path), digest)
+    return (*size_and_time(path), digest)
 
 
 def unpack(
     archive: Path, kind: str, folder: Path, check: Callable[[], None]
 ) -> dict[str, tuple[int, int, str]]:
-    """Unpack into a new folder; (size, time, sha256) of every file.
+    """Unpack into a new folder; returns (size, time, sha256) of every file by relative path.
 
-    `check` is called between pieces and may raise to stop.
+    `check` is called between pieces and may raise an exception to stop.
 
     Every member is judged before the first is written: `BadArchive` for one that is absolute, leads
     out of the folder, comes twice, or is neither file nor folder. Permissions, owners and times of
@@ -76,26 +75,18 @@ def unpack(
     try:
         with zipfile.ZipFile(archive) if kind == "zip" else tarfile.open(archive, "r:*") as opened:
             members = _judged(
-                list(
-                    _zip_members(opened)
-                    if isinstance(opened, zipfile.ZipFile)
-                    else _tar_members(opened)
-                )
+                _zip_members(opened)
+                if isinstance(opened, zipfile.ZipFile)
+                else _tar_members(opened, folder)
             )
-            needed, free = (
-                sum(member.size for member in members),
-                shutil.disk_usage(archive.parent).free,
-            )
-            if needed > free:
-                raise UserError(
-                    f"{folder} cannot be written: it needs {needed:,} bytes, and {free:,} are free"
-                )
+            _refuse_without_room(folder, archive.parent, members)
             _make(folder)
-            facts = {
-                member.name: _write_member(member, folder / member.name, check)
-                for member in members
-                if _is_file(member, folder)
-            }
+            facts = {}
+            for member in members:
+                if member.open is None:
+                    _make(folder / member.name)
+                else:
+                    facts[member.name] = _write_member(member, folder / member.name, check)
             if isinstance(opened, tarfile.TarFile) and opened.fileobj is not None:
                 # tarfile stops before the end, where gzip keeps its checksum
                 while opened.fileobj.read(CHUNK):
@@ -103,6 +94,14 @@ def unpack(
             return facts
     except UNREADABLE as error:
         raise BadArchive(f"it is no whole {kind} archive: {one_line(error)[:200]}") from error
+
+
+def _refuse_without_room(folder: Path, disk: Path, members: Sequence[_Member]) -> None:
+    needed, free = sum(member.size for member in members), shutil.disk_usage(disk).free
+    if needed > free:
+        raise UserError(
+            f"{folder} cannot be written: it needs {needed:,} bytes, and {free:,} are free"
+        )
 
 
 @dataclass(frozen=True)
@@ -125,28 +124,36 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
             info.orig_filename,
             info.file_size,
             special,
-            None if info.is_dir() else lambda info=info: archive.open(info),
-        )  # type: ignore[misc]
-
-
-def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
-    for info in archive.getmembers():
-        special = (
-            ""
-            if info.isreg() or info.isdir()
-            else "a link"
-            if info.issym() or info.islnk()
-            else "a device or pipe"
+            None if info.is_dir() else partial(archive.open, info),
         )
+
+
+def _tar_members(archive: tarfile.TarFile, folder: Path) -> Iterator[_Member]:
+    for info in archive.getmembers():
         yield _Member(
             info.name,
             info.size,
-            special,
-            None if info.isdir() else lambda info=info: archive.extractfile(info),
-        )  # type: ignore[misc]
+            _special_of_tar(info, folder),
+            None if info.isdir() else partial(archive.extractfile, info),
+        )
 
 
-def _judged(members: Sequence[_Member]) -> list[_Member]:
+def _special_of_tar(info: tarfile.TarInfo, folder: Path) -> str:
+    """What a member is, where it must not be unpacked: by the standard library's filter for data,
+    and no links, which the filter allows inside the folder.
+    """
+    if info.issym() or info.islnk():
+        return "a link"
+    try:
+        tarfile.data_filter(info, str(folder))
+    except tarfile.SpecialFileError:
+        return "a device or pipe"
+    except tarfile.FilterError as error:
+        return f"not plain data ({one_line(error)[:200]})"
+    return ""
+
+
+def _judged(members: Iterable[_Member]) -> list[_Member]:
     """The members with plain names. Raises `BadArchive` when one must not be unpacked."""
     judged: list[_Member] = []
     files: set[PurePosixPath] = set()
@@ -176,12 +183,6 @@ def _judged(members: Sequence[_Member]) -> list[_Member]:
             " unpacked"
         )
     return judged
-
-
-def _is_file(member: _Member, folder: Path) -> bool:
-    if member.open is None:
-        _make(folder / member.name)
-    return member.open is not None
 
 
 def _write_member(member: _Member, target: Path, check: Callable[[], None]) -> tuple[int, int, str]:

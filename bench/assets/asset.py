@@ -1,11 +1,11 @@
-"""Files that a suite needs and this project does not ship: what each is, where it lies, whether it
-is whole, and how an archive is unpacked.
+"""Files that a suite needs and this project does not ship: what each is, where it lies in the
+cache, and whether it is whole.
 
     <cache>/<path>                   the file, or the folder that an archive was unpacked into
-            .<name>.fetched.json     beside it: sha256 of what came, where from, and size, time and
-                                     sha256 of every file it became
-            .<name>.part             what has come so far (bench.assets.download); nothing ever
-                                     reads it as the file
+            .<name>.fetched.json     its receipt: the download's sha256 and source, and size, time
+                                     and sha256 of every file that it became
+            .<name>.part             an unfinished download (bench.assets.download), which is never
+                                     read as the file
 
 A file is hashed once. After that its size and its time of modification say that it is the same;
 where they differ, it is hashed again.
@@ -23,7 +23,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from bench.assets.archive import _size_and_time, sha256_of
+from bench.assets.archive import sha256_of, size_and_time
 from bench.base.errors import UserError, visible
 from bench.base.files import write_atomically
 
@@ -81,9 +81,9 @@ class Asset(BaseModel):
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What is remembered of a file that came: its digest, its source, and (size, time, sha256) of
-    every file it became, by relative path.
+class Receipt:
+    """What was fetched: the sha256 of the download, its source, and (size in bytes, time of
+    modification in nanoseconds, sha256) of every file that it became, by relative path.
     """
 
     sha256: str
@@ -113,74 +113,72 @@ def beside(path: Path, what: str) -> Path:
     return path.with_name(f".{path.name}.{what}")
 
 
-def recall(asset: Asset, cache: Path) -> Memory | None:
-    """What is remembered of an asset; None where nothing is, or what is there cannot be read."""
+def read_receipt(asset: Asset, cache: Path) -> Receipt | None:
+    """The receipt of an asset; None where there is none, or none that can be read."""
     try:
         facts = json.loads(beside(cache / asset.path, "fetched.json").read_bytes())
         files = {
             str(name): (int(size), int(time), str(digest))
             for name, (size, time, digest) in facts["files"].items()
         }
-        return Memory(str(facts["sha256"]), str(facts["source"]), files)
+        return Receipt(str(facts["sha256"]), str(facts["source"]), files)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
-def remember(asset: Asset, cache: Path, memory: Memory) -> None:
+def write_receipt(asset: Asset, cache: Path, receipt: Receipt) -> None:
     write_atomically(
         beside(cache / asset.path, "fetched.json"),
-        json.dumps(vars(memory), sort_keys=True).encode(),
+        json.dumps(vars(receipt), sort_keys=True).encode(),
     )
 
 
-def forget(asset: Asset, cache: Path) -> None:
-    """Trust nothing that is remembered of an asset."""
+def delete_receipt(asset: Asset, cache: Path) -> None:
+    """Delete the receipt of an asset, so that its files are no longer trusted."""
     with suppress(OSError):
         beside(cache / asset.path, "fetched.json").unlink(missing_ok=True)
 
 
 def locate(asset: Asset, cache: Path, again: bool = False) -> Path | None:
-    """Where an asset lies, once it is there with the right digest; else None.
+    """The place of an asset that is in the cache with the right digest; None for any other.
 
-    `again` hashes every file whatever is remembered.
-
-    A file that somebody put there is taken when its sha256 is pinned and right. One whose sha256
-    nobody knows, and a folder, are taken only when `fetch` made them and they have not changed
-    since.
+    `again` hashes every file, whatever its receipt says. A file that somebody put there by hand is
+    accepted when its sha256 is pinned and right. A file without a pinned sha256, and a folder, are
+    accepted only when `fetch` made them and they have not changed since.
     """
-    path, memory = cache / asset.path, recall(asset, cache)
+    path, receipt = cache / asset.path, read_receipt(asset, cache)
     if asset.unpack == "none" and (
-        memory is None or memory.sha256 != (asset.sha256 or memory.sha256)
+        receipt is None or receipt.sha256 != (asset.sha256 or receipt.sha256)
     ):
-        memory = (
-            Memory(asset.sha256, "put there by hand", {"": (-1, -1, asset.sha256)})
+        receipt = (
+            Receipt(asset.sha256, "put there by hand", {"": (-1, -1, asset.sha256)})
             if asset.sha256
             else None
         )
-    if memory is None or (asset.sha256 and memory.sha256 != asset.sha256):
+    if receipt is None or (asset.sha256 and receipt.sha256 != asset.sha256):
         return None
     try:
         present = _sizes_and_times(path, asset)
-        if present.keys() != memory.files.keys():
+        if present.keys() != receipt.files.keys():
             return None
         changed = [
-            name for name, facts in present.items() if again or facts != memory.files[name][:2]
+            name for name, facts in present.items() if again or facts != receipt.files[name][:2]
         ]
         if asset.unpack == "none" and asset.bytes not in (None, present[""][0]):
             return None
-        if any(sha256_of(path / name) != memory.files[name][2] for name in changed):
+        if any(sha256_of(path / name) != receipt.files[name][2] for name in changed):
             return None
     except OSError:
         return None
-    if any(present[name] != memory.files[name][:2] for name in changed):
-        files = {name: (*facts, memory.files[name][2]) for name, facts in present.items()}
+    if any(present[name] != receipt.files[name][:2] for name in changed):
+        files = {name: (*facts, receipt.files[name][2]) for name, facts in present.items()}
         with suppress(UserError):  # a cache that may only be read is a good cache
-            remember(asset, cache, Memory(memory.sha256, memory.source, files))
+            write_receipt(asset, cache, Receipt(receipt.sha256, receipt.source, files))
     return path
 
 
 def _sizes_and_times(path: Path, asset: Asset) -> dict[str, tuple[int, int]]:
     if asset.unpack == "none":
-        return {"": _size_and_time(path)} if path.is_file() else {}
+        return {"": size_and_time(path)} if path.is_file() else {}
     files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-    return {file.relative_to(path).as_posix(): _size_and_time(file) for file in files}
+    return {file.relative_to(path).as_posix(): size_and_time(file) for file in files}

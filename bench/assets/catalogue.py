@@ -8,7 +8,6 @@ bringing it is the work of `bench fetch`.
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,11 +17,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from bench.assets.asset import Asset, Memory, inside_the_cache, locate, recall
+from bench.assets.asset import Asset, Receipt, inside_the_cache, locate, read_receipt
+from bench.assets.hub import hub_url, in_hub_cache
 from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UnknownName, UserError
-from bench.base.parameters import validation_line
-from bench.base.prompt_lists import read_rows
+from bench.base.parameters import refusal
+from bench.base.prompt_lists import read_list
 
 PREFIX = "asset:"
 SHIPPED = Path(__file__).with_name("catalogue.toml")
@@ -86,18 +86,19 @@ Entry = FileEntry | HubEntry | PicturesEntry
 
 def parse_entries(tables: Mapping[str, Any], file: Path) -> dict[str, Entry]:
     """Entries by name. Raises `UserError` naming the file and the entry that is wrong."""
+    if not isinstance(tables, Mapping):
+        raise UserError(f"{file}: assets must be a table")
     entries: dict[str, Entry] = {}
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise UserError(f"{file}: asset {name} must be a table")
         kind = HubEntry if "hub" in table else PicturesEntry if "list" in table else FileEntry
-        for key in table:
-            if key not in kind.model_fields:
-                raise UnknownName(f"key of asset {name} in {file.name}", key, kind.model_fields)
         try:
             entries[name] = kind.model_validate(table)
         except ValidationError as error:
-            raise UserError(f"{file}: asset {name}: {validation_line(error)}") from error
+            raise refusal(
+                error, kind, f"key of asset {name} in {file.name}", f"{file}: asset {name}"
+            ) from error
     return entries
 
 
@@ -117,14 +118,10 @@ def files_of(name: str, entry: FileEntry | HubEntry) -> list[Asset]:
     """What is to be fetched for an entry."""
     if isinstance(entry, FileEntry):
         return [Asset(name=name, **entry.model_dump(exclude={"licence"}))]
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     return [
         Asset(
             name=f"{name}/{file}",
-            urls=(
-                *_in_hub_cache(entry, file),
-                f"{endpoint}/{entry.hub}/resolve/{entry.revision}/{file}",
-            ),
+            urls=_sources(entry, file),
             sha256=sha256 or None,
             bytes=None,
             path=f"{entry.path}/{file}",
@@ -134,12 +131,10 @@ def files_of(name: str, entry: FileEntry | HubEntry) -> list[Asset]:
     ]
 
 
-def _in_hub_cache(entry: HubEntry, file: str) -> list[str]:
-    """The same file where the hub's own tools have put it on this machine, if they have."""
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
-    path = hub / f"models--{entry.hub.replace('/', '--')}" / "snapshots" / entry.revision / file
-    return [str(path.resolve())] if path.is_file() else []
+def _sources(entry: HubEntry, file: str) -> tuple[str, ...]:
+    url = hub_url(entry.hub, entry.revision, file)
+    there = in_hub_cache(entry.hub, entry.revision, file)
+    return (str(there), url) if there else (url,)
 
 
 @dataclass(frozen=True)
@@ -223,9 +218,9 @@ class Assets:
             rows = read_images(self.place(text))
             return digest_of({id: rows[id].sha256 for id in self.pictures(text)})
         memories = {
-            asset.path: memory
+            asset.path: receipt
             for asset in files_of(name, entry)
-            if (memory := recall(asset, self.cache))
+            if (receipt := read_receipt(asset, self.cache))
         }
         if isinstance(entry, FileEntry):
             return entry.sha256 or memories[entry.path].sha256
@@ -248,11 +243,11 @@ class Assets:
             }
         found: dict[Path, str] = {}
         for asset in files_of(name, entry):
-            memory: Memory | None = recall(asset, self.cache)
-            if memory:
+            receipt: Receipt | None = read_receipt(asset, self.cache)
+            if receipt:
                 found |= {
                     self.cache / asset.path / inner: digest
-                    for inner, (_, _, digest) in memory.files.items()
+                    for inner, (_, _, digest) in receipt.files.items()
                 }
             # put there by hand, in a cache that may only be read
             elif asset.sha256 and asset.unpack == "none":
@@ -296,14 +291,14 @@ class Assets:
 
         Raises `UserError` when the list is not there.
         """
-        columns, rows = read_rows(self.path(entry.list), entry.format, entry.delimiter)
+        found = read_list(self.path(entry.list), entry.format, entry.delimiter)
         for column in (entry.id, entry.url):
-            if column not in columns:
+            if column not in found.columns:
                 raise UserError(
                     f"suite {self.suite}: the list {entry.list} has no column '{column}' (it has:"
-                    f" {', '.join(sorted(columns))})"
+                    f" {', '.join(sorted(found.columns))})"
                 )
-        return [(row[entry.id], row[entry.url], "") for row in rows]
+        return [(row[entry.id], row[entry.url], "") for row in found.rows]
 
     def lacking(self, name: str) -> list[Lacking]:
         """What is missing of an entry; nothing when it can be used."""

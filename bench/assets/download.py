@@ -1,8 +1,9 @@
-"""One file from one source: downloads that go on after a cut, with retries, time limits and checks
-of size and digest.
+"""One file from one source: downloads that are resumed after a cut, with retries, time limits and
+checks of size and sha256.
 
-What comes lies in a hidden file (`Part`) with a note beside it. A cut download goes on where it
-stopped, when the server can do that and says that its file is still the same; else it begins again.
+An unfinished download lies in a hidden file (`Part`) with a note beside it. It is resumed where it
+stopped when the server supports that and says that its file is still the same; otherwise it begins
+again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 
 from bench.assets.archive import CHUNK, writable, write_all
-from bench.assets.crew import MIB, Crew, Stopped
+from bench.assets.hub import hub_token, is_hub
+from bench.assets.session import MIB, Session, Stopped
 from bench.base.errors import one_line
 from bench.base.files import write_atomically
 
@@ -34,7 +36,7 @@ PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that may be anoth
 
 
 class Refused(Exception):
-    """A source that gives the same answer when it is asked again.
+    """A source that cannot be used, and would give the same answer if it were asked again.
 
     `status` is the HTTP status, where that is the answer.
     """
@@ -45,7 +47,7 @@ class Refused(Exception):
 
 
 class Wrong(Refused):
-    """A source that gives something else than what was asked for."""
+    """A source that gives another file than the one that was asked for."""
 
 
 class Broken(Exception):
@@ -54,8 +56,8 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Part:
-    """A file that is arriving, and beside it what is needed to go on after a cut: its source, what
-    the server calls its version, its size.
+    """An unfinished download, and beside it a note with what is needed to resume it: its source,
+    the version that the server states (ETag or Last-Modified), and its size in bytes.
     """
 
     path: Path
@@ -65,8 +67,8 @@ class Part:
         return self.path.with_name(f"{self.path.name}.json")
 
     def kept(self, source: str) -> tuple[int, str, int | None]:
-        """Bytes kept of this source, their version and the size of the whole; nothing when they
-        cannot be gone on with.
+        """Bytes kept of a source, their version and the size of the whole file; (0, "", None) when
+        the download cannot be resumed.
         """
         try:
             size, note = self.path.stat().st_size, json.loads(self.note.read_bytes())
@@ -84,7 +86,7 @@ class Part:
         return (size, version, total) if usable else (0, "", None)
 
     def begin(self, source: str, version: str, total: int | None) -> None:
-        self.drop()  # first the old bytes go, then the note that would speak for them
+        self.drop()  # the old bytes first, so that the new note never stands beside them
         write_atomically(
             self.note, json.dumps({"source": source, "version": version, "total": total}).encode()
         )
@@ -107,18 +109,18 @@ class Wanted:
     whole_by_itself: bool = False
 
 
-def obtain(source: str, part: Part, wanted: Wanted, crew: Crew) -> str:
-    """Bring one source's file into `part`, with retries; its sha256.
+def obtain(source: str, part: Part, wanted: Wanted, session: Session) -> str:
+    """Download one source's file into `part`, with retries; returns its sha256.
 
-    Raises `Refused` when this source will not do, and then nothing wrong is kept.
+    Raises `Refused` when the source cannot be used; wrong bytes are then not kept.
     """
-    left, pause = crew.retries, PAUSE
+    left, pause = session.retries, PAUSE
     while True:
-        crew.check()
+        session.check()
         before, resumed = part.kept(source)[0], False
         try:
-            resumed = _download(source, part, wanted, crew)
-            digest = _part_digest(part, crew)
+            resumed = _download(source, part, wanted, session)
+            digest = _part_digest(part, session)
             if digest == (wanted.sha256 or digest):
                 return digest
             part.drop()
@@ -141,17 +143,17 @@ def obtain(source: str, part: Part, wanted: Wanted, crew: Crew) -> str:
                 # from here the part is not dropped
                 raise Refused(f"{one_line(error)[:300]}{kept}") from error
             left -= 1
-            if crew.stop.wait(pause):
+            if session.stop.wait(pause):
                 raise Stopped from error
             pause *= 2
 
 
-def _part_digest(part: Part, crew: Crew) -> str:
+def _part_digest(part: Part, session: Session) -> str:
     """sha256 of what lies on the disk, which is what will be used."""
     digest = hashlib.sha256()
     with part.path.open("rb") as stream:
         while chunk := stream.read(4 * MIB):
-            crew.check()
+            session.check()
             digest.update(chunk)
     return digest.hexdigest()
 
@@ -172,20 +174,20 @@ def local_path(source: str) -> Path | None:
     return Path(urllib.request.url2pathname(f"/{path}"))
 
 
-def _download(source: str, part: Part, wanted: Wanted, crew: Crew) -> bool:
-    """Bring all of a source into `part`.
+def _download(source: str, part: Part, wanted: Wanted, session: Session) -> bool:
+    """Download all of a source into `part`.
 
-    Returns whether it went on with bytes kept from before. Raises `Refused` or `Broken`.
+    Returns whether a download was resumed. Raises `Refused` or `Broken`.
     """
     local = local_path(source)
     if local is not None:
-        _copy_local(local, source, part, wanted, crew)
+        _copy_local(local, source, part, wanted, session)
         return False
     kept, version, total = part.kept(source)
     if kept and kept == total:
-        _expect(source, kept, kept, crew)
+        _expect(source, kept, kept, session)
         return True
-    answer, start = _ask(source, kept, version, total, crew)
+    answer, start = _ask(source, kept, version, total, session)
     with answer:
         if not start:
             strong = answer.headers.get("ETag", "")
@@ -216,16 +218,16 @@ def _download(source: str, part: Part, wanted: Wanted, crew: Crew) -> bool:
                 )
             _check_size(total, wanted, whole=True)
             part.begin(source, version, total)
-        _expect(source, start, wanted.bytes if total is None else total, crew)
-        _receive(lambda: answer.read1(CHUNK), part, start, total, wanted, crew)
+        _expect(source, start, wanted.bytes if total is None else total, session)
+        _receive(lambda: answer.read1(CHUNK), part, start, total, wanted, session)
     return start > 0
 
 
-def _expect(source: str, start: int, total: int | None, crew: Crew) -> None:
-    with crew.lock:
-        crew.come += start
+def _expect(source: str, start: int, total: int | None, session: Session) -> None:
+    with session.lock:
+        session.received += start
         if total is not None:
-            crew.expected[source] = total
+            session.expected[source] = total
 
 
 def _check_size(size: int | None, wanted: Wanted, whole: bool) -> None:
@@ -237,7 +239,7 @@ def _check_size(size: int | None, wanted: Wanted, whole: bool) -> None:
         raise Wrong(f"has more than {wanted.most:,} bytes")
 
 
-def _copy_local(local: Path, source: str, part: Part, wanted: Wanted, crew: Crew) -> None:
+def _copy_local(local: Path, source: str, part: Part, wanted: Wanted, session: Session) -> None:
     try:
         if not local.is_file():
             raise Refused("is no file" if local.exists() else "is not there")
@@ -249,12 +251,17 @@ def _copy_local(local: Path, source: str, part: Part, wanted: Wanted, crew: Crew
         size = os.fstat(stream.fileno()).st_size
         _check_size(size, wanted, whole=True)
         part.begin(source, "", size)
-        _expect(source, 0, size, crew)
-        _receive(lambda: stream.read(CHUNK), part, 0, size, wanted, crew)
+        _expect(source, 0, size, session)
+        _receive(lambda: stream.read(CHUNK), part, 0, size, wanted, session)
 
 
 def _receive(
-    read: Callable[[], bytes], part: Part, start: int, total: int | None, wanted: Wanted, crew: Crew
+    read: Callable[[], bytes],
+    part: Part,
+    start: int,
+    total: int | None,
+    wanted: Wanted,
+    session: Session,
 ) -> None:
     """Read to the end and write behind what is kept."""
     size, since, window = start, time.monotonic(), 0
@@ -264,20 +271,20 @@ def _receive(
                 chunk = read()
             except TimeoutError as error:
                 raise Broken(
-                    f"sent nothing for {crew.timeout:g} s after {size:,} {_of(total)}bytes"
+                    f"sent nothing for {session.timeout:g} s after {size:,} {_of(total)}bytes"
                 ) from error
             except (OSError, http.client.HTTPException) as error:
                 raise Broken(f"the connection broke after {size:,} {_of(total)}bytes") from error
-            crew.check()
+            session.check()
             if not chunk:
                 break
             size, window = size + len(chunk), window + len(chunk)
             _check_size(size, wanted, whole=False)
             write_all(stream, chunk, part.path)
-            crew.count(len(chunk))
-            if time.monotonic() - since > crew.timeout:
+            session.count(len(chunk))
+            if time.monotonic() - since > session.timeout:
                 if window < SLOWEST:
-                    raise Broken(f"sent only {window} bytes in {crew.timeout:g} s")
+                    raise Broken(f"sent only {window} bytes in {session.timeout:g} s")
                 since, window = time.monotonic(), 0
     needed = wanted.bytes if total is None else total
     if needed is not None and size < needed:
@@ -291,14 +298,13 @@ def _of(total: int | None) -> str:
 
 
 def _ask(
-    source: str, kept: int, version: str, total: int | None, crew: Crew
+    source: str, kept: int, version: str, total: int | None, session: Session
 ) -> tuple[http.client.HTTPResponse, int]:
-    """The server's answer, and the byte that its body begins with:
-
-    `kept`, or 0 where it does not go on from there.
+    """The server's answer, and the byte that its body begins with: `kept`, or 0 where the server
+    does not resume there.
     """
     if kept:
-        answer = _open(source, {"Range": f"bytes={kept}-", "If-Range": version}, crew)
+        answer = _open(source, {"Range": f"bytes={kept}-", "If-Range": version}, session)
         if answer is not None:
             part = re.fullmatch(
                 r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", "")
@@ -312,13 +318,15 @@ def _ask(
             if part and same and int(part[1]) == kept and part[2] in ("*", str(total)):
                 return answer, kept
             answer.close()  # another part, or of another file: from the start, then
-    answer = _open(source, {}, crew)
+    answer = _open(source, {}, session)
     if answer is None or answer.status != 200:
         raise Refused(f"answers {answer.status if answer else 416} to a plain request")
     return answer, 0
 
 
-def _open(source: str, headers: dict[str, str], crew: Crew) -> http.client.HTTPResponse | None:
+def _open(
+    source: str, headers: dict[str, str], session: Session
+) -> http.client.HTTPResponse | None:
     """One request. None for 416, which says that the bytes asked for are not there."""
     if not re.match("https?://", source, re.IGNORECASE):
         raise Refused("is no address that can be asked (http, https, file, or a path)")
@@ -330,9 +338,11 @@ def _open(source: str, headers: dict[str, str], crew: Crew) -> http.client.HTTPR
     try:
         # lists from the web hold spaces and letters of all languages
         url = urllib.parse.quote(source.strip(), safe=string.punctuation)
-        answer: http.client.HTTPResponse = crew.opener.open(
-            urllib.request.Request(url, headers=headers), timeout=crew.timeout
-        )
+        request = urllib.request.Request(url, headers=headers)
+        token = hub_token(url)
+        if token:  # for the hub, and not for the servers that it redirects to
+            request.add_unredirected_header("Authorization", f"Bearer {token}")
+        answer: http.client.HTTPResponse = session.opener.open(request, timeout=session.timeout)
         return answer
     except HTTPError as error:
         with error:
@@ -345,11 +355,13 @@ def _open(source: str, headers: dict[str, str], crew: Crew) -> http.client.HTTPR
             ) from error
         if error.code in PASSING:
             raise Broken(said) from error
+        if error.code in (401, 403) and is_hub(url):
+            said += "; for a gated model: accept its licence on its page, then `hf auth login`"
         raise Refused(said, error.code) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
         if isinstance(reason, TimeoutError):
-            raise Broken(f"did not answer within {crew.timeout:g} s") from error
+            raise Broken(f"did not answer within {session.timeout:g} s") from error
         if isinstance(reason, (ssl.SSLCertVerificationError, http.client.InvalidURL, ValueError)):
             raise Refused(f"cannot be asked: {one_line(Exception(reason))[:150]}") from error
         raise Broken(f"cannot be reached: {one_line(Exception(reason))[:150]}") from error

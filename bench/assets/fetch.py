@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.assets.archive import BadArchive, facts_of, unpack, unwritable
-from bench.assets.asset import Asset, Memory, beside, locate, recall, remember
-from bench.assets.crew import MIB, Crew, alone
+from bench.assets.asset import Asset, Receipt, beside, locate, read_receipt, write_receipt
 from bench.assets.download import GONE, Part, Refused, Wanted, flush, local_path, obtain
+from bench.assets.session import MIB, Session, folder_lock
 from bench.base.errors import UserError, one_line
 from bench.base.progress import Report, silent
 
@@ -53,39 +53,41 @@ def fetch(
     retries: int = 2,
     report: Report = silent,
 ) -> list[Fetched]:
-    """Bring every asset that is not there into the cache; what became of each, in the order given.
+    """Fetch every asset that is not in the cache yet; returns what became of each, in the order
+    given.
 
-    `mirrors` (addresses or folders with the layout of the cache, or with the files under the names
-     that their addresses end with) are asked
-    first. `offline` asks nothing but local paths. `timeout` is in seconds: for an answer, and for
-    every `SLOWEST` bytes. A source that fails
-    for now is asked `retries` times more. Raises `UserError` when two assets share a place, when
-    another command fetches into the cache, and
-    when the cache cannot be written; what has come is kept.
+    `mirrors` are asked first: addresses or folders with the layout of the cache, or with the files
+    under the names that their addresses end with. `offline` asks nothing but local paths. `timeout`
+    is in seconds: for an answer, and for every `SLOWEST` bytes of a download. A source that fails
+    for the moment is asked `retries` times more. Raises `UserError` when two assets share a place,
+    when another command fetches into the cache, and when the cache cannot be written; unfinished
+    downloads are kept.
     """
     assets = list(dict.fromkeys(assets))
     _refuse_clashes(assets)
-    crew = Crew(workers, timeout, retries, offline)
+    session = Session(workers, timeout, retries, offline)
     found = {index: _present(asset, cache) for index, asset in enumerate(assets)}
     missing = [index for index, there in found.items() if there is None]
     if missing:
 
         def tick() -> None:
-            with crew.lock:
-                come, expected = crew.come, sum(crew.expected.values())
-            report("MiB", come // MIB, max(come, expected) // MIB)
+            with session.lock:
+                received, expected = session.received, sum(session.expected.values())
+            report("MiB", received // MIB, max(received, expected) // MIB)
             report("files", sum(there is not None for there in found.values()), len(assets))
 
-        tasks = [_task(assets[index], cache, mirrors, crew) for index in missing]
-        with alone(cache), closing(crew.run(tasks, tick)) as results:
+        tasks = [_task(assets[index], cache, mirrors, session) for index in missing]
+        with folder_lock(cache), closing(session.run(tasks, tick)) as results:
             for number, fetched in results:
                 found[missing[number]] = fetched
     report("files", len(assets), len(assets))
     return [there for there in found.values() if there is not None]
 
 
-def _task(asset: Asset, cache: Path, mirrors: Sequence[str], crew: Crew) -> Callable[[], Fetched]:
-    return lambda: _fetch_one(asset, cache, mirrors, crew)
+def _task(
+    asset: Asset, cache: Path, mirrors: Sequence[str], session: Session
+) -> Callable[[], Fetched]:
+    return lambda: _fetch_one(asset, cache, mirrors, session)
 
 
 def _refuse_clashes(assets: Sequence[Asset]) -> None:
@@ -111,20 +113,20 @@ def _refuse_clashes(assets: Sequence[Asset]) -> None:
 
 def _present(asset: Asset, cache: Path) -> Fetched | None:
     path = locate(asset, cache)
-    memory = recall(asset, cache) if path else None
+    receipt = read_receipt(asset, cache) if path else None
     if path is None:
         return None
-    if memory is None:  # right, in a cache that may only be read
+    if receipt is None:  # right, in a cache that may only be read
         return Fetched(
             asset.name, "present", path, asset.sha256, path.stat().st_size, "put there by hand"
         )
-    return Fetched(asset.name, "present", path, memory.sha256, memory.bytes, memory.source)
+    return Fetched(asset.name, "present", path, receipt.sha256, receipt.bytes, receipt.source)
 
 
 def _sources(asset: Asset, mirrors: Sequence[str]) -> list[str]:
     """Everything that may have the asset: mirrors under both names, then its own addresses."""
-    # A bare name says nothing (every part of a model has a config.json), so it counts only where
-    # the digest decides.
+    # Many files have the same bare name (every part of a model has a config.json), so a mirror is
+    # asked for it only where a pinned sha256 decides.
     names = [asset.file] + [
         name
         for url in asset.urls[:1]
@@ -139,78 +141,75 @@ def _sources(asset: Asset, mirrors: Sequence[str]) -> list[str]:
     )
 
 
-def _fetch_one(asset: Asset, cache: Path, mirrors: Sequence[str], crew: Crew) -> Fetched:
-    if there := _present(asset, cache):  # another command brought it before this one had the lock
+def _fetch_one(asset: Asset, cache: Path, mirrors: Sequence[str], session: Session) -> Fetched:
+    """Fetch an asset from the first of its sources that has the right bytes."""
+    if there := _present(asset, cache):  # another command fetched it before this one had the lock
         return there
-    part, path, before = (
-        Part(beside(cache / asset.path, "part")),
-        cache / asset.path,
-        recall(asset, cache),
-    )
-    wanted, problems, statuses, unasked = Wanted(asset.sha256, asset.bytes), [], [], 0
+    path = cache / asset.path
+    part, before = Part(beside(path, "part")), read_receipt(asset, cache)
+    problems: list[str] = []
+    statuses: list[int | None] = []  # of the asset's own addresses; what mirrors lack is no news
+    forbidden = False  # whether --offline kept a source from being asked
     for source in _sources(asset, mirrors):
         try:
-            if crew.offline and local_path(source) is None:
-                unasked += 1
+            if session.offline and local_path(source) is None:
+                forbidden = True
                 continue
-            digest = obtain(source, part, wanted, crew)
-            memory = _settle(asset, path, cache, part, Memory(digest, source, {}), crew)
+            digest = obtain(source, part, Wanted(asset.sha256, asset.bytes), session)
+            receipt = _settle(asset, path, cache, part, Receipt(digest, source, {}), session)
         except (Refused, BadArchive) as error:
             if isinstance(error, BadArchive):
                 part.drop()
-            statuses += [getattr(error, "status", None)] if source in asset.urls else []
+            if source in asset.urls:
+                statuses.append(getattr(error, "status", None))
             problems.append(f"{source} {one_line(error)}")
             continue
-        changed = asset.sha256 is None and before is not None and before.sha256 != digest
-        why = (
-            f"nobody pinned its sha256, and it is another than last time ({before.sha256})"
-            if changed and before
-            else ""
-        )
-        return Fetched(asset.name, "fetched", path, digest, memory.bytes, source, None, why)
-    if unasked:
-        return Fetched(
-            asset.name,
-            "missing",
-            why="; ".join(["it is not in the cache, and --offline forbids to fetch it", *problems]),
-        )
+        why = ""
+        if asset.sha256 is None and before is not None and before.sha256 != digest:
+            why = f"nobody pinned its sha256, and it is another than last time ({before.sha256})"
+        return Fetched(asset.name, "fetched", path, digest, receipt.bytes, source, None, why)
+    return _not_fetched(asset, problems, statuses, forbidden)
+
+
+def _not_fetched(
+    asset: Asset, problems: Sequence[str], statuses: Sequence[int | None], forbidden: bool
+) -> Fetched:
+    """What is said of an asset that no source gave."""
+    if forbidden:
+        why = "; ".join(["it is not in the cache, and --offline forbids to fetch it", *problems])
+        return Fetched(asset.name, "missing", why=why)
     if not problems:
-        return Fetched(
-            asset.name,
-            "failed",
-            why="it has no address: get it by hand, and name its folder as a mirror",
-        )
-    state: Literal["dead", "failed"] = (
-        "dead" if statuses and all(status in GONE for status in statuses) else "failed"
-    )
-    return Fetched(
-        asset.name,
-        state,
-        status=next((status for status in reversed(statuses) if status), None),
-        why="; ".join(problems),
-    )
+        why = "it has no address: get it by hand, and name its folder as a mirror"
+        return Fetched(asset.name, "failed", why=why)
+    dead = bool(statuses) and all(status in GONE for status in statuses)
+    last = next((status for status in reversed(statuses) if status), None)
+    state: Literal["dead", "failed"] = "dead" if dead else "failed"
+    return Fetched(asset.name, state, status=last, why="; ".join(problems))
 
 
 def _settle(
-    asset: Asset, path: Path, cache: Path, part: Part, memory: Memory, crew: Crew
-) -> Memory:
-    """Give a whole and right file its name, or unpack it.
+    asset: Asset, path: Path, cache: Path, part: Part, receipt: Receipt, session: Session
+) -> Receipt:
+    """Give a complete download its name, or unpack it; returns its receipt.
 
-    What is remembered is written first: it fits nothing until the renaming is done.
+    The receipt is written first: until the renaming is done it fits no file, so that a command that
+    is killed in between leaves nothing that is trusted.
     """
     try:
         if asset.unpack == "none":
-            memory = replace(memory, files={"": facts_of(part.path, memory.sha256)})
+            receipt = replace(receipt, files={"": facts_of(part.path, receipt.sha256)})
             flush(part.path)
-            remember(asset, cache, memory)
+            write_receipt(asset, cache, receipt)
             os.replace(part.path, path)
         else:
             fresh, old = beside(path, "unpacking"), beside(path, "old")
             for folder in (fresh, old):
                 shutil.rmtree(folder, ignore_errors=True)
             try:
-                memory = replace(memory, files=unpack(part.path, asset.unpack, fresh, crew.check))
-                remember(asset, cache, memory)
+                receipt = replace(
+                    receipt, files=unpack(part.path, asset.unpack, fresh, session.check)
+                )
+                write_receipt(asset, cache, receipt)
                 if path.exists():
                     os.replace(path, old)
                 try:
@@ -225,19 +224,18 @@ def _settle(
         part.drop()
     except OSError as error:
         raise unwritable(path, error) from error
-    return memory
+    return receipt
 
 
 def text(found: Sequence[Fetched]) -> str:
     """What became of every asset, one line each, and how many are here of how many are needed."""
-    width = max((len(one.name) for one in found), default=0)
-    lines = [f"{one.name:<{width}}  {one.state:<8} {_about(one)}".rstrip() for one in found]
-    here = sum(one.path is not None for one in found)
+    width = max((len(asset.name) for asset in found), default=0)
+    lines = [f"{asset.name:<{width}}  {asset.state:<8} {_about(asset)}".rstrip() for asset in found]
+    here = sum(asset.path is not None for asset in found)
     return "\n".join([*lines, f"{here} of {len(found)} assets are here"])
 
 
-def _about(one: Fetched) -> str:
-    facts = f"{one.bytes or 0:,} bytes, {one.path}" if one.path else ""
-    return ": ".join(
-        part for part in (facts, one_line(Exception(one.why)) if one.why else "") if part
-    )
+def _about(asset: Fetched) -> str:
+    facts = f"{asset.bytes or 0:,} bytes, {asset.path}" if asset.path else ""
+    why = one_line(Exception(asset.why)) if asset.why else ""
+    return ": ".join(part for part in (facts, why) if part)

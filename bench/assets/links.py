@@ -19,26 +19,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from bench.assets.archive import sha256_of, unwritable
-from bench.assets.crew import MIB, Crew, alone
 from bench.assets.download import GONE, Part, Refused, Wanted, Wrong, flush, local_path, obtain
+from bench.assets.session import MIB, Session, folder_lock
 from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
+from bench.base.pictures import FORMATS, MAX_PIXELS, BadPicture, decode_image
 from bench.base.progress import Report, silent
 
-FORMATS = {
-    "JPEG": "jpg",
-    "MPO": "jpg",
-    "PNG": "png",
-    "WEBP": "webp",
-    "GIF": "gif",
-    "BMP": "bmp",
-    "TIFF": "tif",
-}
-# of a picture: more is refused before it is decoded, or read
-MAX_PIXELS, MAX_BYTES = 64_000_000, 64 * MIB
+MAX_BYTES = 64 * MIB  # of a picture: more is refused before it is read
 COLUMNS = ("id", "url", "status", "file", "sha256", "bytes")
 # characters kept in images.csv: a picture inside its address (data:) makes a field that no reader
 # of CSV takes
@@ -105,19 +94,19 @@ def fetch_images(
     again: bool = False,
     report: Report = silent,
 ) -> Images:
-    """Bring pictures (id, address, sha256 or empty) into a folder, each under its own sha256, and
-    write `images.csv` there.
+    """Fetch pictures into a folder, each under its own sha256, and write `images.csv` there.
 
-    What images.csv says is found is not asked again while its file has its size (`again`: and its
-    sha256). Links that answered 404 or 410, or something other than the picture, are asked again
-    only with `retry_dead`; those that failed otherwise, always. Rows of other lists in the same
-    folder stay in images.csv. A picture must decode: at most `MAX_BYTES` bytes and `MAX_PIXELS`
-    pixels, in one of `FORMATS`.
+    `rows`: (id, address, sha256 or empty) of each. A picture that images.csv has as found is not
+    asked for again while its file has the same size (with `again`: and the same sha256). Links that
+    answered 404 or 410, or with something other than the picture, are asked again only with
+    `retry_dead`; links that failed otherwise, always. Rows of other lists in the same folder stay
+    in images.csv. A picture must decode, have at most `MAX_BYTES` bytes and `MAX_PIXELS` pixels,
+    and be in one of `FORMATS`.
     """
     if len({id for id, _, _ in rows}) != len(rows):
         raise UserError(f"the ids of the {len(rows)} pictures for {folder} are not unique")
-    crew = Crew(workers, timeout, retries, offline)
-    with alone(folder):
+    session = Session(workers, timeout, retries, offline)
+    with folder_lock(folder):
         recorded = read_images(folder)
         known = {id: recorded.get(id) for id, _, _ in rows}
         todo = [
@@ -138,7 +127,7 @@ def fetch_images(
 
         try:
             with closing(
-                crew.run([_image_task(rows[index], folder, crew) for index in todo], tick)
+                session.run([_image_task(rows[index], folder, session) for index in todo], tick)
             ) as results:
                 for number, row in results:
                     result[rows[todo[number]][0]] = row
@@ -154,7 +143,7 @@ def fetch_images(
 def _settled(
     known: ImageRow | None, row: tuple[str, str, str], folder: Path, retry_dead: bool, again: bool
 ) -> bool:
-    """Whether what images.csv says of a picture spares asking for it."""
+    """Whether a picture need not be asked for, by what images.csv says of it."""
     _, url, sha256 = row
     if known is None or known.url != url:
         return False
@@ -170,19 +159,21 @@ def _settled(
     return whole and sha256 in ("", known.sha256)
 
 
-def _image_task(row: tuple[str, str, str], folder: Path, crew: Crew) -> Callable[[], ImageRow]:
-    return lambda: _fetch_image(*row, folder, crew)
+def _image_task(
+    row: tuple[str, str, str], folder: Path, session: Session
+) -> Callable[[], ImageRow]:
+    return lambda: _fetch_image(*row, folder, session)
 
 
-def _fetch_image(id: str, url: str, sha256: str, folder: Path, crew: Crew) -> ImageRow:
+def _fetch_image(id: str, url: str, sha256: str, folder: Path, session: Session) -> ImageRow:
     part = Part(folder / f".{hashlib.sha256(json.dumps([id, url]).encode()).hexdigest()[:24]}.part")
     try:
         if not url:
             raise Refused("it has no address")
-        if crew.offline and local_path(url) is None:
+        if session.offline and local_path(url) is None:
             return ImageRow(id, url, "unasked: --offline forbids it")
         digest = obtain(
-            url, part, Wanted(sha256 or None, most=MAX_BYTES, whole_by_itself=True), crew
+            url, part, Wanted(sha256 or None, most=MAX_BYTES, whole_by_itself=True), session
         )
     except Refused as error:
         if error.status in GONE:
@@ -197,7 +188,7 @@ def _fetch_image(id: str, url: str, sha256: str, folder: Path, crew: Crew) -> Im
         return ImageRow(id, url, f"wrong: {one_line(error)}")
     name, size = f"{digest}.{suffix}", part.path.stat().st_size
     try:
-        crew.check()
+        session.check()
         flush(part.path)
         os.replace(part.path, folder / name)
         part.drop()
@@ -207,31 +198,13 @@ def _fetch_image(id: str, url: str, sha256: str, folder: Path, crew: Crew) -> Im
 
 
 def _picture_suffix(path: Path) -> str:
-    """The suffix of a picture that decodes. Raises `Wrong` for anything else."""
-    with _DECODING, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of what is refused below
-        try:
-            with Image.open(path, formats=[name for name in FORMATS if name != "MPO"]) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise Wrong(
-                        f"the picture has {image.width}x{image.height} pixels, and {MAX_PIXELS:,}"
-                        " are allowed"
-                    )
-                image.convert("RGB")
-                suffix = FORMATS[str(image.format)]
-            content = path.read_bytes() if suffix in ("png", "gif") else b""
-            if (suffix == "png" and b"IEND\xaeB`\x82" not in content) or (
-                suffix == "gif" and not content.rstrip(b"\0").endswith(b";")
-            ):
-                # which Pillow does not need to decode these two
-                raise Wrong("it is no whole picture: its end is missing")
-            return suffix
-        except Wrong:
-            raise
-        except Exception as error:  # Pillow's decoders raise all sorts for damaged files
-            raise Wrong(
-                f"it is no whole picture: {one_line(error).replace(str(path), 'it')[:120]}"
-            ) from error
+    """The suffix of a picture that can be used. Raises `Wrong` for anything else."""
+    try:
+        with _DECODING, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged marks, which change no pixel
+            return FORMATS[decode_image(path.read_bytes(), most_pixels=MAX_PIXELS)[1]]
+    except BadPicture as error:
+        raise Wrong(one_line(error)) from error
 
 
 def read_images(folder: Path) -> dict[str, ImageRow]:
@@ -269,9 +242,7 @@ def _write_images(folder: Path, rows: Sequence[ImageRow]) -> None:
 
 
 def images_text(images: Images) -> str:
-    """How many pictures are here, how many links are dead, and every other answer with how often it
-    came.
-    """
+    """How many pictures are here, and how often each other answer was given."""
     counts: dict[str, int] = {}
     for row in images.rows:
         if row.state != "found":

@@ -1,3 +1,3 @@
-"""What knows nothing of diffusion or benchmarks: errors, files, digests, child processes, pictures,
-text tables, prompt lists.
+"""Tools that know nothing of diffusion or benchmarks: errors, files, digests, child processes,
+parameters, pictures, prompt lists.
 """

@@ -1,8 +1,8 @@
-"""A Python process of its own, for what may be slow, print, hang or crash: imports of torch and of
-strangers' modules.
+"""A Python process of its own, for work that may be slow, print, hang or crash: importing torch or
+modules of plug-ins.
 
-The child answers line by line, so what it told before it ended, or before its time was over, is
-known.
+The child answers line by line, so the parent has every line that was written before the child
+ended or was stopped.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from typing import IO
 def ask_child(
     module: str, arguments: Sequence[str], seconds: float
 ) -> tuple[list[bytes], int | None]:
-    """The lines that `python -m module` told within so many seconds, and its exit code; None for
-    one that was stopped.
+    """Run `python -m module` with some arguments for at most `seconds`.
+
+    Returns the lines that it wrote to standard output, and its exit code, which is None when it was
+    stopped because its time was over.
     """
-    # the child finds what this process finds
+    # the child imports from where this process imports
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     }
@@ -43,16 +45,16 @@ def ask_child(
 
 @contextmanager
 def answering() -> Iterator[IO[str]]:
-    """In the child: where standard output was; what libraries print goes to standard error.
+    """In the child: a stream to the parent. What libraries print goes to standard error meanwhile.
 
     The process ends with the block.
     """
-    with os.fdopen(os.dup(1), "w") as told:
+    with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
-        yield told
+        yield answers
     os._exit(0)  # without waiting for threads that a library may have started
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,14 +11,19 @@ from typing import Any
 
 
 def digest_of(content: Any) -> str:
-    """sha256 of a JSON value in canonical form."""
+    """sha256 of a JSON value in canonical form (sorted keys, no spaces), as 64 hex digits.
+
+    Raises `ValueError` for a number that is not finite.
+    """
     return hashlib.sha256(
         json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     ).hexdigest()
 
 
 def path_digest(path: Path) -> str:
-    """sha256 of a file, or of a folder's relative names and contents."""
+    """sha256 of a file, or of the relative names and the contents of a folder's files, as 64 hex
+    digits. Python's own `__pycache__` does not count.
+    """
     if path.is_dir():
         return digest_of({str(file.relative_to(path)): _file_digest(file) for file in _files(path)})
     return _file_digest(path)

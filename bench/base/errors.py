@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-# letters, by their class, that show nothing
+# characters that count as letters and show nothing
 BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0]")
 
 
@@ -18,7 +18,7 @@ class UserError(Exception):
 
 
 class UnknownName(UserError):
-    """A name that is not known, with what was probably meant and what is known."""
+    """A name that is not known. The message says what was probably meant, and which are known."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
@@ -28,12 +28,14 @@ class UnknownName(UserError):
 
 
 class Unmeasurable(Exception):
-    """Raised by a metric that cannot give its numbers; the record keeps `null` and this reason."""
+    """A metric or attack cannot give a number. The record keeps `null` and this reason in its
+    place.
+    """
 
 
 def visible(text: str) -> str:
-    """Text on one line that shows what it holds: control, direction and other invisible characters
-    as their escapes (`\\u202e`).
+    """The text on one line, with every character that shows nothing (control characters, changes of
+    direction) as its escape, such as `\\u202e`.
     """
     if text.isprintable() and not BLANK.search(text):
         return text
@@ -51,8 +53,8 @@ def visible(text: str) -> str:
 
 
 def one_line(error: BaseException, longest: int = 2000) -> str:
-    """An exception as one line of text that does nothing to a terminal or a page and does not fill
-    it.
+    """An exception as one line of at most `longest` characters, safe for a terminal and a page; the
+    name of its class where it has no message.
     """
     text = visible(" ".join(str(error)[: 4 * longest].split())) or type(error).__name__
     return text if len(text) <= longest else text[:longest] + "…"

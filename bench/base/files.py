@@ -1,15 +1,55 @@
-"""Writing files so that readers see the old one or the whole new one, whatever happens
-meanwhile.
+"""Reading and writing files: readers see the old file or the whole new one, whatever happens
+meanwhile, and nobody waits for a device or a pipe that never ends.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 from bench.base.errors import UserError, one_line
+
+
+def read_regular_file(path: Path, most: int) -> bytes:
+    """The bytes of a file that a user names.
+
+    Raises `OSError` when it cannot be read, and `ValueError` when it is no regular file (a device
+    or a pipe may never end), has more than `most` bytes or a name that no file can have.
+    """
+    facts = path.stat()
+    if stat.S_ISDIR(facts.st_mode):
+        raise ValueError("it is a folder")
+    if not stat.S_ISREG(facts.st_mode):
+        raise ValueError("it is no regular file")
+    if facts.st_size > most:
+        raise ValueError(f"it has {facts.st_size:,} bytes, and {most:,} are allowed")
+    return path.read_bytes()
+
+
+def is_regular_file(path: Path) -> bool:
+    """Whether a path leads to a file; never for a name that no file can have (too long, with a NUL
+    in it), such as a caption in a column of paths.
+    """
+    with suppress(OSError, ValueError):
+        return path.is_file()
+    return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path leads to a folder; never for a name that none can have."""
+    with suppress(OSError, ValueError):
+        return path.is_dir()
+    return False
+
+
+def is_there(path: Path) -> bool:
+    """Whether something is at a path; never for a name that nothing can have."""
+    with suppress(OSError, ValueError):
+        return path.exists()
+    return False
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -1,11 +1,11 @@
-"""Progress bars on standard error for anything that reports (what, done, of)."""
+"""Progress bars on standard error."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Report = Callable[[str, int, int], None]  # (what, done, of)
+Report = Callable[[str, int, int], None]  # what is done, how much of it is, and how much is to do
 
 
 def silent(what: str, done: int, total: int) -> None:

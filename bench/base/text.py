@@ -1,14 +1,24 @@
-"""How sizes and durations are written for people."""
+"""How sizes, durations and summaries are written for people."""
 
 from __future__ import annotations
 
+import re
+
 
 def size_text(count: float) -> str:
+    """A number of bytes as bytes, KiB, MiB or GiB."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= size:
             return f"{count / size:,.1f} {unit}"
     return f"{count:.0f} bytes"
 
 
+def paragraphs(docstring: str) -> list[str]:
+    """The paragraphs of a docstring, each on one line, wherever the source breaks it."""
+    parts = re.split(r"\n\s*\n", docstring.strip())
+    return [" ".join(part.split()) for part in parts]
+
+
 def duration_text(seconds: float) -> str:
+    """Seconds below ten minutes as seconds, and longer ones as hours."""
     return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.1f} h"

@@ -1,3 +1,1 @@
-"""`bench check`: the contracts that every method, metric and attack must keep, tried on a tiny
-model.
-"""
+"""`bench check`: the contracts of methods, metrics and attacks, tried on a tiny model."""

@@ -16,54 +16,57 @@ from typing import Any
 from pydantic import BaseModel
 
 from bench.base.errors import Unmeasurable, UserError, one_line
-from bench.checks.contract import Broken, Contract, NotApplicable, Result, Subject, network_refused
+from bench.checks.contract import Broken, Contract, NotApplicable, Result, Subject
+from bench.checks.guards import network_refused
 from bench.registry.registry import Entry
+
+LONGEST_REASON = 300  # characters of an exception that are shown
 
 
 def check(entry: Entry, values: dict[str, Any], folder: Path | None = None) -> list[Result]:
-    """Try every contract of the entry's kind; `folder` may hold the tiny suite already, from
-    `build_tiny_suite`.
+    """Try every contract of the entry's kind, and return one result for each.
 
-    Raises `UserError` when the class cannot be imported or configured at all.
+    `values` are the parameters of the class, over those of `trial` that a class may state for this
+    purpose. `folder` may hold the tiny suite already, as `build_tiny_suite` makes it. Raises
+    `UserError` when the class cannot be imported or configured at all.
     """
     from bench.base.parameters import configure
-    from bench.checks.of_judge import ATTACK_CONTRACTS, METRIC_CONTRACTS
-    from bench.checks.of_method import METHOD_CONTRACTS
+    from bench.checks.judge_contracts import ATTACK_CONTRACTS, METRIC_CONTRACTS
+    from bench.checks.method_contracts import METHOD_CONTRACTS
     from bench.diffusion.model import quiet_libraries
     from bench.suite.load import load_suite
     from bench.testbed.tiny import build_tiny_suite
 
     quiet_libraries()
-    with tempfile.TemporaryDirectory() as place, network_refused() as attempts:
+    contracts_of = {
+        "method": METHOD_CONTRACTS,
+        "metric": METRIC_CONTRACTS,
+        "attack": ATTACK_CONTRACTS,
+    }
+    contracts = COMMON_CONTRACTS | contracts_of[entry.kind]
+    with tempfile.TemporaryDirectory() as temporary, network_refused() as attempts:
         cls = entry.load()
-        suite = load_suite(str(folder / "tiny.toml")) if folder else build_tiny_suite(Path(place))
-        own = suite.settings.metrics if entry.kind == "metric" else {}
-        given = own.get(entry.name, getattr(cls, "trial", {}))
-        values = {**given, **values}
-        subject = Subject(
-            entry, cls, configure(entry.kind, entry.name, cls, values), values, suite.file.parent
+        suite = (
+            load_suite(str(folder / "tiny.toml")) if folder else build_tiny_suite(Path(temporary))
         )
-        contracts = (
-            COMMON_CONTRACTS
-            | {"method": METHOD_CONTRACTS, "metric": METRIC_CONTRACTS, "attack": ATTACK_CONTRACTS}[
-                entry.kind
-            ]
-        )
+        of_suite = suite.settings.metrics if entry.kind == "metric" else {}
+        values = {**of_suite.get(entry.name, getattr(cls, "trial", {})), **values}
+        configured = configure(entry.kind, entry.name, cls, values)
+        subject = Subject(entry, cls, configured, values, suite.file.parent)
         results = [_result(name, contract, subject) for name, contract in contracts.items()]
-    reached = "; ".join(dict.fromkeys(attempts))
-    network = (
-        Result(
-            NETWORK,
-            "broken",
-            f"it tried to reach {reached}; take what it needs as a file of the suite",
-        )
-        if reached
-        else Result(NETWORK, "kept")
-    )
-    return [*results, network]
+    return [*results, _network_result(attempts)]
 
 
 NETWORK = "needs no network"
+
+
+def _network_result(attempts: Sequence[str]) -> Result:
+    if not attempts:
+        return Result(NETWORK, "kept")
+    reached = "; ".join(dict.fromkeys(attempts))
+    return Result(
+        NETWORK, "broken", f"it tried to reach {reached}; take what it needs as a file of the suite"
+    )
 
 
 def _result(name: str, contract: Contract, subject: Subject) -> Result:
@@ -73,14 +76,16 @@ def _result(name: str, contract: Contract, subject: Subject) -> Result:
         return Result(name, "skipped", one_line(reason))
     except Broken as difference:
         return Result(name, "broken", one_line(difference))
-    except Exception as error:  # a stranger's code may raise anything
-        told = (
+    except (Exception, SystemExit) as error:  # a stranger's code may raise anything
+        raised = (
             one_line(error)
             if isinstance(error, UserError)
             else f"{type(error).__name__}: {one_line(error)}"
         )
         return Result(
-            name, "broken", f"it raised {told[:300]}; it must get through this without an error"
+            name,
+            "broken",
+            f"it raised {raised[:LONGEST_REASON]}; it must get through this without an error",
         )
     return Result(name, "kept")
 

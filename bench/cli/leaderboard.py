@@ -9,14 +9,15 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.app import app
+from bench.cli.app import app, examples
 from bench.cli.options import COMMITTED, Json, Records
 
 
 @app.command(
-    epilog=(
-        "Examples:  bench leaderboard   |   bench leaderboard --check   |   bench leaderboard"
-        " --records runs/records --out runs/leaderboard"
+    epilog=examples(
+        "bench leaderboard",
+        "bench leaderboard --check",
+        "bench leaderboard --records runs/records --out runs/leaderboard",
     )
 )
 def leaderboard(
@@ -33,7 +34,10 @@ def leaderboard(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make every table and page again from the records."""
+    """Make every table and page again from the records.
+
+    The exit code is 1 when a record is damaged, or with --check when a page differs.
+    """
     from bench.leaderboard.leaderboard import check_pages, make_pages, write_pages
 
     readme = out.parent / "README.md"

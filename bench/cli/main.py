@@ -1,77 +1,160 @@
-"""The entry point: every command module adds its commands to the application, in the order of
-`bench --help`.
+"""The entry point. It imports every module of commands, and it is the one place that turns
+exceptions into lines and exit codes.
+
+Exit codes: 0, done. 1, the command was carried out and its answer is no (a broken contract, a
+difference, an asset that could not be fetched), or the benchmark itself has a fault. 2, something
+that the user can put right, said in one line on standard error. 130, stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from typing import NoReturn
 
 import typer
 
-from bench.base.errors import UserError, one_line
+from bench.base.errors import UserError, one_line, visible
 from bench.cli import (
     analyze,
+    calibrate,
     check,
+    compare,
+    doctor,
     fetch,
     finetune,
     leaderboard,
-    records,
+    report,
     run,
     show,
     statistics,
-    study,
+    submit,
     suite,
     testbed,
+    tune,
+    verify,
 )
+from bench.cli import list as list_
 from bench.cli.app import app
+from bench.cli.streams import forgiving_streams
 
 COMMANDS = (
-    run,
-    fetch,
-    testbed,
     analyze,
-    suite,
-    finetune,
-    records,
-    statistics,
-    show,
-    study,
+    calibrate,
     check,
+    compare,
+    doctor,
+    fetch,
+    finetune,
     leaderboard,
+    list_,
+    report,
+    run,
+    show,
+    statistics,
+    submit,
+    suite,
+    testbed,
+    tune,
+    verify,
 )
+LONGEST = 300  # characters of a message that did not come from this project
+DONE, NO, USER, INTERRUPTED = 0, 1, 2, 130
 
 
 def main() -> None:
-    """Entry point: an error is one line on standard error, with exit code 2 for what the user can
-    put right.
+    """Run the command line and end the process with its exit code.
+
+    An error is one line on standard error; with `--debug`, or BENCH_DEBUG in the environment, it
+    is raised instead.
     """
-    try:
-        code = app(standalone_mode=False)
-    except UserError as error:
-        _fail(error, one_line(error), 2)
-    except typer.Abort:
-        sys.exit(130)
-    except Exception as error:
-        usage = getattr(error, "format_message", None)  # what typer raises for wrong options
-        if usage is None:
-            _fail(
-                error,
-                f"unexpected {type(error).__name__}: {one_line(error)[:300]} (bench --debug ..."
-                " shows where)",
-                1,
-            )
-        text = usage()
-        if "\n" in text:  # a command group without a command: its help
-            print(text)
-            sys.exit(2)
-        _fail(error, f"{text} (see bench --help)", 2)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _fail(error: Exception, line: str, code: int) -> NoReturn:
-    if os.environ.get("BENCH_DEBUG"):
-        raise error
-    print(f"bench: {line}", file=sys.stderr)
+    with forgiving_streams():
+        code = _run()
     sys.exit(code)
+
+
+def _run() -> int:
+    """Carry the command out; print at most one line about what stopped it; return the exit code."""
+    try:
+        _refuse_nul(sys.argv[1:])
+        code = app(standalone_mode=False)
+        sys.stdout.flush()  # a full disk is noticed here, while it can still be said
+        return code if isinstance(code, int) else DONE
+    except (Exception, SystemExit, KeyboardInterrupt) as raised:
+        error = _meant(raised)
+        line, code = _line_and_code(error)
+        if os.environ.get("BENCH_DEBUG") and code != INTERRUPTED:
+            raise
+        if line:
+            print(f"bench: {line}", file=sys.stderr)
+        return code
+
+
+def _refuse_nul(arguments: list[str]) -> None:
+    """No file name and no text of a record can hold the character NUL."""
+    for argument in arguments:
+        if "\0" in argument:
+            raise UserError(f"the argument '{visible(argument)[:LONGEST]}' holds a NUL character")
+
+
+def _meant(raised: BaseException) -> BaseException:
+    """The exception that a command raised, where typer put another in its place: `Abort` for an
+    `EOFError`, and an exit for a broken pipe that is neither standard output nor standard error.
+    """
+    if isinstance(raised, typer.Abort) and isinstance(raised.__cause__, EOFError):
+        return raised.__cause__
+    if isinstance(raised, SystemExit) and isinstance(raised.__context__, OSError):
+        return raised.__context__
+    return raised
+
+
+def _line_and_code(error: BaseException) -> tuple[str, int]:
+    """What is said about an exception, and the exit code; an empty line says nothing."""
+    if isinstance(error, UserError):
+        return one_line(error), USER
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, SystemExit):
+        return (
+            "a plug-in or a library ended Python with"
+            f" sys.exit({visible(str(error.code))[:LONGEST]}) before the command was through;"
+            " what it was to do is not done (bench --debug ... shows where)",
+            USER,
+        )
+    if usage := getattr(error, "format_message", None):  # what typer raises for wrong arguments
+        if type(error).__name__ == "NoArgsIsHelpError":  # typer has printed the help already
+            print(usage(), end="")
+            return "", USER
+        return f"{visible(usage())[:LONGEST]} (see bench --help)", USER
+    if reason := _outside_reason(error):
+        return reason, USER
+    text = one_line(error)[:LONGEST]
+    return f"unexpected {type(error).__name__}: {text} (bench --debug ... shows where)", NO
+
+
+def _outside_reason(error: BaseException) -> str | None:
+    """Why an exception that no room of the house expected is still the user's to put right: files,
+    memory, and input that is deeper or larger than a computer reads. None for a fault of ours.
+    """
+    text = one_line(error)[:LONGEST]
+    if isinstance(error, RecursionError):
+        return (
+            "something given is nested too deeply: a file, a parameter, or what a plug-in returns"
+        )
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory: {text}"
+    if isinstance(error, EOFError):
+        return f"a file or the standard input ends too early: {text}"
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in _FULL):
+        places = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return visible(": ".join([error.strerror or text, *places]))[: 2 * LONGEST]
+    if isinstance(error, RuntimeError) and text.startswith("Symlink loop"):
+        return text
+    if isinstance(error, ValueError) and "embedded null" in text:
+        return "a path or a text given holds a NUL character"
+    if isinstance(error, ValueError) and "integer string conversion" in text:
+        return "a number given has too many digits"
+    return None
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE}

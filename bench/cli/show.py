@@ -1,62 +1,28 @@
-"""`bench list` and `bench show`: what there is, and what one method, metric, attack or suite
-does.
-"""
+"""`bench show`: what one method, metric, attack or suite does."""
 
 from __future__ import annotations
 
-import inspect
 import json
 from typing import Annotated, Any
 
 import typer
 
-from bench.cli.app import app
+from bench.base.errors import UserError, one_line
+from bench.base.text import paragraphs
+from bench.cli.app import app, examples
 from bench.cli.options import Json
 from bench.registry import registry
 from bench.registry.listing import ATTRIBUTES, kind_of
 from bench.registry.registry import Entry
 
 
-@app.command("list")
-def list_(
-    kind: Annotated[
-        str | None, typer.Argument(help="methods, metrics, attacks or suites; all by default.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """List what can be named: methods, metrics, attacks, suites, with those of installed plug-ins
-    and which of these are broken.
-    """
-    from bench.cli.show import listing_text
-    from bench.registry.listing import list_names
-
-    found = list_names(kind)
-    print(json.dumps(found, indent=1) if as_json else listing_text(found))
-
-
-@app.command(epilog="Example:  bench show wanda")
+@app.command(epilog=examples("bench show wanda", "bench show testbed"))
 def show(
     name: Annotated[str, typer.Argument(help="A method, metric, attack or suite.")],
     as_json: Json = False,
 ) -> None:
-    """Show what a name stands for: its parameters with defaults, its paper, what it needs; or a
-    suite's protocol.
-    """
-    from bench.cli.show import show_text
-
+    """Show what a name stands for: its parameters, paper and needs, or a suite's protocol."""
     print(show_text(name, as_json))
-
-
-def listing_text(found: dict[str, dict[str, str]]) -> str:
-    width = max((len(name) for names in found.values() for name in names), default=0)
-    lines = []
-    for plural, names in found.items():
-        lines += [
-            f"{plural}:",
-            *(f"  {name:<{max(width, 16)}} {summary}" for name, summary in names.items()),
-        ]
-        lines += [] if names else ["  (none yet)"]
-    return "\n".join(lines)
 
 
 def show_text(name: str, as_json: bool) -> str:
@@ -64,15 +30,21 @@ def show_text(name: str, as_json: bool) -> str:
     if registry.knows("suite", name) or name.endswith(".toml"):
         return json.dumps(_suite_facts(name), indent=1)
     facts = _class_facts(registry.find(kind_of(name), name))
-    return json.dumps(facts, indent=1) if as_json else _facts_text(name, facts)
+    # What a stranger's class states of itself may be no JSON; then it is shown as text.
+    return json.dumps(facts, indent=1, default=str) if as_json else _facts_text(name, facts)
+
+
+def _joined(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _suite_facts(name: str) -> dict[str, Any]:
+    """The settings of a suite with the counts of its prompts, and what it lacks here."""
     from bench.suite.load import load_suite
     from bench.suite.needs import lenient, missing_assets
 
     suite = lenient(load_suite(name))
-    lacking = [one.name for one in missing_assets(suite)]
+    lacking = [asset.name for asset in missing_assets(suite)]
     facts = suite.settings.model_dump(mode="json", exclude_none=True) | {
         "fingerprint": None if lacking else suite.fingerprint
     }
@@ -86,12 +58,20 @@ def _suite_facts(name: str) -> dict[str, Any]:
 
 
 def _class_facts(entry: Entry) -> dict[str, Any]:
+    """What a class states of itself, and its parameters. Raises `UserError` where they cannot be
+    described.
+    """
     cls = entry.load()
-    schema = cls.model_json_schema()
+    try:
+        schema = cls.model_json_schema()
+    except Exception as error:  # a stranger's parameters may be of any type
+        raise UserError(
+            f"{entry.kind} {entry.name}: its parameters cannot be shown: {one_line(error)[:300]}"
+        ) from error
     properties, required = schema.get("properties", {}), set(schema.get("required", ()))
     return {
         "kind": entry.kind,
-        "description": inspect.cleandoc(cls.__doc__ or ""),
+        "description": "\n\n".join(paragraphs(cls.__doc__ or "")),
         **(
             {"distribution": f"{entry.plugin.distribution} {entry.plugin.version}"}
             if entry.plugin
@@ -118,7 +98,7 @@ def _facts_text(name: str, facts: dict[str, Any]) -> str:
     for key in ("distribution", *ATTRIBUTES):
         if key in facts:
             value = facts[key]
-            lines.append(f"  {key}: {', '.join(value) if isinstance(value, tuple) else value}")
+            lines.append(f"  {key}: {_joined(value)}")
     for field, about in facts["parameters"].items():
         allowed = (
             "|".join(about["allowed"]) if isinstance(about["allowed"], list) else about["allowed"]

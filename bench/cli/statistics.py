@@ -1,4 +1,4 @@
-"""The command that measures a folder of real pictures once, so that suites can name the result as
+"""`bench statistics`: measure a folder of real pictures once, so that suites can name the result as
 reference statistics.
 """
 
@@ -11,15 +11,16 @@ from typing import Annotated
 import typer
 
 from bench.base.errors import UserError
-from bench.cli.app import app
+from bench.cli.app import app, examples
+from bench.cli.options import STORE, Device, Json, resumable
 
-EXAMPLE = (
-    "Example:  bench statistics --images val2014 --inception inception-2015-12-05.pt --side 512"
-    " --out val2014.npz"
+
+@app.command(
+    epilog=examples(
+        "bench statistics --images val2014 --inception inception-2015-12-05.pt --side 512"
+        " --out val2014.npz"
+    )
 )
-
-
-@app.command(epilog=EXAMPLE)
 def statistics(
     images: Annotated[Path, typer.Option(help="Folder of real pictures; all below it are read.")],
     inception: Annotated[
@@ -41,14 +42,12 @@ def statistics(
     size: Annotated[int, typer.Option(min=8, help="Side that the network sees.")] = 299,
     store: Annotated[
         Path, typer.Option(help="Folder where features are kept, to go on after an interruption.")
-    ] = Path("runs/store"),
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU by default where there is one.")
-    ] = None,
+    ] = Path(STORE),
+    device: Device = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write over a file that is there.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print facts as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure mean and covariance of the features of real pictures, which FID compares with.
 
@@ -61,7 +60,6 @@ def statistics(
     if out.exists() and not force:
         raise UserError(f"{out} is there already; give another name, or --force to write over it")
     from bench.base.progress import reporter
-    from bench.cli.options import resumable
     from bench.diffusion.execution import float32_products
     from bench.diffusion.model import pick_device
     from bench.features.real_pictures import make_statistics

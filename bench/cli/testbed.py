@@ -1,4 +1,6 @@
-"""`bench testbed`: make the embedded model again, and print what was measured on it."""
+"""`bench testbed`: make the embedded model again, print what was measured on it, and render scenes
+that it never saw.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,16 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.app import app
+from bench.cli.app import Application, app, examples
 from bench.cli.options import Json, resumable
 
-testbed = typer.Typer(
+testbed = Application(
     help="The embedded default: how it is made and what was measured on it.", no_args_is_help=True
 )
 app.add_typer(testbed, name="testbed")
 
 
-@testbed.command("build", epilog="Example:  bench testbed build --plan cpu")
+@testbed.command("build", epilog=examples("bench testbed build --plan cpu"))
 def testbed_build(
     plan: Annotated[
         str,
@@ -29,8 +31,8 @@ def testbed_build(
         Path | None,
         typer.Option(
             help=(
-                "Checkpoints and finished parts; repeat the command to go on. "
-                "By default in the cache folder."
+                "Checkpoints and finished parts, from which the same command goes on; by default a"
+                " folder of the cache."
             )
         ),
     ] = None,
@@ -42,7 +44,7 @@ def testbed_build(
 ) -> None:
     """Make the testbed from scratch: data, model, scorers, reference statistics, manifest.
 
-    Seeded and resumable.
+    Seeded and resumable: interrupted, the same command goes on where it stopped.
     """
     from bench.base.errors import UnknownName
     from bench.diffusion.model import pick_device
@@ -63,7 +65,7 @@ def testbed_build(
     print(f"bundle: {shop.bundle}")
 
 
-@testbed.command("info")
+@testbed.command("info", epilog=examples("bench testbed info"))
 def testbed_info(
     bundle: Annotated[
         Path | None, typer.Option(help="A bundle's folder; the embedded one by default.")
@@ -97,3 +99,18 @@ def testbed_info(
         with reporter() as report:
             manifest = measure_bundle(folder, sheets, report)
     print(json.dumps(info_facts(manifest), indent=1) if as_json else info_text(manifest))
+
+
+@testbed.command(epilog=examples("bench testbed scenes --out scenes --count 160 --seed 1"))
+def scenes(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and metadata.csv.")],
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 160,
+    seed: Annotated[int, typer.Option(min=0, help="Not that of the embedded model (0).")] = 1,
+) -> None:
+    """Render captioned scenes that the embedded model never saw, to fine-tune it on."""
+    from bench.testbed.fresh import write_scenes
+    from bench.testbed.sprites import require_extra
+
+    require_extra()
+    write_scenes(out, count, seed)
+    print(f"wrote {count} captioned pictures: {out}")

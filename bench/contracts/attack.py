@@ -51,7 +51,7 @@ class Target:
     weights.
 
     `suite` gives candidate prompts and, for verification after the attack, reference images.
-     `exhibits` goes into the record.
+    `exhibits` goes into the record.
     """
 
     suite: Suite

@@ -21,7 +21,7 @@ from bench.statistics.intervals import StatisticName
 if TYPE_CHECKING:
     from bench.records.record import Shown
     from bench.suite.prompts import Prompt
-    from bench.suite.settings import Role
+    from bench.suite.schema import Role
     from bench.suite.suite import Suite
 
 

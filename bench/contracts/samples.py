@@ -12,7 +12,7 @@ from bench.features.extractor import Extractor, in_whole_batches
 
 if TYPE_CHECKING:
     from bench.store.store import SampleKey, SampleStore
-    from bench.suite.suite import Prompt
+    from bench.suite.prompts import Prompt
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ larger ones predicted: memory grows by as much for each image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import torch
 
@@ -18,7 +20,9 @@ from bench.diffusion.memory import free_memory, held_memory, peak_within
 
 MOST = 64  # as many as a shard of the store holds; larger batches are hardly faster
 SHARE = 0.9  # of the memory that is free, where no ceiling is given
-SPREAD = 1.1  # a prediction from two batches is not exact
+# By so much more than measured each image may take, as a prediction from two batches is not exact.
+# A fraction, because 1.1 in floating point is a little more and costs an image where sizes divide.
+SPREAD = Fraction(11, 10)
 GIB = 2**30
 
 
@@ -29,8 +33,8 @@ def batch_size_by_trial(
     of what is free; at least 1, at most `most`.
 
     `gradients`: a trial also goes back through the conditional branch, for methods that optimise
-     prompts. Trials are no part of the denoiser's count
-    of evaluations. Raises `UserError` when not even one image fits.
+    prompts. Trials are no part of the denoiser's count of evaluations. Raises `UserError` when not
+    even one image fits.
     """
     device = denoiser.device
     ceiling = _ceiling(device, memory_gib)
@@ -86,7 +90,7 @@ def predicted(peak: Callable[[int], float], ceiling: float, most: int, held: flo
     not. 0: none fits.
 
     `held` is taken before any batch. Sizes are doubled until a batch shows in the peak, which an
-     earlier one may hide.
+    earlier one may hide.
     """
     before, size = peak(1), 1
     if before > ceiling:
@@ -94,9 +98,11 @@ def predicted(peak: Callable[[int], float], ceiling: float, most: int, held: flo
     # as if all that is above `held` were the batch's
     while 2 * size <= most and 2 * before - held <= ceiling:
         now = peak(2 * size)
+        if math.isinf(now):
+            return size
         if now > before:
-            each = (now - before) / size * SPREAD
-            return max(1, min(most, int(size + (ceiling - before) / each)))
+            each = Fraction(now - before) / size * SPREAD
+            return max(1, min(most, int(size + Fraction(ceiling - before) / each)))
         size *= 2
     return size
 

@@ -1,4 +1,4 @@
-"""The batched denoising loop, with the four doors of a method, and the counter of what it cost."""
+"""A pipeline as a function that counts its evaluations, and the denoising loop over it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from bench.diffusion.request import Request, Step
 
 
 class Denoiser:
-    """A diffusers text-to-image pipeline as a function of (latents, timestep, embeddings), with
-    every evaluation counted.
+    """A diffusers text-to-image pipeline as a function of latents, timestep and embeddings.
 
-    `rows` counts single-row UNet evaluations and `backward_rows` the rows that a gradient went back
-     through, from hooks on
-    the UNet itself, so a method that calls the UNet directly is counted too.
+    Every evaluation is counted: `rows` counts rows that went through the UNet, `backward_rows` rows
+    that a gradient went back through. Hooks on the UNet itself count, so that a method which calls
+    the UNet directly is counted too. Raises `UserError` for a model that predicts neither epsilon
+    nor v.
     """
 
     def __init__(self, pipe: Any, steps: int, guidance_scale: float, batch_size: int = 8) -> None:
@@ -71,10 +71,12 @@ class Denoiser:
 
     @property
     def device(self) -> torch.device:
+        """Where the UNet's weights lie."""
         return next(self.pipe.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The number type of the UNet's weights."""
         return next(self.pipe.unet.parameters()).dtype
 
     def new_scheduler(self) -> Any:

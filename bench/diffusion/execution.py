@@ -8,22 +8,15 @@ decoder, is the suite's to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import wraps
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal
 
 import torch
 
 from bench.base.errors import UnknownName, UserError
 
-if TYPE_CHECKING:
-    from bench.contracts.method import Method
-    from bench.suite.suite import Suite
-
-P = ParamSpec("P")
-T = TypeVar("T")
 ATTENTION = ("sdpa", "sliced")
 
 
@@ -56,17 +49,6 @@ class Execution:
         if self.memory_gib is not None and (size != "auto" or not self.memory_gib > 0):
             raise UserError(
                 "--memory is the ceiling, in GiB above 0, for --batch-size auto; give both or none"
-            )
-
-    def check(self, name: str, method: Method, suite: Suite) -> None:
-        """Raises `UserError` where a method's images would be others: those of one batch influence
-        each other under some methods.
-        """
-        wanted = suite.settings.model.batch_size
-        if self.batch_size not in (None, wanted) and method.mixes_images():
-            raise UserError(
-                f"method {name}: images of one batch influence each other, so the batch size stays"
-                f" the suite's {wanted}; leave --batch-size out"
             )
 
     @property
@@ -160,15 +142,3 @@ def float32_products(tf32: bool) -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
-
-
-def at_chosen_precision(work: Callable[P, T]) -> Callable[P, T]:
-    """A method of a run, whose `execution` says whether TF32 may be used while it works."""
-
-    @wraps(work)
-    def wrapped(*arguments: P.args, **named: P.kwargs) -> T:
-        run: Any = arguments[0]
-        with float32_products(run.execution.tf32):
-            return work(*arguments, **named)
-
-    return wrapped

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import psutil
 import torch
 
 MIB = 2**20
@@ -61,7 +62,7 @@ def peak_within(device: torch.device) -> Iterator[Callable[[], int]]:
     forgot = _forget_host_peak()
 
     def peak() -> int:
-        return _status("VmHWM") if forgot else host_peak()
+        return _peak_since_forgotten() if forgot else host_peak()
 
     yield peak
 
@@ -74,7 +75,7 @@ def free_memory(device: torch.device) -> int | None:
             + torch.cuda.memory_reserved(device)
             - torch.cuda.memory_allocated(device)
         )
-    return _kibibytes(Path("/proc/meminfo"), "MemAvailable") or None
+    return int(psutil.virtual_memory().available) or None
 
 
 def held_memory(device: torch.device) -> int:
@@ -82,7 +83,7 @@ def held_memory(device: torch.device) -> int:
     return (
         int(torch.cuda.memory_allocated(device))
         if device.type == "cuda"
-        else _status("VmRSS") or host_peak()
+        else psutil.Process().memory_info().rss
     )
 
 
@@ -91,18 +92,14 @@ def _forget_host_peak() -> bool:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return False
-    return _status("VmHWM") > 0
+    return _peak_since_forgotten() > 0
 
 
-def _status(name: str) -> int:
-    return _kibibytes(Path("/proc/self/status"), name)
-
-
-def _kibibytes(file: Path, name: str) -> int:
-    """A figure of a file of lines `name: 123 kB`, in bytes; 0 where it is not there."""
+def _peak_since_forgotten() -> int:
+    """The kernel's own peak (VmHWM) in bytes, which psutil does not give; 0 where there is none."""
     try:
-        lines = file.read_text().splitlines()
+        status = Path("/proc/self/status").read_text()
     except OSError:
         return 0
-    found: Any = next((line for line in lines if line.startswith(f"{name}:")), None)
-    return int(found.split()[1]) * 1024 if found else 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0

@@ -2,9 +2,8 @@
 files are missing or damaged.
 
 A diffusers folder with safetensors; one that holds only the fp16 variant files, as the hub stores
-them; a checkpoint in one
-`.safetensors` file in the original layout, with a folder for the configs. Pickles are refused:
- loading one runs its code.
+them; a checkpoint in one `.safetensors` file in the original layout, with a folder for the configs.
+Pickles are refused: loading one runs its code.
 """
 
 from __future__ import annotations
@@ -86,24 +85,62 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
         )
     else:
         pipe = _from_single_file(path, suite.path(settings.config), DTYPES[settings.dtype])
-    scheduler = getattr(diffusers, settings.scheduler, None)
-    if scheduler is None:
-        raise UserError(f"suite {suite.name}: diffusers has no scheduler '{settings.scheduler}'")
-    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    scheduler: Any = getattr(diffusers, settings.scheduler, None)
+    if diffusers.SchedulerMixin not in getattr(scheduler, "__mro__", ()):
+        raise UserError(f"suite {suite.name}: diffusers has no scheduler {settings.scheduler!r}")
+    with _clear_errors(path):
+        pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    alphas = getattr(pipe.scheduler, "alphas_cumprod", ())
+    if len(alphas) != pipe.scheduler.config.get("num_train_timesteps"):
+        raise UserError(
+            f"suite {suite.name}: {settings.scheduler} has a noise schedule of {len(alphas)} steps"
+            f" for the model in {path}, and"
+            f" {pipe.scheduler.config.get('num_train_timesteps')!r} are those of its training"
+        )
     pipe.set_progress_bar_config(disable=True)
     for name in PARTS:
         _check_numbers(path, name, getattr(pipe, name))
     pipe.to(device)
     for name in PARTS:
         getattr(pipe, name).eval().requires_grad_(False)
-    size = pipe.unet.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-    if size != settings.side:
-        raise UserError(
-            f"suite {suite.name} says {settings.side} pixels and its model gives {size}"
-        )
+    _check_side(pipe, suite)
+    _limit_tokens(pipe, path)
     if settings.vae_tiling:
         pipe.vae.enable_tiling()
     return pipe
+
+
+def _check_side(pipe: Any, suite: Suite) -> None:
+    """Refuse a model of another picture size than the suite says.
+
+    `sample_size` of a UNet is a number, or height and width; a UNet without one takes the suite's.
+    """
+    side, factor = suite.settings.model.side, 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    stated = pipe.unet.config.sample_size
+    if stated is None and side % factor == 0:
+        pipe.unet.register_to_config(sample_size=side // factor)
+        return
+    sizes = list(stated) if isinstance(stated, (list, tuple)) else [stated, stated]
+    if sizes != [side / factor] * 2:
+        numbers = len(sizes) == 2 and all(isinstance(size, int) for size in sizes)
+        gives = (
+            " x ".join(str(size * factor) for size in dict.fromkeys(sizes))
+            if numbers
+            else f"sample_size {stated!r}"
+        )
+        raise UserError(f"suite {suite.name} says {side} pixels and its model gives {gives}")
+
+
+def _limit_tokens(pipe: Any, path: Path) -> None:
+    """Cut prompts to what the text encoder takes, also where the tokenizer states no limit."""
+    stated = pipe.tokenizer.model_max_length
+    if not isinstance(stated, (int, float)) or stated < 3:  # a start, a word and an end
+        raise UserError(
+            f"the tokenizer of the model in {path} states model_max_length {stated!r}, which is no"
+            " number of tokens; fetch or build it again"
+        )
+    most = pipe.text_encoder.config.max_position_embeddings
+    pipe.tokenizer.model_max_length = int(min(stated, most))
 
 
 def load_denoiser(
@@ -116,7 +153,16 @@ def load_denoiser(
     pipe = load_pipeline(suite, device)
     prepare(pipe, execution)
     fixed = execution.batch_size if isinstance(execution.batch_size, int) else settings.batch_size
-    denoiser = Denoiser(pipe, settings.steps, settings.guidance_scale, fixed)
+    try:
+        denoiser = Denoiser(pipe, settings.steps, settings.guidance_scale, fixed)
+        denoiser.new_scheduler()
+    except UserError:
+        raise
+    except Exception as error:  # each scheduler has its own limits, and raises its own errors
+        raise UserError(
+            f"suite {suite.name}: {settings.scheduler} cannot sample this model in"
+            f" {settings.steps} steps: {one_line(error)[:200]}"
+        ) from error
     if execution.batch_size == "auto":
         denoiser.batch_size = batch_size_by_trial(denoiser, execution.memory_gib, gradients)
     return denoiser

@@ -14,15 +14,17 @@ from torch import Tensor
 class Request:
     """One batch of B images to sample.
 
-    `latents` `[B, C, h, w]`: unit-variance initial noise; `embeddings` and `null_embeddings` `[B,
-     T, D]`: of the prompts
-    and of the empty prompt; `seeds`: of each image's own generator; `attention_mask` `[B, T]`,
-    bool: the tokens that
-    cross-attention sees, in both branches (None: all); `first`: both predictions of the first step,
-    epsilon
-    `[B, C, h, w]`, where a method has made them already for these latents and embeddings; `facts`:
-     a dict that a method
-    may fill with lists of B numbers or truth values, which are kept beside the images.
+    prompts, seeds   B texts, and the seed of each image's own generator
+    latents          float `[B, C, h, w]`: initial noise of unit variance
+    embeddings       float `[B, T, D]`: of the prompts
+    null_embeddings  float `[B, T, D]`: of the empty prompt
+    guidance_scale   of classifier-free guidance
+    attention_mask   bool `[B, T]`: the tokens that cross-attention sees, in both branches; all of
+                     them for None
+    first            both predictions of the first step, epsilon `[B, C, h, w]` (unconditional, then
+                     conditional), where a method has made them for these latents and embeddings
+    facts            filled by a method with lists of B numbers or truth values, which are stored
+                     beside the images
     """
 
     prompts: tuple[str, ...]
@@ -36,18 +38,18 @@ class Request:
     facts: dict[str, Sequence[float]] = field(default_factory=dict)
 
     def replace(self, **changes: Any) -> Request:
+        """The same request with other values of some fields."""
         return replace(self, **changes)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of sampling as `Method.guide` sees it.
+    """Step number `index` of `count` as `Method.guide` sees it.
 
-    Predictions are epsilon, `[B, C, h, w]`, whatever the model predicts.
-
-    The model is evaluated when a prediction is first asked for: both branches in one batch, or with
-    `unconditional_only` half of it. `memory` is a dict of this batch's own, empty at the first step
-    and handed from step to step.
+    Latents and predictions have the shape `[B, C, h, w]`; predictions are epsilon, whatever the
+    model predicts. The model is evaluated when a prediction is first asked for: both branches in
+    one batch of 2B rows, or the unconditional one alone with `unconditional_only`. `memory` is a
+    dict that belongs to this batch, empty at the first step and handed from step to step.
     """
 
     index: int
@@ -57,7 +59,7 @@ class Step:
     guidance_scale: float
     request: Request
     memory: dict[str, Any]
-    # whether both branches or the unconditional alone
+    # Called with True for both branches, with False for the unconditional one (given twice).
     predict: Callable[[bool], tuple[Tensor, Tensor]]
 
     @cached_property
@@ -66,17 +68,17 @@ class Step:
 
     @property
     def unconditional(self) -> Tensor:
+        """The prediction for the empty prompt, epsilon `[B, C, h, w]`."""
         return self._both[0]
 
     @property
     def conditional(self) -> Tensor:
+        """The prediction for the prompt, epsilon `[B, C, h, w]`."""
         return self._both[1]
 
     def unconditional_only(self) -> Tensor:
-        """The unconditional prediction without evaluating the conditional one, unless that is known
-        already.
-        """
-        return self._both[0] if "_both" in vars(self) else self.predict(False)[0]
+        """The unconditional prediction at half the cost; of no use once both were asked for."""
+        return self.predict(False)[0]
 
     def guided(self, scale: float | Tensor) -> Tensor:
         """`e_u + scale (e_c - e_u)`, classifier-free guidance (Ho and Salimans 2022); `scale` may
@@ -86,5 +88,5 @@ class Step:
 
 
 def classifier_free_guidance(step: Step) -> Tensor:
-    """What a step does when no method says otherwise."""
+    """What a step does when no method says otherwise: epsilon `[B, C, h, w]`."""
     return step.guided(step.guidance_scale)

@@ -7,59 +7,46 @@ is promised.
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from bench.base.background import in_background
 from bench.base.errors import one_line
 from bench.doctor import machine
-from bench.doctor.child import ask_classes
 from bench.doctor.report import Fact, Gpu, Report, odd, quietly
+from bench.doctor.slow_facts import ask_classes
 from bench.doctor.suites import Room, judged, look, suite_names
 
+T = TypeVar("T")
 SECONDS = 10.0  # after which a report is given, whatever is not known by then
 
 
 class _Facts(list[Fact]):
     def take(self, name: str, check: Callable[[], Iterable[Fact]]) -> None:
-        """Add what a check finds, or the error that it ends with."""
+        """Add the facts that a check finds, or the error that it ends with."""
         try:
             self.extend(list(check()))
         except Exception as error:
             self.append(Fact("warn", name, odd(error)))
 
 
-class _Later:
-    """A call in the background.
-
-    `result` waits; what is not there in time is a `TimeoutError`, and the call is left to itself.
+def _result(future: Future[T], seconds: float) -> T:
+    """The result of a call in the background. Raises `TimeoutError` when it is not there within so
+    many seconds; the call itself goes on.
     """
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self._found: list[tuple[Any, BaseException | None]] = []
-        self._thread = threading.Thread(target=self._run, args=(call,), daemon=True)
-        self._thread.start()
-
-    def _run(self, call: Callable[[], Any]) -> None:
-        try:
-            self._found.append((call(), None))
-        except BaseException as error:
-            self._found.append((None, error))
-
-    def result(self, seconds: float) -> Any:
-        self._thread.join(max(seconds, 0.0))
-        if not self._found:
-            raise TimeoutError("takes too long; repeat the command, or give it more time")
-        value, error = self._found[0]
-        if error:
-            raise (
-                error
-                if isinstance(error, Exception)
-                else RuntimeError(f"{type(error).__name__}: {one_line(error)}")
-            )
-        return value
+    try:
+        return future.result(max(seconds, 0.0))
+    except TimeoutError as error:
+        if future.done():  # the call's own
+            raise
+        raise TimeoutError("takes too long; repeat the command, or give it more time") from error
+    except Exception:
+        raise
+    except BaseException as error:  # a call that wanted to end the program
+        raise RuntimeError(f"{type(error).__name__}: {one_line(error)}") from error
 
 
 def examine(
@@ -84,19 +71,17 @@ def examine(
     except Exception as error:
         names = []
         facts.append(Fact("warn", "suites", odd(error)))
-    asked, commit, broken = (
-        _Later(lambda: ask_classes(names, left())),
-        _Later(machine.git_facts),
-        _Later(machine.name_facts),
-    )
+    asked = in_background(lambda: ask_classes(names, left()))
+    commit = in_background(machine.git_facts)
+    broken = in_background(machine.name_facts)
     facts.take("python", machine.python_facts)
     facts.take("packages", machine.package_facts)
     looked = [look(name) for name in names]
     try:
-        told = asked.result(left() + 0.3)
+        answers = _result(asked, left() + 0.3)
     except Exception as error:
-        told = {"torch": {"late": odd(error)}}
-    torch = told.get("torch") or {
+        answers = {"torch": {"late": odd(error)}}
+    torch = answers.get("torch") or {
         "late": f"not known within {seconds:g} s (a first import is slow): repeat the command"
     }
     facts.take("torch", lambda: machine.torch_facts(torch))
@@ -105,8 +90,8 @@ def examine(
     facts.take("memory", lambda: machine.memory_facts(memory))
     facts.take("store", lambda: machine.folder_facts("store", store))
     facts.take("records", lambda: machine.folder_facts("records", records))
-    facts.take("git", lambda: commit.result(left()))
-    facts.take("names", lambda: broken.result(left()))
+    facts.take("git", lambda: _result(commit, left()))
+    facts.take("names", lambda: _result(broken, left()))
     gpus = quietly(lambda: tuple(Gpu(**gpu) for gpu in torch.get("gpus", ()))) or ()
     blocked = "; ".join(f"{fact.name}: {fact.text}" for fact in facts if fact.mark == "missing")
     disk = quietly(lambda: shutil.disk_usage(machine.nearest_folder(store)).free)
@@ -117,5 +102,5 @@ def examine(
         blocked,
         bool(torch.get("late")) and machine.has_gpu_device(),
     )
-    verdicts = tuple(judged(one, told.get(one.name) or {}, room, store) for one in looked)
+    verdicts = tuple(judged(found, answers.get(found.name) or {}, room, store) for found in looked)
     return Report(tuple(facts), gpus, verdicts, round(time.monotonic() - start, 2))

@@ -1,21 +1,20 @@
-"""What `bench doctor` says of the machine itself:
+"""What `bench doctor` says of the machine itself: Python and packages, torch and GPUs, cores,
+memory, disk, git, and names that are broken.
 
-Python and packages, torch and GPUs, cores, memory, disk, git, and names that are broken.
-
-Each check gives one `Fact` or a few, and asks nothing that takes long; what torch knows was told by
-a process of its own (`bench.doctor.child`).
+Each check gives one `Fact` or a few, and asks nothing that takes long; what torch knows was asked
+in a child process (`bench.doctor.slow_facts`). Packages are imported where they are used: one that
+is missing costs its own line only.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import re
 import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,34 +24,29 @@ from bench.doctor.report import PROGRAM, Fact, Mark, gib
 
 DISTRIBUTION = "diffusion-memorization-bench"
 CHECKOUT = Path(__file__).resolve().parents[2]
-PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that the project supports
+OLDEST, NEWEST = (3, 11, 4), (3, 13)  # Pythons that the project supports
 
 
 def python_facts() -> Iterator[Fact]:
     """Whether this Python is one that the project was tried with."""
     running = ".".join(map(str, sys.version_info[:3]))
-    (low, high), here = PYTHONS, sys.version_info[:2]
-    if here < low:
-        yield Fact(
-            "missing",
-            "python",
-            f"{running}, too old",
-            f"install Python {low[0]}.{low[1]} to {high[0]}.{high[1]}",
-        )
-    elif here > high:
+    if sys.version_info[:3] < OLDEST:
+        oldest, newest = (".".join(map(str, version)) for version in (OLDEST, NEWEST))
+        yield Fact("missing", "python", f"{running}, too old", f"install {oldest} to {newest}")
+    elif sys.version_info[:2] > NEWEST:
         yield Fact(
             "warn",
             "python",
             f"{running}, newer than the project was tried with",
-            f"install Python {high[0]}.{high[1]} if something fails",
+            f"install Python {NEWEST[0]}.{NEWEST[1]} if something fails",
         )
     else:
         yield Fact("ok", "python", running)
 
 
 def _requirements() -> tuple[list[str], str]:
-    """What the installed distribution requires, extras too; of a checkout that is not installed,
-    what its pyproject.toml says.
+    """What the installed distribution requires, extras included, and a note. For a checkout that is
+    not installed, what its pyproject.toml says.
     """
     try:
         return list(metadata.requires(DISTRIBUTION) or ()), ""
@@ -81,66 +75,66 @@ def package_facts() -> Iterator[Fact]:
         from pip._vendor.packaging.requirements import Requirement  # type: ignore[assignment]
     lines, note = _requirements()
     parsed = [Requirement(line) for line in lines]
-    extras = sorted(set(re.findall(r"""extra\s*==\s*["']([^"']+)["']""", "\n".join(lines))))
-
-    def wanted(extra: str) -> list[Requirement]:
-        chosen = [
-            one
-            for one in parsed
-            if one.marker
-            and not one.marker.evaluate({"extra": ""})
-            and one.marker.evaluate({"extra": extra})
-        ]
-        inner = [
-            more
-            for one in chosen
-            if one.name == DISTRIBUTION
-            for other in sorted(one.extras)
-            if other != extra
-            for more in wanted(other)
-        ]
-        return [one for one in chosen if one.name != DISTRIBUTION] + inner
-
-    def fits(one: Requirement) -> bool:
-        version = _installed(one.name)
-        return version is not None and one.specifier.contains(version, prereleases=True)
-
-    required = [one for one in parsed if not one.marker or one.marker.evaluate({"extra": ""})]
-    absent = [one for one in required if _installed(one.name) is None]
-    unfit = [one for one in required if one not in absent and not fits(one)]
+    required = [req for req in parsed if not req.marker or req.marker.evaluate({"extra": ""})]
+    absent = [req for req in required if _installed(req.name) is None]
+    unfit = [req for req in required if req not in absent and not _fits(req)]
     if absent:
-        yield Fact(
-            "missing",
-            "packages",
-            ", ".join(f"{one.name} is not installed" for one in absent),
-            _pip(absent),
-        )
+        names = ", ".join(f"{req.name} is not installed" for req in absent)
+        yield Fact("missing", "packages", names, _pip(absent))
     if unfit:
-        yield Fact(
-            "warn",
-            "packages",
-            ", ".join(f"{one.name} {_installed(one.name)} is not {one.specifier}" for one in unfit),
-            _pip(unfit),
+        names = ", ".join(
+            f"{req.name} {_installed(req.name)} is not {req.specifier}" for req in unfit
         )
+        yield Fact("warn", "packages", names, _pip(unfit))
     if note:
         yield Fact("warn", "project", note, "pip install -e . in its folder")
     if not absent and not unfit:
         yield Fact("ok", "packages", f"all {len(required)} required ones fit")
-    lacking = {extra: [one for one in wanted(extra) if not fits(one)] for extra in extras}
-
-    def state(ones: Any) -> str:
-        names = ", ".join(one.name for one in ones)
-        return f"not installed ({names})" if ones else "installed"
-
-    parts = [f"{extra} {state(ones)}" for extra, ones in lacking.items()]
-    absent_extras = ",".join(extra for extra, ones in lacking.items() if ones)
+    extras = sorted(set(re.findall(r"""extra\s*==\s*["']([^"']+)["']""", "\n".join(lines))))
     if extras:
-        yield Fact(
-            "ok",
-            "extras",
-            "; ".join(parts),
-            f"pip install '{DISTRIBUTION}[{absent_extras}]'" if absent_extras else "",
-        )
+        yield _extras_fact(extras, parsed)
+
+
+def _extras_fact(extras: Sequence[str], requirements: Sequence[Any]) -> Fact:
+    """Which of the optional sets of packages are installed."""
+    lacking = {
+        extra: [req for req in _required_by(extra, requirements) if not _fits(req)]
+        for extra in extras
+    }
+    states = [
+        f"{extra} not installed ({', '.join(req.name for req in missing)})"
+        if missing
+        else f"{extra} installed"
+        for extra, missing in lacking.items()
+    ]
+    absent = ",".join(extra for extra, missing in lacking.items() if missing)
+    get = f"pip install '{DISTRIBUTION}[{absent}]'" if absent else ""
+    return Fact("ok", "extras", "; ".join(states), get)
+
+
+def _required_by(extra: str, requirements: Sequence[Any]) -> list[Any]:
+    """What an extra requires, through other extras of this project too."""
+    chosen = [
+        req
+        for req in requirements
+        if req.marker
+        and not req.marker.evaluate({"extra": ""})
+        and req.marker.evaluate({"extra": extra})
+    ]
+    through_others = [
+        inner
+        for req in chosen
+        if req.name == DISTRIBUTION
+        for other in sorted(req.extras)
+        if other != extra
+        for inner in _required_by(other, requirements)
+    ]
+    return [req for req in chosen if req.name != DISTRIBUTION] + through_others
+
+
+def _fits(requirement: Any) -> bool:
+    version = _installed(requirement.name)
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 
 def _installed(name: str) -> str | None:
@@ -151,28 +145,28 @@ def _installed(name: str) -> str | None:
 
 
 def _pip(requirements: Iterable[Any]) -> str:
-    return "pip install " + " ".join(f"'{one.name}{one.specifier}'" for one in requirements)
+    return "pip install " + " ".join(f"'{req.name}{req.specifier}'" for req in requirements)
 
 
-def torch_facts(told: Mapping[str, Any]) -> Iterator[Fact]:
-    """What the child told of torch, and of every GPU; where it has none, whether the machine has
-    one.
+def torch_facts(answer: Mapping[str, Any]) -> Iterator[Fact]:
+    """What the child process found of torch and of every GPU. Where torch sees no GPU, whether the
+    machine has one that torch cannot use.
     """
-    if told.get("late"):
-        yield Fact("warn", "torch", f"{_installed('torch') or 'not installed'}; {told['late']}")
+    if answer.get("late"):
+        yield Fact("warn", "torch", f"{_installed('torch') or 'not installed'}; {answer['late']}")
         return
-    if told.get("error"):
+    if answer.get("error"):
         yield Fact(
             "missing",
             "torch",
-            str(told["error"]),
+            str(answer["error"]),
             "pip install torch (pytorch.org/get-started says which for this GPU)",
         )
         return
     yield Fact(
-        "ok", "torch", f"{told['version']}, {told['build']} build, threads: {told['threads']}"
+        "ok", "torch", f"{answer['version']}, {answer['build']} build, threads: {answer['threads']}"
     )
-    for number, gpu in enumerate(told.get("gpus", ())):
+    for number, gpu in enumerate(answer.get("gpus", ())):
         halves = f"bf16 {'yes' if gpu['bf16'] else 'no'}, fp16 {'yes' if gpu['fp16'] else 'no'}"
         sizes = f"{gib(gpu['free'])} free of {gib(gpu['total'])}"
         text = f"{gpu['name']}, {sizes}, compute capability {gpu['capability']}, {halves}"
@@ -181,12 +175,12 @@ def torch_facts(told: Mapping[str, Any]) -> Iterator[Fact]:
             if gpu["problem"]
             else Fact("ok", f"gpu {number}", text)
         )
-    if not told.get("gpus"):
+    if not answer.get("gpus"):
         seen, get = (
             has_gpu_device(),
             "install the torch build that pytorch.org/get-started gives for it",
         )
-        why = told.get("why") or ("torch is a CPU build" if told["build"] == "CPU" else "")
+        why = answer.get("why") or ("torch is a CPU build" if answer["build"] == "CPU" else "")
         yield (
             Fact(
                 "warn",
@@ -210,16 +204,16 @@ def processor_facts(threads: int | None) -> Iterator[Fact]:
     """Cores, hardware threads and half precision; a warning where torch would use more threads than
     there are cores.
     """
-    cpus = (
-        sorted(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else list(range(os.cpu_count() or 1))
-    )
+    import psutil
+
+    cpus = _usable_cpus()
+    # psutil counts the cores of the machine, and this process may be bound to some of them
     siblings = {
         _read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").strip()
         for cpu in cpus
     }
-    cores = len(siblings) if "" not in siblings else len(cpus)
+    known = len(siblings) if "" not in siblings else psutil.cpu_count(logical=False)
+    cores = min(known or len(cpus), len(cpus))
     quota = _cpu_quota()
     usable = max(1, min(cores, math.ceil(quota))) if quota else cores
     listed = re.search(r"^(?:flags|Features)\s*:(.*)$", _read("/proc/cpuinfo"), re.M)
@@ -248,8 +242,18 @@ def processor_facts(threads: int | None) -> Iterator[Fact]:
         yield Fact("ok", "processor", text)
 
 
+def _usable_cpus() -> list[int]:
+    """The hardware threads that this process may use."""
+    import psutil
+
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):  # not on macOS
+        return sorted(process.cpu_affinity())
+    return list(range(psutil.cpu_count() or 1))
+
+
 def memory_facts(memory: tuple[int, int, bool] | None) -> Iterator[Fact]:
-    """What `main_memory` found, None where it could not be told."""
+    """The memory that `main_memory` found; None says that it is not known."""
     if memory is None:
         yield Fact("warn", "memory", "not known")
         return
@@ -264,40 +268,28 @@ def memory_facts(memory: tuple[int, int, bool] | None) -> Iterator[Fact]:
 
 def main_memory() -> tuple[int, int, bool]:
     """Bytes of main memory, bytes free, and whether a cgroup allows less than the machine has."""
-    found = {
-        key: int(number) * 1024
-        for key, number in re.findall(r"^(\w+):\s+(\d+) kB", _read("/proc/meminfo"), re.M)
-    }
-    total = found.get("MemTotal") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    free = found.get("MemAvailable") or found.get("MemFree") or total
-    limited = False
+    import psutil
+
+    memory = psutil.virtual_memory()
+    total, free, limited = memory.total, memory.available, False
     for folder in _cgroups("memory"):
-        limit = next(
-            (
-                text
-                for name in ("memory.max", "memory.limit_in_bytes")
-                if (text := _read(f"{folder}/{name}").strip()).isdigit()
-            ),
-            "",
-        )
-        used = next(
-            (
-                text
-                for name in ("memory.current", "memory.usage_in_bytes")
-                if (text := _read(f"{folder}/{name}").strip()).isdigit()
-            ),
-            "0",
-        )
-        if limit and int(limit) < total:
-            # given back when asked for
-            cached = re.search(
-                r"^(?:total_)?inactive_file (\d+)", _read(f"{folder}/memory.stat"), re.M
-            )
-            total, limited = int(limit), True
-            free = min(
-                free, max(0, int(limit) - int(used) + (int(cached.group(1)) if cached else 0))
-            )
+        limit = _first_number(folder, "memory.max", "memory.limit_in_bytes")
+        if limit is None or limit >= total:
+            continue
+        used = _first_number(folder, "memory.current", "memory.usage_in_bytes") or 0
+        # file pages, which the kernel gives back when memory is asked for
+        cached = re.search(r"^(?:total_)?inactive_file (\d+)", _read(f"{folder}/memory.stat"), re.M)
+        total, limited = limit, True
+        free = min(free, max(0, limit - used + (int(cached.group(1)) if cached else 0)))
     return total, min(free, total), limited
+
+
+def _first_number(folder: str, *names: str) -> int | None:
+    """The number in the first of a cgroup's files that holds one: v2 and v1 name them differently,
+    and a group without limit says `max`.
+    """
+    texts = (_read(f"{folder}/{name}").strip() for name in names)
+    return next((int(text) for text in texts if text.isdigit()), None)
 
 
 def _cpu_quota() -> float | None:
@@ -398,7 +390,7 @@ def name_facts() -> list[Fact]:
 
 
 def _read(path: str) -> str:
-    """A small file of the system; empty where it is not there."""
+    """The text of a small file of the system; empty where there is no such file."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:

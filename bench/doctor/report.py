@@ -20,9 +20,8 @@ Mark = Literal["ok", "warn", "missing"]
 
 @dataclass(frozen=True)
 class Fact:
-    """One line about the machine.
-
-    Without what is `missing` nothing runs; `get` says how to put it right.
+    """One line about the machine. With a fact that is marked `missing` no suite can run; `get` says
+    how to put it right.
     """
 
     mark: Mark
@@ -46,9 +45,8 @@ class Gpu:
 
 @dataclass(frozen=True)
 class FileFact:
-    """A file or folder that a suite names, for what, and where it was looked for.
-
-    `problem` is empty when it is there and whole.
+    """A file or folder that a suite names: what it is for, and the place where it is expected.
+    `problem` is empty when it is there and complete.
     """
 
     what: str
@@ -60,7 +58,7 @@ class FileFact:
 class SuiteFact:
     """What one suite needs, and whether it can run here.
 
-    Numbers are None where they could not be told; bytes and hours are estimates.
+    Numbers are None where they could not be found out; bytes and hours are estimates.
     """
 
     name: str
@@ -100,7 +98,7 @@ class Report:
 
 
 def odd(error: BaseException) -> str:
-    """What is said of a check that failed: a user's error as it stands, anything else by its
+    """The words for a check that failed: a user's error as it stands, any other exception with its
     type.
     """
     return (
@@ -111,7 +109,7 @@ def odd(error: BaseException) -> str:
 
 
 def quietly(call: Callable[[], T]) -> T | None:
-    """What a call gives; None where it fails."""
+    """The result of a call; None where it raises an exception."""
     try:
         return call()
     except Exception:

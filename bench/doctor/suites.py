@@ -2,8 +2,8 @@
 and whether it can run in the room that there is.
 
 A model is not loaded for this: its size stands in the headers of its safetensors. What only the
-classes of a suite's metrics and attacks can say was told by a process of its own
-(`bench.doctor.child`), and is guessed where that said nothing.
+classes of a suite's metrics and attacks can say was asked in a child process
+(`bench.doctor.slow_facts`), and is guessed where that said nothing.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.assets.catalogue import PREFIX
-from bench.base.errors import UserError, one_line
+from bench.base.errors import visible
+from bench.base.files import is_regular_file
 from bench.diffusion.weights_header import read_weights_header
-from bench.doctor.report import PROGRAM, FileFact, Gpu, Mark, SuiteFact, gib, odd, quietly
+from bench.doctor.report import PROGRAM, FileFact, Gpu, Mark, SuiteFact, gib, odd
 
 if TYPE_CHECKING:
     from bench.suite.suite import Suite
@@ -34,29 +34,27 @@ SLOW = 100_000_000  # parameters above which a run without a GPU is called slow
 # float32 (4.0 GiB): 1.0 GiB to decode an image, and 0.6 GiB for its two rows in the UNet before
 # that.
 ACTIVATIONS = 0.25
-PNG = 2.2  # bytes a pixel on disk, as in a run's plan
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 WEIGHTS = ("unet", "vae", "text_encoder")
 
 
 @dataclass(frozen=True)
 class Room:
-    """What the machine offers to suites, in bytes where known.
-
-    `blocked` says why none at all can run.
+    """What the machine offers to suites, in bytes where known. `blocked` says why no suite can run
+    at all.
     """
 
     gpus: tuple[Gpu, ...] = ()
     memory: int | None = None
     disk: int | None = None
     blocked: str = ""
-    late: bool = False  # there is a GPU, and torch did not tell of it in time
+    late: bool = False  # there is a GPU, and torch did not answer in time
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What was found of a suite without torch; `suite` reads its lists though files that they name
-    are missing.
+    """What was found of a suite without torch. `suite` reads its prompt lists even where files that
+    they name are missing.
     """
 
     name: str
@@ -73,36 +71,18 @@ def suite_names() -> list[str]:
     return list(registry.entries("suite"))
 
 
-def lenient_suite(name: str) -> Suite:
-    """A suite that gives the prompts of the lists it can read, as many as it expects of those that
-    are not fetched, and takes pictures for present.
-    """
-    from bench.suite.load import load_suite
-    from bench.suite.prompts import Prompt, read_prompts
-    from bench.suite.suite import Suite
-
-    class Lenient(Suite):
-        @cached_property
-        def _prompts_by_role(self) -> dict[str, tuple[Prompt, ...]]:
-            found = {
-                role: quietly(lambda r=role, s=settings: read_prompts(self.places, r, s, None))
-                for role, settings in self.settings.prompts.items()
-            }  # type: ignore[misc]
-            return {role: prompts for role, prompts in found.items() if prompts}
-
-    strict = load_suite(name)
-    return Lenient(strict.settings, strict.file, entries=strict.entries, lenient=True)
-
-
 def look(name: str) -> Looked:
     """Every file that a suite names, found or not, all of them however many are missing; and the
     size of its model.
     """
-    from bench.suite.prompts import read_prompts
+    from bench.suite.load import load_suite
+    from bench.suite.needs import readable_part
 
     try:
-        suite = lenient_suite(name)
-        lacking = {one.name for asset in suite.wanted() for one in suite.assets.lacking(asset)}
+        suite, unreadable = readable_part(load_suite(name))
+        lacking = {
+            absent.name for asset in suite.wanted() for absent in suite.assets.lacking(asset)
+        }
         files = [
             FileFact(
                 f"asset {name}", str(suite.assets.place(name)), "missing" if name in lacking else ""
@@ -119,20 +99,14 @@ def look(name: str) -> Looked:
                 files.append(
                     FileFact(f"prompts {role}", str(file), "" if file.is_file() else "missing")
                 )
-            if file.is_file():
-                try:
-                    references = {
-                        path
-                        for prompt in read_prompts(suite.places, role, settings, None)
-                        for path in prompt.references
-                    }
-                    if not settings.references.startswith(PREFIX):
-                        files += [
-                            FileFact("reference", str(path), "" if path.is_file() else "missing")
-                            for path in sorted(references)
-                        ]
-                except UserError as error:
-                    problems.append(one_line(error))
+            if role in unreadable:
+                problems.append(visible(unreadable[role]))
+            elif not settings.references.startswith(PREFIX):
+                references = {path for prompt in suite.prompts(role) for path in prompt.references}
+                files += [
+                    FileFact("reference", str(path), "" if is_regular_file(path) else "missing")
+                    for path in sorted(references)
+                ]
         return Looked(name, suite, tuple(files), tuple(problems), parameters)
     except Exception as error:
         return Looked(name, problems=(odd(error),))
@@ -192,7 +166,9 @@ def _model_files(folder: Path) -> tuple[list[FileFact], int | None]:
 
 
 def _numbers(files: Sequence[Path]) -> tuple[int | None, str]:
-    """How many numbers safetensors files hold, from their headers, and what is wrong with them."""
+    """How many parameters safetensors files hold, from their headers, and what is wrong with the
+    files.
+    """
     count = 0
     for path in files:
         try:
@@ -207,37 +183,39 @@ def _numbers(files: Sequence[Path]) -> tuple[int | None, str]:
     return count, ""
 
 
-def judged(looked: Looked, told: Mapping[str, Any], room: Room, store: Path) -> SuiteFact:
-    """The verdict on a suite; an error on the way is a verdict too."""
+def judged(looked: Looked, answers: Mapping[str, Any], room: Room, store: Path) -> SuiteFact:
+    """The verdict on a suite. An error on the way is a verdict too."""
     try:
         if looked.suite is None:
             return SuiteFact(
                 looked.name, "missing", f"cannot run: {looked.problems[0]}", looked.problems
             )
-        return _fact_of(looked, looked.suite, told, room, store)
+        return _fact_of(looked, looked.suite, answers, room, store)
     except Exception as error:
         return SuiteFact(looked.name, "missing", f"cannot run: {odd(error)}", (odd(error),))
 
 
 def _fact_of(
-    looked: Looked, suite: Suite, told: Mapping[str, Any], room: Room, store: Path
+    looked: Looked, suite: Suite, answers: Mapping[str, Any], room: Room, store: Path
 ) -> SuiteFact:
+    from bench.base.pictures import PNG_BYTES_PER_PIXEL
+
     settings = suite.settings.model
-    named = told.get("files") or _named_by_judges(suite)
+    named = answers.get("files") or _named_by_judges(suite)
     files = [*looked.files, *(_judge_file(suite, what, relative) for what, relative in named)]
     files = list({(file.path, file.problem): file for file in reversed(files)}.values())[::-1]
-    problems = (*looked.problems, *told.get("problems", ()))
-    images = told.get("images") or _images(suite)
+    problems = (*looked.problems, *answers.get("problems", ()))
+    images = answers.get("images") or _images(suite)
     factor = 1 + ACTIVATIONS * settings.batch_size * (settings.side / 512) ** 2
     memory = (
         None
         if looked.parameters is None
         else round(looked.parameters * BYTES[settings.dtype] * factor)
     )
-    disk = None if images is None else round(images * settings.side**2 * PNG)
+    disk = None if images is None else round(images * settings.side**2 * PNG_BYTES_PER_PIXEL)
     lacking = [file for file in files if file.problem]
     mark, verdict = _verdict(problems, lacking, len(files), looked.parameters, memory, disk, room)
-    timed = _seconds_an_image(suite, store, str(told.get("timing", "")))
+    timed = _seconds_an_image(suite, store, str(answers.get("timing", "")))
     return SuiteFact(
         looked.name,
         mark,
@@ -249,7 +227,7 @@ def _fact_of(
         round(factor, 3),
         None if memory is None else memory + PROGRAM,
         images,
-        bool(told.get("images") and told.get("exact")),
+        bool(answers.get("images") and answers.get("exact")),
         None if images is None else images * settings.steps * 2,
         disk,
         round(images * timed / 3600, 4) if images and timed else None,
@@ -265,11 +243,20 @@ def _verdict(
     disk: int | None,
     room: Room,
 ) -> tuple[Mark, str]:
-    """`memory` is the model's with its activations; a GPU needs no room for the program, main
-    memory does.
+    """Whether a suite can run here, and where, or why not."""
+    if obstacle := _obstacle(problems, lacking, files, disk, room):
+        return "missing", f"cannot run: {obstacle}"
+    return _where_it_runs(parameters, memory, room)
+
+
+def _obstacle(
+    problems: Sequence[str], lacking: Sequence[FileFact], files: int, disk: int | None, room: Room
+) -> str:
+    """Why a suite cannot run on any device of this machine; empty where nothing stands in the
+    way. `files` counts all that it names, those that are there included.
     """
     if room.blocked:
-        return "missing", f"cannot run: {room.blocked}"
+        return room.blocked
     if lacking:
         absent = sum(file.problem.startswith("missing") for file in lacking)
         words = " and ".join(
@@ -277,58 +264,41 @@ def _verdict(
             for count, word in ((absent, "missing"), (len(lacking) - absent, "damaged"))
             if count
         )
-        return "missing", f"cannot run: {words} of {files} files"
+        return f"{words} of {files} files"
     if problems:
-        return (
-            "missing",
-            (
-                "cannot run:"
-                f" {problems[0]}{f' (and {len(problems) - 1} more)' if len(problems) > 1 else ''}"
-            ),
-        )
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return problems[0] + more
     if disk is not None and room.disk is not None and disk > room.disk:
-        return "missing", f"cannot run: needs about {gib(disk)} of disk, {gib(room.disk)} are free"
+        return f"needs about {gib(disk)} of disk, {gib(room.disk)} are free"
+    return ""
+
+
+def _where_it_runs(parameters: int | None, memory: int | None, room: Room) -> tuple[Mark, str]:
+    """The device that has room for a suite. `memory` is the model's with its activations, in bytes;
+    a GPU needs no room for the program, main memory does.
+    """
     if memory is None or parameters is None:
         return "warn", "can run, if its model fits: its size is not known"
     if room.late:
-        return (
-            "warn",
-            (
-                f"can run, if its GPU has {gib(memory)} free: torch did not answer in time, repeat"
-                " the command"
-            ),
-        )
+        needs = f"can run, if its GPU has {gib(memory)} free"
+        return "warn", f"{needs}: torch did not answer in time, repeat the command"
     working = [number for number, gpu in enumerate(room.gpus) if not gpu.problem]
     fitting = next((number for number in working if room.gpus[number].free >= memory), None)
     if fitting is not None:
         return "ok", "can run" if fitting == 0 else f"can run with --device cuda:{fitting}"
-    full = (
-        f"{'; '.join(f'GPU {number} has {gib(room.gpus[number].free)} free' for number in working)}"
-        if working
-        else ""
-    )
+    full = "; ".join(f"GPU {number} has {gib(room.gpus[number].free)} free" for number in working)
     if room.memory is not None and memory + PROGRAM > room.memory:
-        return (
-            "missing",
-            (
-                f"cannot run: needs about {gib(memory + PROGRAM)} of memory, {gib(room.memory)} are"
-                f" free{f'; {full}' if full else ''}"
-            ),
-        )
+        needs = f"needs about {gib(memory + PROGRAM)} of memory, {gib(room.memory)} are free"
+        return "missing", f"cannot run: {needs}" + (f"; {full}" if full else "")
     if parameters > SLOW:
-        return (
-            "warn",
-            (
-                "can run slowly"
-                f" (CPU){f': needs about {gib(memory)}, {full}; give --device cpu' if full else ''}"
-            ),
-        )
+        why = f": needs about {gib(memory)}, {full}; give --device cpu" if full else ""
+        return "warn", f"can run slowly (CPU){why}"
     return "ok", "can run"
 
 
 def _named_by_judges(suite: Suite) -> list[tuple[str, str]]:
-    """Settings that look like paths, for when the classes that could say which are files cannot be
-    asked.
+    """Settings that look like paths: a guess for when the classes, which know which settings are
+    files, cannot be asked.
     """
     pairs = [
         (f"{kind} {name}", value)
@@ -357,8 +327,8 @@ def _judge_file(suite: Suite, what: str, relative: str) -> FileFact:
 
 
 def _images(suite: Suite) -> int | None:
-    """Of the lists that can be read, without attacks, each image once: what can be said when the
-    classes cannot be asked.
+    """How many images the prompt lists that can be read ask for, each counted once, without those
+    of attacks: an estimate for when the classes cannot be asked.
     """
     images: set[tuple[str, int]] = set()
     for role in ("memorized", "clean", "quality"):
@@ -371,8 +341,8 @@ def _images(suite: Suite) -> int | None:
 
 
 def _seconds_an_image(suite: Suite, store: Path, pattern: str) -> float | None:
-    """From a timing of `none` on this machine that the store holds, of this protocol; the model's
-    hash, which takes long, is not asked.
+    """Seconds for one image, from a timing of `none` under this protocol that the store holds. The
+    hash of the model, which takes long, is not compared.
     """
     wanted = suite.picture_settings
     for file in sorted(store.glob(f"{suite.store_name}/none-*/{pattern}")) if pattern else ():

@@ -15,8 +15,8 @@ LINES, COLUMNS = 40, 100
 
 
 def text(report: Report) -> str:
-    """The report in one screen: at most 40 lines of 100 columns unless the machine alone has more
-    to tell.
+    """The report in one screen: at most 40 lines of 100 columns, unless the facts of the machine
+    alone need more.
     """
     lines = [line for fact in report.facts for line in _fact_lines(fact)]
     room = max(LINES - len(lines) - 2, 6)

@@ -9,10 +9,10 @@ import numpy as np
 
 
 class Extractor(Protocol):
-    """Pictures to features:
+    """A function from pictures to features.
 
-    `fingerprint` names the model, its weights and the preprocessing, so that features can be
-    cached.
+    Its `fingerprint` names the model, its weights and the preprocessing, so that features can be
+    cached. One that works in batches has a `batch_size`.
     """
 
     @property
@@ -23,13 +23,17 @@ class Extractor(Protocol):
         ...
 
 
-def in_whole_batches(extractor: Extractor) -> Callable[[list[np.ndarray]], np.ndarray]:
-    """The extractor with its last batch filled up, where it has a `batch_size`: what a picture's
-    features are then depends on the picture alone.
+AnyExtractor = TypeVar("AnyExtractor", bound=Extractor)
 
-    Matrix products round otherwise for other numbers of rows (up to 5e-6 here, for each of the
-    testbed's extractors), and how many pictures lie in a shard depends on who made it and what was
-    interrupted. The place in a batch of one size changes nothing.
+
+def in_whole_batches(extractor: Extractor) -> Callable[[list[np.ndarray]], np.ndarray]:
+    """The extractor with its last batch filled up by copies of the last picture, so that the
+    features of a picture depend on nothing but the picture. Without a `batch_size` it is called as
+    it is.
+
+    Matrix products round differently for another number of rows (up to 5e-6 for each of the
+    testbed's extractors), and how many pictures lie in a shard depends on who made it and on what
+    was interrupted. Where a picture stands in a batch of one size changes nothing.
     """
     size = int(getattr(extractor, "batch_size", 1))
 
@@ -37,6 +41,3 @@ def in_whole_batches(extractor: Extractor) -> Callable[[list[np.ndarray]], np.nd
         return extractor([*pictures, *pictures[-1:] * (-len(pictures) % size)])[: len(pictures)]
 
     return extract
-
-
-AnyExtractor = TypeVar("AnyExtractor", bound=Extractor)

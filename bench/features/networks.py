@@ -1,8 +1,8 @@
-"""Networks that turn pictures into features, loaded from the file formats their authors publish,
-with their preprocessing.
+"""Networks that turn pictures into features, with the preprocessing of the works that use them,
+loaded from the file formats that their authors publish.
 
-Each is an `Extractor` of `bench.contracts.metric`: its fingerprint names the weights and the
-preprocessing, so features can be cached.
+Each is a `bench.features.extractor.Extractor`: its fingerprint names the weights and the
+preprocessing, so that features can be cached.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @dataclass(frozen=True)
 class Profile:
-    """`square`: both sides are resized to it.
+    """How one work prepares pictures for its copy descriptor, in pixels.
 
-    Otherwise the short side becomes `short` and `crop` is cut from the centre.
+    Both sides are resized to `square`; or the shorter side to `short`, and a square of `crop` is
+    cut from the centre; or neither, where all are None. `normalisation` holds means and deviations
+    of the three channels in [0, 1]. `references` reduces the similarities to several training
+    pictures of a prompt to one.
     """
 
     square: int | None
@@ -40,7 +43,7 @@ class Profile:
 
 
 _CROPPED = Profile(None, 256, 224, HALF, "max")
-# As the code of each work does it; the checkpoint belongs to it too and is the suite's to give.
+# As the code of each work has it. A profile belongs to a checkpoint, which the suite names.
 PROFILES = {
     "nemo": Profile(320, None, None, IMAGENET, "lower_median"),
     "han": Profile(320, None, None, IMAGENET, "max"),
@@ -49,15 +52,15 @@ PROFILES = {
     "jeon": _CROPPED,
     "dcr": _CROPPED,
     "concept_prune": Profile(None, 256, 224, HALF, "mean"),
-    # as generated: its descriptor was trained on that size
+    # neither resized nor cut: its descriptor was trained on pictures as they are generated
     "testbed": Profile(None, None, None, IMAGENET, "max"),
 }
 
 
 def load_torchscript(path: Path, device: Any) -> Any:
-    """A TorchScript file in eval mode on a device.
+    """The network of a TorchScript file, in evaluation mode, on a device.
 
-    Raises `UserError` when it is truncated or no TorchScript.
+    Raises `UserError` when the file is truncated or no TorchScript.
     """
     try:
         with warnings.catch_warnings():
@@ -80,7 +83,11 @@ def unit_pixels(picture: np.ndarray) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class CopyDescriptor:
-    """A descriptor file with a profile's preprocessing: pictures to unit vectors `[n, d]`."""
+    """A copy descriptor (SSCD, Pizzi et al. 2022, say) as a TorchScript file, with a profile's
+    preprocessing: pictures, uint8 `[H, W, 3]`, to unit vectors, float32 `[n, d]`.
+
+    Raises `UserError` when a descriptor is not finite.
+    """
 
     weights: Path
     profile: str
@@ -142,8 +149,10 @@ def preprocess(picture: np.ndarray, profile: Profile) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class OpenClip:
-    """An open_clip model from a folder (`local-dir:`) or from an architecture's name and a
-    checkpoint.
+    """A model of open_clip: from a `folder`, or from the `name` of an architecture and a checkpoint
+    (`weights`).
+
+    Raises `UserError` when open_clip cannot load it.
     """
 
     name: str
@@ -200,8 +209,8 @@ class OpenClip:
         return np.concatenate(parts)
 
     def texts(self, prompts: list[str]) -> tuple[np.ndarray, int]:
-        """Unit text embeddings `[n, d]`, each different text encoded once, and how many texts were
-        cut to the model's length.
+        """Unit text embeddings, float32 `[n, d]`, and how many different texts were cut to the
+        model's length. Each different text is encoded once.
         """
         import open_clip
 
@@ -227,10 +236,11 @@ def _is_cut(tokenizer: Any, prompt: str) -> bool:
 
 @dataclass(frozen=True)
 class CleanFeatures:
-    """clean-fid's mode `clean`:
+    """Features as clean-fid's mode `clean` has them (Parmar et al. 2022): each channel is resized
+    to `size` by Pillow's bicubic filter in floats, without rounding; then come the `.layers` of a
+    TorchScript, on (x - 128) / 128.
 
-    PIL bicubic resize of float channels without rounding, then a TorchScript's `.layers` on (x -
-    128) / 128.
+    Raises `UserError` for a TorchScript without `.layers`.
     """
 
     weights: Path

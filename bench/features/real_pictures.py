@@ -1,5 +1,5 @@
-"""Real pictures for measures of picture quality: a folder or a list of files, decoded, cut and
-turned into features once.
+"""Real pictures, which measures of picture quality compare with: a folder or a list of files,
+decoded, cut and turned into features once.
 
     <cache>/<key>/00000.npy     features of the first pictures, float32 `[n, d]`; one file for each
                                 further part
@@ -28,25 +28,29 @@ from PIL import Image
 from bench.base.digests import digest_of, path_digest
 from bench.base.errors import Unmeasurable, UserError, one_line
 from bench.base.files import write_atomically
+from bench.base.pictures import (
+    SUFFIXES,
+    BadPicture,
+    has_picture_suffix,
+    read_image,
+    with_short_side,
+)
 from bench.base.progress import Report, silent
 from bench.features.extractor import Extractor
 from bench.features.networks import CleanFeatures
 from bench.statistics.frechet import Statistics, moments, read_statistics, write_statistics
-from bench.store.store import read_picture
 from bench.suite.prompts import Prompt
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 PART = 512  # pictures whose features stand in one file
 BATCH = 32  # pictures that are decoded and handed to the network together
-# that decode; pictures wait for the network and not the other way round
+# Threads that decode: pictures wait for the network, and not the other way round.
 THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
 class RealSet:
-    """Pictures by their files, in a fixed order.
-
-    `side`: the shorter side becomes it and the centre square is kept; None keeps them as they are.
+    """Picture files in a fixed order. With a `side` they are cut to a square of so many pixels
+    (`centre_square`); without one they stay as they are.
     """
 
     name: str
@@ -70,7 +74,7 @@ def crop_name(side: int | None) -> str:
 
 
 def pictures_in(folder: Path, side: int | None = None) -> RealSet:
-    """All pictures below a folder, by their endings, in the order of their relative names.
+    """All pictures below a folder, known by their suffixes, in the order of their relative names.
 
     Raises `UserError` when there are fewer than two.
     """
@@ -79,13 +83,12 @@ def pictures_in(folder: Path, side: int | None = None) -> RealSet:
             f"{folder} is no folder of pictures; unpack the archive and name its folder"
         )
     found = sorted(
-        (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()),
+        (path for path in folder.rglob("*") if has_picture_suffix(path) and path.is_file()),
         key=lambda path: path.relative_to(folder).parts,
     )
     if len(found) < 2:
         raise UserError(
-            f"{folder} holds {len(found)} pictures ({', '.join(sorted(SUFFIXES))}); at least 2 are"
-            " needed"
+            f"{folder} holds {len(found)} pictures ({', '.join(SUFFIXES)}); at least 2 are needed"
         )
     return RealSet(folder.name, tuple(found), side)
 
@@ -93,7 +96,7 @@ def pictures_in(folder: Path, side: int | None = None) -> RealSet:
 def originals(prompts: Sequence[Prompt], side: int | None = None) -> RealSet:
     """The pictures that prompts name as their references, each once, in the order of the prompts.
 
-    Raises `Unmeasurable` when a prompt names none.
+    Raises `Unmeasurable` when a prompt names none, and when there are fewer than two.
     """
     if lacking := [prompt.id for prompt in prompts if not prompt.references]:
         raise Unmeasurable(
@@ -110,29 +113,28 @@ def centre_square(image: Image.Image, side: int) -> Image.Image:
     """The shorter side resized to `side` (PIL bicubic, antialiased, 8 bits), then the centre cut
     out: as torchvision's Resize and CenterCrop.
     """
-    width, height = image.size
-    short = min(width, height)
-    image = image.resize((width * side // short, height * side // short), Image.Resampling.BICUBIC)
+    image = with_short_side(image, side)
     left, top = round((image.width - side) / 2), round((image.height - side) / 2)
     return image.crop((left, top, left + side, top + side))
 
 
 def read_cut(path: Path, side: int | None) -> np.ndarray:
-    """One picture, uint8 `[H, W, 3]`, whatever its colours; transparency and orientation marks are
-    ignored, as clean-fid does. `UserError` names the file.
+    """One picture file as uint8 `[H, W, 3]`, cut to a square of `side` pixels where that is given.
+
+    Raises `UserError`, which names the file.
     """
+    image = read_image(path)
     try:
-        picture = read_picture(path)
-    except Image.DecompressionBombError as error:
-        raise UserError(f"picture {path} cannot be read: {one_line(error)[:120]}") from error
-    return picture if side is None else np.asarray(centre_square(Image.fromarray(picture), side))
+        return np.asarray(image if side is None else centre_square(image, side))
+    except BadPicture as error:
+        raise UserError(f"picture {path} cannot be used: {one_line(error)}") from error
 
 
 def decoded(
     files: Sequence[Path], side: int | None, threads: int = THREADS
 ) -> Iterator[np.ndarray]:
-    """The pictures in order, decoded ahead of need by threads (PIL decodes and resizes without
-    Python's lock); few are held at a time.
+    """The pictures in order, each uint8 `[H, W, 3]`. Threads decode ahead of need, since Pillow
+    decodes and resizes without Python's lock; few pictures are in memory at a time.
     """
     left = iter(files)
     with ThreadPoolExecutor(threads) as pool:
@@ -152,8 +154,8 @@ def decoded(
 def feature_blocks(
     real: RealSet, extractor: Extractor, cache: Path, report: Report = silent
 ) -> Iterator[np.ndarray]:
-    """Features `[n, d]` of the pictures in order, a part at a time; parts that were made before are
-    read, and no picture of theirs is decoded.
+    """Features of the pictures in order, float32 `[n, d]` for a part at a time. Parts that were
+    made before are read, and their pictures are not decoded.
     """
     folder = cache / _key(real, extractor)
     for start in range(0, len(real.files), PART):

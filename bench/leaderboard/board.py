@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from bench.records.record import RunRecord, Score
 from bench.statistics import intervals as stats
 
 Interval = tuple[float, float, float]  # value, low, high
+Apart = tuple[RunRecord, str]  # a record that is not ranked, and why
 TUNED_MEANS = (
     "† parameters chosen on the suite's `fit` prompts by `bench tune`; the record has the rule and"
     " how many settings met it (‡ none did: the nearest was taken)"
@@ -68,7 +69,7 @@ class Row:
         return _part(self.record, column).get(column.name)
 
     def paired(self, column: Column) -> int | None:
-        """How many prompts the difference is over, where it is a paired one."""
+        """The number of prompts that the difference is over; None where it is not a paired one."""
         if self.reference is None or column.name not in self._paired:
             return None
         return len(
@@ -96,8 +97,8 @@ class Row:
 
 
 def means_of(record: RunRecord) -> dict[str, dict[str, float]]:
-    """The values by prompt of scores that are means over them: differences of medians are no
-    medians of differences.
+    """Values by prompt of the scores that are means over prompts. Others have no paired difference:
+    a difference of medians is not the median of the differences.
     """
     others = {
         name for part in PARTS for name, score in getattr(record, part).items() if score.statistic
@@ -121,13 +122,13 @@ def _part(record: RunRecord, column: Column) -> dict[str, Score]:
 
 @dataclass(frozen=True)
 class Board:
-    """One suite's table, the records that cannot stand in it with the reason, and rows that others
-    measured and we did not.
+    """The table of one suite; the records that cannot stand in it, each with the reason; and rows
+    that others measured and reported.
     """
 
     suite: str
     rows: tuple[Row, ...]
-    apart: tuple[tuple[RunRecord, str], ...]
+    apart: tuple[Apart, ...]
     # submitted by others, of the same protocol; beside our reference, never in `rows`
     reported: tuple[Row, ...] = ()
     damaged: tuple[str, ...] = ()  # one line for each record file that cannot be used
@@ -174,7 +175,7 @@ def make_boards(
     """One board for every suite that has records, rows by replication.
 
     `reported`: records that others measured. `damaged`: (suite, what is wrong) for each file that
-     cannot be used.
+    cannot be used.
     """
     suites = sorted(
         {record.suite for record in (*records, *reported)} | {suite for suite, _ in damaged}
@@ -193,96 +194,127 @@ def make_boards(
 def _board(
     suite: str, records: list[RunRecord], reported: list[RunRecord], damaged: tuple[str, ...]
 ) -> Board:
-    newest = {
-        record.method: max(r.method_version for r in records if r.method == record.method)
-        for record in records
-    }
-    expected = sorted(
-        {name for record in records for part in PARTS for name in getattr(record, part)}
-    )
-    apart: list[tuple[RunRecord, str]] = []
-
-    def whole_of(candidates: list[RunRecord], whose: str) -> list[RunRecord]:
-        whole = []
-        for record in candidates:
-            reason = (
-                _unfinished(record, expected)
-                if record.status != "complete"
-                else (
-                    f"limited to {record.limit} prompts of every role"
-                    if record.limit is not None
-                    else (
-                        f"version {record.method_version} of the method; {newest[record.method]} is"
-                        " the newest"
-                        if record.method_version < newest.get(record.method, record.method_version)
-                        else ""
-                    )
-                )
-            )
-            if reason:
-                apart.append((record, whose + reason))
-            else:
-                whole.append(record)
-        return whole
-
-    ours, theirs = whole_of(records, ""), whole_of(reported, "self-reported; ")
+    """The board of one suite, from our records and those that others reported."""
+    unfit = _unfitness(records)
+    ours, apart = _split(records, unfit)
+    theirs, unfit_reports = _split(reported, unfit)
+    apart += [(record, f"self-reported; {reason}") for record, reason in unfit_reports]
     if not ours and not theirs:
         return Board(suite, (), tuple(apart), damaged=damaged)
-    # The protocol of the table is the newest version's; among equals the one with most rows.
-    sizes = Counter(protocol(record) for record in ours or theirs)
-    # A protocol that measures more is the newer one, whatever the names of what came to it.
-    current = max(sizes, key=lambda key: (key[0], len(key[1]), key[1], sizes[key], key[2]))
-    for record in (*ours, *theirs):
-        if protocol(record) != current:
-            apart.append((record, f"another protocol: {_differing(protocol(record), current)}"))
-    rows = [record for record in ours if protocol(record) == current]
-    most: dict[str, int] = {}
-    for record in rows:
-        most[_asked(record)] = max(record.seeds, most.get(_asked(record), 0))
-    shown = {record.run for record in rows if record.seeds == most[_asked(record)]}
-    # A row is compared with the reference of as many seeds, whose images have the same seeds as its
-    # own; so that one stands in the table too.
-    used = {record.seeds for record in rows if record.run in shown} | {
-        record.seeds for record in theirs
-    }
-    references = {
-        record.seeds: record
-        for record in rows
-        if record.method == REFERENCE and (record.run in shown or record.seeds in used)
-    }
-    kept = shown | {record.run for record in references.values()}
-    apart += [
-        (record, f"{record.seeds} of the {most[_asked(record)]} seeds of a row above")
-        for record in rows
-        if record.run not in kept
-    ]
-    rows = [record for record in rows if record.run in kept]
-    front = _pareto(rows)
-    twins = _twins([*rows, *theirs])
-
-    def made(chosen: list[RunRecord], on_front: set[str]) -> tuple[Row, ...]:
-        ordered = sorted(
-            chosen, key=lambda record: (_sort_value(record), record.method, record.run)
-        )
-        beside = [references.get(record.seeds) for record in ordered]
-        differences = _differences(ordered, beside)
-        return tuple(
-            Row(record, reference, record.run in on_front, twins.get(record.run, ""), by_name)
-            for record, reference, by_name in zip(ordered, beside, differences, strict=True)
-        )
-
+    current = _current_protocol(ours or theirs)
+    ours, foreign = _split(ours, lambda record: _foreignness(record, current))
+    theirs, foreign_reports = _split(theirs, lambda record: _foreignness(record, current))
+    apart += [*foreign, *foreign_reports]
+    ours, references, fewer_seeds = _with_most_seeds(ours, {record.seeds for record in theirs})
+    apart += fewer_seeds
+    front, twins = _pareto(ours), _twins([*ours, *theirs])
     return Board(
         suite,
-        made(rows, front),
+        _rows(ours, references, twins, front),
         tuple(apart),
-        made([record for record in theirs if protocol(record) == current], set()),
+        _rows(theirs, references, twins),
         damaged,
     )
 
 
+def _split(
+    records: Sequence[RunRecord], reason_of: Callable[[RunRecord], str]
+) -> tuple[list[RunRecord], list[Apart]]:
+    """The records that may stand in a table, and those with a reason why they may not."""
+    judged = [(record, reason_of(record)) for record in records]
+    return (
+        [record for record, reason in judged if not reason],
+        [(record, reason) for record, reason in judged if reason],
+    )
+
+
+def _unfitness(records: Sequence[RunRecord]) -> Callable[[RunRecord], str]:
+    """Why a record can stand in no table beside ours: it is unfinished, limited, or of an older
+    version of its method; empty where it can.
+    """
+    newest: dict[str, int] = {}
+    for record in records:
+        version = max(record.method_version, newest.get(record.method, 0))
+        newest[record.method] = version
+    expected = sorted(
+        {name for record in records for part in PARTS for name in getattr(record, part)}
+    )
+
+    def reason_of(record: RunRecord) -> str:
+        if record.status != "complete":
+            return _unfinished(record, expected)
+        if record.limit is not None:
+            return f"limited to {record.limit} prompts of every role"
+        version = newest.get(record.method, record.method_version)
+        if record.method_version < version:
+            return f"version {record.method_version} of the method; {version} is the newest"
+        return ""
+
+    return reason_of
+
+
+def _current_protocol(records: Sequence[RunRecord]) -> Protocol:
+    """The protocol of the table: of the newest version of the suite; of these the one that measures
+    more, which is the newer one whatever the names of what was added to it; then the one with most
+    records.
+    """
+    sizes = Counter(protocol(record) for record in records)
+    return max(sizes, key=lambda key: (key[0], len(key[1]), key[1], sizes[key], key[2]))
+
+
+def _foreignness(record: RunRecord, current: Protocol) -> str:
+    own = protocol(record)
+    return "" if own == current else f"another protocol: {_differing(own, current)}"
+
+
+def _with_most_seeds(
+    records: Sequence[RunRecord], reported_seeds: Set[int]
+) -> tuple[list[RunRecord], dict[int, RunRecord], list[Apart]]:
+    """Of the records that differ in their seeds alone, those with most; the references by their
+    number of seeds; and the records that are left.
+
+    A row is compared with the reference of as many seeds, whose images have the same seeds as its
+    own; so that reference stands in the table too.
+    """
+    most: dict[str, int] = {}
+    for record in records:
+        most[_asked(record)] = max(record.seeds, most.get(_asked(record), 0))
+    shown = [record for record in records if record.seeds == most[_asked(record)]]
+    used = {record.seeds for record in shown} | reported_seeds
+    references = {
+        record.seeds: record
+        for record in records
+        if record.method == REFERENCE and record.seeds in used
+    }
+    kept = {record.run for record in (*shown, *references.values())}
+    fewer = [
+        (record, f"{record.seeds} of the {most[_asked(record)]} seeds of a row above")
+        for record in records
+        if record.run not in kept
+    ]
+    return [record for record in records if record.run in kept], references, fewer
+
+
+def _rows(
+    records: Sequence[RunRecord],
+    references: Mapping[int, RunRecord],
+    twins: Mapping[str, str],
+    front: Set[str] = frozenset(),
+) -> tuple[Row, ...]:
+    """The rows by replication, each beside its reference; `front`: the runs on the Pareto front."""
+    ordered = sorted(records, key=lambda record: (_sort_value(record), record.method, record.run))
+    beside = [references.get(record.seeds) for record in ordered]
+    return tuple(
+        Row(record, reference, record.run in front, twins.get(record.run, ""), differences)
+        for record, reference, differences in zip(
+            ordered, beside, _differences(ordered, beside), strict=True
+        )
+    )
+
+
 def _twins(records: Sequence[RunRecord]) -> dict[str, str]:
-    """For rows whose names are the same, by run, what tells them apart: their seeds where these
-    differ, else the run.
+    """What tells rows of the same name apart, by run: their number of seeds where that differs,
+    else the name of the run.
     """
     by_label: dict[str, list[RunRecord]] = {}
     for record in records:
@@ -302,8 +334,8 @@ def _twins(records: Sequence[RunRecord]) -> dict[str, str]:
 def _differences(
     records: Sequence[RunRecord], references: Sequence[RunRecord | None]
 ) -> list[dict[str, Interval]]:
-    """The paired differences of every record to its reference, for those scores that have a column:
-    all at once, which is much faster.
+    """The paired differences of every record to its reference, for the scores that have a column;
+    computed together, which is much faster.
     """
     shown = {column.name for column in COLUMNS}
     values, baseline, shares = {}, {}, set()
@@ -325,12 +357,12 @@ def _differences(
 
 
 def _asked(record: RunRecord) -> str:
-    """What a row stands for but for the number of seeds."""
+    """A key of what a row stands for, apart from the number of seeds."""
     return json.dumps([record.method, record.parameters, record.sources], sort_keys=True)
 
 
 def _unfinished(record: RunRecord, expected: Sequence[str]) -> str:
-    """Why a run is not whole, and what of the board it has no number for."""
+    """Why a run is not complete, and which scores of the board it lacks."""
     known = {
         name
         for part in PARTS

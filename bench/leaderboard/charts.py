@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bench.leaderboard.board import Board, Row
 from bench.leaderboard.cells import cell, group_order, number
 from bench.leaderboard.columns import COLUMNS, Column
 from bench.records.parts import REFERENCE
+from bench.records.record import Score
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -22,6 +24,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 HUES, MARKS = 12, 5  # colours and shapes of the style sheet
 WIDTH, HEIGHT = 680, 460
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 20, 50  # margins
+INSET = 24  # from the margins to the first and the last group
 # rows beyond these have no name beside their point; the legend and the tooltip say it
 LABELLED = 40
 NAMED = 12  # groups that have their name below the axis; of more, every second or third
@@ -79,16 +82,15 @@ def step_line(points: Sequence[Point], right: float, bottom: float) -> list[Poin
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Round numbers from at most `low` to at least `high`, steps of 1, 2 or 5 times a power of
-    ten.
+    ten, of which about `wanted` fill the range.
     """
+    from matplotlib.ticker import MaxNLocator  # 0.1 s, which only pages with charts need
+
     low, high = max(low, -FARTHEST), min(high, FARTHEST)
     if high - low < 1e-9 * max(1.0, abs(low), abs(high)):
         low, high = low - 0.5, low + 0.5
-    rough = (high - low) / wanted
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    values = MaxNLocator(nbins=wanted, steps=[1, 2, 5, 10]).tick_values(low, high)
+    return [round(float(value), 12) + 0.0 for value in values]
 
 
 def scatters(board: Board, label: Callable[[Row], str]) -> list[dict[str, Any]]:
@@ -108,78 +110,103 @@ def _measured(board: Board, columns: Sequence[Column]) -> list[Column]:
     ]
 
 
+@dataclass(frozen=True)
+class _Axis:
+    """Values laid out between two places of the view box; its ticks are values."""
+
+    start: float
+    end: float
+    ticks: list[float]
+
+    def __call__(self, value: float) -> float:
+        first, last = self.ticks[0], self.ticks[-1]
+        return round(self.start + (self.end - self.start) * (value - first) / (last - first), 1)
+
+    def marks(self) -> list[tuple[float, str]]:
+        """Place and text of every tick."""
+        return [(self(value), f"{value:g}") for value in self.ticks]
+
+    def interval(self, score: Score) -> tuple[float, float] | None:
+        """The places of its bounds, where it has both."""
+        if score.low is None or score.high is None:
+            return None
+        return self(score.low), self(score.high)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A row that has both scores of a chart; `place` is its number in the table."""
+
+    place: int
+    row: Row
+    across: Score
+    up: Score
+    value: Point
+
+
 def _scatter(board: Board, x: Column, y: Column, label: Callable[[Row], str]) -> dict[str, Any]:
-    both = []
-    for place, row in enumerate(board.rows):
-        across, up = row.score(x), row.score(y)
-        if across and up and across.value is not None and up.value is not None:
-            both.append((place, row, across, up, across.value, up.value))
-    spans = [
-        [
-            value
-            for score in part
-            for value in (score.value, score.low, score.high)
-            if value is not None
-        ]
-        for part in ([f[2] for f in both], [f[3] for f in both])
-    ]
-    marks_x, marks_y = (
-        ticks(min(span), max(span), wanted) if span else [0.0, 1.0]
-        for span, wanted in zip(spans, (7, 6), strict=True)
-    )
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-
-    def at_x(value: float) -> float:
-        return round(LEFT + (right - LEFT) * (value - marks_x[0]) / (marks_x[-1] - marks_x[0]), 1)
-
-    def at_y(value: float) -> float:
-        return round(bottom - (bottom - TOP) * (value - marks_y[0]) / (marks_y[-1] - marks_y[0]), 1)
-
-    best = set(front([(a, b) for *_, a, b in both]))
+    """What the template draws: points with their intervals, names and tooltips, ticks, and the line
+    of the Pareto front.
+    """
+    shown = _measured_in_both(board, x, y)
+    axis_x = _Axis(LEFT, WIDTH - RIGHT, _ticks_of([each.across for each in shown], 7))
+    axis_y = _Axis(HEIGHT - BOTTOM, TOP, _ticks_of([each.up for each in shown], 6))
+    values = [each.value for each in shown]
+    best = set(front(values))
     points: list[dict[str, Any]] = [
         {
-            "row": place,
-            "x": at_x(a),
-            "y": at_y(b),
-            "front": (a, b) in best,
-            "across": (
-                (at_x(across.low), at_x(across.high))
-                if across.low is not None and across.high is not None
-                else None
-            ),
-            "up": (
-                (at_y(up.low), at_y(up.high))
-                if up.low is not None and up.high is not None
-                else None
-            ),
+            "row": each.place,
+            "x": axis_x(each.value[0]),
+            "y": axis_y(each.value[1]),
+            "front": each.value in best,
+            "across": axis_x.interval(each.across),
+            "up": axis_y.interval(each.up),
             "title": (
-                f"{label(row)}: {_plain(x)} {cell(across, x.decimals)}, {_plain(y)}"
-                f" {cell(up, y.decimals)}"
+                f"{label(each.row)}: {_plain(x)} {cell(each.across, x.decimals)}, {_plain(y)}"
+                f" {cell(each.up, y.decimals)}"
             ),
         }
-        for place, row, across, up, a, b in both
+        for each in shown
     ]
+    # the reference and the front are named first, as long as there is room
     first = sorted(
-        range(len(both)),
-        key=lambda i: (both[i][1].record.method != REFERENCE, not points[i]["front"], i),
+        range(len(shown)),
+        key=lambda i: (shown[i].row.record.method != REFERENCE, not points[i]["front"], i),
     )[:LABELLED]
-    texts = {i: _name(label(both[i][1])) for i in first}
     names = place_labels(
-        [(point["x"], point["y"]) for point in points], texts, (LEFT, TOP - 8, right, bottom)
+        [(point["x"], point["y"]) for point in points],
+        {i: _name(label(shown[i].row)) for i in first},
+        (LEFT, TOP - 8, WIDTH - RIGHT, HEIGHT - BOTTOM),
     )
     for i, point in enumerate(points):
         point["label"] = names.get(i)
-    line = step_line([(a, b) for *_, a, b in both], marks_x[-1], marks_y[0])
+    line = step_line(values, axis_x.ticks[-1], axis_y.ticks[0])
     return {
         "x": x.name,
         "y": y.name,
         "x_name": _plain(x),
         "y_name": _plain(y),
         "points": points,
-        "x_ticks": [(at_x(value), f"{value:g}") for value in marks_x],
-        "y_ticks": [(at_y(value), f"{value:g}") for value in marks_y],
-        "line": [(at_x(a), at_y(b)) for a, b in line],
+        "x_ticks": axis_x.marks(),
+        "y_ticks": axis_y.marks(),
+        "line": [(axis_x(across), axis_y(up)) for across, up in line],
     }
+
+
+def _measured_in_both(board: Board, x: Column, y: Column) -> list[_Measured]:
+    found = []
+    for place, row in enumerate(board.rows):
+        across, up = row.score(x), row.score(y)
+        if across and up and across.value is not None and up.value is not None:
+            found.append(_Measured(place, row, across, up, (across.value, up.value)))
+    return found
+
+
+def _ticks_of(scores: Sequence[Score], wanted: int) -> list[float]:
+    """Ticks over the values and the intervals of scores."""
+    bounds = [bound for score in scores for bound in (score.value, score.low, score.high)]
+    known = [bound for bound in bounds if bound is not None]
+    return ticks(min(known), max(known), wanted) if known else [0.0, 1.0]
 
 
 def _name(text: str) -> str:
@@ -241,50 +268,52 @@ def bars(board: Board) -> dict[str, Any]:
     A range that would leave the chart by far is cut, and its end marked; the text beside the bar
     says it in full.
     """
-    columns = _measured(board, BARS)
-    shown: list[dict[str, Any]] = []
-    for column in columns:
-        scores = [row.score(column) for row in board.rows]
-        values = [score.value for score in scores if score and score.value is not None]
-        most = 1.12 * max([*values, 1e-9])
-        ranges = [score.high for score in scores if score and score.high is not None]
-        most = max(most, min(max([*ranges, 0.0]), 1.25 * most))
-        own = next(
-            (
-                score.value
-                for row, score in zip(board.rows, scores, strict=True)
-                if row.record.method == REFERENCE and score
-            ),
-            None,
-        )
-        base = 1.0 if column.name == "time_ratio" else own
-        lines: list[dict[str, Any]] = []
-        for score in scores:
-            if score is None or score.value is None:
-                lines.append({"value": None, "range": None, "cut": False, "text": "–"})
-                continue
-            both = score.low is not None and score.high is not None
-            lines.append(
-                {
-                    "value": _percent(score.value, most),
-                    "range": (
-                        (_percent(score.low or 0, most), _percent(score.high or 0, most))
-                        if both
-                        else None
-                    ),
-                    "cut": score.high is not None and score.high > most,
-                    "text": cell(score, column.decimals),
-                }
-            )
-        shown.append(
-            {
-                "name": column.heading,
-                "meaning": column.meaning,
-                "base": _percent(base, most) if base else None,
-                "lines": lines,
-            }
-        )
-    return {"columns": shown} if shown else {}
+    columns = [_bars_of(board, column) for column in _measured(board, BARS)]
+    return {"columns": columns} if columns else {}
+
+
+def _bars_of(board: Board, column: Column) -> dict[str, Any]:
+    scores = [row.score(column) for row in board.rows]
+    most = _end_of_bars([score for score in scores if score])
+    own = next(
+        (
+            score.value
+            for row, score in zip(board.rows, scores, strict=True)
+            if row.record.method == REFERENCE and score
+        ),
+        None,
+    )
+    base = 1.0 if column.name == "time_ratio" else own
+    return {
+        "name": column.heading,
+        "meaning": column.meaning,
+        "base": _percent(base, most) if base else None,
+        "lines": [_bar(score, most, column.decimals) for score in scores],
+    }
+
+
+def _end_of_bars(scores: Sequence[Score]) -> float:
+    """The value at which a chart of bars ends: a little beyond the largest value, and up to a
+    quarter more for ranges.
+    """
+    values = [score.value for score in scores if score.value is not None]
+    ranges = [score.high for score in scores if score.high is not None]
+    most = 1.12 * max([*values, 1e-9])
+    return max(most, min(max([*ranges, 0.0]), 1.25 * most))
+
+
+def _bar(score: Score | None, most: float, decimals: int) -> dict[str, Any]:
+    if score is None or score.value is None:
+        return {"value": None, "range": None, "cut": False, "text": "–"}
+    both = score.low is not None and score.high is not None
+    return {
+        "value": _percent(score.value, most),
+        "range": (
+            (_percent(score.low or 0, most), _percent(score.high or 0, most)) if both else None
+        ),
+        "cut": score.high is not None and score.high > most,
+        "text": cell(score, decimals),
+    }
 
 
 def _percent(value: float, most: float) -> float:
@@ -302,16 +331,11 @@ def groups(board: Board, label: Callable[[Row], str]) -> dict[str, Any]:
     if not names:
         return {}
     values = [value for _, _, score in scores for value in score.groups.values()]
-    marks = ticks(min(0.0, *values), max(values), 5)
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    at_y = _Axis(HEIGHT - BOTTOM, TOP, ticks(min(0.0, *values), max(values), 5))
     across = [
-        round(LEFT + 24 + (right - LEFT - 48) * i / max(len(names) - 1, 1), 1)
+        round(LEFT + INSET + (WIDTH - RIGHT - LEFT - 2 * INSET) * i / max(len(names) - 1, 1), 1)
         for i in range(len(names))
     ]
-
-    def at_y(value: float) -> float:
-        return round(bottom - (bottom - TOP) * (value - marks[0]) / (marks[-1] - marks[0]), 1)
-
     lines: list[dict[str, Any]] = []
     for place, row, score in scores:
         points = [
@@ -328,8 +352,4 @@ def groups(board: Board, label: Callable[[Row], str]) -> dict[str, Any]:
     lines.sort(key=lambda line: board.rows[line["row"]].record.method == REFERENCE)
     every = math.ceil(len(names) / NAMED)
     shown = list(zip(across, names, strict=True))[::every]
-    return {
-        "names": shown,
-        "ticks": [(at_y(value), f"{value:g}") for value in marks],
-        "lines": lines,
-    }
+    return {"names": shown, "ticks": at_y.marks(), "lines": lines}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,10 @@ from bench.statistics import intervals as stats
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
-PARTS = ("scores", "cost", "attacks")  # of a record, in the order shown
+# of a record, in the order of reports and comparisons; in tables of many rows costs come last
+REPORT_PARTS = ("scores", "cost", "attacks")
 ABSENT = object()  # a field that one of the records does not have; null is a value
 LONGEST = 160  # characters of a value in the terminal; the JSON has all of it
 _COLUMNS = {column.name: column for column in COLUMNS}
@@ -144,7 +146,7 @@ def compare_files(a: Path, b: Path) -> Comparison:
 
 
 def compare(a: RunRecord, b: RunRecord) -> Comparison:
-    """What differs between two records; see the module."""
+    """What differs between two records: protocol, environment and numbers."""
     # By their text, so that 1 and true differ; without the digest of all else, which older records
     # lack.
     identical = (
@@ -152,7 +154,9 @@ def compare(a: RunRecord, b: RunRecord) -> Comparison:
     )
     forbids = _forbids(a, b)
     names = [
-        (part, name) for part in PARTS for name in ordered({*getattr(a, part), *getattr(b, part)})
+        (part, name)
+        for part in REPORT_PARTS
+        for name in ordered({*getattr(a, part), *getattr(b, part)})
     ]
     return Comparison(
         a,
@@ -190,7 +194,7 @@ def _text(value: Any) -> str:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """1 and 1.0 are the same setting; 1 and true are not."""
+    """Whether two settings are the same: 1 and 1.0 are, 1 and true are not."""
     if (
         isinstance(a, bool)
         or isinstance(b, bool)
@@ -262,12 +266,11 @@ def _settings(record: RunRecord) -> dict[str, Any]:
 
 
 def _details(a: RunRecord, b: RunRecord) -> list[Field]:
-    """Details of scores that differ, once a metric where all of its scores agree on them.
-
-    Lists of tables are findings and not an operating point.
+    """Details of scores that differ, written once for a metric where all of its scores agree on
+    them. Lists of tables are left out, because they are findings and no settings.
     """
     by_key: dict[tuple[str, str], list[tuple[str, Field]]] = {}
-    for part in PARTS:
+    for part in REPORT_PARTS:
         mine, theirs = getattr(a, part), getattr(b, part)
         for name in ordered(mine.keys() & theirs.keys()):
             for field in _different(flat(mine[name].details), flat(theirs[name].details)):
@@ -308,7 +311,7 @@ def _finite(values: dict[str, float] | None) -> dict[str, float]:
 
 
 def _no_difference(mine: Score | None, theirs: Score | None, a: RunRecord, b: RunRecord) -> str:
-    """Why B - A would mean nothing; empty where it means something."""
+    """Why B - A would mean nothing; empty where it has a meaning."""
     if mine is None or theirs is None:
         return "not in A" if mine is None else "not in B"
     missing = [
@@ -351,49 +354,40 @@ def shown(comparison: Comparison) -> list[str | Table]:
     """The comparison for the terminal: the verdict and who A and B are, a line each, and a table
     for each part that has something to show.
     """
-    from rich.table import Table
+    parts: list[str | Table] = [_cut(comparison.verdict, 4 * LONGEST)]
+    for side, record in (("A", comparison.a), ("B", comparison.b)):
+        messages = "".join(f"; {_cut(line)}" for line in (*record.errors, *record.warnings))
+        parts.append(
+            f"{side}: {_cut(Row(record, None).label)} on {record.suite}, run {record.run},"
+            f" {record.status}{messages}"
+        )
+    if comparison.identical:
+        return parts
+    return [
+        *parts,
+        _fields_table("Protocol", comparison.protocol),
+        _fields_table("Environment", comparison.environment),
+        _numbers_table(comparison.numbers),
+    ]
+
+
+def _fields_table(title: str, fields: Sequence[Field]) -> str | Table:
+    if not fields:
+        return f"{title}: the same"
+    table = _empty_table(f"{title}: what differs", "", "A", "B")
+    for field in fields:
+        table.add_row(_cell_text(field.name), _cell_text(field.a), _cell_text(field.b))
+    return table
+
+
+def _numbers_table(numbers: Sequence[Pair]) -> Table:
     from rich.text import Text
 
     from bench.leaderboard.cells import cell, difference_cell
 
-    def grid(title: str, *headings: str) -> Table:
-        result = Table(title=title, title_justify="left")
-        for heading in headings:
-            result.add_column(heading, overflow="fold")
-        return result
-
-    # a Text, because a table would read [red] in a string as a style
-    def short(value: Any) -> Text:
-        return Text(
-            "absent"
-            if value is ABSENT
-            else _cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        )
-
-    parts: list[str | Table] = [_cut(comparison.verdict, 4 * LONGEST)]
-    for side, record in (("A", comparison.a), ("B", comparison.b)):
-        said = "".join(f"; {_cut(line)}" for line in (*record.errors, *record.warnings))
-        parts.append(
-            f"{side}: {_cut(Row(record, None).label)} on {record.suite}, run {record.run},"
-            f" {record.status}{said}"
-        )
-    if comparison.identical:
-        return parts
-    for title, fields in (
-        ("Protocol", comparison.protocol),
-        ("Environment", comparison.environment),
-    ):
-        if fields:
-            differs = grid(f"{title}: what differs", "", "A", "B")
-            for field in fields:
-                differs.add_row(short(field.name), short(field.a), short(field.b))
-            parts.append(differs)
-        else:
-            parts.append(f"{title}: the same")
-    numbers = grid(
-        "Scores, cost, attacks (95 % intervals; * paired by prompt)", "", "A", "B", "B - A"
-    )
-    for pair in comparison.numbers:
+    title = "Scores, cost, attacks (95 % intervals; * paired by prompt)"
+    table = _empty_table(title, "", "A", "B", "B - A")
+    for pair in numbers:
         decimals = decimals_of(pair.name, pair.a, pair.b)
         change = (
             difference_cell(pair.difference, decimals) + (" *" if pair.prompts else "")
@@ -401,10 +395,24 @@ def shown(comparison: Comparison) -> list[str | Table]:
             else f"– ({pair.reason})"
         )
         heading = _COLUMNS[pair.name].heading if pair.name in _COLUMNS else pair.name
-        numbers.add_row(
-            short(heading),
-            Text(cell(pair.a, decimals)),
-            Text(cell(pair.b, decimals)),
-            short(change),
-        )
-    return [*parts, numbers]
+        values = [Text(cell(score, decimals)) for score in (pair.a, pair.b)]
+        table.add_row(_cell_text(heading), *values, _cell_text(change))
+    return table
+
+
+def _empty_table(title: str, *headings: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _cell_text(value: Any) -> Text:
+    """A value for a cell: as `Text`, because a table would read [red] in a string as a style."""
+    from rich.text import Text
+
+    if value is ABSENT:
+        return Text("absent")
+    return Text(_cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))

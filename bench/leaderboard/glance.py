@@ -84,15 +84,15 @@ def verdict(row: Row, column: Column) -> str:
 
 
 def no_fitting(row: Row) -> bool:
-    """Whether it needs no offline work: no evaluations and no seconds; a row whose fitting was not
-    measured does not count.
+    """Whether a method needs no offline work: no evaluations and no seconds of fitting. False where
+    its fitting was not measured.
     """
     return _value(row, FIT) == 0 and not _value(row, FIT_SECONDS)
 
 
 def no_extra(row: Row, reference: Row | None) -> bool:
-    """Whether an image takes no more model evaluations than under `none`; not where either was not
-    measured.
+    """Whether an image takes no more model evaluations than under `none`. False where either was
+    not measured.
     """
     mine, theirs = _value(row, NFE), _value(reference, NFE) if reference else None
     return mine is not None and theirs is not None and mine <= theirs
@@ -239,8 +239,8 @@ def _keeps(rows: Sequence[Row]) -> Card | None:
 
 
 def _lowest(rows: Sequence[Row], *columns: Column) -> list[Row]:
-    """By the columns in turn, what was not measured last; then by name, so that the order never
-    depends on that of the records.
+    """Rows sorted by the columns in turn, those without a value last; ties by name and run, so that
+    the order does not depend on that of the records.
     """
     return sorted(
         rows,

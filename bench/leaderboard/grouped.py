@@ -23,8 +23,8 @@ ALWAYS = ("sscd", "memorized_ratio")
 
 @dataclass(frozen=True)
 class Grouped:
-    """One score by group: how many prompts each group has (None where no record says so), and the
-    cells of each row in the order of `groups`.
+    """One score by group: the number of prompts of each group (None where no record states it), and
+    the cells of each row in the order of `groups`.
     """
 
     column: Column
@@ -34,8 +34,8 @@ class Grouped:
 
 
 def grouped(board: Board) -> list[Grouped]:
-    """The tables of a board, `none` first in each; empty where prompts have no groups, one for all,
-    or many.
+    """The tables by group of a board, with `none` first in each. There is none where prompts have
+    no groups, only one, or more than `FEW`.
     """
     built_in = {column.name for column in COLUMNS}
     columns = [
@@ -76,8 +76,8 @@ def _cell(score: Score, group: str, decimals: int) -> str:
 
 
 def group_values(score: Score | None) -> dict[str, dict[str, Any]]:
-    """A score by group for programs: value, interval and prompts of each, null where a record does
-    not say.
+    """A score by group for programs: value, interval and number of prompts of each group; null
+    where a record does not state it.
     """
     if score is None:
         return {}

@@ -4,7 +4,10 @@ booktabs.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
+from functools import cache
 
 from bench.leaderboard.board import Board
 from bench.leaderboard.cells import cell, difference_cell, number
@@ -33,17 +36,45 @@ SPECIAL = {
     "–": "--",
     "●": r"$\bullet$",
 }
+# Commands that LaTeX has without any package and in its oldest encoding: accents, letters, Greek,
+# signs. pylatexenc also knows others, for Cyrillic say, at which a table would not compile.
+ACCENTS = "'`^\"~=.cHruv"
+LETTERS = "i ss ae AE oe OE o O l L"
+GREEK = (
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi"
+    " pi rho sigma varsigma tau upsilon phi varphi chi psi omega"
+    " Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
+)
+SIGNS = (
+    "ensuremath pm leq geq neq approx equiv infty partial nabla sum prod in cdot leftrightarrow"
+    " textellipsis textemdash textquotedblleft textquotedblright textquoteleft textquoteright"
+    " textdegree textmu textonesuperior texttwosuperior textthreesuperior textleftarrow"
+    " textrightarrow textcopyright textregistered textsection textparagraph textbullet"
+)
+COMMANDS = frozenset([*ACCENTS, *f"{LETTERS} {GREEK} {SIGNS}".split()])
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it is: one line, no command, no character that pdfLaTeX does not
-    know.
+    """Text that LaTeX prints as it is: one line, no command of the text's own, and a question mark
+    for what pdfLaTeX cannot print without further packages.
     """
-    plain = " ".join(text.split())
-    return "".join(
-        SPECIAL.get(letter, letter if letter.isascii() and letter.isprintable() else "?")
-        for letter in plain
+    plain = unicodedata.normalize("NFC", " ".join(text.split()))
+    return "".join(map(_escaped, plain))
+
+
+@cache
+def _escaped(letter: str) -> str:
+    if letter in SPECIAL:
+        return SPECIAL[letter]
+    if letter.isascii():
+        return letter if letter.isprintable() else "?"
+    from pylatexenc.latexencode import unicode_to_latex  # few tables need it
+
+    latex: str = unicode_to_latex(
+        letter, replacement_latex_protection="braces-all", unknown_char_warning=False
     )
+    commands = re.findall(r"\\([A-Za-z]+|.)", latex)
+    return latex if latex.isascii() and COMMANDS.issuperset(commands) else "?"
 
 
 def latex(board: Board, columns: Sequence[Column], headings: Sequence[str]) -> str:

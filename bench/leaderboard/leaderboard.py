@@ -86,7 +86,9 @@ def write_pages(pages: dict[str, bytes], out: Path) -> list[Path]:
 
 
 def check_pages(pages: dict[str, bytes], out: Path) -> list[str]:
-    """One readable line for every file that is missing, stray or not what the records give."""
+    """One line for every file that is missing, belongs to no record, or differs from what the
+    records give.
+    """
     problems = []
     for name, content in pages.items():
         path = out / name
@@ -110,8 +112,8 @@ def check_pages(pages: dict[str, bytes], out: Path) -> list[str]:
 
 
 def _listed_pictures(sums: Path) -> tuple[set[Path], list[str]]:
-    """Pictures that no record makes, from a list in the form of `sha256sum`, and a line for each
-    that is not as the list says.
+    """The pictures that are not made from records, as a list in the form of `sha256sum` names them,
+    and a line for each that differs from the list.
     """
     listed: dict[Path, str] = {}
     for line in sums.read_text(encoding="utf-8").splitlines() if sums.exists() else ():
@@ -129,8 +131,8 @@ def _listed_pictures(sums: Path) -> tuple[set[Path], list[str]]:
 
 
 def _first_difference(there: str, expected: str) -> str:
-    """The first place where two texts differ: its line, what is there and what the records give,
-    with some characters around it.
+    """The first place where two texts differ: the number of its line, and what stands there in
+    both, with some characters around it.
     """
     for place, (mine, theirs) in enumerate(
         itertools.zip_longest(there.splitlines(), expected.splitlines()), 1
@@ -138,7 +140,7 @@ def _first_difference(there: str, expected: str) -> str:
         if mine != theirs:
             pairs = enumerate(zip(mine or "", theirs or "", strict=False))
             at = next(
-                (i for i, (one, other) in pairs if one != other),
+                (i for i, (letter, other) in pairs if letter != other),
                 min(len(mine or ""), len(theirs or "")),
             )
             return f"line {place}: {_around(mine, at)} instead of {_around(theirs, at)}"
@@ -153,8 +155,8 @@ def _around(line: str | None, place: int, before: int = 40, after: int = 60) -> 
 
 
 def row_table(record: RunRecord, others: list[RunRecord]) -> Table:
-    """A finished run beside `none` of the same protocol, of as many seeds where there is one, for
-    the terminal.
+    """A finished run as a table for the terminal, beside `none` of the same protocol and, where
+    there is one, of as many seeds.
     """
     from rich.table import Table
     from rich.text import Text

@@ -33,83 +33,101 @@ def markdown(board: Board) -> str:
     columns = columns_of(board)
     lines = [f"# {escape(board.suite)}", ""]
     if board.rows:
-        intervals = " or ".join(sorted({row.record.intervals for row in board.rows}))
-        exact = "Clopper-Pearson where a prompt has one value"
-        means = (
-            f"Rows by SSCD. Brackets: 95 % intervals ({escape(intervals)}; {exact}); Δ: paired"
-            " difference to `none` of as many seeds."
-        )
-        lines += [*markdown_table(board, board.rows, columns, details=True), "", means, ""]
-        lines += [
-            f"- **{escape(heading(board, column))}**: {escape(definition(board, column), 2000)}"
-            for column in columns
-        ]
-        lines += [f"- **holds against**: {HOLDS}"]
-        lines += [f"- **Pareto**: {PARETO}"]
-        lines += [f"- {TUNED_MEANS}"] if any(row.record.tuning for row in board.rows) else []
         group_name = board.rows[0].record.group_name
-        if tables := grouped(board):
-            lines += [
-                "",
-                f"## By {escape(group_name)}",
-                "",
-                "Brackets: 95 % intervals over the prompts of a group, where the record has them.",
-            ]
-            lines += [line for table in tables for line in _by_group(table, group_name)]
-        attacked = extraction(board)
-        if attacked:
-            lines += [
-                "",
-                "## Extraction attack, before and after",
-                "",
-                *extraction_table(attacked),
-                "",
-                escape(attacked.operating_point, 2000),
-                "",
-            ]
-            lines += [f"- **{name}**: {meaning}" for name, meaning in HEADINGS]
-            if attacked.groups:
-                by = (
-                    f"Actually memorized, by {escape(group_name)} (a copy of any training picture"
-                    " counts):"
-                )
-                lines += ["", by, "", *_pipes(["method", *attacked.groups])]
-                lines += [
-                    "| " + " | ".join([escape(row.label), *cells]) + " |"
-                    for row, cells in attacked.by_group
-                ]
-    if board.reported:
-        lines += [
-            "",
-            "## Self-reported",
-            "",
-            (
-                "Measured by others under the same protocol and checked for consistency (`bench"
-                " submit`), not measured here."
-            ),
-            "",
-        ]
-        lines += markdown_table(board, board.reported, columns, details=True)
-    if unmeasured := [
-        (row, name, score.reason) for row in board.rows for name, score in _nulls(row)
-    ]:
-        lines += [
-            "",
-            "Not measured:",
-            "",
-            *(
-                f"- {escape(row.label)}, {escape(name)}: {escape(reason)}"
-                for row, name, reason in unmeasured
-            ),
-        ]
-    if board.apart or board.damaged:
-        lines += ["", "Not ranked:", ""]
-        lines += [
-            f"- {escape(Row(record, None).label)} (run {record.run}): {escape(reason)}"
-            for record, reason in board.apart
-        ]
-        lines += [f"- {escape(line)}" for line in board.damaged]
+        lines += _main_table(board, columns)
+        lines += _group_tables(board, group_name)
+        lines += _attack(board, group_name)
+    lines += _self_reported(board, columns)
+    lines += _not_measured(board)
+    lines += _not_ranked(board)
     return "\n".join(lines) + "\n"
+
+
+def _main_table(board: Board, columns: Sequence[Column]) -> list[str]:
+    """The table and what its columns mean."""
+    intervals = " or ".join(sorted({row.record.intervals for row in board.rows}))
+    exact = "Clopper-Pearson where a prompt has one value"
+    means = (
+        f"Rows by SSCD. Brackets: 95 % intervals ({escape(intervals)}; {exact}); Δ: paired"
+        " difference to `none` of as many seeds."
+    )
+    lines = [*markdown_table(board, board.rows, columns, details=True), "", means, ""]
+    lines += [
+        f"- **{escape(heading(board, column))}**: {escape(definition(board, column), 2000)}"
+        for column in columns
+    ]
+    lines += [f"- **holds against**: {HOLDS}", f"- **Pareto**: {PARETO}"]
+    lines += [f"- {TUNED_MEANS}"] if any(row.record.tuning for row in board.rows) else []
+    return lines
+
+
+def _group_tables(board: Board, group_name: str) -> list[str]:
+    tables = grouped(board)
+    if not tables:
+        return []
+    lines = [
+        "",
+        f"## By {escape(group_name)}",
+        "",
+        "Brackets: 95 % intervals over the prompts of a group, where the record has them.",
+    ]
+    return lines + [line for table in tables for line in _by_group(table, group_name)]
+
+
+def _attack(board: Board, group_name: str) -> list[str]:
+    """The extraction attack before and after each mitigation, where it was run."""
+    attacked = extraction(board)
+    if not attacked:
+        return []
+    lines = [
+        "",
+        "## Extraction attack, before and after",
+        "",
+        *extraction_table(attacked),
+        "",
+        escape(attacked.operating_point, 2000),
+        "",
+        *(f"- **{name}**: {meaning}" for name, meaning in HEADINGS),
+    ]
+    if attacked.groups:
+        by = f"Actually memorized, by {escape(group_name)} (a copy of any training picture counts):"
+        lines += ["", by, "", *_pipes(["method", *attacked.groups])]
+        lines += [_cells([escape(row.label), *cells]) for row, cells in attacked.by_group]
+    return lines
+
+
+def _self_reported(board: Board, columns: Sequence[Column]) -> list[str]:
+    if not board.reported:
+        return []
+    return [
+        "",
+        "## Self-reported",
+        "",
+        (
+            "Measured by others under the same protocol and checked for consistency (`bench"
+            " submit`), not measured here."
+        ),
+        "",
+        *markdown_table(board, board.reported, columns, details=True),
+    ]
+
+
+def _not_measured(board: Board) -> list[str]:
+    lines = [
+        f"- {escape(row.label)}, {escape(name)}: {escape(score.reason)}"
+        for row in board.rows
+        for name, score in _nulls(row)
+    ]
+    return ["", "Not measured:", "", *lines] if lines else []
+
+
+def _not_ranked(board: Board) -> list[str]:
+    lines = [
+        f"- {escape(Row(record, None).label)} (run {record.run}): {escape(reason)}"
+        for record, reason in board.apart
+    ]
+    lines += [f"- {escape(line)}" for line in board.damaged]
+    return ["", "Not ranked:", "", *lines] if lines else []
 
 
 def markdown_table(
@@ -144,18 +162,9 @@ def markdown_table(
             if details
             else []
         )
-        lines.append(
-            "| "
-            + " | ".join(
-                [
-                    escape(row.label),
-                    *map(escape, (row.record.where, *facts)),
-                    *cells,
-                    "●" if row.pareto else "",
-                ]
-            )
-            + " |"
-        )
+        pareto = "●" if row.pareto else ""
+        words = map(escape, (row.label, row.record.where, *facts))
+        lines.append(_cells([*words, *cells, pareto]))
     return lines
 
 
@@ -164,7 +173,7 @@ def _by_group(table: Grouped, group_name: str) -> list[str]:
         group + (f" ({count} prompts)" if count is not None else "")
         for group, count in zip(table.groups, table.prompts, strict=True)
     ]
-    rows = ["| " + " | ".join([escape(row.label), *cells]) + " |" for row, cells in table.rows]
+    rows = [_cells([escape(row.label), *cells]) for row, cells in table.rows]
     return [
         "",
         f"**{escape(table.column.heading)}** by {escape(group_name)}",
@@ -185,15 +194,17 @@ def _nulls(row: Row) -> list[tuple[str, Score]]:
 
 
 def extraction_table(attacked: Extraction) -> list[str]:
-    rows = ["| " + " | ".join([escape(row.label), *cells]) + " |" for row, cells in attacked.rows]
+    rows = [_cells([escape(row.label), *cells]) for row, cells in attacked.rows]
     return [*_pipes(["method", *(name for name, _ in HEADINGS)]), *rows]
 
 
 def _pipes(headings: Sequence[str]) -> list[str]:
-    return [
-        "| " + " | ".join(escape(name) for name in headings) + " |",
-        "|" + "---|" * len(headings),
-    ]
+    """The line of headings and the line below it."""
+    return [_cells([escape(name) for name in headings]), "|" + "---|" * len(headings)]
+
+
+def _cells(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
 
 
 def with_tables(readme: str, boards: list[Board]) -> str:

@@ -12,14 +12,11 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
-from functools import cache, lru_cache
-from importlib import resources
+from functools import lru_cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from bench.base.errors import visible
 from bench.leaderboard import charts
 from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of
 from bench.leaderboard.cells import cell, difference_cell, group_order, heading, number, spread
@@ -36,11 +33,10 @@ from bench.leaderboard.glance import (
 )
 from bench.leaderboard.grouped import grouped
 from bench.leaderboard.legend import PARETO, operating_point
+from bench.leaderboard.templating import TITLE, package_file, plain, template
 from bench.records.parts import REFERENCE
 
-LONG, TITLE = 90, 600  # letters of a text that are shown, and that its tooltip has
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
-BREAKS, NARROW = re.compile("(_)"), re.compile("([_=])")
 SMALL = 64  # pixels: pictures up to this side are enlarged without smoothing
 # every other score is one of quality
 REPLICATION = ("sscd", "sscd_p95", "memorized_ratio", "diversity")
@@ -64,12 +60,12 @@ def html(board: Board) -> str:
     columns = sorted(columns_of(board), key=lambda column: _part(column)[0])
     reference = next((row for row in board.rows if row.record.method == REFERENCE), None)
     scales = _scales(board, columns)
-    script = _file("leaderboard.js")
+    script = package_file("leaderboard.js")
     group_name = board.rows[0].record.group_name if board.rows else "group"
-    content: str = _template("leaderboard.html").render(
+    content: str = template("leaderboard.html").render(
         board=board,
         # this package's own files: nothing of a record is in them
-        style=Markup(_file("charts.css") + _file("leaderboard.css")),
+        style=Markup(package_file("charts.css") + package_file("leaderboard.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         facts=_facts(board),
@@ -113,48 +109,23 @@ def picture_of(board: Board) -> str | None:
     if not drawn:
         return None
     chosen = next(
-        (one for one in drawn if (one["x"], one["y"]) == ("sscd", "clip_score_clean")), drawn[0]
+        (chart for chart in drawn if (chart["x"], chart["y"]) == ("sscd", "clip_score_clean")),
+        drawn[0],
     )
-    content: str = _template("scatter.svg").render(
+    content: str = template("scatter.svg").render(
         s=chosen,
         looks=charts.looks(board.rows),
         suite=board.suite,
-        style=Markup(_file("charts.css")),
+        style=Markup(package_file("charts.css")),
     )
     return content
 
 
-def short(text: object, longest: int = LONG, narrow: bool = False) -> Markup:
-    """A text from a record as a piece of the page: isolated from the direction of what is around
-    it, cut, with more of it in a tooltip.
-
-    It may break after underscores, in a narrow place after = as well.
-    """
-    whole = visible(str(text)[: 4 * TITLE])
-    cut = whole if len(whole) <= longest else whole[:longest] + "…"
-    # no entity has one
-    broken = Markup(
-        (NARROW if narrow else BREAKS)
-        .sub(r"\1<wbr>", str(escape(cut)))
-        .replace(" †", "\xa0†")
-        .replace(" ‡", "\xa0‡")
-    )
-    return (
-        Markup("<bdi>{}</bdi>").format(broken)
-        if cut == whole
-        else Markup('<bdi title="{}">{}</bdi>').format(plain(whole, TITLE), broken)
-    )
-
-
-def plain(text: object, longest: int = LONG) -> str:
-    """The same as plain text, for attributes and for SVG."""
-    whole = visible(str(text)[: 4 * TITLE])
-    return whole if len(whole) <= longest else whole[:longest] + "…"
-
-
 @lru_cache(maxsize=4096)
 def picture(png: str | None) -> Markup | None:
-    """The attributes of an image from base64; None for what is none, which is left out."""
+    """The attributes of an HTML image from base64 of its file; None for text that is no base64,
+    where the page shows no picture.
+    """
     if not png or len(png) % 4 or not BASE64.fullmatch(png):
         return None
     head = base64.b64decode(png[:64])
@@ -201,8 +172,8 @@ def _column(board: Board, column: Column) -> dict[str, Any]:
 
 
 def _scales(board: Board, columns: Sequence[Column]) -> dict[str, float]:
-    """The largest value of each column with a bar: replication and attacks, where 0 is the
-    least.
+    """The largest value of each column that has bars: replication and attacks, whose least value is
+    0.
     """
     scales = {}
     for column in columns:
@@ -373,7 +344,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 
 def _reference_first(board: Board) -> list[tuple[int, Row]]:
-    """What the others are compared with stands first."""
+    """The rows with the reference, which the others are compared with, first."""
     return sorted(enumerate(board.rows), key=lambda found: found[1].record.method != REFERENCE)
 
 
@@ -447,8 +418,8 @@ def _exhibits(board: Board) -> list[dict[str, Any]]:
 
 
 def _definition(board: Board, column: Column, reference: Row | None) -> dict[str, Any]:
-    """What a column means, with unit, metric and operating point as the reference row's record has
-    them, else the first row's that has any.
+    """What a column means, with unit, metric and operating point from the reference's record, or
+    from the first row that has them.
     """
     rows = ([reference] if reference else []) + list(board.rows) + list(board.reported)
     scores = [score for row in rows if (score := row.score(column))]
@@ -471,36 +442,3 @@ def _machines(board: Board) -> list[str]:
         )
         found.add(f"{row.record.environment.get('device_name', 'unknown')}{many}")
     return sorted(found)
-
-
-def _file(name: str) -> str:
-    """A file of this package that stands in the page as it is."""
-    return (
-        resources.files("bench.leaderboard")
-        .joinpath("templates")
-        .joinpath(name)
-        .read_text(encoding="utf-8")
-        .replace("\r\n", "\n")
-    )
-
-
-def _template(name: str) -> Template:
-    return _environment().get_template(name)
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("bench.leaderboard", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # Whatever reaches the page as plain text shows its invisible characters. What has __html__
-        # is escaped already.
-        finalize=lambda value: (
-            visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
-        ),
-    )
-    environment.globals |= {"short": short, "plain": plain}
-    return environment

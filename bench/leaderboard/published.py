@@ -162,8 +162,8 @@ def _number(name: str, text: str) -> Decimal:
 
 
 def markdown(rows: Iterable[Published], second_hand: bool = False) -> str:
-    """A page of its own, the same for any order of rows: what was read in papers and their code,
-    and what is only said of them if asked for.
+    """A page of its own, which does not depend on the order of the rows: figures that were read in
+    papers and their code; with `second_hand` also those that only others state.
     """
     known = sorted(rows, key=_order)
     shown = [row for row in known if second_hand or row.tag != "second_hand"]

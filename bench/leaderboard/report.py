@@ -7,18 +7,16 @@ and its invisible characters are shown.
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from bench.base.errors import UserError, visible
+from bench.base.errors import UserError
 from bench.base.files import write_atomically
 from bench.leaderboard.board import Row
 from bench.leaderboard.cells import cell, group_order, number
 from bench.leaderboard.columns import COLUMNS
-from bench.leaderboard.comparing import PARTS, decimals_of, ordered
+from bench.leaderboard.comparing import REPORT_PARTS, decimals_of, ordered
+from bench.leaderboard.templating import template
 from bench.records.parts import flat
 from bench.records.record import RunRecord, Score, load_record
 
@@ -68,9 +66,9 @@ def page(record: RunRecord) -> str:
             TITLES[part],
             [_line(name, getattr(record, part)[name]) for name in ordered(getattr(record, part))],
         )
-        for part in PARTS
+        for part in REPORT_PARTS
     ]
-    content: str = _template().render(
+    content: str = template("report.html").render(
         record=record,
         title=f"{row.label} on {record.suite}",
         status=STATUS[record.status],
@@ -103,7 +101,7 @@ def in_words(record: RunRecord) -> list[str]:
     )
     versions = {
         score.metric: score.metric_version
-        for part in PARTS
+        for part in REPORT_PARTS
         for score in getattr(record, part).values()
     }
     measured = (
@@ -134,7 +132,7 @@ def in_words(record: RunRecord) -> list[str]:
 
 
 def _line(name: str, score: Score) -> dict[str, Any]:
-    """One row of a table of numbers; a null shows its reason."""
+    """One row of a table of numbers; a number that is null shows its reason."""
     column = _COLUMNS.get(name)
     decimals = decimals_of(name, score)
     return {
@@ -169,20 +167,3 @@ def _table(values: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-@cache
-def _template() -> Any:
-    """The page's template; `finalize` sees every text before it is escaped."""
-    environment = Environment(
-        loader=PackageLoader("bench.leaderboard", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # What has __html__ is this template's own (a macro's output), which is escaped already.
-        finalize=lambda value: (
-            visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
-        ),
-    )
-    return environment.get_template("report.html")

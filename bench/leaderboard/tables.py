@@ -1,4 +1,4 @@
-"""A board as plain numbers at full precision: CSV for tables, JSON for programs. One row a run."""
+"""A board as plain numbers: CSV for tables, JSON for programs. One row a run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from bench.leaderboard.grouped import group_values
 
 
 def rows_of(board: Board) -> list[dict[str, Any]]:
-    """What a row stands for, then for every column `<score>`, `_low`, `_high`, `_n`, `_by_seed`,
-    `_by_group` where there are groups; but for costs also `_difference` with `_low` and `_high`.
+    """The rows of a board as dicts: what a row stands for, then for every column `<score>`,
+    `<score>_low`, `_high`, `_n`, `_by_seed`, and `_by_group` where prompts have groups; for all but
+    costs also `_difference`, `_difference_low` and `_difference_high`. Numbers are rounded to six
+    decimals.
     """
     columns = columns_of(board)
     by_group = {
@@ -70,8 +72,8 @@ def as_json(board: Board) -> str:
 
 
 def as_csv(board: Board) -> str:
-    """Lists as words or numbers with spaces between, parameters as JSON, an empty cell for what was
-    not measured.
+    """The table as CSV: lists as words or numbers with spaces between, parameters as JSON, an empty
+    cell for a number that was not measured.
     """
     rows = rows_of(board)
     if not rows:
@@ -84,7 +86,7 @@ def as_csv(board: Board) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A cell that a spreadsheet does not take for a formula."""
+    """A cell of the CSV. Text that a spreadsheet would take for a formula gets an apostrophe."""
     if isinstance(value, dict):
         return json.dumps(value, sort_keys=True)
     if isinstance(value, list) and all(isinstance(item, float) for item in value):

@@ -1,5 +1,5 @@
-"""What a new suite says: its settings, checked as a suite is checked, the scorers whose files are
-given, and where its files go.
+"""The files of a new suite: its settings, checked as those of any suite, the scorers whose files
+are given, and where everything is written.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bench.base.parameters import configure, validation_line
 from bench.new_suite.given import Checks, absolute
 from bench.new_suite.prompts import Row
 from bench.registry import registry
-from bench.suite.settings import SuiteSettings
+from bench.suite.schema import SuiteSettings
 
 ENOUGH = 2048  # features of Inception: a covariance of fewer pictures is singular
 
@@ -67,44 +67,50 @@ class SuiteDraft(Checks):
         return shown
 
     def metrics(self, clean: int, references: bool) -> dict[str, dict[str, Any]]:
-        """Settings of those metrics whose files are given."""
+        """The settings of the metrics whose files are given, and of `walltime`, which needs none.
+        `clean` is the number of held-out clean prompts; `references`: whether any training picture
+        was found.
+        """
         given, chosen = self.given, dict[str, dict[str, Any]]()
         if given.sscd:
-            self._torchscript(given.sscd)
-            if not references:
-                self.problems.append(
-                    "SSCD compares with training pictures and none are given: add a folder of them"
-                    " or a column 'reference'"
-                )
-            chosen["sscd"] = {
-                "weights": self.written(given.sscd),
-                "profile": given.profile,
-                "threshold": given.threshold,
-            }
+            chosen["sscd"] = self._sscd(given.sscd, references)
         if given.clip:
             chosen["clip_score"] = self._clip(given.clip)
         if bool(given.inception) != bool(given.statistics):
             self.problems.append("Inception and reference statistics belong together: give both")
         elif given.inception and given.statistics:
-            self._torchscript(given.inception)
-            if not clean:
-                self.problems.append(
-                    "FID is measured on pictures of clean prompts: give a CSV of them"
-                )
-            size = self._statistics(given.statistics, given.inception)
-            chosen["fid"] = {
-                "weights": self.written(given.inception),
-                "statistics": self.written(given.statistics),
-                "images": clean,
-                "size": size,
-            }
-            if 0 < clean < ENOUGH:
-                self.notes.append(
-                    f"FID of {clean} images is biased upwards: it compares methods on this suite"
-                    " and nothing else"
-                )
+            chosen["fid"] = self._fid(given.inception, given.statistics, clean)
         chosen["walltime"] = {"rounds": 3, "images": 8}
         return chosen
+
+    def _sscd(self, weights: Path, references: bool) -> dict[str, Any]:
+        self._torchscript(weights)
+        if not references:
+            self.problems.append(
+                "SSCD compares with training pictures and none are given: add a folder of them or"
+                " a column 'reference'"
+            )
+        return {
+            "weights": self.written(weights),
+            "profile": self.given.profile,
+            "threshold": self.given.threshold,
+        }
+
+    def _fid(self, network: Path, statistics: Path, clean: int) -> dict[str, Any]:
+        self._torchscript(network)
+        if not clean:
+            self.problems.append("FID is measured on pictures of clean prompts: give a CSV of them")
+        if 0 < clean < ENOUGH:
+            self.notes.append(
+                f"FID of {clean} images is biased upwards: it compares methods on this suite and"
+                " nothing else"
+            )
+        return {
+            "weights": self.written(network),
+            "statistics": self.written(statistics),
+            "images": clean,
+            "size": self._statistics(statistics, network),
+        }
 
     def _torchscript(self, path: Path) -> None:
         try:
@@ -164,13 +170,13 @@ class SuiteDraft(Checks):
                 f"reference statistics {path} cannot be read: {one_line(error)[:100]}"
             )
             return 299
-        said = re.fullmatch(r"clean-(\d+)-([0-9a-f]{12})", made_with)
-        if said and network.is_file() and path_digest(network)[:12] != said[2]:
+        maker = re.fullmatch(r"clean-(\d+)-([0-9a-f]{12})", made_with)
+        if maker and network.is_file() and path_digest(network)[:12] != maker[2]:
             self.problems.append(
                 f"reference statistics {path} were made with another network than {network.name}"
                 f" ({made_with})"
             )
-        return int(said[1]) if said else 299
+        return int(maker[1]) if maker else 299
 
     def table(
         self,

@@ -1,5 +1,5 @@
-"""What an auditor gives to `bench suite new`: as data, asked for on a terminal, and the base of the
-checks that are made of it.
+"""What an auditor gives to `bench suite new`: as data, or answered on a terminal; and the base of
+the checks.
 """
 
 from __future__ import annotations
@@ -39,15 +39,12 @@ LISTED = 5  # examples of one kind of problem
 
 @dataclass(frozen=True)
 class Given:
-    """What the auditor says.
+    """What the auditor gives.
 
     `parts` (unet, vae, text_encoder, tokenizer, scheduler) take the place of the model folder's
-    own.
-
-    `fit`: share of the prompts, and of the clean ones, that methods may learn from. `missing`: what
-     happens to a suite with a training
-    picture that is missing or does not decode: it is refused, or prompts without any picture are
-    dropped.
+    own. `fit` is the share of the suspicious prompts, and of the clean ones, that methods may learn
+    from. `missing` says what happens when a training picture is missing or does not decode: the
+    suite is refused, or prompts without any picture are dropped.
     """
 
     model: Path | None = None
@@ -72,7 +69,7 @@ class Given:
     missing: Literal["refuse", "drop"] = "refuse"
 
     def unanswered(self) -> list[str]:
-        """The fields that must be given and are not."""
+        """The names of the fields that must be given and are not."""
         whole = set(PARTS) <= set(self.parts)
         return [
             name
@@ -96,9 +93,9 @@ def parse_parts(assignments: Iterable[str]) -> dict[str, Path]:
 
 
 def ask(given: Given, input: Callable[[str], str] = input, terminal: bool | None = None) -> Given:
-    """Ask on a terminal for what is missing; a complete call is asked nothing.
+    """Ask on a terminal for what is missing; where nothing is, no question is asked.
 
-    Raises one `UserError` that names it all where nobody can answer.
+    Raises one `UserError`, which names everything that is missing, where nobody can answer.
     """
     missing = given.unanswered()
     if not missing:
@@ -147,14 +144,14 @@ def _answer(input: Callable[[str], str], question: str, needed: bool, exists: bo
 
 @dataclass
 class Checks:
-    """One part of the checks; all parts add to the same lists."""
+    """One part of the checks. All parts add to the same lists of problems and notes."""
 
     given: Given
     problems: list[str]
     notes: list[str]
 
     def rows_problem(self, path: Path, rows: Sequence[object], what: str) -> None:
-        """One problem of a CSV, with how many rows have it and the first of them."""
+        """Add one problem of a CSV: how many rows have it, and the first of them."""
         if rows:
             self.problems.append(f"{path}: {len(rows)} x {what} {examples(rows)}")
 
@@ -173,8 +170,8 @@ class Checks:
         return None
 
     def stored_numbers(self, path: Path) -> Counter[str]:
-        """Parameters by stored type, read from the header; a file shorter or longer than that
-        promises is a problem.
+        """How many parameters are stored as each type, read from the header of a safetensors file.
+        A file that is shorter or longer than its header promises is a problem.
         """
         try:
             header = read_weights_header(path)
@@ -190,7 +187,7 @@ class Checks:
 
 
 def absolute(path: Path) -> Path:
-    """The path from the root, with its links."""
+    """The path from the root, with its links left as they are."""
     return Path(os.path.abspath(path))  # noqa: PTH100  links stay: a cache may link every file to a place that says nothing
 
 

@@ -1,5 +1,5 @@
-"""The model of a new suite: what its folder, or its parts, say without loading weights, and one
-folder made of single parts.
+"""The model of a new suite: what can be known of its folder or its parts without loading weights;
+and one folder made of single parts.
 """
 
 from __future__ import annotations
@@ -14,17 +14,22 @@ from typing import Any, get_args
 from bench.base.errors import visible
 from bench.base.files import write_atomically
 from bench.new_suite.given import PARTS, Checks, absolute
-from bench.suite.settings import Scheduler
+from bench.suite.schema import Scheduler
+
+LARGEST_SIDE = 2**14  # pixels of a picture; more is a damaged configuration
 
 
 class ModelChecks(Checks):
-    """The model's folder, or its parts: what its JSON files and the headers of its weights say."""
+    """Checks of the model's folder, or of its parts: JSON files and the headers of weights."""
 
     folders: dict[str, Path]
     configs: Mapping[str, dict[str, Any] | None]
 
     def check(self) -> dict[str, Any]:
-        """Facts of the pipeline that stand in its JSON files and safetensors headers."""
+        """What the JSON files and the headers of the weights say: side in pixels, prediction type,
+        scheduler, number of parameters and their stored types. Where they cannot be read, problems
+        are added and the facts are those of Stable Diffusion 1.
+        """
         facts: dict[str, Any] = {
             "side": 512,
             "prediction_type": "epsilon",
@@ -157,29 +162,20 @@ class ModelChecks(Checks):
         self, configs: Mapping[str, dict[str, Any] | None], facts: dict[str, Any]
     ) -> None:
         unet, vae, encoder = (configs[part] or {} for part in ("unet", "vae", "text_encoder"))
-        size, blocks = unet.get("sample_size"), vae.get("block_out_channels")
-        if type(size) is not int or size < 1:
-            self.problems.append(
-                f"{self.folders['unet']}/config.json: sample_size must be a positive whole number,"
-                f" not {json.dumps(size)[:60]}"
-            )
-        elif not isinstance(blocks, list) or not blocks:
-            self.problems.append(
-                f"{self.folders['vae']}/config.json has no block_out_channels, from which its scale"
-                " factor follows"
-            )
-        else:
-            facts["side"] = size * 2 ** (len(blocks) - 1)
+        side = self._side(unet.get("sample_size"), vae.get("block_out_channels"))
+        facts["side"] = side or facts["side"]
         channels = {
-            unet.get("in_channels", 4),
-            unet.get("out_channels", 4),
-            vae.get("latent_channels", 4),
+            visible(str(config.get(key, 4)))[:60]
+            for config, key in (
+                (unet, "in_channels"),
+                (unet, "out_channels"),
+                (vae, "latent_channels"),
+            )
         }
         if len(channels) > 1:
-            said = ", ".join(sorted(map(str, channels)))
             self.problems.append(
-                f"unet and vae do not fit: in_channels, out_channels and latent_channels are {said}"
-                " (an inpainting model?)"
+                "unet and vae do not fit: in_channels, out_channels and latent_channels are"
+                f" {', '.join(sorted(channels))} (an inpainting model?)"
             )
         wide, hidden = unet.get("cross_attention_dim"), encoder.get("hidden_size")
         if type(wide) is int and type(hidden) is int and wide != hidden:
@@ -187,6 +183,33 @@ class ModelChecks(Checks):
                 f"unet and text_encoder do not fit: cross_attention_dim is {wide} and hidden_size"
                 f" {hidden}"
             )
+
+    def _side(self, size: Any, blocks: Any) -> int | None:
+        """The side of the model's pictures in pixels; None, and a problem, where it does not follow
+        from the configurations. diffusers keeps the size of latents as a number or as height and
+        width.
+        """
+        if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
+            size = size[0]
+        if type(size) is not int or not 1 <= size <= LARGEST_SIDE:
+            self.problems.append(
+                f"{self.folders['unet']}/config.json: sample_size must be a positive whole number,"
+                f" or twice the same one, not {json.dumps(size)[:60]}"
+            )
+            return None
+        if not isinstance(blocks, list) or not blocks:
+            self.problems.append(
+                f"{self.folders['vae']}/config.json has no block_out_channels, from which its scale"
+                " factor follows"
+            )
+            return None
+        if len(blocks) > LARGEST_SIDE.bit_length() or size << (len(blocks) - 1) > LARGEST_SIDE:
+            self.problems.append(
+                f"pictures of {size} latents and {len(blocks)} blocks a side have more than"
+                f" {LARGEST_SIDE} pixels a side"
+            )
+            return None
+        return size << (len(blocks) - 1)
 
     def assemble(self, out: Path) -> None:
         """A model folder of links to the given parts: links to files, since the hash of a folder
@@ -199,9 +222,11 @@ class ModelChecks(Checks):
         }
         for part, folder in self.folders.items():
             config = self.configs[part] or {}
+            architectures = config.get("architectures")
+            first = architectures[0] if isinstance(architectures, list) and architectures else None
             known = {
                 "tokenizer": config.get("tokenizer_class", "CLIPTokenizer"),
-                "text_encoder": (config.get("architectures") or ["CLIPTextModel"])[0],
+                "text_encoder": first or "CLIPTextModel",
             }
             classes[part] = [
                 "transformers" if part in known else "diffusers",

@@ -1,7 +1,7 @@
 """`bench suite new`: an auditor's own suite, from a diffusers folder, a CSV of suspicious prompts
 and their training pictures.
 
-All that can be read without loading weights is checked first, and everything wrong is said
+Everything that can be read without loading weights is checked first, and all problems are listed
 together. Then CSVs with the split into fit and held-out prompts and a commented TOML are written;
 the TOML is loaded and compared with what was meant, and taken back when it differs.
 """
@@ -12,7 +12,7 @@ import os
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,13 +24,16 @@ from bench.base.progress import Report, silent
 from bench.new_suite.draft import SuiteDraft
 from bench.new_suite.given import Given, absolute
 from bench.new_suite.model import ModelChecks
-from bench.new_suite.prompts import PromptChecks
+from bench.new_suite.prompts import PromptChecks, Row
 from bench.new_suite.toml_file import suite_toml
 from bench.suite.load import load_suite
+from bench.suite.schema import SuiteSettings
 
 
 class CannotCreate(UserError):
-    """All that stands in the way of a suite, numbered on one line and one by one in `problems`."""
+    """Everything that stands in the way of a suite: numbered, on one line, and one by one in
+    `problems`.
+    """
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -44,8 +47,8 @@ class CannotCreate(UserError):
 
 @dataclass(frozen=True)
 class Created:
-    """What was written: the suite file and those beside it, prompts by role, references asked for
-    and found, and what to know about it.
+    """What was written: the suite file and the files beside it, how many prompts each role has, how
+    many training pictures were expected (`n_expected`) and found (`n_found`), and notes.
     """
 
     suite: Path
@@ -108,49 +111,28 @@ def new_suite(given: Given, force: bool = False, report: Report = silent) -> Cre
     assert given.prompts is not None and given.out is not None
     problems: list[str] = []
     notes: list[str] = []
-    model, lists, suite = (
-        ModelChecks(given, problems, notes),
-        PromptChecks(given, problems, notes),
-        SuiteDraft(given, problems, notes, absolute(given.out)),
-    )
+    model = ModelChecks(given, problems, notes)
+    draft = SuiteDraft(given, problems, notes, absolute(given.out))
     facts = model.check()
-    rows, clean = (
-        lists.read_rows(given.prompts, "p"),
-        (lists.read_rows(given.clean, "c") if given.clean else []),
-    )
-    expected, found = lists.find_references(rows, report)
-    rows = [row for row in rows if row.references or not expected]
-    lists.compare(rows, clean)
-    lists.split(rows, ("fit", "memorized"))
-    lists.split(clean, ("calibration", "clean"))
-    metrics = suite.metrics(sum(row.role == "clean" for row in clean), bool(found))
-    table = suite.table(facts, rows, clean, metrics)
-    settings = suite.validated(table, metrics)
-    suite.check_out(force)
-    files = {suite.beside("prompts.csv"): suite.csv(rows)} | (
-        {suite.beside("clean.csv"): suite.csv(clean)} if clean else {}
-    )
+    rows, clean, expected, found = _prompts(PromptChecks(given, problems, notes), given, report)
+    metrics = draft.metrics(sum(row.role == "clean" for row in clean), bool(found))
+    table = draft.table(facts, rows, clean, metrics)
+    settings = draft.validated(table, metrics)
+    draft.check_out(force)
+    files = {draft.beside("prompts.csv"): draft.csv(rows)}
+    files |= {draft.beside("clean.csv"): draft.csv(clean)} if clean else {}
     if problems or settings is None:
         raise CannotCreate(list(dict.fromkeys(problems)))
-    files[suite.out], left_out = suite_toml(table, given, found, expected)
-    with _taken_back_on_failure([*files, suite.assembled]):
+    files[draft.out], left_out = suite_toml(table, given, found, expected)
+    with _taken_back_on_failure([*files, draft.assembled]):
         if given.parts:
-            model.assemble(suite.assembled)
+            model.assemble(draft.assembled)
         for path, content in files.items():
             write_atomically(path, content.encode())
-        loaded = load_suite(str(suite.out))
-        counts = {str(role): len(loaded.prompts(role)) for role in loaded.settings.prompts}
-        meant = Counter(row.role for row in (*rows, *clean))
-        if loaded.settings != settings or any(
-            counts[role] != meant[role] for role in counts if role != "quality"
-        ):
-            raise UserError(
-                f"the suite written to {suite.out} does not read back as it was meant; this is a"
-                " defect of `bench suite new`"
-            )
-    written = (*([suite.assembled] if given.parts else []), *files)
+        counts = _read_back(draft.out, settings, Counter(row.role for row in (*rows, *clean)))
+    written = (*([draft.assembled] if given.parts else []), *files)
     return Created(
-        suite.out,
+        draft.out,
         written,
         settings.name,
         facts,
@@ -163,10 +145,40 @@ def new_suite(given: Given, force: bool = False, report: Report = silent) -> Cre
     )
 
 
+def _prompts(
+    lists: PromptChecks, given: Given, report: Report
+) -> tuple[list[Row], list[Row], int, int]:
+    """The suspicious prompts with their training pictures and the clean ones, each with its role;
+    and how many pictures were expected and found.
+    """
+    assert given.prompts is not None
+    rows = lists.read_rows(given.prompts, "p")
+    clean = lists.read_rows(given.clean, "c") if given.clean else []
+    expected, found = lists.find_references(rows, report)
+    rows = [row for row in rows if row.references or not expected]
+    lists.compare(rows, clean)
+    lists.split(rows, ("fit", "memorized"))
+    lists.split(clean, ("calibration", "clean"))
+    return rows, clean, expected, found
+
+
+def _read_back(file: Path, settings: SuiteSettings, meant: Mapping[str, int]) -> dict[str, int]:
+    """The prompts by role of the suite that was written, which must be as it was meant."""
+    loaded = load_suite(str(file))
+    counts = {str(role): len(loaded.prompts(role)) for role in loaded.settings.prompts}
+    as_meant = all(counts[role] == meant.get(role, 0) for role in counts if role != "quality")
+    if loaded.settings != settings or not as_meant:
+        raise UserError(
+            f"the suite written to {file} does not read back as it was meant; this is a defect of"
+            " `bench suite new`"
+        )
+    return counts
+
+
 @contextmanager
 def _taken_back_on_failure(paths: Sequence[Path]) -> Iterator[None]:
-    """Should anything fail inside, files are as they were before; folders that were not there are
-    gone.
+    """When the block fails, files are restored to what they were before, and those that were not
+    there are deleted.
     """
     before = {path: path.read_bytes() if path.is_file() else None for path in paths}
     existed = {path for path in paths if os.path.lexists(path)}

@@ -1,12 +1,10 @@
 """The prompts of a new suite: read from a CSV, joined with their training pictures, and split into
-those to learn from and those to judge by.
+those that methods learn from and those that they are judged on.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import math
 import os
 import unicodedata
@@ -16,18 +14,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from bench.base.errors import one_line, visible
+from bench.base import prompt_lists
+from bench.base.errors import UserError, visible
+from bench.base.files import is_regular_file
+from bench.base.pictures import has_picture_suffix, read_image
 from bench.base.progress import Report
+from bench.base.prompt_lists import PromptList, scan_list
 from bench.new_suite.given import Checks, absolute, examples
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
 @dataclass
 class Row:
-    """One prompt of a CSV. `line`: where it begins in the file; `listed`: its cell `reference`."""
+    """One prompt of a CSV: the line of the file where it begins, its cells (`listed` is that of the
+    column `reference`), whether the file gave its `id`, and what is found out later.
+    """
 
     line: int
     id: str
@@ -39,59 +41,62 @@ class Row:
     role: str = ""
 
 
+class Wanted(NamedTuple):
+    """A training picture that a row asks for: the name that it gives, or its id, and the files of
+    that name.
+    """
+
+    row: Row
+    name: str
+    files: list[Path]
+
+
 class PromptChecks(Checks):
-    """Prompt lists, the training pictures that belong to them, and who is held out."""
+    """Checks of prompt lists and of the training pictures that belong to them; which prompts are
+    held out.
+    """
 
     def read_rows(self, path: Path, letter: str) -> list[Row]:
-        """The prompts of a CSV; texts are kept byte by byte, since they are keys."""
+        """The prompts of a CSV, cut at the comma, semicolon or tab that gives a column `prompt`;
+        rows without an id are numbered after `letter`.
+        """
         try:
-            content = path.read_bytes()
-            if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise ValueError("it is UTF-16: save it as CSV in UTF-8")
-            lines = _fields(content.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            byte, line = error.object[error.start], error.object[: error.start].count(b"\n") + 1
-            self.problems.append(
-                f"{path} is not UTF-8 (byte 0x{byte:02x} in line {line}): save it as UTF-8"
-            )
-            return []
-        except (OSError, ValueError, csv.Error) as error:
-            self.problems.append(f"{path} cannot be read as CSV: {one_line(error)[:120]}")
-            return []
-        header, body = (lines[0][1], lines[1:]) if lines else ([], [])
-        if "prompt" not in header:
-            self.problems.append(
-                f"{path} has no column 'prompt' (it has:"
-                f" {visible(', '.join(header))[:200] or 'none'})"
-            )
-            return []
-        twice = [name for name in ("prompt", "id", "group", "reference") if header.count(name) > 1]
-        long = [line for line, cells in body if len(cells) > len(header)]
-        self.rows_problem(path, twice, "a column that stands more than once:")
-        self.rows_problem(
-            path, long, "more fields than the header has (a comma without quotes?), line"
-        )
-        rows = []
-        for number, (line, cells) in enumerate(body, 1):
-            row = dict(zip(header, cells))
-            own = row.get("id") or ""
-            rows.append(
-                Row(
-                    line,
-                    own or f"{letter}{number:05d}",
-                    row.get("prompt", ""),
-                    row.get("group") or "",
-                    row.get("reference") or "",
-                    bool(own),
+            found = scan_list(path, "csv", delimiter=None)
+            if "prompt" not in found.columns:
+                self.problems.append(
+                    f"{path} has no column 'prompt' (it has:"
+                    f" {visible(', '.join(found.columns))[:200] or 'none'})"
                 )
-            )
+                return []
+            short = self._add_faults(found)
+            rows = [
+                _row(row, f"{letter}{number:05d}")
+                for number, row in enumerate(found.rows, 1)
+                if row.line not in short
+            ]
+        except UserError as error:
+            self.problems.append(str(error))
+            return []
+        self._add_empty_and_repeated(path, rows)
+        return rows
+
+    def _add_faults(self, found: PromptList) -> set[int]:
+        """Add the rows that are not whole to the problems; the lines of those that lack cells."""
+        long = [fault.line for fault in found.faults if fault.surplus]
+        short = [fault.line for fault in found.faults if not fault.surplus]
+        self.rows_problem(
+            found.file, long, "more fields than the header has (a comma without quotes?), line"
+        )
+        self.rows_problem(found.file, short, "fewer fields than the header has, line")
+        return set(short)
+
+    def _add_empty_and_repeated(self, path: Path, rows: list[Row]) -> None:
         self.rows_problem(
             path, [row.line for row in rows if not row.prompt.strip()], "empty prompts, line"
         )
+        ids = Counter(row.id for row in rows)
         self.rows_problem(
-            path,
-            [id for id, count in Counter(row.id for row in rows).items() if count > 1],
-            "ids that stand more than once:",
+            path, [id for id, count in ids.items() if count > 1], "ids that stand more than once:"
         )
         if not rows:
             self.problems.append(f"{path} has no prompts")
@@ -101,76 +106,99 @@ class PromptChecks(Checks):
                 f"{path.name}: {again} prompts repeat an earlier one; such prompts stay on one side"
                 " of the split"
             )
-        return rows
 
     def find_references(self, rows: list[Row], report: Report) -> tuple[int, int]:
-        """Fill every row's references; how many were expected, and how many are there and
-        decode.
+        """Fill every row's references; how many pictures were expected, and how many of them are
+        there and decode.
         """
-        assert self.given.prompts is not None
-        folder, beside = self.given.images, self.given.prompts.parent
-        if folder is not None and not folder.is_dir():
+        if not self._pictures_can_be_matched(rows):
+            asked = self.given.images is not None and self.given.images.is_dir()
+            return (len(rows) if asked else 0), 0
+        by_name = self._pictures_by_name()
+        wanted = [picture for row in rows for picture in self._wanted_by(row, by_name)]
+        candidates = list(dict.fromkeys(path for picture in wanted for path in picture.files))
+        reasons = zip(candidates, self._decoded(candidates, report), strict=True)
+        broken = {path: why for path, why in reasons if why}
+        for row, _, files in wanted:
+            row.references += [
+                path for path in files if path not in broken and path not in row.references
+            ]
+        spare = {path for files in by_name.values() for path in files} - set(candidates)
+        if spare:
+            self.notes.append(f"{len(spare)} pictures of {self.given.images} belong to no prompt")
+        expected = sum(max(len(picture.files), 1) for picture in wanted)
+        found = sum(path not in broken for picture in wanted for path in picture.files)
+        self._add_missing_pictures(rows, wanted, broken, f"{found} of {expected}")
+        return expected, found
+
+    def _pictures_can_be_matched(self, rows: list[Row]) -> bool:
+        """Whether training pictures are given, and prompts say which of them are theirs."""
+        folder = self.given.images
+        if folder is None:
+            return any(row.listed for row in rows)
+        if not folder.is_dir():
             self.problems.append(f"{folder} is no folder of training pictures")
-            return 0, 0
-        if folder is None and not any(row.listed for row in rows):
-            return 0, 0
-        if folder is not None and rows and not any(row.listed or row.has_id for row in rows):
+            return False
+        if rows and not any(row.listed or row.has_id for row in rows):
             self.problems.append(
                 f"{self.given.prompts} has neither a column 'reference' nor 'id', so no picture of"
                 f" {folder} can be matched"
             )
-            return len(rows), 0
+            return False
+        return True
+
+    def _pictures_by_name(self) -> dict[str, list[Path]]:
+        """The pictures of the folder, each by its name with its ending and without."""
         by_name: dict[str, list[Path]] = {}
-        for path in sorted(folder.iterdir()) if folder else ():
-            if path.suffix.lower() in SUFFIXES and path.is_file():
+        for path in sorted(self.given.images.iterdir()) if self.given.images else ():
+            if has_picture_suffix(path) and path.is_file():
                 for key in {_normal(path.name), _normal(path.stem)}:
                     by_name.setdefault(key, []).append(path)
-        wanted: list[tuple[Row, str, list[Path]]] = []
-        for row in rows:
-            names = [name for name in row.listed.split("|") if name]
-            for name in names:
-                places = [place / name for place in (folder, beside) if place is not None]
-                wanted.append((row, name, [path for path in places if _is_file(path)][:1]))
-            if not names:
-                wanted.append((row, row.id, by_name.get(_normal(row.id), []) if row.has_id else []))
-        candidates = list(dict.fromkeys(path for _, _, paths in wanted for path in paths))
-        broken = {
-            path: why for path, why in zip(candidates, self._decoded(candidates, report)) if why
-        }
-        absent = [name for _, name, paths in wanted if not paths]
-        for row, _, paths in wanted:
-            row.references += [
-                path for path in paths if path not in broken and path not in row.references
-            ]
-        expected = sum(max(len(paths), 1) for _, _, paths in wanted)
-        found = sum(path not in broken for _, _, paths in wanted for path in paths)
+        return by_name
+
+    def _wanted_by(self, row: Row, by_name: dict[str, list[Path]]) -> list[Wanted]:
+        """The pictures that a row lists, which lie in the folder or beside the CSV; where it lists
+        none, those that are named after its id.
+        """
+        assert self.given.prompts is not None
+        names = [name for name in row.listed.split("|") if name]
+        if not names:
+            return [Wanted(row, row.id, by_name.get(_normal(row.id), []) if row.has_id else [])]
+        folders = [place for place in (self.given.images, self.given.prompts.parent) if place]
+        return [
+            Wanted(
+                row,
+                name,
+                [path for folder in folders if is_regular_file(path := folder / name)][:1],
+            )
+            for name in names
+        ]
+
+    def _add_missing_pictures(
+        self, rows: list[Row], wanted: list[Wanted], broken: dict[Path, str], found: str
+    ) -> None:
+        """Add what is wrong with the pictures to the problems; or to the notes, where prompts
+        without a picture may be dropped.
+        """
+        assert self.given.prompts is not None
         odd = [path.name for row in rows for path in row.references if "|" in str(absolute(path))]
         self.rows_problem(self.given.prompts, odd, "training pictures with '|' in their path:")
-        spare = len({path for paths in by_name.values() for path in paths} - set(candidates))
-        if spare:
-            self.notes.append(f"{spare} pictures of {folder} belong to no prompt")
+        absent = [picture.name for picture in wanted if not picture.files]
         why = [f"{len(absent)} missing: {examples(absent)}"] if absent else []
-        why += (
-            [
-                f"{len(broken)} do not decode:"
-                f" {examples([f'{path.name} ({reason})' for path, reason in broken.items()])}"
-            ]
-            if broken
-            else []
-        )
-        if why:
-            said = f"{found} of {expected} training pictures found; {'; '.join(why)}"
-            bare = [row.id for row in rows if not row.references]
-            if self.given.missing == "refuse":
-                self.problems.append(f"{said} (or drop the prompts without one)")
-            elif len(bare) == len(rows):
-                self.problems.append(f"{said}; no prompt is left")
-            else:
-                self.notes.append(
-                    f"{said}; {len(bare)} prompts were"
-                    f" dropped{': ' + examples(bare) if bare else ''}"
-                )
-        return expected, found
+        if broken:
+            shown = examples([f"{path.name} ({reason})" for path, reason in broken.items()])
+            why.append(f"{len(broken)} do not decode: {shown}")
+        if not why:
+            return
+        summary = f"{found} training pictures found; {'; '.join(why)}"
+        bare = [row.id for row in rows if not row.references]
+        if self.given.missing == "refuse":
+            self.problems.append(f"{summary} (or drop the prompts without one)")
+        elif len(bare) == len(rows):
+            self.problems.append(f"{summary}; no prompt is left")
+        else:
+            dropped = f": {examples(bare)}" if bare else ""
+            self.notes.append(f"{summary}; {len(bare)} prompts were dropped{dropped}")
 
     def _decoded(self, paths: Sequence[Path], report: Report) -> Iterator[str]:
         pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
@@ -257,40 +285,22 @@ def _normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    # a name too long for the system, say: a caption in the wrong column
-    except (OSError, ValueError):
-        return False
+def _row(row: prompt_lists.Row, number_as_id: str) -> Row:
+    own = row.get("id") or ""
+    return Row(
+        row.line,
+        own or number_as_id,
+        row.text("prompt"),
+        row.get("group") or "",
+        row.get("reference") or "",
+        bool(own),
+    )
 
 
 def _undecodable(path: Path) -> str:
     """Why a picture cannot be used; empty when it can."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
-            image.convert("RGB")
-    except Exception as error:  # each format's decoder raises its own
-        return one_line(error)[:60]
+        read_image(path)
+    except UserError as error:
+        return str(error).removeprefix(f"picture {path} cannot be read: ")[:120]
     return ""
-
-
-def _fields(content: str) -> list[tuple[int, list[str]]]:
-    """The records of a CSV, each with the line where it begins; separated by what gives a column
-    `prompt`: comma, semicolon or tab.
-    """
-
-    def reader(delimiter: str, strict: bool) -> Any:
-        return csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=strict)
-
-    chosen = next(
-        (delimiter for delimiter in ",;\t" if "prompt" in next(reader(delimiter, False), [])), ","
-    )
-    lines, records, begins = reader(chosen, True), [], 1
-    for cells in lines:
-        if cells:
-            records.append((begins, cells))
-        begins = lines.line_num + 1
-    return records

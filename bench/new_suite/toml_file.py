@@ -4,45 +4,36 @@ stand there as comments to fill in.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
+
+import tomlkit
 
 from bench.base.errors import UserError, visible
 from bench.new_suite.given import Given
 
-BARE = re.compile(r"[A-Za-z0-9_-]+")  # a key of TOML that needs no quotes
-
 
 def toml_value(value: Any) -> str:
-    """A TOML literal: text as a basic string with every control character escaped, numbers, truth
-    values, lists and inline tables.
+    """A TOML literal on one line. Characters that show nothing are escaped, so that a reader of the
+    file sees all of it.
+
+    Raises `UserError` for half a character, and `TypeError` for what TOML cannot hold.
     """
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, str):
-        short = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-        return (
-            '"'
-            + "".join(
-                short.get(c) or (c if c.isprintable() or c == " " else _escaped(c)) for c in value
-            )
-            + '"'
-        )
+    literal: str = _item(value).as_string()
+    return "".join(c if c.isprintable() else _escaped(c) for c in literal)
+
+
+def _item(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return (
-            "{ "
-            + ", ".join(
-                f"{key if BARE.fullmatch(key) else toml_value(key)} = {toml_value(item)}"
-                for key, item in value.items()
-            )
-            + " }"
-        )
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(toml_value, value)) + "]"
-    raise TypeError(f"no TOML for {type(value).__name__}")
+        table = tomlkit.inline_table()
+        for key, item in value.items():
+            table[key] = _item(item)
+        return table
+    if isinstance(value, list | tuple):
+        array = tomlkit.array()
+        array.extend(map(_item, value))
+        return array
+    return tomlkit.item(value)
 
 
 def _escaped(character: str) -> str:

@@ -30,10 +30,8 @@ def protocol(record: RunRecord) -> Protocol:
 
 
 def flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested tables as one, with dotted names:
-
-    `{"packages": {"torch": "2"}}` becomes `{"packages.torch": "2"}`. Empty tables and lists stay
-    values.
+    """Nested tables as one with dotted names: `{"packages": {"torch": "2"}}` becomes
+    `{"packages.torch": "2"}`. Empty tables and lists stay values.
     """
     result: dict[str, Any] = {}
     for key, value in values.items():

@@ -2,8 +2,7 @@
 in.
 
 Records are the source of truth: every table and page is a pure function of them. A number that
-could not be measured is
-`null` with a reason.
+could not be measured is `null` with a reason.
 """
 
 from __future__ import annotations
@@ -13,20 +12,23 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.base.digests import digest_of
 from bench.base.errors import UnknownName, UserError, one_line
 from bench.base.files import write_atomically
-from bench.base.parameters import validation_line
+from bench.base.names import PAGES
+from bench.base.parameters import unknown_key, validation_line
 from bench.records.versions import SCHEMA, upgraded
 from bench.statistics.intervals import INTERVALS
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 # of suites and methods, which become parts of paths, and of scores, which become columns
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
-PAGES = ("published", "record.schema", "readme")  # names of pages that no suite may take
 # Columns of the tables that are no scores; a score `x` takes `x` and `x_` with each of the endings.
 IDENTITY = (
     "method",
@@ -50,6 +52,31 @@ ENDINGS = (
     "difference_high",
 )
 
+
+RowsBy = Literal["score", "group", "seed", "prompt"]  # of `RunRecord.to_frame`
+FRAME_COLUMNS: dict[RowsBy, tuple[str, ...]] = {
+    "score": (
+        "value",
+        "low",
+        "high",
+        "n",
+        "prompts",
+        "unit",
+        "higher_is_better",
+        "metric",
+        "metric_version",
+        "threat",
+        "reason",
+    ),
+    "group": ("group", "value", "low", "high", "prompts", "unit", "metric"),
+    "seed": ("generation", "value", "unit", "metric"),
+    "prompt": ("prompt_id", "value", "unit", "metric"),
+}
+FRAME_TYPES = {
+    **dict.fromkeys(("value", "low", "high"), "float64"),
+    **dict.fromkeys(("n", "prompts", "metric_version", "generation"), "Int64"),
+    "higher_is_better": "boolean",
+}
 
 # Numbers that tables can hold and add up.
 Number = Annotated[float, Field(ge=-1e100, le=1e100)]
@@ -267,6 +294,60 @@ class RunRecord(_Strict):
     def path(self, records: Path) -> Path:
         return records / self.suite / self.method / f"{self.run}.json"
 
+    def to_frame(self, by: RowsBy = "score") -> DataFrame:
+        """The numbers of the record as a tidy pandas DataFrame, at full precision.
+
+        `by` says what a row stands for. "score": one number of the record with its 95 % interval
+        (`low`, `high`), the images or measurements behind it (`n`), its unit and its metric; a
+        number that could not be measured is NaN and has a `reason`. "group": the same number for
+        one group of prompts. "seed": for one of several independent generations. "prompt": its
+        mean over the images of one prompt.
+
+        Every row also has `suite`, `method`, `run`, `part` ("scores", "attacks" or "cost") and
+        `score`, so that frames of several records can be concatenated. Raises `UserError` for any
+        other `by`.
+        """
+        import pandas
+
+        if by not in get_args(RowsBy):
+            raise UnknownName("kind of row", str(by), get_args(RowsBy))
+        rows = [
+            {
+                "suite": self.suite,
+                "method": self.method,
+                "run": self.run,
+                "part": part,
+                "score": name,
+                "unit": score.unit,
+                "metric": score.metric,
+                **cells,
+            }
+            for part in ("scores", "attacks", "cost")
+            for name, score in getattr(self, part).items()
+            for cells in self._cells(name, score, by)
+        ]
+        columns = ["suite", "method", "run", "part", "score", *FRAME_COLUMNS[by]]
+        types = {name: kind for name, kind in FRAME_TYPES.items() if name in columns}
+        return pandas.DataFrame(rows, columns=columns).astype(types)
+
+    def _cells(self, name: str, score: Score, by: RowsBy) -> list[dict[str, Any]]:
+        """What the rows of one score hold besides its name, unit and metric."""
+        if by == "score":
+            return [{column: getattr(score, column) for column in FRAME_COLUMNS["score"]}]
+        if by == "seed":
+            return [{"generation": i, "value": value} for i, value in enumerate(score.by_seed)]
+        if by == "prompt":
+            values = self.per_prompt.get(name, {})
+            return [{"prompt_id": prompt, "value": value} for prompt, value in values.items()]
+        rows = []
+        for group, value in score.groups.items():
+            low, high = score.group_intervals.get(group, (None, None))
+            prompts = score.group_prompts.get(group)
+            rows.append(
+                {"group": group, "value": value, "low": low, "high": high, "prompts": prompts}
+            )
+        return rows
+
     def save(self, records: Path) -> Path:
         """Write atomically below the folder of records; returns the file."""
         path = self.path(records)
@@ -285,10 +366,11 @@ def content_digest(content: dict[str, Any]) -> str:
     return digest_of({key: value for key, value in content.items() if key != "content_sha256"})
 
 
-def load_record(path: Path) -> RunRecord:
+def load_record(path: Path | str) -> RunRecord:
     """Read one record. Raises `UserError` naming the file when it is truncated, of the wrong form,
     of another schema, or was changed after it was made.
     """
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text, parse_constant=_refuse)
@@ -300,11 +382,11 @@ def load_record(path: Path) -> RunRecord:
         raise UserError(f"record {path} holds no object but {type(content).__name__}")
     try:
         current = upgraded(content)  # before anything else: an older form has other fields
-        _refuse_unknown_fields(current)
         record = RunRecord.model_validate(current)
         digest = content_digest(content)
     except ValidationError as error:
-        raise UserError(f"record {path}: {validation_line(error)}") from error
+        what = unknown_key(error, RunRecord, "field") or validation_line(error)
+        raise UserError(f"record {path}: {str(what)[:600]}") from error
     # numbers beyond any range, nesting beyond any stack
     except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"record {path}: {one_line(error)[:600]}") from error
@@ -320,46 +402,27 @@ def load_record(path: Path) -> RunRecord:
 
 def record_schema() -> dict[str, Any]:
     """The JSON Schema of a record as this version writes it."""
-    return RunRecord.model_json_schema() | {
+    schema: dict[str, Any] = _with_descriptions_on_one_line(RunRecord.model_json_schema())
+    return schema | {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"Run record, schema {SCHEMA}",
     }
 
 
-def _refuse_unknown_fields(content: dict[str, Any]) -> None:
-    """Pydantic would refuse them too; this says what was probably meant."""
-    parts: list[tuple[str, Any, type[BaseModel]]] = [("", content, RunRecord)]
-    tables: tuple[tuple[str, type[BaseModel]], ...] = (
-        ("scores", Score),
-        ("cost", Score),
-        ("attacks", Score),
-        ("samples", RecordedSamples),
-    )
-    for name, model in tables:
-        table = content.get(name)
-        parts += (
-            [(f"{name}.{key}.", value, model) for key, value in table.items()]
-            if isinstance(table, dict)
-            else []
+def _with_descriptions_on_one_line(value: Any) -> Any:
+    """A JSON Schema whose descriptions do not depend on where a docstring breaks its lines."""
+    if isinstance(value, list):
+        return [_with_descriptions_on_one_line(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: (
+            " ".join(item.split())
+            if key == "description" and isinstance(item, str)
+            else _with_descriptions_on_one_line(item)
         )
-    scores = [
-        (before, value)
-        for before, value, model in parts
-        if model is Score and isinstance(value, dict)
-    ]
-    parts += [
-        (f"{before}shown.", value["shown"], Shown) for before, value in scores if "shown" in value
-    ]
-    for name, listed in (("thumbnails", Thumbnail), ("exhibits", RecordedExhibit)):
-        items = content.get(name)
-        parts += [(f"{name}.", value, listed) for value in items] if isinstance(items, list) else []
-    for before, value, model in parts:
-        for key in (
-            sorted(value.keys() - model.model_fields.keys()) if isinstance(value, dict) else ()
-        ):
-            raise UnknownName(
-                "field", before + key, [before + known for known in model.model_fields]
-            )
+        for key, item in value.items()
+    }
 
 
 def _refuse(constant: str) -> NoReturn:

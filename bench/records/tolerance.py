@@ -1,6 +1,4 @@
-"""Whether a fresh record still says what the committed one says:
-
-`python -m bench.records.tolerance NEW OLD`.
+"""Compare a fresh record with the committed one: `python -m bench.records.tolerance NEW OLD`.
 
 A suite's numbers do not depend on chance, only on how a machine rounds; a larger difference means
 that something changed. Exits with 0 when every score is within its tolerance, 1 when one is not, 2

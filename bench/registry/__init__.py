@@ -1,1 +1,1 @@
-"""From names to classes: built-ins, installed plug-ins, files, and what is known of each."""
+"""From a name to a class or a suite file: built-ins, installed plug-ins and files of the user's."""

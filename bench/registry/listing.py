@@ -1,5 +1,5 @@
-"""What `bench list` and `bench show` tell: every name with one line about it, and the facts behind
-one name.
+"""What `bench list` and `bench show` look up: every name with one line about it, and of which kind
+a name is.
 """
 
 from __future__ import annotations
@@ -11,40 +11,44 @@ from bench.registry import registry
 from bench.registry.plugins import plugins
 from bench.registry.registry import Entry
 
+# Class attributes that `bench show` prints, in this order, where a class states them.
 ATTRIBUTES = ("where", "needs", "paper", "version", "neutral", "threat", "names", "roles")
 
 
 def list_names(plural: str | None) -> dict[str, dict[str, str]]:
-    """Names and summaries by kind (`methods`, ...), all kinds by default.
+    """The names of every kind (`methods`, `metrics`, `attacks`, `suites`) with one line about each.
 
-    A plug-in's summary ends with its distribution and version.
+    `plural` limits it to one kind. The line of a plug-in ends with its distribution and version,
+    and begins with `broken:` and the reason when its code cannot be imported. Raises `UnknownName`
+    for a `plural` that is no kind.
     """
     kinds = {f"{kind}s": kind for kind in (*registry.KINDS, "suite")}
     if plural is not None and plural not in kinds:
         raise UnknownName("kind", plural, kinds)
     found = {name: registry.entries(kinds[name]) for name in ([plural] if plural else kinds)}
-    tried = _try_plugins(entry for named in found.values() for entry in named.values())
+    summaries = _summaries_of_plugins(entry for named in found.values() for entry in named.values())
     return {
-        plural: {name: _line(entry, tried) for name, entry in named.items()}
+        plural: {name: _line(entry, summaries) for name, entry in named.items()}
         for plural, named in found.items()
     }
 
 
-def _try_plugins(entries: Iterable[Entry]) -> dict[Entry, str]:
-    strangers = [
+def _summaries_of_plugins(entries: Iterable[Entry]) -> dict[Entry, str]:
+    """The summaries of plug-ins that hold code, which only importing them gives."""
+    importable = [
         entry
         for entry in entries
         if entry.plugin and not entry.plugin.problem and entry.kind != "suite"
     ]
-    if not strangers:
+    if not importable:
         return {}
     from bench.registry.probe import probe
 
-    return probe(strangers)
+    return probe(importable)
 
 
-def _line(entry: Entry, tried: dict[Entry, str]) -> str:
-    summary = tried.get(entry) or entry.summary
+def _line(entry: Entry, summaries: dict[Entry, str]) -> str:
+    summary = summaries.get(entry) or entry.summary
     return (
         f"{summary} [{entry.plugin.distribution} {entry.plugin.version}]"
         if entry.plugin
@@ -53,9 +57,9 @@ def _line(entry: Entry, tried: dict[Entry, str]) -> str:
 
 
 def kind_of(name: str) -> str:
-    """Whether a name or file is a method, metric or attack.
+    """The kind of a name or a Python file: `method`, `metric` or `attack`.
 
-    Raises `UnknownName` when it is none.
+    Raises `UnknownName` when it is none of them.
     """
     kind = (
         _kind_of_file(name)
@@ -76,8 +80,9 @@ def kind_of(name: str) -> str:
 
 
 def _kind_of_file(name: str) -> str:
-    """The kind whose base class a file of the user's derives from, read without importing it;
-    method where that cannot be told.
+    """The kind whose base class a file of the user's derives from, read without importing it.
+
+    It is `method` where the file does not say.
     """
     return next(
         (

@@ -3,13 +3,11 @@
 Everything here reads metadata; nothing imports their code.
 
 A distribution names a module or a class under `bench.methods`, `bench.metrics` or `bench.attacks`
-(`pkg.milder` or
-`pkg.milder:Milder`), and a file of a package under `bench.suites` (`pkg.suites:mine.toml`). Names
- may clash, so each has
-a full name `distribution/name` that always works. Records say `distribution.name`, which is a safe
-part of a path, holds
-no other name's meaning (a distribution's normalized name has no dot) and does not depend on what
-else is installed.
+(`pkg.milder` or `pkg.milder:Milder`), and a file of a package under `bench.suites`
+(`pkg.suites:mine.toml`). Names may clash, so each has a full name `distribution/name` that always
+works. Records write `distribution.name`: it is a safe part of a path, no other name can mean the
+same (a distribution's normalized name has no dot), and it does not depend on what else is
+installed.
 """
 
 from __future__ import annotations
@@ -36,9 +34,10 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point: who gives which name, and where it points.
+    """One entry point: which distribution adds which name, and where it points.
 
-    `problem` says why it cannot be used, when metadata alone tells.
+    `problem` says why it cannot be used, where the metadata alone shows that; otherwise it is
+    empty.
     """
 
     kind: str
@@ -50,14 +49,17 @@ class Plugin:
 
     @property
     def full_name(self) -> str:
+        """`distribution/name`, which reaches the plug-in also when its name is taken."""
         return f"{self.distribution}/{self.name}"
 
     @property
     def record_name(self) -> str:
+        """`distribution.name`, the name in records, tables and folders."""
         return f"{self.distribution}.{self.name}"
 
     @property
     def module(self) -> str:
+        """The dotted name of the module or package that the entry point names."""
         return self.value.partition(":")[0].strip()
 
     @property
@@ -135,7 +137,7 @@ def _read(distribution: Distribution, text: str) -> Iterator[Plugin]:
     try:
         name, version = normalized(distribution.metadata["Name"]), distribution.version or "unknown"
         points = [(point.group, point.name, point.value) for point in distribution.entry_points]
-    # damaged metadata, which takes as many forms as there are tools that write it
+    # Metadata is damaged in as many ways as there are tools that write it.
     except Exception as error:
         problem = f"the distribution's metadata cannot be read: {one_line(error)}"
         yield from (

@@ -1,13 +1,10 @@
 """Names to classes and suite files: what `--method NAME` and `--suite NAME` can mean.
 
 A built-in is a file in `methods/`, `metrics/`, `attacks/` or `bench/suites/` whose name is the
-registered name; a Python
-file holds one subclass of the base class. Other distributions add names by entry points
-(`bench.registry.plugins`): a built-in
-keeps its name against them, and names that clash are reached as `distribution/name`. The same door
-takes `./mine.py` and
-`./mine.toml`. Nothing is imported before `Entry.load`; what a class says of itself is read from the
- file.
+registered name; a Python file holds one subclass of the base class. Other distributions add names
+by entry points (`bench.registry.plugins`): a built-in keeps its name against them, and names that
+clash are reached as `distribution/name`. Wherever a name is taken, `./mine.py` and `./mine.toml`
+are too. Nothing is imported before `Entry.load`; what a class says of itself is read from the file.
 """
 
 from __future__ import annotations
@@ -26,18 +23,25 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench.base.errors import UnknownName, UserError, one_line
+from bench.base.errors import UnknownName, UserError, one_line, visible
+from bench.base.files import is_folder, is_regular_file
+from bench.base.text import paragraphs
 from bench.registry.plugins import NAME, Plugin, normalized, plugins
 
 KINDS = {"method": "methods", "metric": "metrics", "attack": "attacks"}
 SUITES = Path(__file__).parents[1] / "suites"
 
 
+class WrongClass(UserError):
+    """Code that was imported and does not hold the class that it should."""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One registered name, as records say it.
+    """One registered name, as records write it.
 
-    It has a `path` (a built-in, with its `module`, or a file of the user's) or a `plugin`.
+    A built-in has a `path` and a `module`, a file of the user's only a `path`, and the entry point
+    of another distribution a `plugin`.
     """
 
     kind: str
@@ -48,9 +52,11 @@ class Entry:
 
     @property
     def source(self) -> str | None:
-        """What tells one state of a stranger's code from another, whose `version` nobody raises:
-        the hash of the file that holds the class, for a plug-in after its distribution and version.
-        None for built-ins.
+        """What distinguishes one state of a stranger's code from another, as nobody need raise its
+        `version`: the sha256 of the file that holds the class, for a plug-in after its distribution
+        and version.
+
+        None for built-ins. Raises `UserError` where that file cannot be found or read.
         """
         if self.plugin:
             return (
@@ -61,8 +67,8 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """The first line of the docstring or a suite's description, read without importing; the
-        error's text for a broken file.
+        """The first paragraph of the docstring, or a suite's description, read without importing;
+        `broken: <reason>` for a file that cannot be read or holds no class of the kind.
         """
         if self.plugin and self.plugin.problem:
             return f"broken: {self.plugin.problem}"
@@ -79,7 +85,7 @@ class Entry:
             return str(
                 tomllib.loads(self.file().read_text(encoding="utf-8")).get("description", "")
             )
-        except (OSError, ValueError, UserError) as error:
+        except (OSError, ValueError, RecursionError, UserError) as error:
             return f"broken: {one_line(error)}"
 
     def file(self) -> Path:
@@ -95,24 +101,26 @@ class Entry:
     def load(self) -> type[Any]:
         """Import the code and return its class.
 
-        Raises `UserError` when it cannot be imported or has not exactly one class.
+        Raises `UserError` when it cannot be imported, or does not hold exactly one class of the
+        kind; for an entry point with a class's name, when that is no such class.
         """
         self._refuse_problem()
         place = self.plugin.value if self.plugin else str(self.path)
         try:
             module = self._import()
-        except KeyboardInterrupt:
+            if self.plugin and self.plugin.attribute:
+                return _named_class(self.kind, self.plugin, module)
+            return _only_class(self.kind, place, module)
+        except (KeyboardInterrupt, WrongClass):
             raise
-        # whatever a stranger's file raises while being imported, SystemExit too
+        # A stranger's code may raise anything while it is imported or its names are looked up,
+        # also SystemExit.
         except BaseException as error:
             title = self.plugin.full_name if self.plugin else self.name
             raise UserError(
                 f"{self.kind} '{title}' ({place}) cannot be imported: {type(error).__name__}:"
                 f" {one_line(error)}"
             ) from error
-        if self.plugin and self.plugin.attribute:
-            return _named_class(self.kind, self.plugin, module)
-        return _only_class(self.kind, place, module)
 
     def _import(self) -> ModuleType:
         if self.plugin:
@@ -128,45 +136,49 @@ class Entry:
 
 
 def entries(kind: str) -> dict[str, Entry]:
-    """The entries of a kind by the name that reaches them: built-ins, then plug-ins, whose clashing
-    names stand as `distribution/name`.
+    """The entries of a kind by the name that reaches them: built-ins, then plug-ins.
+
+    A plug-in whose name is also that of another entry stands as `distribution/name`.
     """
     found = _built_ins(kind)
-    given = plugins(kind)
-    takers = Counter([*found, *(plugin.name for plugin in given if not plugin.problem)])
-    for plugin in given:
-        alone = takers[plugin.name] == 1 and not plugin.problem
-        found[plugin.name if alone else plugin.full_name] = _plugin_entry(plugin)
+    installed = plugins(kind)
+    bearers = Counter([*found, *(plugin.name for plugin in installed if not plugin.problem)])
+    for plugin in installed:
+        is_unique = bearers[plugin.name] == 1 and not plugin.problem
+        found[plugin.name if is_unique else plugin.full_name] = _plugin_entry(plugin)
     return found
 
 
 def find(kind: str, name: str) -> Entry:
-    """The entry called `name` or `distribution/name`, or the file at `name` when it looks like a
-    path to Python code (TOML for a suite).
+    """The entry called `name` or `distribution/name`, or the file at `name` where that ends in
+    `.py` (`.toml` for a suite).
+
+    Raises `UnknownName`, with what was probably meant, and `UserError` for a name that several
+    plug-ins have and for a file that is not there.
     """
     if name.endswith(_suffix(kind)):
         return _file_entry(kind, name)
     known = entries(kind)
     if name in known:
         return known[name]
-    meant = _plugins_called(kind, name)
-    if len(meant) > 1:
+    called = _plugins_called(kind, name)
+    if len(called) > 1:
         raise UserError(
-            f"{kind} '{name}' is given by {len(meant)} plug-ins: say which,"
-            f" {' or '.join(plugin.full_name for plugin in meant)}"
+            f"{kind} '{name}' is given by {len(called)} plug-ins: say which,"
+            f" {' or '.join(plugin.full_name for plugin in called)}"
         )
-    if meant:
-        return _plugin_entry(meant[0])
+    if called:
+        return _plugin_entry(called[0])
     _refuse_path(kind, name)
-    distribution, given = _distribution(name), plugins(kind)
-    theirs = [plugin.full_name for plugin in given if plugin.distribution == distribution]
-    if distribution and not theirs:
+    distribution, installed = _distribution(name), plugins(kind)
+    siblings = [plugin.full_name for plugin in installed if plugin.distribution == distribution]
+    if distribution and not siblings:
         raise UnknownName(
             f"distribution with {kind} plug-ins",
             distribution,
-            {plugin.distribution for plugin in given},
+            {plugin.distribution for plugin in installed},
         )
-    raise UnknownName(kind, name, theirs or known)
+    raise UnknownName(kind, name, siblings or known)
 
 
 def knows(kind: str, name: str) -> bool:
@@ -236,9 +248,10 @@ def _distribution(name: str) -> str:
 
 def _file_entry(kind: str, name: str) -> Entry:
     path = Path(name)
-    if not path.is_file():
+    if not is_regular_file(path):
         raise UserError(
-            f"{kind} file '{name}' {'is a folder' if path.is_dir() else 'does not exist'}"
+            f"{kind} file '{visible(name)[:200]}'"
+            f" {'is a folder' if is_folder(path) else 'does not exist'}"
         )
     if kind != "suite" and not NAME.fullmatch(path.stem):
         raise UserError(
@@ -259,22 +272,22 @@ def _suffix(kind: str) -> str:
 def _refuse_path(kind: str, name: str) -> None:
     """Say what is wrong with something that is no name but lies on disk."""
     path = Path(name)
-    if name and path.is_dir():
+    if name and is_folder(path):
         raise UserError(f"{kind} '{name}' is a folder; give the {_suffix(kind)} file in it")
-    if path.is_file():
+    if is_regular_file(path):
         raise UserError(f"{kind} '{name}' is a file whose name does not end in {_suffix(kind)}")
 
 
 def _class_summary(kind: str, path: Path) -> str:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return f"broken: {one_line(error)}"
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and any(
             _base_name(base) == kind.capitalize() for base in node.bases
         ):
-            return (ast.get_docstring(node) or "").partition("\n")[0]
+            return paragraphs(ast.get_docstring(node) or "")[0]
     return f"broken: no class derived from {kind.capitalize()}"
 
 
@@ -300,12 +313,16 @@ def _file_of(cls: type[Any]) -> Path:
 def _file_hash(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    # code in a zip archive, say: what cannot be told apart must not be measured
+    # Code in a zip archive, say: what cannot be identified must not be measured.
     except OSError as error:
         raise UserError(f"the source {path} cannot be read: {one_line(error)}") from error
 
 
 def import_file(path: Path) -> ModuleType:
+    """Import a Python file by its path; it is imported anew at every call.
+
+    Raises `ImportError` for what is no Python file, and whatever the file raises.
+    """
     name = f"bench_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -321,13 +338,16 @@ def import_file(path: Path) -> ModuleType:
 
 
 def _base(kind: str) -> type[Any]:
+    """The class that authors derive from, by way of the public face: contracts stand above this
+    room.
+    """
     return getattr(importlib.import_module("bench"), kind.capitalize())
 
 
 def _named_class(kind: str, plugin: Plugin, module: ModuleType) -> type[Any]:
     base, found = _base(kind), getattr(module, plugin.attribute, None)
     if not (inspect.isclass(found) and issubclass(found, base) and found is not base):
-        raise UserError(
+        raise WrongClass(
             f"{kind} '{plugin.full_name}': {plugin.value} is no class derived from"
             f" bench.{kind.capitalize()}"
         )
@@ -346,7 +366,7 @@ def _only_class(kind: str, place: str, module: ModuleType) -> type[Any]:
     ]
     if len(classes) != 1:
         found = ", ".join(c.__name__ for c in classes) or "none"
-        raise UserError(
+        raise WrongClass(
             f"{place} must hold exactly one class derived from bench.{kind.capitalize()}; found:"
             f" {found}"
         )

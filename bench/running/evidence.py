@@ -1,43 +1,45 @@
 """What a record keeps besides numbers: pictures to look at, digests of the images that were
-measured, and whom the mitigation meets.
+measured, facts that the method reported, and whom the mitigation meets.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Literal
+import statistics
+from typing import Literal
 
 import torch
 
-from bench.base.pictures import small_png
+from bench.assets.catalogue import PicturesEntry
+from bench.base.pictures import decode_png, read_picture, small_png
 from bench.base.spread import evenly
+from bench.contracts.method import State
 from bench.records.parts import REFERENCE
-from bench.records.record import RecordedSamples, Thumbnail
-from bench.running.demand import PROMPTS, THUMBNAILS
-from bench.store.store import decode_png, read_picture
+from bench.records.record import RecordedReferences, RecordedSamples, Thumbnail
+from bench.running.engine import Engine
+from bench.running.experiment import Experiment
+from bench.running.images import Images
+from bench.running.units import PROMPTS, THUMBNAILS
+from bench.suite.schema import Role
+from bench.suite.suite import Suite
 
-if TYPE_CHECKING:
-    from bench.contracts.method import State
-    from bench.running.run import Run
-    from bench.suite.settings import Role
 
-
-def thumbnails(run: Run) -> list[Thumbnail]:
+def thumbnails(images: Images) -> list[Thumbnail]:
     """The first image of memorized prompts, evenly spread where there are very many, so that a
     reader can look instead of believing.
 
-    Of those whose picture was dropped there is none.
+    Prompts whose picture was dropped have none.
     """
-    samples = run.samples("memorized")
+    samples, suite = images.samples("memorized"), images.experiment.suite
     there = [
         row
         for row in evenly(len(samples.prompts), THUMBNAILS)
-        if samples.keys[row * samples.images] not in run.store.dropped
+        if samples.keys[row * samples.images] not in images.store.dropped
     ]
     prompts = [samples.prompts[row] for row in there]
     keys = [samples.keys[row * samples.images] for row in there]
-    shared = run.suite.settings.share_references
+    shared = suite.settings.share_references
     return [
         Thumbnail(
             prompt_id=prompt.id,
@@ -51,30 +53,32 @@ def thumbnails(run: Run) -> list[Thumbnail]:
                 else None
             ),
         )
-        for prompt, key, png in zip(prompts, keys, run.store.png(keys), strict=True)
+        for prompt, key, png in zip(prompts, keys, images.store.png(keys), strict=True)
     ]
 
 
-def recorded_samples(run: Run) -> dict[str, RecordedSamples]:
-    """How many images each role has, and the digests of those of some prompts: whoever makes them
-    again can tell that they are the same.
+def recorded_samples(images: Images) -> dict[str, RecordedSamples]:
+    """By role, how many images there are, and the digests of those of some prompts.
+
+    Whoever makes these images again can tell that they are the same.
     """
-    return {role: _samples_of(run, role) for role in run.roles}
+    return {role: _samples_of(images, role) for role in images.experiment.roles}
 
 
-def _samples_of(run: Run, role: Role) -> RecordedSamples:
-    sets = [run.samples(role, generation) for generation in range(run.seeds)]
-    prompts, images = sets[0].prompts, sets[0].images
+def _samples_of(images: Images, role: Role) -> RecordedSamples:
+    seeds = images.experiment.seeds
+    sets = [images.samples(role, generation) for generation in range(seeds)]
+    prompts, count = sets[0].prompts, sets[0].images
     rows = evenly(len(prompts), PROMPTS)
-    digests = run.store.pixel_digests(
+    digests = images.store.pixel_digests(
         [
             key
             for row in rows
             for samples in sets
-            for key in samples.keys[row * images : (row + 1) * images]
+            for key in samples.keys[row * count : (row + 1) * count]
         ]
     )
-    each = images * run.seeds
+    each = count * seeds
     of_prompt = {
         prompts[row].id: digests[number * each : (number + 1) * each]
         for number, row in enumerate(rows)
@@ -82,20 +86,61 @@ def _samples_of(run: Run, role: Role) -> RecordedSamples:
     return RecordedSamples(prompts=len(prompts), images=each, sha256=of_prompt)
 
 
-def holds_against(run: Run, state: State) -> list[Literal["api", "weights"]]:
-    """Which attackers meet the mitigation.
+def reported_facts(images: Images) -> dict[str, dict[str, float]]:
+    """By role, means over its images of what the method reported of each.
 
-    Measured: one who holds the weights meets it only when the method changed them.
-
-    Kept in the store, so that a run whose images are there opens no model.
+    The mean of truth values is their share. Roles without any such fact are left out.
     """
-    if run.method_name == REFERENCE:
+    found = {}
+    for role in images.experiment.roles:
+        reported = images.store.facts(images.experiment.keys(role))
+        names = dict.fromkeys(name for facts in reported for name in facts)
+        found[role] = {
+            name: round(statistics.fmean(facts[name] for facts in reported if name in facts), 6)
+            for name in names
+        }
+    return {role: facts for role, facts in found.items() if facts}
+
+
+def recorded_references(suite: Suite) -> dict[str, RecordedReferences]:
+    """By role, how many prompts ought to have a training picture, and how many have one."""
+    counted = {role: suite.references(role) for role in suite.settings.prompts}
+    return {
+        role: RecordedReferences(expected=expected, found=found)
+        for role, (expected, found) in counted.items()
+        if expected
+    }
+
+
+def failed_links(suite: Suite) -> list[str]:
+    """A line for each list of links of which some failed for now, without being dead."""
+    failed = {
+        name: suite.assets.failed_links(name)
+        for name in suite.wanted()
+        if isinstance(suite.assets.entry(name), PicturesEntry)
+    }
+    return [
+        f"{count} links of {name} failed for now and were not dead when they were asked"
+        for name, count in failed.items()
+        if count
+    ]
+
+
+def holds_against(
+    experiment: Experiment, engine: Engine, images: Images, state: State
+) -> list[Literal["api", "weights"]]:
+    """Which attackers meet the mitigation: measured, never declared.
+
+    One who holds the weights meets it only when the method changed them. The answer is kept in the
+    store, so that a run whose images are there opens no model.
+    """
+    if experiment.method_name == REFERENCE:
         return []
-    files, name = run.store.files, "weights.json"
+    files, name = images.store.files, "weights.json"
     if not files.exists(name):
-        pipe = run.denoiser.pipe
+        pipe = engine.denoiser.pipe
         before = _weights_digest(pipe)
-        with run.method.attach(pipe, state):
+        with experiment.method.attach(pipe, state):
             changed = _weights_digest(pipe) != before
         files.write(name, json.dumps({"changed": changed}).encode())
     return ["api", "weights"] if json.loads(files.read(name))["changed"] else ["api"]

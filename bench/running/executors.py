@@ -11,15 +11,16 @@ there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
+from bench.base.progress import Report
 from bench.contracts.method import State
-from bench.running.demand import Unit
+from bench.running.engine import Engine
+from bench.running.experiment import Experiment
 from bench.running.generating import generate
+from bench.running.images import Images
+from bench.running.units import Unit
 from bench.store.store import SampleKey
-
-if TYPE_CHECKING:
-    from bench.running.run import Run
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,18 +29,25 @@ Result = TypeVar("Result")
 class Executor(Protocol):
     """Makes units and maps functions.
 
-    `ahead`: whether it makes what attacks will ask for together with the images of the roles.
+    `ahead` says whether it makes what attacks will ask for together with the images of the roles.
     """
 
     @property
     def ahead(self) -> bool: ...
 
     def make(
-        self, run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()
+        self,
+        experiment: Experiment,
+        engine: Engine,
+        images: Images,
+        state: State,
+        units: Sequence[Unit],
+        read: Set[SampleKey],
+        report: Report,
     ) -> None:
         """Store those images of the units that the store does not hold.
 
-        `pictures`: those that will be read, so that they may not have been dropped.
+        Images in `read` will be read as pictures, so theirs may not have been dropped.
         """
         ...
 
@@ -54,9 +62,16 @@ class Local:
     ahead = False
 
     def make(
-        self, run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()
+        self,
+        experiment: Experiment,
+        engine: Engine,
+        images: Images,
+        state: State,
+        units: Sequence[Unit],
+        read: Set[SampleKey],
+        report: Report,
     ) -> None:
-        generate(run, state, units, pictures)
+        generate(experiment, engine, images, state, units, read, report)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         return map(function, items)

@@ -1,94 +1,99 @@
 """Making images in this process, unit by unit; each is stored as one shard.
 
-What the units are stands in `bench.running.demand`.
+What the units are stands in `bench.running.units`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from bench.base.progress import Report, silent
 from bench.contracts.method import Method, State
-from bench.diffusion.execution import at_chosen_precision
-from bench.running import images as keeping
-from bench.running.demand import Unit, to_sample
-from bench.running.sample import sample
+from bench.diffusion.denoiser import Denoiser
+from bench.running.engine import Engine
+from bench.running.experiment import Experiment
+from bench.running.images import Images
+from bench.running.sampling import sample
+from bench.running.units import Unit, to_sample
 from bench.store.store import SampleKey
 
-if TYPE_CHECKING:
-    from bench.running.run import Run
 
-
-@at_chosen_precision
 def generate(
-    run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()
+    experiment: Experiment,
+    engine: Engine,
+    images: Images,
+    state: State,
+    units: Sequence[Unit],
+    read: Set[SampleKey] = frozenset(),
+    report: Report = silent,
 ) -> None:
     """Make those images of the units that the store does not hold.
 
-    `pictures`: those that will be read, so that they may not have been dropped.
+    Images in `read` will be read as pictures, so theirs may not have been dropped.
     """
-    lacking = set(keeping.missing(run, (key for unit in units for key in unit), pictures))
+    method = experiment.method
+    lacking = set(images.lacking((key for unit in units for key in unit), read))
     waiting = [
         keys
         for unit in units
-        if (keys := to_sample(unit, lacking, run.work.batch, run.method.mixes_images()))
+        if (keys := to_sample(unit, lacking, images.units.batch, method.mixes_images()))
     ]
     if not waiting:
         return
     done, total = 0, sum(map(len, waiting))
-    run.report("generate", 0, total)
-    with run.method.attach(run.denoiser.pipe, state):
+    report("generate", 0, total)
+    with engine.precision(), method.attach(engine.denoiser.pipe, state):
         for keys in waiting:
 
-            def made(images: int, before: int = done) -> None:
-                run.report("generate", before + images, total)
+            def made(count: int, before: int = done) -> None:
+                report("generate", before + count, total)
 
-            make_unit(run, state, keys, made, pictures)
+            pictures, facts = _sampled(engine, images, method, state, keys, made)
+            images.keep_unit(keys, pictures, facts, read, report)
             done += len(keys)
 
 
-def make_unit(
-    run: Run,
+def _sampled(
+    engine: Engine,
+    images: Images,
+    method: Method,
     state: State,
     keys: Sequence[SampleKey],
     made: Callable[[int], None],
-    read: Set[SampleKey] = frozenset(),
-) -> None:
-    """Sample one unit with the method attached already and store it; `made` hears after every batch
-    how many images are there.
+) -> tuple[list[np.ndarray], list[dict[str, float]]]:
+    """The pictures of one unit, batch by batch, with the method attached already.
 
-    It is stored with the features that metrics will ask for; pictures that nothing reads any more
-    may be dropped, but for those to be `read` now.
+    `made` hears after every batch how many images there are. What was finished before a batch
+    failed, or before Ctrl-C, is stored.
     """
     pictures: list[np.ndarray] = []
     facts: list[dict[str, float]] = []
     try:
         while len(pictures) < len(keys):
+            batch = keys[len(pictures) : len(pictures) + engine.batch_size]
             try:
-                new, reported = make_batch(
-                    run, keys[len(pictures) : len(pictures) + run.batch_size], run.method, state
-                )
+                new, reported = make_batch(engine.denoiser, batch, method, state)
             except torch.OutOfMemoryError as error:
-                run.halve_batch(error)
+                engine.halve_batch(error)
                 continue
             pictures, facts = pictures + list(new), facts + reported
             made(len(pictures))
-    except BaseException:  # what was finished before a batch failed or Ctrl-C
+    except BaseException:
         if pictures:
-            run.store.append(keys[: len(pictures)], pictures, facts)
+            images.store.append(keys[: len(pictures)], pictures, facts)
         raise
-    keeping.store_unit(run, keys, pictures, facts, read)
+    return pictures, facts
 
 
 def make_batch(
-    run: Run, keys: Sequence[SampleKey], method: Method, state: State
+    denoiser: Denoiser, keys: Sequence[SampleKey], method: Method, state: State
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
     """Pictures uint8 `[B, H, W, 3]` of one batch, and what the method reported of each."""
-    request = run.denoiser.request([key.prompt for key in keys], [key.seed for key in keys])
-    pictures = run.denoiser.decode(sample(run.denoiser, request, method, state))
+    request = denoiser.request([key.prompt for key in keys], [key.seed for key in keys])
+    pictures = denoiser.decode(sample(denoiser, request, method, state))
     return pictures, [
         {name: values[row] for name, values in request.facts.items()} for row in range(len(keys))
     ]

@@ -1,202 +1,143 @@
-"""Which pictures a run keeps, and which features it makes while a picture is in memory.
-
-A picture may be dropped (`--keep-images none` or `sample`) when every metric that reads its role
-says beforehand which extractors it applies, so that features are all that it needs, and no attack
-reads it. `sample` keeps some of each role, and those that the record's thumbnails and digests come
-from.
-"""
+"""The images of one experiment: where they are kept, which are missing, and which pictures stay."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
-from bench.base.errors import UnknownName, one_line
-from bench.base.spread import evenly
-from bench.contracts.metric import Metric
-from bench.features.extractor import Extractor, in_whole_batches
-from bench.running.demand import PROMPTS, shown_keys
+from bench.assets.asset import cache_folder
+from bench.base.errors import one_line
+from bench.base.progress import Report
+from bench.contracts.samples import SampleSet
+from bench.features.extractor import in_whole_batches
+from bench.running.engine import Engine
+from bench.running.experiment import Experiment
+from bench.running.kept_pictures import KeepImages, Keeping, keeping_of
+from bench.running.units import Units
+from bench.store.folders import Root, open_folder
 from bench.store.shards import extracted
-from bench.store.store import SampleKey
-from bench.suite.settings import Role
-
-if TYPE_CHECKING:
-    from bench.running.run import Run
-
-KeepImages = Literal["none", "sample", "all"]
-SAMPLE = 64  # images of each role that `sample` keeps at least
+from bench.store.store import SampleKey, SampleStore
+from bench.suite.prompts import Prompt
+from bench.suite.schema import Role
 
 
-@dataclass
-class Keeping:
-    """What a run wants of each image: the fingerprints of `extractors` by image, and the pictures
-    that may be dropped once they have those features.
+@dataclass(frozen=True)
+class Images:
+    """The images of `experiment` in the store at `root`.
 
-    `broken`: those that failed on some pictures, which are kept then; whoever asks for these
-     features will say why.
+    `keep` says which pictures stay once they have their features; the features come from the
+    networks that `engine` holds.
     """
 
-    by_fingerprint: Mapping[str, Extractor]
-    extractors: Mapping[SampleKey, tuple[str, ...]]
-    droppable: frozenset[SampleKey]
-    broken: set[str] = field(default_factory=set)
+    experiment: Experiment
+    engine: Engine
+    root: Root
+    keep: KeepImages = "all"
 
-    def of_unit(self, keys: Iterable[SampleKey]) -> list[str]:
-        """The extractors that some image of a unit needs: features are made of whole units, as they
-        are when they are made later.
+    @cached_property
+    def store(self) -> SampleStore:
+        """The folder of this experiment's images; its name follows from what they depend on."""
+        asked = self.experiment
+        return SampleStore(
+            self.root, asked.suite.store_name, asked.method_name, asked.store_identity
+        )
+
+    @property
+    def cache(self) -> Path:
+        """A local folder for what is the same in every run, such as features of real pictures.
+
+        No suite's name begins as its name does.
         """
-        return [
-            name
-            for name in dict.fromkeys(name for key in keys for name in self.extractors.get(key, ()))
-            if name not in self.broken
-        ]
+        local = open_folder(self.root).local("_real")
+        return local or cache_folder() / "_real"
 
+    @cached_property
+    def units(self) -> Units:
+        """The units that the images are made in."""
+        return Units(self.experiment.suite.settings.model.batch_size)
 
-def keep_images_of(text: str) -> KeepImages:
-    """What `--keep-images` says. Raises `UserError` for anything that is not known."""
-    if text not in get_args(KeepImages):
-        raise UnknownName("--keep-images", text, get_args(KeepImages))
-    return cast(KeepImages, text)
+    @cached_property
+    def keeping(self) -> Keeping:
+        """Which pictures are kept, and which features are made of each while it is in memory."""
+        return keeping_of(self.experiment, self.keep, self.engine.device, self.engine.kept)
 
+    def samples(self, role: Role, generation: int = 0) -> SampleSet:
+        """The images of a role in one generation, made or not."""
+        prompts = self.experiment.suite.prompts(role)
+        return self.sample_set(prompts, self.experiment.images_per_prompt(role), generation)
 
-def keeping_of(run: Run) -> Keeping:
-    """What the run's metrics, attacks and `--keep-images` come to."""
-    keys: dict[Role, list[SampleKey]] = {role: run.keys(role) for role in run.roles}
-    by_fingerprint: dict[str, Extractor] = {}
-    extractors: dict[SampleKey, tuple[str, ...]] = {}
-    pictures: set[SampleKey] = set()  # that something reads
-    for metric in run.metrics.values():
-        try:
-            declared = metric.extractors(run.suite, run.device)
-            of_role = {
-                role: {one.fingerprint: run.loaded(one) for one in declared[role]}
-                for role in metric.roles
-                if role in declared
-            }
-        # what is wrong with it is for `measure` to say; until then its pictures stay
-        except Exception:
-            of_role = {}
-        for role in metric.roles:
-            if role not in of_role:
-                pictures.update(keys.get(role, ()))
-                continue
-            by_fingerprint |= of_role[role]
-            for key in keys.get(role, ()):
-                extractors[key] = tuple(dict.fromkeys((*extractors.get(key, ()), *of_role[role])))
-    if run.keep_images == "all":
-        return Keeping(by_fingerprint, extractors, frozenset())
-    if run.keep_images == "sample":
-        pictures.update(key for of_role in keys.values() for key in of_role[:SAMPLE])
-        pictures |= shown_keys(run)
-    pictures |= attacked(run)
-    return Keeping(
-        by_fingerprint,
-        extractors,
-        frozenset(key for of_role in keys.values() for key in of_role) - pictures,
-    )
+    def sample_set(self, prompts: Sequence[Prompt], images: int, generation: int = 0) -> SampleSet:
+        """The first `images` images of each prompt, made or not.
 
+        They are the same ones for whoever asks, and others in another generation.
+        """
+        keys = self.experiment.keys_of(prompts, images, generation)
+        return SampleSet(tuple(prompts), images, keys, self.store)
 
-def droppable_by_name(run: Run, of_attacks: Iterable[SampleKey]) -> set[SampleKey]:
-    """About what may be dropped, for plans of runs whose files are not here: by the roles that
-    metrics declare to read through extractors.
-    """
-    read = {
-        role
-        for metric in run.metrics.values()
-        if type(metric).extractors is Metric.extractors
-        for role in metric.roles
-    }
-    keys = {role: run.keys(role) for role in run.roles if role not in read}
-    dropped = {
-        key
-        for role, of_role in keys.items()
-        for key in of_role[SAMPLE if run.keep_images == "sample" else 0 :]
-    }
-    if run.keep_images == "sample":
-        for role in keys:
-            prompts, images = (
-                run.suite.prompts(role),
-                run.suite.settings.prompts[role].images_per_prompt,
-            )
-            dropped -= set(
-                run.keys_of([prompts[row] for row in evenly(len(prompts), PROMPTS)], images)
-            )
-    return dropped - set(of_attacks)
+    def missing(self) -> list[SampleKey]:
+        """Those images of the experiment's roles that must be made."""
+        roles = self.experiment.roles
+        return self.lacking(key for role in roles for key in self.experiment.keys(role))
 
+    def lacking(
+        self, keys: Iterable[SampleKey], read: Set[SampleKey] = frozenset()
+    ) -> list[SampleKey]:
+        """Those images that must be made, each once, in the order given.
 
-def attacked(run: Run) -> set[SampleKey]:
-    """The images that attacks say they will ask for."""
-    parts = [part for attack in run.attacks.values() for part in attack.asks(run.suite)]
-    return {
-        key
-        for part in parts
-        for generation in range(run.seeds)
-        for key in run.keys_of(*part, generation)
-    }
+        They are not stored, or are stored without what is still needed of them. Of images in
+        `read` the pictures themselves are needed.
+        """
+        store = self.store
+        lacking = set(store.missing(keys := list(dict.fromkeys(keys))))
+        without = [key for key in keys if key in store.dropped]
+        lacking.update(read & set(without))
+        if without:
+            wanted = self.keeping
+            having = {name: store.with_features(name) for name in wanted.of_unit(without)}
 
-
-def missing(
-    run: Run, keys: Iterable[SampleKey], pictures: Set[SampleKey] = frozenset()
-) -> list[SampleKey]:
-    """Those images that must be made, each once, in the order given: not stored, or without
-    something that is still needed.
-
-    `pictures`: images whose pictures themselves will be read.
-    """
-    store = run.store
-    lacking = set(store.missing(keys := list(dict.fromkeys(keys))))
-    without = [key for key in keys if key in store.dropped]
-    lacking.update(pictures & set(without))
-    if without:
-        wanted = run.keeping
-        having = {name: store.with_features(name) for name in wanted.of_unit(without)}
-        lacking.update(
-            key
-            for key in without
-            if key not in wanted.droppable
-            or not all(
-                store.has_features(key, having[name])
-                for name in wanted.extractors.get(key, ())
-                if name in having
-            )
-        )
-    return [key for key in keys if key in lacking]
-
-
-def store_unit(
-    run: Run,
-    keys: Sequence[SampleKey],
-    pictures: list[np.ndarray],
-    facts: list[dict[str, float]],
-    read: Set[SampleKey] = frozenset(),
-) -> None:
-    """Store one unit with its features, without the pictures that nothing reads any more.
-
-    `read`: those that somebody will read now.
-
-    Where an extractor breaks the pictures stay, for whoever asks for its features to say what is
-    wrong.
-    """
-    wanted, features = run.keeping, dict[str, np.ndarray]()
-    dropped = wanted.droppable.intersection(keys) - read
-    try:
-        for name in wanted.of_unit(keys):
-            try:
-                features[name] = extracted(
-                    in_whole_batches(wanted.by_fingerprint[name]), name, pictures
+            def is_whole(key: SampleKey) -> bool:
+                return key in wanted.droppable and all(
+                    store.has_features(key, having[name])
+                    for name in wanted.extractors.get(key, ())
+                    if name in having
                 )
-            except Exception as error:
-                wanted.broken.add(name)
-                run.report(f"features {name} cannot be made yet: {one_line(error)[:80]}", 0, 1)
-        dropped = frozenset(
-            key
-            for key in dropped
-            if all(name in features for name in wanted.extractors.get(key, ()))
-        )
-    except BaseException:  # Ctrl-C: the pictures are there, so their features can be made later
-        run.store.append(keys, pictures, facts)
-        raise
-    run.store.append(keys, pictures, facts, features, dropped)
+
+            lacking.update(key for key in without if not is_whole(key))
+        return [key for key in keys if key in lacking]
+
+    def keep_unit(
+        self,
+        keys: Sequence[SampleKey],
+        pictures: list[np.ndarray],
+        facts: list[dict[str, float]],
+        read: Set[SampleKey],
+        report: Report,
+    ) -> None:
+        """Store one unit with its features, without the pictures that nothing reads any more.
+
+        Images in `read` keep theirs, because somebody reads them now. Where an extractor breaks,
+        the pictures stay, for whoever asks for its features to say what is wrong.
+        """
+        wanted, features = self.keeping, dict[str, np.ndarray]()
+        dropped = wanted.droppable.intersection(keys) - read
+        try:
+            for name in wanted.of_unit(keys):
+                try:
+                    extractor = in_whole_batches(wanted.by_fingerprint[name])
+                    features[name] = extracted(extractor, name, pictures)
+                except Exception as error:
+                    wanted.broken.add(name)
+                    report(f"features {name} cannot be made yet: {one_line(error)[:80]}", 0, 1)
+            dropped = frozenset(
+                key
+                for key in dropped
+                if all(name in features for name in wanted.extractors.get(key, ()))
+            )
+        except BaseException:  # Ctrl-C: the pictures are there, so features can be made later
+            self.store.append(keys, pictures, facts)
+            raise
+        self.store.append(keys, pictures, facts, features, dropped)

@@ -8,96 +8,106 @@ it.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from bench.assets.catalogue import PREFIX, HubEntry
+from bench.assets.catalogue import PREFIX, HubEntry, Lacking
 from bench.base.errors import UserError, one_line
+from bench.base.pictures import PNG_BYTES_PER_PIXEL
 from bench.base.text import duration_text, size_text
-from bench.running.images import droppable_by_name
+from bench.running.engine import Engine
+from bench.running.experiment import Experiment
+from bench.running.images import Images
+from bench.running.kept_pictures import droppable_by_name
+from bench.running.run import record_file
 from bench.running.timing import timings
 from bench.store.store import SampleKey
 from bench.suite.needs import missing_assets
+from bench.suite.suite import Suite
 
-if TYPE_CHECKING:
-    from bench.running.run import Run
-    from bench.suite.suite import Suite
-
-PNG = 2.2  # bytes a pixel on disk, measured on generations
 # 10^12 operations a second that sampling sustains on an A100 in half precision: 1.26 s for 100 rows
 # of 0.803 (Stable Diffusion 1.4, Jain et al. 2025).
 SUSTAINED = 64.0
 
 
-def plan(run: Run) -> dict[str, Any]:
-    """Images, row evaluations, disk, and time where an earlier measurement on this store or the
-    model's size allows an estimate; and what is missing.
+def plan(experiment: Experiment, engine: Engine, images: Images, records: Path) -> dict[str, Any]:
+    """What a run would make, in numbers, and what is missing for it.
+
+    Images, row evaluations of the UNet, disk; and time, where an earlier measurement in this store
+    or the size of the model allows an estimate.
     """
-    settings = run.suite.settings.model
-    problems = list(run.problems)
-    asked: dict[str, list[Sequence[SampleKey]]] = {}
-    for name, attack in run.attacks.items():
-        try:
-            asked[f"attack {name}"] = [
-                run.keys_of(*part, generation)
-                for part in attack.asks(run.suite)
-                for generation in range(run.seeds)
-            ]
-        except UserError as error:
-            problems.append(one_line(error))
-    lacking = missing_assets(run.suite)
-    of_attacks = [key for parts in asked.values() for keys in parts for key in keys]
-    of_roles = [key for role in run.roles for key in run.keys(role)]
+    suite, settings = experiment.suite, experiment.suite.settings.model
+    asked, refused = _asked_by_attacks(experiment)
+    problems = list(dict.fromkeys([*experiment.problems, *refused]))
+    lacking = missing_assets(suite)
+    of_attacks = [key for keys in asked.values() for key in keys]
+    of_roles = {role: experiment.keys(role) for role in experiment.roles}
     # Where files are missing, so are the images: the key of their store is not known yet.
-    to_make = (
-        set(of_roles + of_attacks)
-        if lacking or problems
-        else {*run.missing(), *run.lacking(of_attacks, pictures=True)}
-    )
-    missing = len(to_make)
-    dropped = (
-        set()
-        if run.keep_images == "all"
-        else droppable_by_name(run, of_attacks)
-        if lacking or problems
-        else run.keeping.droppable
-    )
-    kept = len(to_make - dropped)
-    rows = missing * settings.steps * 2
-    seconds = None if lacking or problems else _seconds_an_image(run)
-    tflop = _tflop(run.suite)
+    known = not lacking and not problems
+    if known:
+        to_make = {*images.missing(), *images.lacking(of_attacks, frozenset(of_attacks))}
+    else:
+        to_make = {*of_attacks, *(key for keys in of_roles.values() for key in keys)}
+    kept = to_make - _dropped(experiment, images, of_attacks, known)
+    rows = len(to_make) * settings.steps * 2
+    seconds = _seconds_an_image(engine, images) if known else None
+    tflop = _tflop(suite)
     return {
-        "suite": run.suite.name,
-        "fingerprint": None if lacking or problems else run.suite.fingerprint,
-        "method": run.method_name,
-        "parameters": run.method.model_dump(mode="json"),
-        "seeds": run.seeds,
+        "suite": suite.name,
+        "fingerprint": suite.fingerprint if known else None,
+        "method": experiment.method_name,
+        "parameters": experiment.method.model_dump(mode="json"),
+        "seeds": experiment.seeds,
         "images": (
-            {role: len(run.keys(role)) for role in run.roles}
-            | {name: sum(map(len, parts)) for name, parts in asked.items() if parts}
+            {role: len(keys) for role, keys in of_roles.items()}
+            | {name: len(keys) for name, keys in asked.items() if keys}
         ),
-        "images_missing": missing,
+        "images_missing": len(to_make),
         "row_evaluations": rows,
-        "disk_mib": round(kept * settings.side**2 * PNG / 2**20, 1),
-        "seconds_estimated": None if seconds is None else round(missing * seconds, 1),
+        "disk_mib": round(len(kept) * settings.side**2 * PNG_BYTES_PER_PIXEL / 2**20, 1),
+        "seconds_estimated": None if seconds is None else round(len(to_make) * seconds, 1),
         "gpu_hours": None if tflop is None else round(rows * tflop / SUSTAINED / 3600, 1),
-        "missing": [vars(one) for one in lacking],
-        "problems": list(dict.fromkeys(problems)),
-        "record": (
-            None
-            if lacking or problems
-            else str(run.records / run.suite.name / run.method_name / f"{run.id}.json")
-        ),
+        "missing": [_as_json(asset) for asset in lacking],
+        "problems": problems,
+        "record": str(record_file(experiment, records)) if known else None,
     }
 
 
-def _seconds_an_image(run: Run) -> float | None:
-    known = timings(run)
-    if not known:
+def _asked_by_attacks(experiment: Experiment) -> tuple[dict[str, list[SampleKey]], list[str]]:
+    """By attack, the images that it will ask for; and why some cannot say."""
+    asked: dict[str, list[SampleKey]] = {}
+    problems = []
+    for name, attack in experiment.attacks.items():
+        try:
+            keys = [key for part in experiment.keys_of_attack(attack) for key in part]
+        except UserError as error:
+            problems.append(one_line(error))
+            continue
+        asked[f"attack {name}"] = keys
+    return asked, problems
+
+
+def _dropped(
+    experiment: Experiment, images: Images, of_attacks: list[SampleKey], known: bool
+) -> frozenset[SampleKey]:
+    """The images whose pictures will not stay."""
+    if images.keep == "all":
+        return frozenset()
+    if known:
+        return images.keeping.droppable
+    return frozenset(droppable_by_name(experiment, images.keep, of_attacks))
+
+
+def _as_json(asset: Lacking) -> dict[str, Any]:
+    return {"name": asset.name, "what": asset.what, "bytes": asset.bytes, "by_hand": asset.by_hand}
+
+
+def _seconds_an_image(engine: Engine, images: Images) -> float | None:
+    measured = timings(images.store, engine.device, engine.execution)
+    if not measured:
         return None
-    return statistics.median(known[0].method_seconds) / (
-        known[0].images / len(known[0].method_seconds)
-    )
+    rounds = len(measured[0].method_seconds)
+    return statistics.median(measured[0].method_seconds) / (measured[0].images / rounds)
 
 
 def _tflop(suite: Suite) -> float | None:
@@ -107,7 +117,7 @@ def _tflop(suite: Suite) -> float | None:
     return entry.tflop if isinstance(entry, HubEntry) else None
 
 
-def text(plan: dict[str, Any], suite: Suite) -> str:
+def plan_text(plan: dict[str, Any], suite: Suite) -> str:
     """A plan for a terminal, ending with what is missing and how to get it."""
     images = ", ".join(f"{count:,} {role}" for role, count in plan["images"].items())
     seconds, hours = plan["seconds_estimated"], plan["gpu_hours"]

@@ -8,25 +8,26 @@ import importlib.util
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import Any
 
 import torch
 
 from bench.base.child import cores
 from bench.base.errors import UserError, one_line
+from bench.base.progress import Report
 from bench.contracts.method import State
-from bench.running.demand import Unit
+from bench.running.engine import Engine
 from bench.running.executors import Item, Result
-from bench.running.images import missing
+from bench.running.experiment import Experiment
+from bench.running.images import Images
 from bench.running.ray_task import Refusal, apply, files_in_use
+from bench.running.units import Unit
 from bench.running.worker import Spec, Worker
 from bench.store.store import SampleKey
 
-if TYPE_CHECKING:
-    from bench.running.run import Run
-
-
 RETRIES = 3  # of a unit whose worker was lost
+AHEAD = 2  # tasks under way for each core
 
 
 class Ray:
@@ -56,105 +57,60 @@ class Ray:
         self._mine = False
 
     def make(
-        self, run: Run, state: State, units: Sequence[Unit], pictures: Set[SampleKey] = frozenset()
+        self,
+        experiment: Experiment,
+        engine: Engine,
+        images: Images,
+        state: State,
+        units: Sequence[Unit],
+        read: Set[SampleKey],
+        report: Report,
     ) -> None:
         """Raises `UserError` when a worker does, and for a unit that was lost with its worker again
         and again.
         """
-        run.store.refresh()
-        lacking = set(missing(run, (key for unit in units for key in unit), pictures))
+        images.store.refresh()
+        lacking = set(images.lacking((key for unit in units for key in unit), read))
         waiting = [unit for unit in units if not lacking.isdisjoint(unit)]
         if not waiting:
             return
         self._start()
+        on_gpu = engine.device.type == "cuda"
+        count = min(self._count(on_gpu), len(waiting))
+        threads = 1 if self.address else max(1, min(cores() // count, torch.get_num_threads()))
+        options = {"num_cpus": 1, "num_gpus": self.gpus if on_gpu else 0}
+        crew = Crew(Spec.of(experiment, engine, images), threads, options)
         try:
-            self._distribute(run, waiting, len(lacking), pictures)
+            crew.make(waiting, count, read, len(lacking), report)
         finally:
-            run.store.refresh()
-        if left := missing(run, (key for unit in waiting for key in unit), pictures):
+            images.store.refresh()
+        if left := images.lacking((key for unit in waiting for key in unit), read):
             raise UserError(
-                f"workers stored images and {len(left)} are not in {run.store.files} here: give a"
-                " --store that all machines share"
+                f"workers stored images and {len(left)} are not in {images.store.files} here: give"
+                " a --store that all machines share"
             )
 
-    def _distribute(
-        self, run: Run, waiting: Sequence[Unit], total: int, pictures: Set[SampleKey]
-    ) -> None:
-        import ray
-
-        count = min(self._count(run.device.type == "cuda"), len(waiting))
-        options = {"num_cpus": 1, "num_gpus": self.gpus if run.device.type == "cuda" else 0}
-        threads = 1 if self.address else max(1, min(cores() // count, torch.get_num_threads()))
-        spec = Spec.of(run)
-        pending: dict[Any, tuple[Any, Unit | None]] = {}
-        queue, losses = deque(waiting), dict[Unit | None, int]()
-        done, loaded, images = 0, 0, sum(map(len, waiting))
-        run.report("load workers", 0, count)
-        run.report("generate", 0, total)
-
-        def hire() -> None:
-            worker = ray.remote(Worker).options(**options).remote(spec, threads)
-            pending[worker.load.remote()] = (worker, None)
-
-        try:
-            for _ in range(count):
-                hire()
-            while queue or any(unit for _, unit in pending.values()):
-                reference = ray.wait(list(pending))[0][0]
-                worker, unit = pending.pop(reference)
-                try:
-                    unwrapped(ray.get(reference))
-                except ray.exceptions.RayActorError as lost:
-                    losses[unit] = losses.get(unit, 0) + 1
-                    if losses[unit] > RETRIES:
-                        raise UserError(
-                            f"{losses[unit]} workers were lost {_while(unit)}"
-                            f" ({one_line(lost)[:200]}); most often memory runs out"
-                        ) from lost
-                    if unit:
-                        queue.appendleft(unit)
-                    ray.kill(worker)
-                    hire()
-                    continue
-                except ray.exceptions.RayTaskError as error:
-                    raise getattr(error, "cause", None) or error from error
-                if unit:
-                    done += len(unit)
-                    run.report("generate", round(total * done / images), total)
-                else:
-                    # one hired for another that was lost is no further one
-                    loaded = min(loaded + 1, count)
-                    run.report("load workers", loaded, count)
-                if queue:
-                    unit = queue.popleft()
-                    pending[worker.make.remote(unit, frozenset(pictures).intersection(unit))] = (
-                        worker,
-                        unit,
-                    )
-                else:
-                    ray.kill(worker)
-        finally:
-            for worker, _ in pending.values():
-                ray.kill(worker)
-
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """The function is sent once; a task whose process is lost is tried again."""
+        """The function is sent once; a task whose process is lost is tried again.
+
+        A few tasks more than there are workers are under way at a time. Whoever stops early leaves
+        these to end by themselves: cancelling tasks by force can end this process, because Ray's
+        core fails a check of its own (task_manager.cc, seen with Ray 2.60).
+        """
         self._start()
         import ray
         from ray import cloudpickle
 
         sent = ray.put(cloudpickle.dumps(function))
         task = ray.remote(apply).options(num_cpus=1, max_retries=RETRIES)
-        waiting = deque(task.remote(sent, files_in_use(), item) for item in items)
+        ahead, rest = AHEAD * self._count(False), iter(items)
+        under_way = deque(task.remote(sent, files_in_use(), item) for item in islice(rest, ahead))
         try:
-            while waiting:
-                yield unwrapped(ray.get(waiting[0]))
-                waiting.popleft()
+            while under_way:
+                yield unwrapped(ray.get(under_way.popleft()))
+                under_way += [task.remote(sent, files_in_use(), item) for item in islice(rest, 1)]
         except ray.exceptions.RayTaskError as error:
             raise getattr(error, "cause", None) or error from error
-        finally:
-            for reference in waiting:
-                ray.cancel(reference, force=True)
 
     def _count(self, on_gpu: bool) -> int:
         import ray
@@ -198,6 +154,93 @@ class Ray:
 
             ray.shutdown()
             self._mine = False
+
+
+class Crew:
+    """Actors that hold the model, and the units that are handed out to them.
+
+    A worker that is lost is replaced, and its unit is given to the next free one. Ray's own pool of
+    actors (`ray.util.ActorPool`) has no answer to a lost actor, so the book-keeping is ours.
+    """
+
+    def __init__(self, spec: Spec, threads: int, options: dict[str, Any]) -> None:
+        self._spec, self._threads, self._options = spec, threads, options
+        self._losses: dict[Unit | None, int] = {}
+        # By what Ray will answer: the worker, and the unit that it makes (None while it loads).
+        self._busy: dict[Any, tuple[Any, Unit | None]] = {}
+
+    def make(
+        self,
+        units: Sequence[Unit],
+        workers: int,
+        read: Set[SampleKey],
+        lacking: int,
+        report: Report,
+    ) -> None:
+        """Make all units with that many workers, and end these.
+
+        `lacking` counts the images that are not stored yet, for the progress bar.
+        """
+        import ray
+
+        waiting, total = deque(units), sum(map(len, units))
+        done, loaded = 0, 0
+        report("load workers", 0, workers)
+        report("generate", 0, lacking)
+        try:
+            for _ in range(workers):
+                self._hire()
+            while waiting or any(unit for _, unit in self._busy.values()):
+                answer = ray.wait(list(self._busy))[0][0]
+                worker, unit = self._busy.pop(answer)
+                if not self._came_back(answer, unit):
+                    ray.kill(worker)
+                    if unit:
+                        waiting.appendleft(unit)
+                    self._hire()
+                    continue
+                if unit:
+                    done += len(unit)
+                    report("generate", round(lacking * done / total), lacking)
+                else:
+                    loaded = min(loaded + 1, workers)  # a replacement is no further worker
+                    report("load workers", loaded, workers)
+                if waiting:
+                    self._give(worker, waiting.popleft(), read)
+                else:
+                    ray.kill(worker)
+        finally:
+            for worker, _ in self._busy.values():
+                ray.kill(worker)
+
+    def _hire(self) -> None:
+        import ray
+
+        worker = ray.remote(Worker).options(**self._options).remote(self._spec, self._threads)
+        self._busy[worker.load.remote()] = (worker, None)
+
+    def _give(self, worker: Any, unit: Unit, read: Set[SampleKey]) -> None:
+        self._busy[worker.make.remote(unit, frozenset(read).intersection(unit))] = (worker, unit)
+
+    def _came_back(self, answer: Any, unit: Unit | None) -> bool:
+        """Whether a worker did its work; False when it was lost, `UserError` when that happened
+        again and again. Raises what the worker raised.
+        """
+        import ray
+
+        try:
+            unwrapped(ray.get(answer))
+        except ray.exceptions.RayActorError as lost:
+            self._losses[unit] = self._losses.get(unit, 0) + 1
+            if self._losses[unit] > RETRIES:
+                raise UserError(
+                    f"{self._losses[unit]} workers were lost {_while(unit)}"
+                    f" ({one_line(lost)[:200]}); most often memory runs out"
+                ) from lost
+            return False
+        except ray.exceptions.RayTaskError as error:
+            raise getattr(error, "cause", None) or error from error
+        return True
 
 
 def unwrapped(answer: Any) -> Any:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.base.errors import UserError
-from bench.running.demand import Unit, planned
-
-if TYPE_CHECKING:
-    from bench.running.run import Run
+from bench.base.progress import Report, silent
+from bench.running.engine import Engine
+from bench.running.executors import Executor
+from bench.running.experiment import Experiment
+from bench.running.fitting import fitted
+from bench.running.images import Images
+from bench.running.units import Unit
 
 
 @dataclass(frozen=True)
@@ -42,36 +45,40 @@ class Shard:
         return f"{self.number}/{self.of}"
 
 
-def shard_plan(run: Run, shard: Shard) -> dict[str, Any]:
+def shard_plan(experiment: Experiment, images: Images, shard: Shard) -> dict[str, Any]:
     """What a shard would make: its units of all, its images, and how many of these are missing."""
-    everything = planned(run)
+    everything = images.units.planned(experiment)
     units = shard.units(everything)
-    missing = (
-        sum(map(len, units))
-        if not run.suite.is_fetched()
-        else len(run.lacking(key for unit in units for key in unit))
-    )
+    keys = [key for unit in units for key in unit]
+    missing = len(images.lacking(keys)) if experiment.suite.is_fetched() else len(keys)
     return {
         "shard": str(shard),
         "units": len(units),
         "units_of_run": len(everything),
-        "shard_images": sum(map(len, units)),
+        "shard_images": len(keys),
         "shard_images_missing": missing,
     }
 
 
-def make_shard(run: Run, shard: Shard) -> dict[str, Any]:
-    """Make a shard's images, and the fitted state where the store has none yet; measure nothing and
-    write no record.
+def make_shard(
+    experiment: Experiment,
+    engine: Engine,
+    images: Images,
+    shard: Shard,
+    executor: Executor,
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Make a shard's images, and the fitted state where the store has none yet.
 
-    Returns its plan with `images_made`, and `images_left`: what the run still lacks, as far as this
-    process sees the store.
+    Nothing is measured and no record is written. Returns the shard's plan with `images_made`, and
+    with `images_left`: what the run still lacks, as far as this process sees the store.
     """
-    plan = shard_plan(run, shard)
+    plan = shard_plan(experiment, images, shard)
+    units = images.units.planned(experiment)
     if plan["shard_images_missing"]:
-        run.store.prepare()
-        state, *_ = run.fitted()
-        run.executor.make(run, state, shard.units(planned(run)))
-    run.store.refresh()
-    left = len(run.lacking(key for unit in planned(run) for key in unit))
+        images.store.prepare()
+        state = fitted(experiment, engine, images.store, report).state
+        executor.make(experiment, engine, images, state, shard.units(units), frozenset(), report)
+    images.store.refresh()
+    left = len(images.lacking(key for unit in units for key in unit))
     return plan | {"images_made": plan["shard_images_missing"], "images_left": left}

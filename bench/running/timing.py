@@ -9,70 +9,89 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
 import torch
 
 from bench.base.digests import digest_of
+from bench.base.progress import Report, silent
 from bench.contracts.method import Method, State
-from bench.contracts.samples import Timing
+from bench.contracts.samples import SampleSet, Timing
+from bench.diffusion.execution import Execution
 from bench.records.environment import device_name
+from bench.running.engine import Engine
+from bench.running.experiment import Experiment
 from bench.running.generating import make_batch
-from bench.store.store import SampleKey
-
-if TYPE_CHECKING:
-    from bench.running.run import Run
+from bench.running.images import Images
+from bench.store.store import SampleKey, SampleStore
 
 
-def time_against_none(run: Run, state: State, rounds: int, images: int) -> Timing:
+def time_against_none(
+    experiment: Experiment,
+    engine: Engine,
+    images: Images,
+    state: State,
+    rounds: int,
+    images_per_round: int,
+    report: Report = silent,
+) -> Timing:
     """Sample batches with the method and without any, in turn, after one round that does not count.
 
-    What a method costs may depend on the prompt, so batches hold all images of prompts that are
-    evenly spread over the list.
+    Timings of the same batches on the same machine are read from the store.
     """
-    samples = run.samples("memorized")
-    count = max(1, images // samples.images)
-    rows = [i * len(samples.prompts) // (rounds * count) for i in range(rounds * count)]
-    batches = [
-        [
-            key
-            for row in rows[r::rounds]
-            for key in samples.keys[row * samples.images :][: samples.images]
-        ]
-        for r in range(rounds)
-    ]
-    file = timing_file(run, batches)
-    if run.store.files.exists(file):
-        return _read(run.store.files.read(file))
+    batches = _batches(images.samples("memorized"), rounds, images_per_round)
+    files, name = images.store.files, timing_file(engine.device, engine.execution, batches)
+    if files.exists(name):
+        return _read(files.read(name))
     taken: dict[bool, list[float]] = {True: [], False: []}
     spent = {True: 0, False: 0}
-    # what is compiled is compiled for a size
-    first = batches[0] if run.execution.compile else batches[0][:2]
+    # What is compiled is compiled for a size, so a whole batch must warm it up.
+    first = batches[0] if engine.execution.compile else batches[0][:2]
     for number, batch in enumerate([first, *batches]):
         for mitigated in (False, True) if number % 2 else (True, False):
-            seconds, used = timed(run, batch, state, mitigated)
+            method = experiment.method if mitigated else Method()
+            seconds, used = timed(engine, batch, method, state)
             if number:
                 taken[mitigated].append(seconds)
                 spent[mitigated] += used
-        run.report("time against none", number, rounds)
+        report("time against none", number, rounds)
     timing = Timing(
         tuple(taken[True]), tuple(taken[False]), sum(map(len, batches)), spent[True], spent[False]
     )
-    run.store.files.write(file, json.dumps(asdict(timing)).encode())
+    files.write(name, json.dumps(asdict(timing)).encode())
     return timing
 
 
-def timed(run: Run, batch: Sequence[SampleKey], state: State, mitigated: bool) -> tuple[float, int]:
+def _batches(samples: SampleSet, rounds: int, images: int) -> list[list[SampleKey]]:
+    """One batch a round, of all images of prompts that are evenly spread over the list.
+
+    What a method costs may depend on the prompt. A short list is gone through more than once.
+    """
+    count = max(1, images // samples.images)
+    wanted, there = rounds * count, len(samples.prompts)
+    rows = [number * there // wanted for number in range(wanted)]
+    return [
+        [
+            key
+            for row in rows[first::rounds]
+            for key in samples.keys[row * samples.images :][: samples.images]
+        ]
+        for first in range(rounds)
+    ]
+
+
+def timed(
+    engine: Engine, batch: Sequence[SampleKey], method: Method, state: State
+) -> tuple[float, int]:
     """Seconds and row evaluations of one batch."""
-    method = run.method if mitigated else Method()
-    # a run attaches once, so attaching is no part of an image's time
-    with method.attach(run.denoiser.pipe, state):
-        wait_for(run.device)
-        before, start = run.denoiser.evaluations, time.perf_counter()
-        for first in range(0, len(batch), run.batch_size):
-            make_batch(run, batch[first : first + run.batch_size], method, state)
-        wait_for(run.device)
-        return time.perf_counter() - start, run.denoiser.evaluations - before
+    denoiser = engine.denoiser
+    # A run attaches once, so attaching is no part of an image's time.
+    with method.attach(denoiser.pipe, state):
+        wait_for(engine.device)
+        before, start = denoiser.evaluations, time.perf_counter()
+        for first in range(0, len(batch), engine.batch_size):
+            make_batch(denoiser, batch[first : first + engine.batch_size], method, state)
+        wait_for(engine.device)
+        return time.perf_counter() - start, denoiser.evaluations - before
 
 
 def wait_for(device: torch.device) -> None:
@@ -81,29 +100,31 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def timings(run: Run) -> list[Timing]:
-    """Timings of this method on this kind of machine that the store holds."""
+def timings(store: SampleStore, device: torch.device, execution: Execution) -> list[Timing]:
+    """Timings of the store's method on this kind of machine that the store holds."""
+    pattern = timing_file(device, execution)
     return [
-        _read(run.store.files.read(name))
-        for name in run.store.files.names()
-        if fnmatchcase(name, timing_file(run))
+        _read(store.files.read(name)) for name in store.files.names() if fnmatchcase(name, pattern)
     ]
 
 
-def timing_file(run: Run, batches: Sequence[Sequence[SampleKey]] | None = None) -> str:
-    """The file of the store that keeps the timing of these batches on this machine; without
-    batches, a pattern for all that were timed here.
+def timing_file(
+    device: torch.device, execution: Execution, batches: Sequence[Sequence[SampleKey]] | None = None
+) -> str:
+    """The file of a store that keeps the timing of these batches on this machine.
+
+    Without batches it is a pattern for all that were timed here.
     """
-    executed = [run.execution.changed] if run.execution.changed else []
+    changed = [execution.changed] if execution.changed else []
     machine = digest_of(
-        [device_name(run.device), torch.get_num_threads(), torch.__version__, *executed]
+        [device_name(device), torch.get_num_threads(), torch.__version__, *changed]
     )[:12]
-    timed = (
+    which = (
         "*"
         if batches is None
         else digest_of([[[key.prompt, key.seed] for key in batch] for batch in batches])[:12]
     )
-    return f"timing-{machine}-{timed}.json"
+    return f"timing-{machine}-{which}.json"
 
 
 def _read(content: bytes) -> Timing:

@@ -10,151 +10,145 @@ import sys
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from bench.assets.catalogue import Entry
 from bench.base.errors import UserError, one_line
-from bench.contracts.method import State
 from bench.diffusion.execution import Execution
-from bench.running.demand import Unit
+from bench.running.engine import Engine
+from bench.running.experiment import Experiment
+from bench.running.fitting import fitted, is_fitted
 from bench.running.generating import generate
-from bench.running.images import KeepImages
+from bench.running.images import Images
+from bench.running.kept_pictures import KeepImages
+from bench.running.prepare import Prepared, prepare
 from bench.running.ray_task import FROM_FILE, Refusal
+from bench.running.units import Unit
 from bench.store.folders import Root, open_folder
 from bench.store.store import SampleKey
-from bench.suite.settings import SuiteSettings
+from bench.suite.schema import SuiteSettings
 from bench.suite.suite import Suite
-
-if TYPE_CHECKING:
-    from bench.running.run import Run
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A run as another process can make it again.
+    """A run as another process can prepare it again.
 
-    Paths are absolute; below `base`, the folder it was started in, also relative to the worker's.
+    Paths are absolute. Those below `base`, the folder that the run was started in, may also lie
+    below the worker's own folder.
     """
 
     base: str
-    # as they are: a suite that code made may be one that no file could hold
+    # Settings and not a file's text: a suite that code made may be one that no file could hold.
     settings: SuiteSettings
     suite_file: str
     limit: int | None
     entries: dict[str, Entry]  # assets of the suite's own
     method: str
     parameters: str  # JSON
-    records: Path
     store: Root
     device: str
     seeds: int
     execution: Execution
-    keep_images: KeepImages
-    # of the store: both must come to the same, or they would not make the same pictures
+    keep: KeepImages
+    # The store's folder must be the same here and there, or other pictures would be made.
     folder: str
 
     @classmethod
-    def of(cls, run: Run) -> Spec:
-        # without a number: a worker sees the GPU that it was given as the first
-        suite, device = run.suite, run.device.type
-        local = open_folder(run.store_root).local("")
-        root = run.store_root if local is None else str(local.resolve())
+    def of(cls, experiment: Experiment, engine: Engine, images: Images) -> Spec:
+        """What must be sent so that a worker makes the same images."""
+        suite = experiment.suite
+        local = open_folder(images.root).local("")
         return cls(
             str(Path.cwd()),
             suite.settings,
             str(suite.file.resolve()),
             suite.limit,
             dict(suite.entries or {}),
-            _named(run),
-            json.dumps(run.method.model_dump(mode="json")),
-            run.records.resolve(),
-            root,
-            device,
-            run.seeds,
-            run.execution,
-            run.keep_images,
-            run.store.name,
+            _method_argument(experiment),
+            json.dumps(experiment.method.model_dump(mode="json")),
+            images.root if local is None else str(local.resolve()),
+            # Without a number: a worker sees the GPU that it was given as the first.
+            engine.device.type,
+            experiment.seeds,
+            engine.execution,
+            images.keep,
+            images.store.name,
         )
 
-    def run(self) -> Run:
+    def prepared(self) -> Prepared:
         """The run, on this machine.
 
-        Raises `UserError` when its files are not here or are others than those of whoever sent
-        this.
+        Raises `UserError` when its files are not here, or are others than those of the process
+        that sent this.
         """
-        from bench.running.run import Run
-
         suite = Suite(self.settings, Path(self._here(self.suite_file)), self.limit, self.entries)
-        parameters, device = json.loads(self.parameters), torch.device(self.device)
-        run = Run.resolve(
+        found = prepare(
             suite,
             self._here(self.method),
-            parameters,
-            self.records,
+            json.loads(self.parameters),
             self.store,
-            device,
+            torch.device(self.device),
             seeds=self.seeds,
             execution=self.execution,
+            keep=self.keep,
         )
-        run.keep_images = self.keep_images
-        if run.store.name != self.folder:
+        if found.images.store.name != self.folder:
             raise UserError(
-                f"worker on {os.uname().nodename}: suite {suite.name} and method {run.method_name}"
-                " are not those of the driver (the model's files, the method's code or the version"
-                " of bench differ); give all machines the same"
+                f"worker on {os.uname().nodename}: suite {suite.name} and method"
+                f" {found.experiment.method_name} are not those of the driver (the model's files,"
+                " the method's code or the version of bench differ); give all machines the same"
             )
-        return run
+        return found
 
     def _here(self, name: str) -> str:
         path, base = Path(name), Path(self.base)
-        return (
-            str(Path.cwd() / path.relative_to(base))
-            if path.is_absolute() and not path.exists() and path.is_relative_to(base)
-            else name
-        )
+        if path.is_absolute() and not path.exists() and path.is_relative_to(base):
+            return str(Path.cwd() / path.relative_to(base))
+        return name
 
 
-def _named(run: Run) -> str:
-    """What finds the run's method: its file where a user named one, or its name."""
-    module = type(run.method).__module__
-    return str(sys.modules[module].__file__) if module.startswith(FROM_FILE) else run.method_name
+def _method_argument(experiment: Experiment) -> str:
+    """What finds the method elsewhere: its file where a user named one, or its name."""
+    module = type(experiment.method).__module__
+    if module.startswith(FROM_FILE):
+        return str(sys.modules[module].__file__)
+    return experiment.method_name
 
 
 class Worker:
-    """Loads the run of a spec once and makes units of it. `threads`: of torch in this process."""
+    """Prepares the run of a spec once and makes units of it with `threads` threads of torch."""
 
     def __init__(self, spec: Spec, threads: int) -> None:
         torch.set_num_threads(threads)
         self._spec = spec
-        self._run: Run | None = None
-        self._state: State = {}
 
     def load(self) -> Refusal | None:
-        """Model and fitted state, so that errors in them are told before any unit is given."""
+        """Load model and fitted state, so that errors in them are told before any unit is given."""
         try:
-            run = self._spec.run()
-            if not run.is_fitted():
+            self._prepared = self._spec.prepared()
+            experiment, engine, images = self._prepared
+            if not is_fitted(experiment, images.store):
                 raise UserError(
-                    f"worker on {os.uname().nodename}: no fitted state in {run.store.files}; give a"
-                    " --store that all machines share"
+                    f"worker on {os.uname().nodename}: no fitted state in {images.store.files};"
+                    " give a --store that all machines share"
                 )
-            self._state, *_ = run.fitted()
-            self._run = run if run.denoiser else None
+            self._state = fitted(experiment, engine, images.store).state
+            engine.load()
         except UserError as error:
             return Refusal(one_line(error))
         return None
 
-    def make(self, unit: Unit, pictures: Set[SampleKey] = frozenset()) -> Refusal | None:
+    def make(self, unit: Unit, read: Set[SampleKey] = frozenset()) -> Refusal | None:
         """Store what is missing of a unit.
 
-        `pictures`: those that will be read, so that they may not have been dropped.
+        Images in `read` will be read as pictures, so theirs may not have been dropped.
         """
-        assert self._run is not None
         try:
-            self._run.store.refresh()  # a worker that was lost may have stored a part of it
-            generate(self._run, self._state, [unit], pictures)
+            # A worker that was lost may have stored a part of the unit.
+            self._prepared.images.store.refresh()
+            generate(*self._prepared, self._state, [unit], read)
         except UserError as error:
             return Refusal(one_line(error))
         return None

@@ -111,8 +111,8 @@ def moments(blocks: Iterable[np.ndarray]) -> Statistics:
 
 
 def _blocks_of(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """The same rows in the same order as float64 blocks of `size` (the last one may be smaller),
-    however they came.
+    """The same rows in the same order as float64 blocks of `size` rows, of which the last may have
+    fewer.
     """
     buffer, filled = np.zeros((0, 0)), 0
     for block in blocks:
@@ -130,7 +130,9 @@ def _blocks_of(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
 
 
 def first_rows(blocks: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
-    """The first `count` rows of what comes as blocks; blocks after these are not asked for."""
+    """The first `count` rows of features that are given as blocks `[n, d]`. Blocks after these are
+    not computed.
+    """
     for block in blocks:
         yield block[:count]
         count -= len(block)

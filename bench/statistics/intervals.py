@@ -29,20 +29,20 @@ def mean(values: np.ndarray) -> np.ndarray:
 
 
 def std(values: np.ndarray) -> np.ndarray:
-    """The deviation of the values themselves (ddof 0), as papers print it beside a mean."""
+    """The standard deviation of the values (ddof 0), as papers print it beside a mean."""
     return values.std(axis=-1)
 
 
 def lower_median(values: np.ndarray) -> np.ndarray:
-    """The lower of the two middle values of an even number, as `torch.median`; numpy gives their
-    mean.
+    """The lower of the two middle values where their number is even, as `torch.median`; numpy gives
+    their mean.
     """
     middle = (values.shape[-1] - 1) // 2
     return np.partition(values, middle, axis=-1)[..., middle]
 
 
 def lower_mad(values: np.ndarray) -> np.ndarray:
-    """Median of |x - median(x)| without the factor 1.4826, both medians the lower ones."""
+    """The median of |x - median(x)|, without the factor 1.4826; both medians are lower ones."""
     return lower_median(np.abs(values - lower_median(values)[..., None]))
 
 
@@ -60,12 +60,11 @@ def cluster_bootstrap(
     """95 % interval of a statistic over all images, by drawing whole prompts with replacement.
 
     Bias-corrected and accelerated (Efron 1987), at a level expanded for the number of prompts as
-    Hesterberg (2015, section 4.3) does for
-    percentiles: without it intervals of few prompts are too short. `tests/benchmarks/coverage.py`
-                 measures what it covers.
+    Hesterberg (2015, section 4.3) does for percentiles: without it intervals of few prompts are too
+    short. `tests/benchmarks/coverage.py` measures what it covers.
 
-    `table`: one row a prompt, one column an image, `[prompts, images]`. Raises `ValueError` for
-     fewer than two prompts.
+    `table`: one row a prompt, one column an image, `[prompts, images]`. Returns (low, high). Raises
+    `ValueError` for fewer than two prompts.
     """
     table = np.asarray(table, dtype=np.float64)
     if statistic is mean:  # of the prompts' means, as all have the same number of images
@@ -79,15 +78,15 @@ def cluster_bootstrap(
 
 
 def enough_for(percentile: float, prompts: int) -> bool:
-    """Whether an interval of a percentile (0 to 100) means something: with fewer than 5 prompts
-    expected beyond it, it covers 82 to 91 and not 95 of 100.
+    """Whether there are enough prompts for an interval of a percentile (0 to 100): with fewer than
+    5 prompts expected beyond it, a 95 % interval covers 82 to 91 of 100.
     """
     return prompts * min(percentile, 100 - percentile) / 100 >= 5 - 1e-9
 
 
 def _of_means(columns: np.ndarray, seed: int) -> list[tuple[float, float]]:
-    """An interval for the mean of each row of `[scores, prompts]`: all from the same resamples, so
-    each is what it would be alone.
+    """The interval of the mean of each row of `[scores, prompts]`. All rows share the same
+    resamples, so that each interval is what it would be if its row were given alone.
     """
     prompts = columns.shape[1]
 
@@ -106,9 +105,8 @@ def _of_means(columns: np.ndarray, seed: int) -> list[tuple[float, float]]:
 def _intervals(
     statistics: Callable[[np.ndarray], np.ndarray], prompts: int, seed: int
 ) -> list[tuple[float, float]]:
-    """Intervals of several statistics:
-
-    `statistics` takes rows of prompt numbers `[..., drawn]` to values `[scores, ...]`.
+    """Intervals of several statistics. `statistics` takes rows of prompt numbers `[..., drawn]` to
+    values `[scores, ...]`.
     """
     if prompts < 2:
         raise ValueError("an interval over prompts needs at least two prompts")
@@ -175,8 +173,8 @@ def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
 def paired_difference(
     values: dict[str, float], baseline: dict[str, float], seed: int = 0, share: bool = False
 ) -> tuple[float, float, float] | None:
-    """Mean of `values - baseline` over the prompts both have, with its bootstrap interval; None for
-    fewer than two such prompts. `share`: of proportions.
+    """Mean of `values - baseline` over the prompts that both have, with its 95 % bootstrap interval
+    (low, high); None for fewer than two such prompts. `share` says that the values are proportions.
     """
     return paired_differences({"": values}, {"": baseline}, seed, [""] if share else []).get("")
 
@@ -187,8 +185,9 @@ def paired_differences(
     seed: int = 0,
     shares: Collection[str] = (),
 ) -> dict[str, tuple[float, float, float]]:
-    """`paired_difference` of several scores by name, those over the same number of prompts at once:
-    the same numbers, sooner.
+    """`paired_difference` of several scores by name: the same numbers, but scores over the same
+    number of prompts are resampled together, which is faster. `shares` names those that are
+    proportions.
     """
     by_count: dict[int, dict[str, np.ndarray]] = {}
     for name in sorted(values.keys() & baseline.keys()):
@@ -225,9 +224,8 @@ def _of_share(differences: np.ndarray, interval: tuple[float, float]) -> tuple[f
 
 
 def pareto_front(points: list[tuple[float, ...]]) -> list[bool]:
-    """Which points no other point beats: at least as high everywhere and higher somewhere.
-
-    Higher is better in every coordinate.
+    """For each point, whether no other point dominates it: is at least as high in every coordinate
+    and higher in one. Higher is better in every coordinate.
     """
     return [
         not any(

@@ -28,11 +28,11 @@ OBJECTS = frozenset({"memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", 
 
 
 class Folder(Protocol):
-    """A folder of files, each by its name relative to it (`features/x/0.npy`).
+    """A folder of files, each with a name relative to it (`features/x/0.npy`); `str()` gives its
+    path or URL.
 
-    Its text is its path or URL.
-
-    Everything raises `UserError` for what cannot be read or written, in one line that names it.
+    Every method raises `UserError`, one line that names the file, for what cannot be read or
+    written.
     """
 
     def at(self, name: str) -> Folder:
@@ -54,9 +54,7 @@ class Folder(Protocol):
     def read(self, name: str) -> bytes: ...
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file so that readers see the old one, or none, until they see the whole new
-        one.
-        """
+        """Write a file atomically: readers see the old one, or none, and then the whole new one."""
         ...
 
     def local(self, name: str) -> Path | None:
@@ -84,7 +82,7 @@ def open_folder(root: Root) -> Folder:
 
 
 def is_partial(name: str) -> bool:
-    """Whether a file's name is one under which a file is written before it is whole."""
+    """Whether a name is that of a file which is still being written."""
     return name.startswith(".") and name.endswith(".tmp")
 
 

@@ -65,8 +65,9 @@ def as_table(
 
 
 def name_of(table: pa.Table, others: Sequence[str]) -> str:
-    """The next number after those of `others`, and a digest of the content: two processes cannot
-    overwrite each other, and features kept under it fit it.
+    """A shard's name: the next number after those of `others`, and a digest of its content, so that
+    two processes cannot overwrite each other's, and features kept under a name belong to its
+    content.
     """
     numbers = (
         int(other.partition("-")[0]) for other in others if other.partition("-")[0].isdecimal()
@@ -82,7 +83,7 @@ def as_bytes(table: pa.Table) -> bytes:
 
 
 def read_columns(files: Folder, shard: str, columns: Sequence[str]) -> pa.Table:
-    """Those of the columns that the shard has. Raises `UserError` for one that is damaged."""
+    """Those of the asked columns that a shard has. Raises `UserError` for a damaged shard."""
     try:
         with pq.ParquetFile(files.opened(f"{shard}{ENDING}")) as file:
             known = set(file.schema_arrow.names)

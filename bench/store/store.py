@@ -92,9 +92,8 @@ class SampleStore:
 
     @property
     def folder(self) -> Path:
-        """Where it lies on this machine.
-
-        Raises `UserError` for a store behind a URL; `files` reads and writes both.
+        """The folder on this machine. Raises `UserError` for a store behind a URL, which `files`
+        reads and writes too.
         """
         folder = self.files.local("")
         if folder is None:
@@ -108,7 +107,7 @@ class SampleStore:
         self.files.write("key.json", json.dumps(self._identity, indent=1, sort_keys=True).encode())
 
     def refresh(self) -> None:
-        """Take notice of shards that others have written meanwhile."""
+        """Add the shards that other processes have written meanwhile to the index."""
         new = [name for name in self.shard_names() if name not in self._known]
 
         def keys_of(shard: str) -> pa.Table:
@@ -165,7 +164,7 @@ class SampleStore:
         reported. A picture that is there stays as it is.
 
         `features`: those of extractors, `[n, d]` by fingerprint, kept beside the shard. `dropped`:
-         of the keys, those whose picture is not kept.
+        of the keys, those whose picture is not kept.
         """
         new = [
             row for row, key in enumerate(keys) if key not in self._index or key in self._dropped
@@ -205,8 +204,8 @@ class SampleStore:
         return [decode_png(png) for png in self.png(keys)]
 
     def pixel_digests(self, keys: Sequence[SampleKey]) -> list[str]:
-        """The digests of images' pixels: of the pictures where they are there, else as kept when
-        they were dropped.
+        """Digests of the pixels of stored images: computed from the picture, or, where it was
+        dropped, as kept then.
         """
 
         def digest(table: pa.Table, row: int, shard: str) -> str:
@@ -263,7 +262,9 @@ class SampleStore:
         return self._place_with_features(key, shards_with) is not None
 
     def _place_with_features(self, key: SampleKey, shards_with: Collection[str]) -> Place | None:
-        """Of an image that was made again, an older row will do if its picture was the same."""
+        """The row with features of an image. Of an image that was made again, an older row counts
+        too if its picture was the same.
+        """
         place = self._index[key]
         if place.shard in shards_with:
             return place
@@ -278,16 +279,13 @@ class SampleStore:
 
     def _same_picture(self, key: SampleKey, older: Place) -> bool:
         if self._alike is None:
-            pairs = [(one, place) for one, places in self._older.items() for place in places]
-            now, before = (
-                self._at(places, ["sha256"], _sha256)
-                for places in (
-                    [self._index[one] for one, _ in pairs],
-                    [place for _, place in pairs],
-                )
-            )
+            pairs = [(image, place) for image, places in self._older.items() for place in places]
+            newer = self._at([self._index[image] for image, _ in pairs], ["sha256"], _sha256)
+            older_ones = self._at([place for _, place in pairs], ["sha256"], _sha256)
             self._alike = {
-                pair for pair, one, other in zip(pairs, now, before, strict=True) if one == other
+                pair
+                for pair, now, before in zip(pairs, newer, older_ones, strict=True)
+                if now == before
             }
         return (key, older) in self._alike
 
@@ -298,8 +296,8 @@ class SampleStore:
         extractor: str,
         extract: Callable[[list[np.ndarray]], np.ndarray],
     ) -> np.ndarray:
-        """Features of a shard's pictures, kept beside it if it has all of them; else there are
-        none, but NaN, for those that were dropped.
+        """Features of a shard's pictures, `[rows, d]`. They are kept beside the shard if it has all
+        of its pictures; rows whose picture was dropped are NaN.
         """
         table = shards.read_columns(self.files, shard, ["png", "sha256"])
         # one that was dropped raises

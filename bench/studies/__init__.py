@@ -1,1 +1,1 @@
-"""What takes many runs: tuning, calibration, analyses of masks, and experiments that train."""
+"""Experiments of many runs: tuning, calibration, masks, and fine-tuning with what follows."""

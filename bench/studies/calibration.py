@@ -1,5 +1,5 @@
-"""`bench calibrate`: what an attack must know of the model without mitigation, measured once and
-written beside the suite.
+"""`bench calibrate`: measure once what an attack must know of the model without mitigation, and
+write it beside the suite.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from bench.base.parameters import configure
 from bench.base.progress import Report
 from bench.registry import registry
 from bench.running.judging import target_of
-from bench.running.run import Run
+from bench.running.prepare import prepare
 from bench.store.folders import Root
+from bench.suite.places import SUITE_PREFIX
 from bench.suite.suite import Suite
 
 
@@ -32,32 +33,28 @@ def calibrate(
     out: Path | None,
     report: Report,
 ) -> tuple[Path, dict[str, Any]]:
-    """Calibrate an attack with the suite's settings and `values` over them; returns the file
-    written and its content.
+    """Calibrate the attack `name` with the suite's settings and `values` over them.
 
-    Generations are those of `none` and go through the store. Raises `UserError` for an attack that
-    has nothing to calibrate.
+    Returns the file that was written and its content. Generations are those of `none` and go
+    through `store`. `out` is where the result goes; by default it is the file that the suite names
+    as the attack's `calibration`, beside the suite. Raises `UserError` for an attack that has
+    nothing to calibrate, and without `out` for a suite that takes its calibration from the cache.
     """
-    entry = registry.find(
-        "attack",
-        str(suite.file.parent / name) if name.endswith(".py") and not Path(name).exists() else name,
-    )
-    given = suite.settings.attacks.get(name, {}) | values
-    # the file to be made; whoever calibrates does not read it
-    named = given.pop("calibration", None)
-    attack = configure("attack", entry.name, entry.load(), given)
-    if out is None and named and named.startswith(PREFIX):
+    beside_suite = name.endswith(".py") and not Path(name).exists()
+    entry = registry.find("attack", str(suite.file.parent / name) if beside_suite else name)
+    settings = suite.settings.attacks.get(name, {}) | values
+    target_file = settings.pop("calibration", None)  # it is written here, and not read
+    attack = configure("attack", entry.name, entry.load(), settings)
+    if out is None and target_file and target_file.startswith((PREFIX, SUITE_PREFIX)):
         raise UserError(
-            f"suite {suite.name} takes its calibration from {named}; say with --out where a new one"
-            " goes"
+            f"suite {suite.name} takes its calibration from {target_file}; say with --out where a"
+            f" new one goes, and name that under [attacks.{name}] calibration"
         )
-    path = out or suite.file.parent / (named or f"{suite.name}.{entry.name}.json")
-    settings = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
-    run = Run.resolve(
-        replace(suite, settings=settings), "none", {}, path.parent, store, device, report
-    )
-    run.store.prepare()
-    content = attack.calibrate(target_of(run, attack, {}))
+    path = out or suite.file.parent / (target_file or f"{suite.name}.{entry.name}.json")
+    unjudged = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
+    run = prepare(replace(suite, settings=unjudged), "none", {}, store, device)
+    run.images.store.prepare()
+    content = attack.calibrate(target_of(*run, attack, {}, report=report))
     write_atomically(
         path, (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     )

@@ -2,8 +2,8 @@
 2406.18566): pure functions.
 
 Three questions: how dense are the masks by layer and UNet call, do different prompts give the same
-mask, and do masks change over the calls. `bench.cli.analyze` is the command and writes the files,
-`bench.studies.mask_plots` draws.
+mask, and do masks change over the calls. `bench.studies.mask_study` runs it on a suite and writes
+the files, `bench.studies.mask_plots` draws.
 """
 
 from __future__ import annotations

@@ -1,21 +1,22 @@
-"""Choosing a method's parameters on `fit` prompts only, by one stated rule, with everything that
-was tried on record.
+"""`bench tune`: choose a method's parameters on `fit` prompts only, by one stated rule, with
+everything that was tried on record.
 
-Every setting of a grid runs through the ordinary runner on a suite derived from the given one, in
-which fit prompts play the memorized ones and other clean prompts the clean ones; held-out prompts
-never appear. A method that learns from fit prompts is scored on those it did not learn from, in two
-folds.
+Every setting of a grid is an ordinary run under a suite derived from the given one. In the derived
+suite fit prompts stand in for the memorized ones and calibration prompts for the clean ones;
+held-out prompts never appear. A method that learns from fit prompts is scored on those that it did
+not learn from, in two folds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import replace
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,14 +27,23 @@ from bench.base.files import write_atomically
 from bench.base.parameters import configure, parse_assignments, validation_line
 from bench.base.progress import Report, silent
 from bench.records.environment import environment
+from bench.records.record import RunRecord
 from bench.registry import registry
-from bench.running.run import NEEDED_ROLE, Run
-from bench.suite.settings import PromptSettings, Role
+from bench.running.experiment import NEEDED_ROLE
+from bench.running.prepare import prepare
+from bench.running.run import finished, run
+from bench.suite.schema import PromptSettings, Role, SuiteSettings
 from bench.suite.suite import Suite
 
 REPLICATION, ALIGNMENT, CLEAN_ALIGNMENT = SCORES = ("sscd", "clip_score", "clip_score_clean")
-# A copy of the training picture shows all that its caption names, so giving copies up must cost
-# alignment there.
+# Roles that parameters are chosen on, and the held-out roles that may share no prompt with them.
+HELD_OUT: tuple[tuple[tuple[Role, ...], tuple[Role, ...]], ...] = (
+    (("fit", "memorized"), ("memorized",)),
+    (("calibration", "clean"), ("clean", "quality")),
+)
+LARGEST_GRID = 10_000  # combinations: each is a run
+# The tolerance on fit prompts is wider: a copy of the training picture shows all that its caption
+# names, so giving copies up must cost alignment there.
 RULE = (
     "lowest SSCD on fit prompts among settings whose CLIP score falls at most {clean} on clean and"
     " {fit} on fit prompts below none's"
@@ -45,8 +55,10 @@ class _Strict(BaseModel):
 
 
 class Setting(_Strict):
-    """One setting of the grid and its means over fit prompts (SSCD, CLIP) and clean prompts
-    (CLIP).
+    """One setting of the grid with its scores.
+
+    `scores` holds means over prompts: `sscd` and `clip_score` over fit prompts, `clip_score_clean`
+    over clean ones. It is empty where the setting could not be measured, and `error` says why.
     """
 
     parameters: dict[str, Any]
@@ -55,8 +67,8 @@ class Setting(_Strict):
 
 
 class Tuning(_Strict):
-    """A file of `leaderboards/tuning/<suite>/<method>.json`: what was tried, what it gave, what was
-    chosen and why.
+    """The content of `leaderboards/tuning/<suite>/<method>.json`: what was tried, what it gave,
+    what was chosen and by which rule.
     """
 
     schema_version: Literal[1] = 1
@@ -82,6 +94,7 @@ class Tuning(_Strict):
     environment: dict[str, Any]
 
     def save(self, path: Path) -> None:
+        """Write the file, atomically."""
         write_atomically(
             path,
             (
@@ -92,9 +105,9 @@ class Tuning(_Strict):
 
 
 def load_tuning(path: Path) -> tuple[Tuning, str]:
-    """A tuning file and its sha256.
+    """The content of a tuning file and its sha256.
 
-    Raises `UserError` when it is missing, damaged or of another form.
+    Raises `UserError` when the file is missing, damaged or of another form.
     """
     try:
         content = path.read_bytes()
@@ -110,7 +123,8 @@ def load_tuning(path: Path) -> tuple[Tuning, str]:
 def parse_grid(assignments: Iterable[str]) -> list[dict[str, Any]]:
     """`["rounds=1,2", "gamma=0.7"]` to every combination, in the order given.
 
-    Raises `UserError` for an empty list.
+    Each combination is a dict of parameters. Raises `UserError` for an empty list, for what is not
+    of this form, and for more than `LARGEST_GRID` combinations.
     """
     axes: list[list[dict[str, Any]]] = []
     for assignment in assignments:
@@ -124,6 +138,10 @@ def parse_grid(assignments: Iterable[str]) -> list[dict[str, Any]]:
         axes.append([parse_assignments([f"{name}={value.strip()}"]) for value in values.split(",")])
     if not axes:
         raise UserError("nothing to choose from: give at least one --grid name=value,value")
+    if (combinations := math.prod(map(len, axes))) > LARGEST_GRID:
+        raise UserError(
+            f"the grid has {combinations} combinations; at most {LARGEST_GRID} are tried"
+        )
     return [
         {key: value for part in combination for key, value in part.items()}
         for combination in product(*axes)
@@ -131,12 +149,15 @@ def parse_grid(assignments: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def tuning_suites(suite: Suite, folds: int, clean: int, images: int) -> list[Suite]:
-    """The derived suites, one a fold.
+    """The suites derived from `suite`, one for each fold.
 
-    In fold i of two, every second fit prompt is learned from and the others are scored.
+    With two folds, fold i learns from every second fit prompt and scores the others; with one fold
+    all fit prompts are scored. Calibration prompts are halved for good: methods are calibrated on
+    one half, and `clean` prompts of the other half are scored. `images` are made of each fit prompt
+    and one of each clean prompt.
 
-    Calibration prompts are halved for good: methods are calibrated on one half, and `clean` of the
-    other are scored.
+    Raises `UserError` where the suite has no fit or calibration prompts, or where one of them is
+    also held out.
     """
     settings = suite.settings
     if "fit" not in settings.prompts or "calibration" not in settings.prompts:
@@ -144,50 +165,60 @@ def tuning_suites(suite: Suite, folds: int, clean: int, images: int) -> list[Sui
             f"suite {suite.name} has no [prompts.fit] and [prompts.calibration] to choose"
             " parameters on"
         )
-    fit, calibration = settings.prompts["fit"], settings.prompts["calibration"]
     metrics = {
         name: settings.metrics[name] for name in ("sscd", "clip_score") if name in settings.metrics
     }
-
-    def part(of: PromptSettings, which: int, count: int, **changes: Any) -> PromptSettings:
-        # what the suite itself took a part of stays within that part
-        start, step = of.part or (0, 1)
-        return of.model_copy(
-            update={"part": (start + which * step, count * step), "expected": None, **changes}
-        )
-
     derived = []
     for fold in range(folds):
-        prompts = {
-            "fit": part(fit, fold, folds),
-            "memorized": (
-                part(fit, 1 - fold, folds, images_per_prompt=images)
-                if folds > 1
-                else fit.model_copy(update={"images_per_prompt": images})
-            ),
-            "calibration": part(calibration, 0, 2),
-            "clean": part(calibration, 1, 2, limit=clean, images_per_prompt=1),
-        }
         name = f"{suite.name}.tuning" if folds == 1 else f"{suite.name}.tuning-{fold}"
-        derived.append(
-            replace(
-                suite,
-                settings=settings.model_copy(
-                    update={"name": name, "prompts": prompts, "metrics": metrics, "attacks": {}}
-                ),
-            )
-        )
+        changes = {
+            "name": name,
+            "prompts": _prompts_of_fold(settings, fold, folds, clean, images),
+            "metrics": metrics,
+            "attacks": {},
+        }
+        derived.append(replace(suite, settings=settings.model_copy(update=changes)))
+    _refuse_leaks(suite, derived)
+    return derived
+
+
+def _prompts_of_fold(
+    settings: SuiteSettings, fold: int, folds: int, clean: int, images: int
+) -> dict[Role, PromptSettings]:
+    """Which part of the suite's fit and calibration prompts has which role in a fold."""
+    fit, calibration = settings.prompts["fit"], settings.prompts["calibration"]
+    scored = fit if folds == 1 else _part(fit, 1 - fold, folds)
+    return {
+        "fit": _part(fit, fold, folds),
+        "memorized": scored.model_copy(update={"images_per_prompt": images}),
+        "calibration": _part(calibration, 0, 2),
+        "clean": _part(calibration, 1, 2).model_copy(
+            update={"limit": clean, "images_per_prompt": 1}
+        ),
+    }
+
+
+def _part(prompts: PromptSettings, which: int, count: int) -> PromptSettings:
+    """Every `count`-th of the prompts, from number `which` on.
+
+    Where the suite itself takes a part of a list, it is a part of that part.
+    """
+    start, step = prompts.part or (0, 1)
+    return prompts.model_copy(
+        update={"part": (start + which * step, count * step), "expected": None}
+    )
+
+
+def _refuse_leaks(suite: Suite, derived: Sequence[Suite]) -> None:
+    """Raises `UserError` where a prompt that is learned from or scored on is also held out."""
     leaked = []
-    for roles, out in (
-        (("fit", "memorized"), ("memorized",)),
-        (("calibration", "clean"), ("clean", "quality")),
-    ):
-        held_out = {prompt.text for role in out for prompt in suite.prompts(cast(Role, role))}
+    for roles, held_out_roles in HELD_OUT:
+        held_out = {prompt.text for role in held_out_roles for prompt in suite.prompts(role)}
         leaked += [
             prompt.text
-            for one in derived
+            for fold in derived
             for role in roles
-            for prompt in one.prompts(cast(Role, role))
+            for prompt in fold.prompts(role)
             if prompt.text in held_out
         ]
     if leaked:
@@ -195,7 +226,6 @@ def tuning_suites(suite: Suite, folds: int, clean: int, images: int) -> list[Sui
             f"suite {suite.name}: '{leaked[0]}' is to be learned from and is held out too; keep fit"
             " and calibration prompts apart from the others"
         )
-    return derived
 
 
 def tune(
@@ -209,9 +239,11 @@ def tune(
     images: int = 4,
     report: Report = silent,
 ) -> Tuning:
-    """Run the grid and `none`, and choose by the rule.
+    """Measure `none` and every setting of the grid, and choose one by the rule.
 
-    Finished settings are found again in `work` when the command is repeated.
+    `tolerance` says for `clip_score` and `clip_score_clean` how far a setting may fall below
+    `none`. Finished settings are found again in `work` when the command is repeated. Raises
+    `UserError` where the suite does not suffice, and where no setting at all could be measured.
     """
     entry = registry.find("method", name)
     methods = [configure("method", entry.name, entry.load(), values) for values in grid]
@@ -221,43 +253,12 @@ def tune(
         not derived.prompts("memorized") or not derived.prompts("fit") for derived in suites
     ):
         raise UserError(f"suite {suite.name} has too few fit prompts for two folds")
-
-    def measured(method: str, values: dict[str, Any], label: str) -> dict[str, float]:
-        per_prompt: dict[str, list[float]] = {}
-        for derived in suites:
-            run = Run.resolve(
-                derived,
-                method,
-                values,
-                work / "records",
-                work / "store",
-                device,
-                lambda what, done, of: report(f"{label}: {what}", done, of),
-            )
-            record = run.finished() or run.execute()
-            for score in SCORES:
-                per_prompt.setdefault(score, []).extend(record.per_prompt.get(score, {}).values())
-        missing = [score for score, values in per_prompt.items() if not values]
-        if missing:
-            raise UserError(
-                f"suite {suite.name} does not measure {missing[0]}, which parameters are chosen by"
-            )
-        return {score: round(sum(values) / len(values), 6) for score, values in per_prompt.items()}
-
-    none = measured("none", {}, "none")
-    settings = []
-    for number, values in enumerate(grid):
-        try:
-            settings.append(
-                Setting(
-                    parameters=values,
-                    scores=measured(name, values, f"setting {number + 1} of {len(grid)}"),
-                )
-            )
-        except Exception as error:  # one setting that breaks must not cost the others their numbers
-            settings.append(
-                Setting(parameters=values, error=f"{type(error).__name__}: {one_line(error)}")
-            )
+    study = _Study(suite, suites, work, device, report)
+    none = study.scores("none", {}, "none")
+    settings = [
+        study.setting(name, values, f"setting {number} of {len(grid)}")
+        for number, values in enumerate(grid, 1)
+    ]
     if not any(setting.scores for setting in settings):
         raise UserError(f"no setting of the grid could be measured; the first: {settings[0].error}")
     return Tuning(
@@ -282,14 +283,65 @@ def tune(
     )
 
 
+@dataclass(frozen=True)
+class _Study:
+    """The derived suites, and where runs under them are kept and computed."""
+
+    suite: Suite
+    folds: Sequence[Suite]
+    work: Path
+    device: torch.device
+    report: Report
+
+    def scores(self, method: str, values: dict[str, Any], label: str) -> dict[str, float]:
+        """Means over the prompts of all folds, with six decimals.
+
+        Raises `UserError` for a suite that does not measure one of `SCORES`, and whatever the
+        method raises.
+        """
+        per_prompt: dict[str, list[float]] = {score: [] for score in SCORES}
+        for fold in self.folds:
+            record = self._record(fold, method, values, label)
+            for score in SCORES:
+                per_prompt[score].extend(record.per_prompt.get(score, {}).values())
+        missing = [score for score, of_prompts in per_prompt.items() if not of_prompts]
+        if missing:
+            raise UserError(
+                f"suite {self.suite.name} does not measure {missing[0]}, which parameters are"
+                " chosen by"
+            )
+        return {
+            score: round(sum(of_prompts) / len(of_prompts), 6)
+            for score, of_prompts in per_prompt.items()
+        }
+
+    def _record(self, fold: Suite, method: str, values: dict[str, Any], label: str) -> RunRecord:
+        prepared = prepare(fold, method, values, self.work / "store", self.device)
+        records = self.work / "records"
+        return finished(prepared.experiment, prepared.engine, records) or run(
+            *prepared,
+            records,
+            report=lambda what, done, of: self.report(f"{label}: {what}", done, of),
+        )
+
+    def setting(self, method: str, values: dict[str, Any], label: str) -> Setting:
+        """A setting with its scores, or with the error that it ended in: one setting that breaks
+        must not cost the others their numbers.
+        """
+        try:
+            return Setting(parameters=values, scores=self.scores(method, values, label))
+        except (Exception, SystemExit) as error:  # a stranger's method may raise anything
+            return Setting(parameters=values, error=f"{type(error).__name__}: {one_line(error)}")
+
+
 def choose(
     none: dict[str, float], settings: list[Setting], tolerance: dict[str, float]
 ) -> dict[str, Any]:
-    """The rule; where no setting keeps alignment, the one that exceeds its tolerance least.
+    """The parameters that the rule chooses.
 
-    Of equals, the first of the grid.
+    Where no setting keeps alignment, it is the one that exceeds its tolerance least. Of equal ones,
+    it is the first of the grid.
     """
-
     kept = within(none, settings, tolerance)
     measured = [setting for setting in settings if setting.scores]
     best = (
@@ -303,13 +355,18 @@ def choose(
 def within(
     none: dict[str, float], settings: list[Setting], tolerance: dict[str, float]
 ) -> list[Setting]:
-    """The settings that keep alignment."""
+    """The settings that keep alignment: no CLIP score falls below that of `none` by more than is
+    tolerated.
+    """
     return [
         setting for setting in settings if setting.scores and _excess(none, setting, tolerance) <= 0
     ]
 
 
 def _excess(none: dict[str, float], setting: Setting, tolerance: dict[str, float]) -> float:
+    """How much further than tolerated the worst CLIP score falls below that of `none`; negative
+    where all stay within their tolerance.
+    """
     return max(
         none[score] - setting.scores[score] - allowed for score, allowed in tolerance.items()
     )
@@ -318,26 +375,27 @@ def _excess(none: dict[str, float], setting: Setting, tolerance: dict[str, float
 def tuned_parameters(
     path: Path, suite: Suite, method: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The chosen parameters of a tuning file, and what a record says about them.
+    """The chosen parameters of a tuning file, and what the record of a run says about the choice.
 
-    Raises `UserError` when the file is about something else.
+    Raises `UserError` when the file is about another method, version, model or other prompts.
     """
     tuning, digest = load_tuning(path)
     entry = registry.find("method", method)
-    found = (
+    chosen_for = (
         tuning.method,
         tuning.method_version,
         tuning.source,
         tuning.generation,
         tuning.chosen_on,
     )
-    if found != (
+    asked_for = (
         entry.name,
         entry.load().version,
         entry.source,
         _generation(suite),
         _prompts(suite),
-    ):
+    )
+    if chosen_for != asked_for:
         raise UserError(
             f"tuning file {path} was made for another method, version, model or fit prompts than"
             f" {method} on {suite.name}; make it again with `bench tune`"
@@ -354,10 +412,12 @@ def tuned_parameters(
 
 
 def _generation(suite: Suite) -> str:
+    """A hash of the model and of how it is sampled."""
     return digest_of(suite.generation)[:16]
 
 
 def _prompts(suite: Suite) -> str:
+    """A hash of the prompts that parameters are chosen on."""
     return digest_of(
         [[prompt.text for prompt in suite.prompts(role)] for role in ("fit", "calibration")]
     )[:16]

@@ -1,1 +1,1 @@
-"""Strangers' records: checked, taken in, and made again in part."""
+"""Records of strangers: checked and put beside ours, and made again in part."""

@@ -1,1 +1,1 @@
-"""The protocol: what a suite file says, its prompts, its paths, and what it still needs."""
+"""The protocol: what a suite file says, its prompts, its paths, and the files it still needs."""

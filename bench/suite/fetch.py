@@ -1,5 +1,5 @@
-"""All that a suite needs and this project does not ship: its files and models at once, then the
-pictures behind its lists' links.
+"""`bench fetch` for suites: the files and models that they need and this project does not ship,
+then the pictures behind the links of their lists.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.assets.asset import Asset, forget, locate, recall
+from bench.assets.asset import Asset, delete_receipt, locate, read_receipt
 from bench.assets.catalogue import (
     Assets,
     Entry,
@@ -29,19 +29,19 @@ from bench.suite.suite import Suite
 
 @dataclass(frozen=True)
 class Brought:
-    """What became of every file, by the asset it belongs to, and of every list of pictures."""
+    """What became of every file, by the name of its asset, and of every list of pictures."""
 
     files: dict[str, tuple[Fetched, ...]]
-    pictures: dict[str, Images | str]  # or why they could not be asked for
+    pictures: dict[str, Images | str]  # a text says why they could not be asked for
     licences: dict[str, str]
 
     @property
     def ok(self) -> bool:
-        """Whether all that can be had is here.
+        """Whether everything that can be fetched is here.
 
-        Dead links are no failure: they are counted; links that failed for now are one.
+        Dead links are counted and are no failure; links that failed for now are a failure.
         """
-        whole = all(one.path is not None for files in self.files.values() for one in files)
+        whole = all(file.path is not None for files in self.files.values() for file in files)
         return whole and all(
             isinstance(images, Images) and not _unsettled(images)
             for images in self.pictures.values()
@@ -50,7 +50,9 @@ class Brought:
     def as_json(self) -> dict[str, Any]:
         return {
             "ok": self.ok,
-            "files": {name: [one.as_json() for one in files] for name, files in self.files.items()},
+            "files": {
+                name: [file.as_json() for file in files] for name, files in self.files.items()
+            },
             "pictures": {
                 name: images if isinstance(images, str) else images.as_json()
                 for name, images in self.pictures.items()
@@ -62,10 +64,11 @@ class Brought:
 def wanted_entries(
     suites: Sequence[Suite], only: Sequence[str] = (), skip: Sequence[str] = ()
 ) -> dict[str, Entry]:
-    """The assets of some suites by name; `only` these (with the lists they are behind; without
-    suites, of the shipped catalogue), never those to `skip`.
+    """The assets of some suites by name, without those in `skip`. With `only`, the assets named
+    there and the lists that their links stand in; without suites they are of the shipped catalogue.
 
-    Raises `UserError` for unknown names, and where two suites mean different things by one name.
+    Raises `UserError` for unknown names, where two suites mean different things by one name, and
+    where there are neither suites nor `only`.
     """
     entries: dict[str, Entry] = {}
     for suite in suites:
@@ -93,9 +96,9 @@ def wanted_entries(
 
 
 def parse_local(assignments: Sequence[str], entries: Mapping[str, Entry]) -> dict[str, Path]:
-    """`["sd14=/models/sd14", ...]` to paths by name of the asset.
+    """`["sd14=/models/sd14", ...]`, from the command line, to paths by the name of the asset.
 
-    Raises `UserError` for unknown names and paths that are not there.
+    Raises `UserError` for unknown names and for paths where nothing is.
     """
     found: dict[str, Path] = {}
     for assignment in assignments:
@@ -121,13 +124,11 @@ def fetch_entries(
     again: bool = False,
     report: Report = silent,
 ) -> Brought:
-    """Bring assets into the cache.
+    """Bring assets into the cache. What has arrived is kept, whatever fails later.
 
-    `local`: a file, or a model's folder, to take one from instead; it is copied, and must have the
-    right digest.
-
-    `again` hashes what is here already, and drops what is damaged. Pictures come after the lists
-     they stand in. What has come is kept whatever fails.
+    `local` names files, or folders of models, to copy an asset from instead; they must have the
+    right digest. With `again` files that are here already are hashed, and damaged ones fetched
+    again. Pictures come after the lists that their links stand in.
     """
     plain = {
         name: _from_local(files_of(name, entry), entry, (local or {}).get(name))
@@ -138,17 +139,17 @@ def fetch_entries(
     if again:  # what is found damaged is forgotten, and so fetched
         for asset in (asset for assets in plain.values() for asset in assets):
             if locate(asset, cache, again=True) is None:
-                memory = recall(asset, cache)
-                before |= {asset.name: memory.sha256} if memory and asset.sha256 is None else {}
-                forget(asset, cache)
+                receipt = read_receipt(asset, cache)
+                before |= {asset.name: receipt.sha256} if receipt and asset.sha256 is None else {}
+                delete_receipt(asset, cache)
     wanted = [asset for assets in plain.values() for asset in assets]
-    came = iter(
+    fetched = iter(
         [
-            _compared(one, before.get(one.name))
-            for one in fetch(wanted, cache, workers, mirrors, offline, timeout, retries, report)
+            _compared(file, before.get(file.name))
+            for file in fetch(wanted, cache, workers, mirrors, offline, timeout, retries, report)
         ]
     )
-    files = {name: tuple(next(came) for _ in assets) for name, assets in plain.items()}
+    files = {name: tuple(next(fetched) for _ in assets) for name, assets in plain.items()}
     pictures: dict[str, Images | str] = {}
     for name, entry in entries.items():
         if isinstance(entry, PicturesEntry):
@@ -162,14 +163,14 @@ def fetch_entries(
     )
 
 
-def _compared(one: Fetched, before: str | None) -> Fetched:
-    """What came, with a word where it is another file than the one that was here, and nobody pinned
-    which is right.
+def _compared(file: Fetched, before: str | None) -> Fetched:
+    """What was fetched; with a remark where it differs from the file that was here before and no
+    sha256 says which one is right.
     """
-    if before is None or one.state != "fetched" or one.sha256 == before or one.why:
-        return one
+    if before is None or file.state != "fetched" or file.sha256 == before or file.why:
+        return file
     return replace(
-        one, why=f"nobody pinned its sha256, and it is another than last time ({before})"
+        file, why=f"nobody pinned its sha256, and it is another than last time ({before})"
     )
 
 
@@ -198,8 +199,8 @@ def _unsettled(images: Images) -> int:
 
 
 def plan_text(entries: Mapping[str, Entry], cache: Path) -> str:
-    """What fetching would bring: every asset with its place, size and licence, and whether it is
-    here.
+    """What fetching would bring: a line for every asset, with its place, size and licence, and
+    whether it is here.
     """
     assets = Assets("", {**shipped_entries(), **entries}, cache)
     lines = []
@@ -229,28 +230,28 @@ def plan_text(entries: Mapping[str, Entry], cache: Path) -> str:
 
 
 def text(brought: Brought, cache: Path) -> str:
-    """What became of every asset, a line each; of what failed, what every source said."""
+    """What became of every asset, a line each, and what every source of a failed one said."""
     return "\n".join([*_lines(brought), f"cache: {cache}"])
 
 
 def _lines(brought: Brought) -> Iterator[str]:
     width = max((len(name) for name in (*brought.files, *brought.pictures)), default=0)
     for name, files in brought.files.items():
-        here = [one for one in files if one.path is not None]
-        new = sum(one.state == "fetched" for one in files)
+        here = [file for file in files if file.path is not None]
+        new = sum(file.state == "fetched" for file in files)
         count = f"{len(here)} of {len(files)} files, " if len(files) > 1 else ""
         state = (
             ("fetched" if new else "present")
             if len(here) == len(files)
-            else next(one.state for one in files if one.path is None)
+            else next(file.state for file in files if file.path is None)
         )
         yield (
             f"{name:<{width}}  {state:<8}"
-            f" {count}{sum(one.bytes or 0 for one in here) / 2**20:,.1f} MiB"
+            f" {count}{sum(file.bytes or 0 for file in here) / 2**20:,.1f} MiB"
         )
-        for one in files:
-            if one.why:
-                yield f"{'':<{width}}  {one.name}: {one_line(Exception(one.why))}"
+        for file in files:
+            if file.why:
+                yield f"{'':<{width}}  {file.name}: {one_line(Exception(file.why))}"
     for name, images in brought.pictures.items():
         if isinstance(images, str):
             yield f"{name:<{width}}  failed   {images}"

@@ -1,68 +1,127 @@
-"""Suite files read strictly: TOML tables laid over those that they extend, with every key known."""
+"""Suite files read strictly: TOML tables laid over those that they extend, with every key known and
+every path led back to the file that states it.
+"""
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from bench.assets.catalogue import PREFIX, parse_entries
-from bench.base.errors import UnknownName, UserError, one_line
-from bench.base.parameters import validation_line
+from bench.assets.catalogue import parse_entries
+from bench.base.errors import UserError, one_line, visible
+from bench.base.files import read_regular_file
+from bench.base.parameters import parse_toml, refusal
 from bench.registry.registry import find_suite
-from bench.suite.settings import ROLES, ModelSettings, PromptSettings, SuiteSettings, texts_in
+from bench.suite.places import looks_like_a_path, stated_by
+from bench.suite.schema import SuiteSettings
 from bench.suite.suite import Suite
+
+MAX_BYTES = 2**24  # of a suite file
+DEEPEST = 16  # suites that extend one another
 
 
 def load_suite(name: str, limit: int | None = None) -> Suite:
     """A shipped suite by name or a TOML file by path.
 
-    `limit` keeps that many prompts of every role, for trying things out.
+    `limit` keeps that many prompts of every role, for trying things out. Raises `UserError` for
+    anything that is wrong with the file or with those that it extends. The files that it names are
+    not looked at here; `bench.suite.needs` gives the suite as plans and `bench doctor` see it,
+    which pass over what is missing.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit must be at least 1, not {limit}")
     file = find_suite(name)
     table = _extended(file)
     entries = parse_entries(table.pop("assets", {}), file)
-    _refuse_unknown_keys(file, table)
     try:
         return Suite(SuiteSettings.model_validate(table), file, limit, entries)
     except ValidationError as error:
-        raise UserError(f"suite file {file}: {validation_line(error)}") from error
+        raise refusal(error, SuiteSettings, f"key in {file.name}", f"suite file {file}") from error
 
 
 def _extended(file: Path, before: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The table of a suite file, laid over that of the suite it extends, section by section.
-
-    Paths are relative to the file they stand in, so a suite in another folder can be extended only
-    where it names none.
-    """
-    try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"suite file {file} is not valid TOML: {one_line(error)}") from error
-    if (base := table.pop("extends", None)) is None:
+    """The table of a suite file, laid over that of the suite it extends, section by section."""
+    table = _table_of(file)
+    if "extends" not in table:
         return table
-    parent = find_suite(
-        str(file.parent / base) if str(base).endswith(".toml") else str(base)
-    ).resolve()
+    base = table.pop("extends")
+    if not isinstance(base, str):
+        raise UserError(f"suite file {file}: extends must be the name or the path of a suite")
+    if len(before) == DEEPEST:
+        raise UserError(f"suite file {file}: more than {DEEPEST} suites extend one another")
+    by_path = base.endswith(".toml")
+    parent = find_suite(str(file.parent / base) if by_path else base).resolve()
     if parent in (*before, file.resolve()):
         raise UserError(f"suite file {file} extends itself by way of {parent.name}")
     inherited = _extended(parent, (*before, file.resolve()))
-    local = [
-        text
-        for text in texts_in(inherited)
-        if not text.startswith(PREFIX) and text not in ("", ".") and (parent.parent / text).exists()
-    ]
-    if local and parent.parent != file.resolve().parent:
-        raise UserError(
-            f"suite file {file} cannot extend {parent.name}: that one names '{local[0]}', relative"
-            " to its own folder"
-        )
+    if parent.parent != file.resolve().parent:
+        inherited = _moved(inherited, parent, None if by_path else base, file.resolve())
     inherited.pop("name", None)
     return _laid_over(inherited, table)
+
+
+def _table_of(file: Path) -> dict[str, Any]:
+    try:
+        return parse_toml(read_regular_file(file, MAX_BYTES).decode())
+    except UnicodeDecodeError as error:
+        raise UserError(f"suite file {file} is not valid TOML: {one_line(error)}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"suite file {visible(str(file))} cannot be read: {one_line(error)}"
+        ) from error
+    except UserError as error:
+        raise UserError(f"suite file {file}: {error}") from error
+
+
+def _moved(table: dict[str, Any], parent: Path, name: str | None, child: Path) -> dict[str, Any]:
+    """The table of a suite in another folder, with every path as the file that extends it has to
+    say it. `name`: what the parent is known by, where it was not named by its path.
+    """
+
+    def moved(text: Any) -> Any:
+        return stated_by(text, parent, name, child) if isinstance(text, str) and text else text
+
+    def judge(settings: Any) -> Any:
+        """The settings of one metric or attack."""
+        if not isinstance(settings, dict):
+            return settings
+        return {
+            key: moved(value)
+            if isinstance(value, str) and looks_like_a_path(key, value, parent.parent)
+            else value
+            for key, value in settings.items()
+        }
+
+    def judges(section: dict[str, Any]) -> dict[str, Any]:
+        return {
+            # code is found by its path alone
+            stated_by(key, parent, None, child) if key.endswith(".py") else key: judge(settings)
+            for key, settings in section.items()
+        }
+
+    result = dict(table)
+    result["model"] = _each(table.get("model"), {"path": moved, "config": moved})
+    for kind in ("metrics", "attacks"):
+        if isinstance(table.get(kind), dict):
+            result[kind] = judges(table[kind])
+    if isinstance(table.get("prompts"), dict):
+        result["prompts"] = {
+            role: _each(settings, {"file": moved, "references": moved})
+            for role, settings in table["prompts"].items()
+        }
+    return {key: value for key, value in result.items() if key in table}
+
+
+def _each(section: Any, changes: dict[str, Callable[[Any], Any]]) -> Any:
+    """A section with some of its values changed, by key; what is no section stays as it is for the
+    checks to come.
+    """
+    if not isinstance(section, dict):
+        return section
+    return {key: changes[key](value) if key in changes else value for key, value in section.items()}
 
 
 def _laid_over(base: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -77,27 +136,3 @@ def _laid_over(base: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
             else value
         )
     return joined
-
-
-def _refuse_unknown_keys(file: Path, table: dict[str, Any]) -> None:
-    """Pydantic would refuse them too; this says what was probably meant."""
-    sections: list[tuple[str, Any, type[BaseModel]]] = [
-        ("", table, SuiteSettings),
-        ("model.", table.get("model"), ModelSettings),
-    ]
-    prompts = table.get("prompts")
-    if isinstance(prompts, dict):
-        for role in prompts:
-            if role not in ROLES:
-                raise UnknownName(f"prompt role in {file.name}", role, ROLES)
-        sections += [
-            (f"prompts.{role}.", section, PromptSettings) for role, section in prompts.items()
-        ]
-    for prefix, section, model in sections:
-        for key in section if isinstance(section, dict) else ():
-            if key not in model.model_fields:
-                raise UnknownName(
-                    f"key in {file.name}",
-                    prefix + key,
-                    (prefix + known for known in model.model_fields),
-                )

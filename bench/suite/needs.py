@@ -1,23 +1,22 @@
-"""What a suite still needs before it can run, and the suite as a plan sees it meanwhile."""
+"""What a suite still needs before it can run, and the suite as plans and `bench doctor` see it
+until then.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from bench.assets.catalogue import PREFIX, Lacking
 from bench.base.errors import UserError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from bench.suite.settings import Role
-    from bench.suite.suite import Suite
+from bench.base.files import is_regular_file, is_there
+from bench.suite.schema import Role
+from bench.suite.suite import Suite
 
 
 def missing_assets(suite: Suite) -> list[Lacking]:
-    """What of the suite's assets is not here, and files of its own that are not."""
-    found = [one for name in suite.wanted() for one in suite.assets.lacking(name)]
+    """The suite's assets that are not here, then files and pictures of its own that are not."""
+    found = [lack for name in suite.wanted() for lack in suite.assets.lacking(name)]
     named = {
         suite.settings.model.path,
         *(prompts.file for prompts in suite.settings.prompts.values()),
@@ -25,7 +24,7 @@ def missing_assets(suite: Suite) -> list[Lacking]:
     absent = [
         text
         for text in sorted(named)
-        if not text.startswith(PREFIX) and not suite.place(text).exists()
+        if not text.startswith(PREFIX) and not is_there(suite.place(text))
     ]
     pictures = sorted(
         {
@@ -44,14 +43,17 @@ def missing_assets(suite: Suite) -> list[Lacking]:
 
 def _absent(suite: Suite, role: Role) -> list[Path]:
     return [
-        path for prompt in suite.prompts(role) for path in prompt.references if not path.is_file()
+        path
+        for prompt in suite.prompts(role)
+        for path in prompt.references
+        if not is_regular_file(path)
     ]
 
 
 def refuse_missing_assets(suite: Suite) -> None:
     """Raises one `UserError` that names every asset that is not here, and says how to get them."""
     if lacking := list(
-        dict.fromkeys(one.name for name in suite.wanted() for one in suite.assets.lacking(name))
+        dict.fromkeys(lack.name for name in suite.wanted() for lack in suite.assets.lacking(name))
     ):
         what = (
             f"{len(lacking)} of its {len(suite.wanted())} assets are"
@@ -65,5 +67,20 @@ def refuse_missing_assets(suite: Suite) -> None:
 
 
 def lenient(suite: Suite) -> Suite:
-    """The suite as a plan sees it: what is missing has placeholders."""
+    """The suite as a plan sees it: what is missing has placeholders, what is there is read as
+    strictly as ever.
+    """
     return replace(suite, lenient=True)
+
+
+def readable_part(suite: Suite) -> tuple[Suite, dict[Role, str]]:
+    """The suite as a plan sees it, without the prompts of roles whose lists cannot be read; and for
+    each of those roles the reason.
+    """
+    planned, reasons = lenient(suite), dict[Role, str]()
+    for role in suite.settings.prompts:
+        try:
+            planned.prompts(role)
+        except UserError as error:
+            reasons[role] = str(error)
+    return replace(planned, unread=frozenset(reasons)), reasons

@@ -1,13 +1,30 @@
-"""Where the paths of a suite file lead: beside the file, or into the cache of assets."""
+"""Where the paths of a suite file lead: beside the file that states them, or into the cache of
+assets.
+
+A suite may extend one in another folder, and each path keeps its meaning: one that a suite known by
+name states (a shipped one, say) reads `suite:NAME:PATH` in the suite that extends it, which is the
+same on every machine; one that a file in another folder states becomes relative to the file that
+extends it.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.assets.catalogue import PREFIX, Assets
 from bench.base.digests import path_digest
-from bench.base.errors import UserError
+from bench.base.errors import UserError, visible
+from bench.base.files import is_there
+from bench.registry.registry import find_suite
+
+SUITE_PREFIX = "suite:"  # suite:NAME:PATH is a path as the file of the suite NAME states it
+# settings of metrics and attacks that are names, whatever files lie beside the suite
+NAMES = ("profile",)
+LONGEST = 200  # characters of a path that an error shows
 
 
 @dataclass(frozen=True)
@@ -20,20 +37,43 @@ class Places:
     lenient: bool = False
 
     def place(self, relative: str) -> Path:
-        """Where a path of the suite file leads, there or not."""
-        return (
-            self.assets.place(relative)
-            if relative.startswith(PREFIX)
-            else (self.file.parent / relative).resolve()
-        )
+        """Where a path of the suite file leads, there or not.
+
+        Raises `UserError` for what can be no path, and for an unknown asset or suite.
+        """
+        if relative.startswith(PREFIX):
+            return self.assets.place(relative)
+        try:
+            return self.beside_suite(relative).resolve()
+        except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError
+            raise UserError(
+                f"suite {self.suite}: '{visible(relative)[:LONGEST]}' leads nowhere: it is too"
+                " long, or its links form a circle"
+            ) from error
+
+    def beside_suite(self, relative: str) -> Path:
+        """The same, with links left as they are."""
+        if relative.startswith(PREFIX):
+            return self.assets.place(relative)
+        if relative.startswith(SUITE_PREFIX):
+            name, colon, inner = relative.removeprefix(SUITE_PREFIX).partition(":")
+            if not colon or name.endswith(".toml"):
+                raise UserError(
+                    f"suite {self.suite}: '{visible(relative)[:LONGEST]}' must be suite:NAME:PATH"
+                )
+            return find_suite(name).parent / inner
+        return self.file.parent / relative
 
     def path(self, relative: str) -> Path:
         """A path of the suite file, made absolute. Raises `UserError` when nothing is there."""
         if relative.startswith(PREFIX):
             return self.assets.path(relative)
         path = self.place(relative)
-        if not path.exists():
-            raise UserError(f"suite {self.suite}: '{relative}' is missing (looked at {path})")
+        if not is_there(path):
+            raise UserError(
+                f"suite {self.suite}: '{visible(relative)[:LONGEST]}' is missing (looked at"
+                f" {visible(str(path))[:LONGEST]})"
+            )
         return path
 
     def is_there(self, relative: str) -> bool:
@@ -53,3 +93,35 @@ class Places:
             if relative.startswith(PREFIX)
             else path_digest(self.path(relative))
         )
+
+
+def stated_by(text: str, parent: Path, name: str | None, child: Path) -> str:
+    """A path that the suite file `parent` states, as the suite file `child` in another folder has
+    to state it. `name`: what the parent is known by, where it was not named by its path.
+    """
+    if text.startswith((PREFIX, SUITE_PREFIX)) or Path(text).is_absolute():
+        return text
+    if name is not None:
+        return f"{SUITE_PREFIX}{name}:{text}"
+    return Path(os.path.relpath(parent.parent / text, child.parent)).as_posix()
+
+
+def looks_like_a_path(key: str, text: str, folder: Path) -> bool:
+    """Whether a setting of a metric or attack, whose class alone knows what it means, is taken for
+    a path: it begins with a dot and a slash, or something is there.
+    """
+    if key in NAMES or text in ("", "."):
+        return False
+    return text.startswith(("./", "../")) or is_there(folder / text)
+
+
+def named_files(settings: Iterable[tuple[str, Any]], folder: Path) -> set[str]:
+    """Those of some settings of metrics and attacks, by key, that name files."""
+    return {
+        value
+        for key, value in settings
+        if isinstance(value, str)
+        and value != ""
+        and key not in NAMES
+        and (value.startswith((PREFIX, SUITE_PREFIX)) or is_there(folder / value))
+    }

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.assets.catalogue import PREFIX, PicturesEntry, name_of
-from bench.base.errors import UserError
-from bench.base.prompt_lists import Row, filled_in, read_rows
+from bench.base.errors import UserError, visible
+from bench.base.files import is_regular_file
+from bench.base.prompt_lists import Row, filled_in, read_list
 from bench.base.spread import spread
 from bench.suite.places import Places
-from bench.suite.settings import PromptSettings
+from bench.suite.schema import PromptSettings
+
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,12 @@ def read_prompts(
 ) -> tuple[Prompt, ...]:
     """The prompts of a role in file order, at most `limit` of them.
 
-    Raises `UserError` for a list that is malformed or leaves none.
-
-    Where a plan meets a list that is missing, there are as many placeholders as the suite expects
-    prompts.
+    Where `places` are lenient and the list is missing, there are as many placeholders as the suite
+    expects prompts. Raises `UserError` for a list that is malformed or leaves none.
     """
-    suite = f"suite {places.suite}"
     if places.lenient and not places.is_there(settings.file):
-        count = min(settings.expected or 0, limit or settings.expected or 0)
-        return tuple(
-            Prompt(f"{role}-{i:05d}", f"{role} prompt {i} of {settings.file}", "", ())
-            for i in range(count)
-        )
+        return _placeholders(role, settings, limit)
+    suite = f"suite {places.suite}"
     file = places.path(settings.file)
     called = {"prompt": "prompt"} | {str(ours): theirs for ours, theirs in settings.columns.items()}
     rows = spread(_chosen(suite, file, settings, called), settings.limit)
@@ -55,11 +52,12 @@ def read_prompts(
             f" gives {len(rows)}"
         )
     rows = spread(rows, limit)
-    blank = next(
-        (number for number, row in enumerate(rows) if not row[called["prompt"]].strip()), None
-    )
-    if blank is not None:
-        raise UserError(f"{suite}: prompt number {blank + 1} of the role {role} in {file} is empty")
+    for number, row in enumerate(rows, 1):
+        if not row.text(called["prompt"]).strip():
+            raise UserError(
+                f"{suite}: prompt number {number} of the role {role} in {file}, line {row.line}, is"
+                " empty"
+            )
     if not rows:
         raise UserError(
             f"{suite}: no prompts of the role {role} in {file} ({settings.where or 'no filter'})"
@@ -73,24 +71,33 @@ def read_prompts(
     return prompts
 
 
+def _placeholders(role: str, settings: PromptSettings, limit: int | None) -> tuple[Prompt, ...]:
+    expected = settings.expected or 0
+    return tuple(
+        Prompt(f"{role}-{number:05d}", f"{role} prompt {number} of {settings.file}", "", ())
+        for number in range(min(expected, limit or expected))
+    )
+
+
 def _chosen(
     suite: str, file: Path, settings: PromptSettings, called: Mapping[str, str]
 ) -> list[Row]:
     """The rows that the settings' filters leave."""
-    columns, table = read_rows(file, settings.format, settings.delimiter)
-    for column in {
-        *called.values(),
-        *settings.where,
-        *(("group",) if settings.groups and "group" not in called else ()),
-    }:
-        if column not in columns:
+    found = read_list(file, settings.format, settings.delimiter)
+    group = called.get("group", "group")
+    for column in (*called.values(), *settings.where, *([group] if settings.groups else [])):
+        if column not in found.columns:
             raise UserError(
                 f"{suite}: {file} has no column '{column}' (it has:"
-                f" {', '.join(sorted(columns)) or 'none'})"
+                f" {visible(', '.join(sorted(found.columns))) or 'none'})"
             )
-    rows = [row for row in table if all(row[key] == value for key, value in settings.where.items())]
+    rows = [
+        row
+        for row in found.rows
+        if all(row[column] == value for column, value in settings.where.items())
+    ]
     if settings.groups:
-        rows = [row for row in rows if row[called.get("group", "group")] in settings.groups]
+        rows = [row for row in rows if row[group] in settings.groups]
     if settings.part:
         rows = rows[settings.part[0] :: settings.part[1]]
     if settings.without:
@@ -104,10 +111,21 @@ def _prompt(
 ) -> Prompt:
     id = row.get(called.get("id", "id")) or row.get("line") or f"{role}-{number:05d}"
     seed = row[called["seed"]] if "seed" in called else ""
-    if seed and not (seed.isascii() and seed.isdigit() and int(seed) < 2**63):
-        raise UserError(f"{suite}: the seed '{seed}' of prompt {id} is no whole number below 2^63")
     group = row.get(called.get("group", "group")) or ""
-    return Prompt(id, row[called["prompt"]], group, finder.of(id, row), int(seed) if seed else None)
+    return Prompt(
+        id, row.text(called["prompt"]), group, finder.of(id, row), _seed_of(suite, id, seed)
+    )
+
+
+def _seed_of(suite: str, id: str, seed: str) -> int | None:
+    if not seed:
+        return None
+    plain = seed.isascii() and seed.isdigit() and len(seed) < 1000  # Python refuses more digits
+    if plain and int(seed) <= LARGEST_SEED:
+        return int(seed)
+    raise UserError(
+        f"{suite}: the seed '{visible(seed)[:60]}' of prompt {id} is no whole number below 2^63"
+    )
 
 
 class _References:
@@ -119,11 +137,8 @@ class _References:
         self.by_id: dict[str, Path] | None = None
         asset = settings.references
         if asset.startswith(PREFIX) and isinstance(places.assets.entry(asset), PicturesEntry):
-            self.by_id = (
-                {}
-                if places.lenient and not places.is_there(asset)
-                else places.assets.pictures(asset)
-            )
+            there = not places.lenient or places.is_there(asset)
+            self.by_id = places.assets.pictures(asset) if there else {}
         elif asset.startswith(PREFIX) and not places.lenient:
             # the whole of it, by what is remembered of every file
             places.path(PREFIX + name_of(asset)[0])
@@ -136,19 +151,13 @@ class _References:
         if self.by_id is not None:
             return (self.by_id[id],) if id in self.by_id else ()
         if template := self.settings.references:
-            relative = filled_in(template, row)
-            paths: tuple[Path, ...] = (
-                (
-                    self.places.place(relative)
-                    if relative.startswith(PREFIX)
-                    else self.places.file.parent / relative
-                ),
-            )
+            paths: tuple[Path, ...] = (self.places.beside_suite(filled_in(template, row)),)
         else:
-            paths = tuple(
-                self.file.parent / name for name in (row.get(self.column) or "").split("|") if name
-            )
+            names = (row.get(self.column) or "").split("|")
+            paths = tuple(self.file.parent / name for name in names if name)
         for path in () if self.places.lenient else paths:
-            if not path.is_file():
-                raise UserError(f"suite {self.places.suite}: reference picture {path} is missing")
+            if not is_regular_file(path):
+                raise UserError(
+                    f"suite {self.places.suite}: reference picture {visible(str(path))} is missing"
+                )
         return paths

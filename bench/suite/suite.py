@@ -1,9 +1,9 @@
 """A suite: the frozen, fingerprinted protocol that every method runs through, read from one TOML
 file.
 
-Paths in the file are relative to the file, or `asset:NAME`, which `bench fetch` brings. The
-fingerprint covers the protocol and the contents of every file it names, so two records with the
-same fingerprint answered the same question.
+Paths are relative to the file that states them, or `asset:NAME`, which `bench fetch` brings. The
+fingerprint covers the protocol and the contents of every file that the suite names, so two records
+with the same fingerprint answered the same question.
 """
 
 from __future__ import annotations
@@ -19,19 +19,23 @@ from bench.assets.asset import cache_folder
 from bench.assets.catalogue import PREFIX, Assets, Entry, PicturesEntry, name_of, shipped_entries
 from bench.base.digests import digest_of, path_digest
 from bench.registry.registry import SUITES
-from bench.suite.places import Places
+from bench.suite.places import Places, named_files
 from bench.suite.prompts import Prompt, read_prompts
-from bench.suite.settings import Role, SuiteSettings, protocol, texts_in
+from bench.suite.schema import Role, SuiteSettings, protocol, texts_in
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite ready to run: settings, where they came from, and a limit on prompts per role (which
-    changes the fingerprint).
+    """The settings of a suite, the file that they come from, and what is read of the files that it
+    names.
 
-    `entries`: assets of its own, beside the shipped ones. `lenient`: for plans; lists that are
-     missing give as many
-    placeholders as the suite expects prompts, and pictures that are missing are passed over.
+    `limit` is how many prompts of each role are kept; it changes the fingerprint. `entries` are
+    assets of the suite's own, beside the shipped ones.
+
+    A `lenient` suite is for plans: a list that is missing gives as many placeholders as the suite
+    expects prompts, pictures that are missing are passed over, and what is there is read as
+    strictly as ever. The roles in `unread` are taken to have no prompts, because their lists cannot
+    be read (`bench.suite.needs.readable_part`).
     """
 
     settings: SuiteSettings
@@ -39,6 +43,7 @@ class Suite:
     limit: int | None = None
     entries: Mapping[str, Entry] | None = None
     lenient: bool = False
+    unread: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -46,12 +51,12 @@ class Suite:
 
     @property
     def store_name(self) -> str:
-        """The folder of the sample store."""
+        """The name of its folder in the sample store."""
         return self.settings.store or self.settings.name
 
     @property
     def called(self) -> str:
-        """What names it on the command line."""
+        """What it is called on the command line: its name, or the path of its file."""
         return self.name if self.file.parent == SUITES else str(self.file)
 
     @cached_property
@@ -59,8 +64,8 @@ class Suite:
         return Assets(self.called, shipped_entries() | dict(self.entries or {}), cache_folder())
 
     def wanted(self) -> tuple[str, ...]:
-        """Names of the assets that the suite needs, in the order in which it names them, with the
-        lists that others are behind.
+        """Names of the assets that the suite needs, in the order in which it names them. Lists of
+        links come first, since the pictures behind them need the list.
         """
         texts = [
             text
@@ -75,7 +80,7 @@ class Suite:
         return tuple(dict.fromkeys(name_of(text)[0] for text in [*behind, *texts]))
 
     def is_fetched(self) -> bool:
-        """Whether every asset that it needs is here."""
+        """Whether every asset that it needs is here and whole."""
         return not any(self.assets.lacking(name) for name in self.wanted())
 
     @cached_property
@@ -97,14 +102,20 @@ class Suite:
         return self.places.digest(relative)
 
     def prompts(self, role: Role) -> tuple[Prompt, ...]:
-        """The prompts of a role, in file order.
+        """The prompts of a role, in file order; none where the suite has no such role.
 
-        Empty when the suite has none; `UserError` when its list is empty or malformed.
+        A list is read when its role is first asked for. Raises `UserError` when it is missing,
+        malformed or leaves no prompt, and when a reference picture is missing.
         """
-        return self._prompts_by_role.get(role, ())
+        settings = self.settings.prompts.get(role)
+        if settings is None or role in self.unread:
+            return ()
+        if role not in self._prompts:
+            self._prompts[role] = read_prompts(self.places, role, settings, self.limit)
+        return self._prompts[role]
 
     def references(self, role: Role) -> tuple[int, int]:
-        """How many prompts of a role ought to have a training picture, and how many have one."""
+        """How many prompts of a role should have a training picture, and how many have one."""
         listed = self.settings.prompts.get(role)
         prompts = self.prompts(role)
         found = sum(bool(prompt.references) for prompt in prompts)
@@ -112,37 +123,35 @@ class Suite:
 
     @cached_property
     def training_pictures(self) -> tuple[Path, ...]:
-        """Every training picture that the suite's prompts to fit and to measure on have, each once;
-        of all prompts, whichever of them are asked for.
+        """The training pictures of all fit and memorized prompts, each once, in the order of the
+        prompts.
         """
         roles: tuple[Role, ...] = ("fit", "memorized")
         return tuple(
             dict.fromkeys(
                 path
                 for role in roles
-                for prompt in self._prompts_by_role.get(role, ())
+                for prompt in self.prompts(role)
                 for path in prompt.references
             )
         )
 
     @cached_property
-    def _prompts_by_role(self) -> dict[str, tuple[Prompt, ...]]:
-        return {
-            role: read_prompts(self.places, role, settings, self.limit)
-            for role, settings in self.settings.prompts.items()
-        }
+    def _prompts(self) -> dict[Role, tuple[Prompt, ...]]:
+        """What has been read of the lists, which `prompts` fills role by role."""
+        return {}
 
     def image_seed(self, prompt: str, index: int) -> int:
-        """The seed of image `index` of a prompt: its own 63 bits, so prompts do not share initial
-        noise.
+        """The seed of image `index` of a prompt, 0 to 2^63 - 1. It follows from the suite's seed,
+        the text and the index, so that prompts do not share initial noise.
         """
         digest = hashlib.sha256(f"{self.settings.seed}\0{prompt}\0{index}".encode()).digest()
         return int.from_bytes(digest[:8], "big") >> 1
 
     @cached_property
     def generation(self) -> dict[str, Any]:
-        """What decides a picture besides prompt, seed and method: the key part of the sample
-        store.
+        """What decides a picture besides prompt, seed and method, as a part of the store's keys:
+        the settings of the model and sha256 of its files.
         """
         model = self.picture_settings
         if "config" in model:
@@ -164,12 +173,8 @@ class Suite:
         settings = protocol(self.settings)
         files = {settings["model"]["path"], *(p["file"] for p in settings["prompts"].values())}
         files |= {config for config in (self.settings.model.config,) if config}
-        files |= {
-            value
-            for _, _, parameters in self.settings.judges()
-            for value in parameters.values()
-            if self._names_file(value)
-        }
+        for _, _, parameters in self.settings.judges():
+            files |= named_files(parameters.items(), self.file.parent)
         fetched = self._fetched_digests()
         content = {
             "settings": settings,
@@ -217,10 +222,3 @@ class Suite:
             for text in dict.fromkeys(name_of(text)[0] for text in assets)
             for path, digest in self.assets.digests_inside(text).items()
         }
-
-    def _names_file(self, value: Any) -> bool:
-        return (
-            isinstance(value, str)
-            and value != ""
-            and (value.startswith(PREFIX) or (self.file.parent / value).exists())
-        )

@@ -27,13 +27,13 @@ from scipy.stats import spearmanr
 from bench.assets.asset import cache_folder
 from bench.base.digests import digest_of, path_digest
 from bench.base.files import write_atomically
+from bench.base.pictures import read_picture
 from bench.contracts.method import Method
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.model import load_denoiser
 from bench.features.networks import CopyDescriptor, OpenClip
-from bench.running.sample import sample
+from bench.running.sampling import sample
 from bench.statistics.intervals import proportion_interval
-from bench.store.store import read_picture
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
 from bench.testbed.autoencoder import reconstruction_psnr

@@ -26,9 +26,9 @@ from bench.assets.asset import cache_folder
 from bench.base.digests import digest_of
 from bench.base.errors import UserError
 from bench.base.files import write_atomically
+from bench.base.pictures import encode_png
 from bench.features.networks import CleanFeatures
 from bench.records.environment import PACKAGES, package_version
-from bench.store.store import encode_png
 from bench.testbed.autoencoder import (
     autoencoder_job,
     latent_scale,

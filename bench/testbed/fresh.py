@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.base.errors import UserError
 from bench.base.files import write_atomically
-from bench.store.store import encode_png
+from bench.base.pictures import encode_png
 from bench.testbed.plan import CPU_PLAN
 from bench.testbed.scenes import canary_scenes, render
 

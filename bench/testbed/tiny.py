@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.store.store import encode_png
+from bench.base.pictures import encode_png
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
 from bench.testbed.captions import train_tokenizer

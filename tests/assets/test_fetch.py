@@ -4,6 +4,7 @@ redirects in circles, sends something else and goes away.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -30,11 +32,12 @@ from bench.assets import asset as assets
 from bench.assets import download as downloading
 from bench.assets import fetch as fetching
 from bench.assets import links as fetching_images
+from bench.assets import session
 from bench.assets.archive import BadArchive, unpack
-from bench.assets.asset import Asset, cache_folder, locate, recall
-from bench.assets.crew import alone
+from bench.assets.asset import Asset, cache_folder, locate, read_receipt
 from bench.assets.fetch import fetch, text
 from bench.assets.links import fetch_images, images_text, read_images
+from bench.assets.session import folder_lock
 from bench.base.errors import UserError
 from local_site import Site, sha256
 
@@ -239,13 +242,10 @@ def test_a_redirect_is_followed_but_not_in_circles_and_not_to_files(site, tmp_pa
 
 
 def test_a_slow_server_is_left_after_the_timeout_and_gone_on_with(site, tmp_path):
-    site.silent["body.bin"] = 60
-    begun = time.monotonic()
+    site.silent["body.bin"] = 10_000  # longer than a test may take
     (one,) = fetch([asset(site)], tmp_path, timeout=0.3, retries=0)
     assert (
-        time.monotonic() - begun < 5
-        and one.state == "failed"
-        and "sent nothing for 0.3 s after 150,000 of 300,000 bytes" in one.why
+        one.state == "failed" and "sent nothing for 0.3 s after 150,000 of 300,000 bytes" in one.why
     )
     site.silent.clear()
     assert (
@@ -355,7 +355,7 @@ def test_addresses_with_spaces_and_foreign_letters_are_asked(site, tmp_path):
 def test_an_unpinned_digest_is_recorded_and_a_change_is_told(site, tmp_path):
     wild = asset(site, pinned=None)
     (one,) = fetch([wild], tmp_path)
-    assert one.sha256 == sha256(BODY) == recall(wild, tmp_path).sha256
+    assert one.sha256 == sha256(BODY) == read_receipt(wild, tmp_path).sha256
     site.files["body.bin"] = OTHER
     # what came once does not satisfy a pin
     assert locate(asset(site, pinned=OTHER), tmp_path) is None
@@ -382,7 +382,7 @@ def test_many_come_in_parallel_and_are_reported(site, tmp_path):
 
 
 def test_two_commands_in_one_cache_do_not_mix(site, tmp_path):
-    with alone(tmp_path), pytest.raises(UserError, match="another command is fetching into"):
+    with folder_lock(tmp_path), pytest.raises(UserError, match="another command is fetching into"):
         fetch([asset(site)], tmp_path)
     assert site.asked == []
 
@@ -446,9 +446,8 @@ def test_a_file_put_there_by_hand_needs_its_pinned_digest(tmp_path):
         locate(asset(None, pinned=None), tmp_path) is None
         and locate(asset(None, pinned=OTHER), tmp_path) is None
     )
-    assert locate(asset(None), tmp_path) == file and recall(asset(None), tmp_path).bytes == len(
-        BODY
-    )
+    assert locate(asset(None), tmp_path) == file
+    assert read_receipt(asset(None), tmp_path).bytes == len(BODY)
 
 
 @pytest.mark.parametrize(
@@ -800,6 +799,52 @@ def test_an_unpacked_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch)
     assert (tmp_path / "cache" / "a" / "old.txt").read_text() == "old"
 
 
+def test_a_file_system_that_knows_no_locks_can_be_fetched_into(site, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(session.FileLock, "acquire", refuse)
+    assert fetch([asset(site)], tmp_path)[0].state == "fetched"
+
+
+def test_a_lock_is_free_again_after_its_command_failed(tmp_path):
+    with pytest.raises(RuntimeError), folder_lock(tmp_path):
+        raise RuntimeError
+    with folder_lock(tmp_path):
+        pass
+
+
+def test_a_source_that_is_no_path_is_a_problem_of_that_source_offline_too(tmp_path):
+    urls = ("~nobody-of-this-name/a.bin", "file://another-machine/a.bin")
+    (found,) = fetch([Asset(name="a", urls=urls, path="a.bin")], tmp_path, offline=True)
+    assert found.state == "failed" and "nobody's home" in found.why and "machine" in found.why
+
+
+# The Hugging Face hub
+
+
+def test_the_users_token_goes_to_the_hub_and_to_no_server_that_it_redirects_to(
+    site, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(constants, "ENDPOINT", site.url("to"))
+    gated = f"to/{site.url('body.bin')}"
+    plain = fetch([asset(site), asset(None, "far.bin", urls=(site.url(gated),))], tmp_path)
+    assert [one.state for one in plain] == ["fetched", "fetched"]
+    assert site.authorized == [(gated, "Bearer hf_secret")]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_gated_model_says_how_to_get_access(site, tmp_path, monkeypatch, status):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "ENDPOINT", site.url("hub"))
+    monkeypatch.setattr(downloading, "hub_token", lambda url: None)
+    site.status = {"hub/model": [status], "elsewhere": [status]}
+    gated, other = fetch([asset(site, "hub/model"), asset(site, "elsewhere")], tmp_path)
+    assert gated.state == other.state == "failed"
+    assert "`hf auth login`" in gated.why and "login" not in other.why
+
+
 # Interruptions
 
 
@@ -824,26 +869,17 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_command_goes_on_where_it_stopped(site, tmp_path, sent):
     site.files |= {"0": picture(0), "1": picture(1)}
-    site.silent["body.bin"] = 60  # the first half came, and the second never does
+    site.silent["body.bin"] = 10_000  # the first half came, and the second never does
     urls = [site.url("body.bin"), site.url("0"), site.url("1")]
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path), *urls], stderr=subprocess.PIPE
     )
     part = tmp_path / ".body.bin.part"
     with closing(process.stderr):
-        until = time.monotonic() + 60
-        while (
-            not (part.exists() and part.stat().st_size == 150_000)
-            and time.monotonic() < until
-            and process.poll() is None
-        ):
+        while not (part.exists() and part.stat().st_size == 150_000) and process.poll() is None:
             time.sleep(0.02)
-        begun = time.monotonic()
         process.send_signal(sent)
-        assert (
-            process.wait(20) == (130 if sent == signal.SIGINT else -signal.SIGKILL)
-            and time.monotonic() - begun < 8
-        )
+        assert process.wait() == (130 if sent == signal.SIGINT else -signal.SIGKILL)
         assert process.stderr.read() == b""
     assert visible_files(tmp_path) == sorted(
         f"images/{name}"

@@ -26,12 +26,12 @@ from bench.contracts.attack import Target
 from bench.leaderboard.leaderboard import make_pages
 from bench.records.record import load_record
 from bench.running.judging import target_of
-from bench.running.run import Run
 from bench.store.store import encode_png, read_picture
 from bench.suite.load import load_suite
 from bench.suite.prompts import Prompt
 from bench.suite.suite import Suite
 from conftest import SIDE, SUITE, write_csv
+from one_run import Run
 
 SETTINGS = {"images": 8, "clique": 4, "tiles": 4, "threshold": 0.1}
 
@@ -415,7 +415,7 @@ def test_calibrate_writes_what_a_run_then_uses_and_refuses_another_operating_poi
     )
     suite.file.write_text(text)
     with pytest.raises(UserError, match=r"tau\.json is not there yet; make it: bench calibrate"):
-        Run.resolve(
+        Run(
             load_suite(str(suite.file)),
             "none",
             {},
@@ -449,9 +449,7 @@ def test_calibrate_writes_what_a_run_then_uses_and_refuses_another_operating_poi
         and content["operating_point"]["images"] == 4
     )
     loaded = load_suite(str(suite.file))
-    run = Run.resolve(
-        loaded, "none", {}, tmp_path / "records", tmp_path / "store", torch.device("cpu")
-    )
+    run = Run(loaded, "none", {}, tmp_path / "records", tmp_path / "store", torch.device("cpu"))
     record = run.execute()
     details = record.attacks["clique_identified"].details
     assert details["threshold"] == content["threshold"] and details["calibration"]["prompts"] == 6
@@ -463,7 +461,7 @@ def test_calibrate_writes_what_a_run_then_uses_and_refuses_another_operating_poi
     assert "Extraction attack" in make_pages(tmp_path / "records")[0]["tiny.md"].decode()
     suite.file.write_text(text.replace("images = 4", "images = 5"))
     with pytest.raises(UserError, match=r"made for images 4 and not 5; make it again"):
-        Run.resolve(
+        Run(
             load_suite(str(suite.file)),
             "none",
             {},
@@ -529,7 +527,7 @@ def test_a_run_keeps_exhibits_and_hides_training_pictures_that_may_not_be_shared
                 "share_references": share,
             }
         )
-        run = Run.resolve(
+        run = Run(
             Suite(settings, suite.file),
             "none",
             {},
@@ -558,10 +556,8 @@ def test_an_exact_limit_is_an_edge_and_one_less_is_none():
 
 
 def test_generations_of_an_attack_are_the_first_ones_of_the_metrics(tiny_suite, tmp_path):
-    run = Run.resolve(
-        tiny_suite, "none", {}, tmp_path / "records", tmp_path / "store", torch.device("cpu")
-    )
-    target = target_of(run, CliqueExtraction(threshold=0.5, images=3, clique=2), {})
+    run = Run(tiny_suite, "none", {}, tmp_path / "records", tmp_path / "store", torch.device("cpu"))
+    target = target_of(*run, CliqueExtraction(threshold=0.5, images=3, clique=2), {})
     samples = target.generate(tiny_suite.prompts("memorized"), 3)
     assert samples.keys[:2] == run.samples("memorized").keys[:2]
     assert all(

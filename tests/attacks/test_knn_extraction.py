@@ -18,11 +18,11 @@ from bench.base.parameters import configure
 from bench.checks.check import check
 from bench.contracts.samples import SampleSet
 from bench.registry import registry
-from bench.running.run import Run
 from bench.store.store import SampleKey, SampleStore, encode_png
 from bench.suite.load import load_suite
 from bench.suite.prompts import Prompt
 from bench.suite.suite import Suite
+from one_run import Run
 
 READINGS = [("generated", True), ("generated", False), ("train", True), ("train", False)]
 
@@ -335,7 +335,7 @@ def test_a_run_of_a_suite_that_names_it(tiny_suite, tiny_folder, tmp_path):
     for training in ("", "reference-0.png"):
         attack["knn_extraction"]["training"] = training
         settings_ = tiny_suite.settings.model_copy(update={"metrics": {}, "attacks": attack})
-        run = Run.resolve(
+        run = Run(
             Suite(settings_, tiny_suite.file),
             "none",
             {},
@@ -362,9 +362,7 @@ def test_a_training_set_that_is_missing_is_noticed_before_any_work(tiny_suite, t
         update={"metrics": {}, "attacks": {"knn_extraction": {"training": "shards"}}}
     )
     with pytest.raises(UserError, match="'shards' is missing"):
-        Run.resolve(
-            Suite(settings_, tiny_suite.file), "none", {}, tmp_path, tmp_path, torch.device("cpu")
-        )
+        Run(Suite(settings_, tiny_suite.file), "none", {}, tmp_path, tmp_path, torch.device("cpu"))
 
 
 def test_the_fingerprint_follows_the_training_pictures(tiny_folder, tmp_path):

@@ -436,7 +436,7 @@ def test_an_equal_picture_is_found_through_its_file(tmp_path):
     ]
 
 
-def test_sixteen_bit_pictures_are_refused_instead_of_clipped_to_white(tmp_path):
+def test_sixteen_bit_pictures_keep_their_high_byte_instead_of_being_clipped_to_white(tmp_path):
     Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(UserError, match=r"deep\.png is no readable picture: mode I;16"):
-        list(TrainingSet.open([tmp_path / "deep.png"], 8))
+    ((_, pictures),) = TrainingSet.open([tmp_path / "deep.png"], 8)
+    assert np.array_equal(pictures[0], np.full((8, 8, 3), 40_000 >> 8))

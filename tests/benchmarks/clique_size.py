@@ -24,7 +24,8 @@ from attacks._verification import References
 from attacks.clique_extraction import CliqueExtraction
 from bench.base.parameters import configure
 from bench.base.progress import reporter
-from bench.running.run import Run
+from bench.running.generating import generate
+from bench.running.prepare import prepare
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
 
@@ -48,12 +49,10 @@ def main() -> None:
     pictures = np.concatenate([batch for _, batch in references.training])
     training = pictures.reshape(len(pictures), -1)
     with reporter() as report:
-        run = Run.resolve(
-            bare, "none", {}, arguments.store, arguments.store, torch.device("cpu"), report
-        )
-        run.store.prepare()
-        samples = run.sample_set(prompts, attack.images)
-        run.generate({}, samples.keys)
+        run = prepare(bare, "none", {}, arguments.store, torch.device("cpu"))
+        run.images.store.prepare()
+        samples = run.images.sample_set(prompts, attack.images)
+        generate(*run, {}, run.images.units.of(samples.keys), report=report)
     print(f"{len(prompts)} fit prompts, {attack.images} generations, threshold {threshold}")
     for size in SIZES:
         flagged = copies = 0

@@ -29,9 +29,11 @@ import numpy as np
 import psutil
 import torch
 
-from bench.running.evidence import THUMBNAILS
-from bench.running.images import keep_images_of
-from bench.running.run import Run
+from bench.running.generating import generate
+from bench.running.kept_pictures import keep_images_of
+from bench.running.prepare import Prepared, prepare
+from bench.running.run import run
+from bench.running.units import THUMBNAILS
 from bench.store.store import SampleKey
 from bench.suite.load import load_suite
 from bench.testbed.tiny import CAPTIONS, SUITE, build_tiny_suite, write_csv
@@ -99,25 +101,17 @@ def write_suite(folder: Path, images: int, steps: int) -> Path:
     return folder / "stream.toml"
 
 
-def resolve(suite: Path, work: Path, keep: str, watch: Watch) -> Run:
-    run = Run.resolve(
-        load_suite(str(suite)),
-        "none",
-        {},
-        work / "records",
-        work / "store",
-        torch.device("cpu"),
-        watch,
-    )
-    run.keep_images = keep_images_of(keep)
-    return run
+def ready(suite: Path, work: Path, keep: str) -> Prepared:
+    device = torch.device("cpu")
+    kept = keep_images_of(keep)
+    return prepare(load_suite(str(suite)), "none", {}, work / "store", device, keep=kept)
 
 
 def child(suite: Path, work: Path, keep: str, stop: int) -> None:
     """One process of the run: the figures go to a file, since what is killed cannot return them."""
     torch.set_num_threads(1)
     watch = Watch(stop)
-    record = resolve(suite, work, keep, watch).execute()
+    record = run(*ready(suite, work, keep), work / "records", report=watch)
     end = psutil.Process().memory_info().rss / MIB
     figures = {
         "loaded": watch.loaded,
@@ -140,9 +134,11 @@ def started(suite: Path, work: Path, keep: str, stop: int = 0) -> int:
     return subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
 
 
-def features_of(run: Run, keys: Sequence[SampleKey]) -> np.ndarray:
-    (extractor,) = run.metrics["fid"].extractors(run.suite, run.device)["quality"]
-    return run.store.features(keys, extractor.fingerprint, extractor)
+def features_of(prepared: Prepared, keys: Sequence[SampleKey]) -> np.ndarray:
+    asked = prepared.experiment
+    extractors = asked.metrics["fid"].extractors(asked.suite, prepared.engine.device)
+    (extractor,) = extractors["quality"]
+    return prepared.images.store.features(keys, extractor.fingerprint, extractor)
 
 
 def main() -> None:
@@ -170,13 +166,14 @@ def main() -> None:
         assert started(suite, work, given.keep_images) == 0
         figures = json.loads((work / "figures.json").read_text())
         opened_at = time.perf_counter()
-        run = resolve(suite, work, given.keep_images, Watch())
-        shards, stored = len(run.store.shard_names()), len(run.store)
+        streamed = ready(suite, work, given.keep_images)
+        store = streamed.images.store
+        shards, stored = len(store.shard_names()), len(store)
         opened = time.perf_counter() - opened_at
         bytes_stored = sum(
-            path.stat().st_size for path in run.store.folder.rglob("*") if path.is_file()
+            path.stat().st_size for path in store.folder.rglob("*") if path.is_file()
         )
-        without = len(run.store.dropped)
+        without = len(store.dropped)
         print(
             f"store: {stored:,} images in {shards} shards, {without:,} without picture,"
             f" {bytes_stored / MIB:.0f} MiB; opened in {opened:.2f} s"
@@ -199,11 +196,11 @@ def main() -> None:
                 f"growth from {first:,} to {last:,} images of the second process:"
                 f" {high - low:.0f} MiB"
             )
-        uninterrupted = resolve(suite, Path(scratch) / "other", "all", Watch())
+        uninterrupted = ready(suite, Path(scratch) / "other", "all")
         first_unit = max(given.images // 2 - SUBSET // 2, 0) // BATCH * BATCH
-        keys = uninterrupted.missing()[first_unit : first_unit + SUBSET]
-        uninterrupted.generate({}, keys)
-        same = np.array_equal(features_of(run, keys), features_of(uninterrupted, keys))
+        keys = uninterrupted.images.missing()[first_unit : first_unit + SUBSET]
+        generate(*uninterrupted, {}, uninterrupted.images.units.of(keys))
+        same = np.array_equal(features_of(streamed, keys), features_of(uninterrupted, keys))
         print(
             f"features of {len(keys):,} images around the kill, made again without interruption:"
             f" {'the same bit for bit' if same else 'DIFFERENT'}"

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 
 from bench.running.executors import Executor, Local
+from bench.running.prepare import prepare
 from bench.running.ray import Ray
-from bench.running.run import Run
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
 
@@ -68,13 +68,12 @@ def rate(name: str, images: int, executor: Executor) -> float:
             loaded.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
-        run = Run.resolve(bare, "none", {}, Path(folder), Path(folder), torch.device("cpu"), report)
-        run.executor = executor
-        keys = run.sample_set(prompts, -(-images // len(prompts))).keys[:images]
+        run = prepare(bare, "none", {}, Path(folder), torch.device("cpu"))
+        keys = run.images.sample_set(prompts, -(-images // len(prompts))).keys[:images]
         if isinstance(executor, Local):
-            assert run.denoiser
+            run.engine.load()
             loaded.append(time.perf_counter())
-        run.generate({}, keys)
+        executor.make(*run, {}, run.images.units.of(keys), frozenset(), report)
         return len(keys) / (time.perf_counter() - statistics.fmean(loaded))
 
 

@@ -13,10 +13,9 @@ usually found, same pairs every time.
 - products, filter, auto: the engines of attacks/_near_pairs.py
 
 Data: `far` smooth random pictures and ten noisy copies of one; `near` noisy copies of one picture;
-`half` as many copies as others;
-`straddle` copies with so much noise that their distances lie on both sides of the limit. Every way
- runs in the same process
-on the same pictures; ways take turns, and the least time of each counts.
+`half` as many copies as others; `straddle` copies with so much noise that their distances lie on
+both sides of the limit. Every way runs in the same process on the same pictures; ways take turns,
+and the least time of each counts.
 """
 
 from __future__ import annotations

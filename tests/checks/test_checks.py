@@ -373,3 +373,17 @@ class Mine(Attack):
         code.format(threat="weights", body="with target.weights() as d: d.rows"), "attack"
     )
     assert not broken(fair)
+
+
+def test_code_that_ends_python_breaks_the_contracts_that_call_it_and_not_the_check(outcome):
+    code = """
+    class Mine(Method):
+        'Ends Python.'
+
+        def fit(self, denoiser, data, report=None):
+            raise SystemExit(0)
+    """
+    results = outcome(code)
+    notes = broken(results)
+    assert len(results) > len(notes) > 5
+    assert all("it raised SystemExit: 0" in note for note in notes.values())

@@ -1,22 +1,15 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 
-
-def bench(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "bench", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+from conftest import bench
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "methods"]])
-def test_help_and_list_are_quick_and_import_no_torch(arguments):
+def test_help_and_list_import_no_torch(arguments):
+    """What makes them quick; tests/benchmarks/start.py measures how quick."""
     code = (
         f"import sys; sys.argv = ['bench', *{arguments!r}]\n"
         "from bench.cli.main import main\n"
@@ -25,12 +18,16 @@ def test_help_and_list_are_quick_and_import_no_torch(arguments):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.endswith("False")
-    taken = []
-    for _ in range(3):
-        start = time.perf_counter()
-        bench(*arguments)
-        taken.append(time.perf_counter() - start)
-    assert min(taken) < 1.0  # half a second on a quiet machine; a test must hold on a busy one
+
+
+def test_a_process_of_its_own_ends_with_the_same_code_and_line():
+    arguments = ["run", "--method", "wnda"]
+    child = subprocess.run(
+        [sys.executable, "-m", "bench", *arguments], capture_output=True, text=True
+    )
+    here = bench(*arguments)
+    assert (child.returncode, child.stdout, child.stderr) == (2, "", here.stderr)
+    assert here.returncode == 2 and "did you mean 'wanda'" in here.stderr
 
 
 def test_list_knows_the_built_ins():
@@ -158,5 +155,9 @@ def test_the_whole_command_on_files_of_the_real_formats(tiny_folder, tmp_path):
 
 
 def test_debug_shows_the_traceback():
-    done = bench("--debug", "run", "--method", "wnda")
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--debug", "run", "--method", "wnda"],
+        capture_output=True,
+        text=True,
+    )
     assert "Traceback" in done.stderr

@@ -9,11 +9,13 @@ from typer.testing import CliRunner
 from bench.checks.check import check
 from bench.cli.main import app
 from bench.registry import registry
-from bench.running.run import Run
 from bench.suite.load import load_suite
+from one_run import Run
 
 GUIDE = (
-    Path("CONTRIBUTING.md")
+    Path(__file__)
+    .parents[2]
+    .joinpath("CONTRIBUTING.md")
     .read_text(encoding="utf-8")
     .partition("## A method in five minutes")[2]
     .partition("\n## ")[0]
@@ -29,7 +31,7 @@ def test_the_method_of_the_guide_keeps_all_contracts_and_gets_its_row(tmp_path, 
         result.verdict for result in check(registry.find("method", str(file)), {}, tiny_folder)
     }
     suite = load_suite(str(tiny_folder / "tiny.toml"))
-    run = Run.resolve(
+    run = Run(
         suite,
         str(file),
         {"steps": 2},

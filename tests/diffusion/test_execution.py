@@ -8,7 +8,7 @@ import mmap
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -27,13 +27,13 @@ from bench.diffusion.execution import (
     prepare,
 )
 from bench.diffusion.memory import host_peak, peak_memory_mib, peak_within
-from bench.running.run import Run
-from bench.running.sample import sample
+from bench.running.sampling import sample
 from conftest import CAPTIONS, build_tiny_pipeline
 from methods.cross_attention import CrossAttention
 from methods.nemo import Nemo
 from methods.wanda import Wanda
 from methods.wen import Wen
+from one_run import Run
 
 CPU = torch.device("cpu")
 DATA = FitData(fit_prompts=tuple(CAPTIONS[:3]), clean_prompts=tuple(CAPTIONS[3:]))
@@ -41,7 +41,7 @@ METHODS = {
     "none": Method(),
     "cross_attention": CrossAttention(c1=2.0),
     "wanda": Wanda(sparsity=0.3),
-    "wen": Wen(quantile=0, iterations=2),
+    "wen": Wen(quantile=0, iterations=1),
     "nemo": Nemo(threshold=-1, seeds=2, similarity="ssim", theta=1.0, theta_min=0.5),
 }
 
@@ -160,7 +160,7 @@ def test_attention_is_named_and_a_batch_size_is_a_number_or_auto():
 
 def test_methods_that_mix_the_images_of_a_batch_keep_the_suites_size(tiny_suite, tmp_path):
     def resolve(batch_size):
-        return Run.resolve(
+        return Run(
             tiny_suite,
             "wen",
             {"preset": "reference"},
@@ -179,7 +179,7 @@ def test_methods_that_mix_the_images_of_a_batch_keep_the_suites_size(tiny_suite,
             ),
         ):
             resolve(size)
-    assert resolve(4).batch_size == resolve(None).batch_size == 4
+    assert resolve(4).engine.batch_size == resolve(None).engine.batch_size == 4
 
 
 def test_tf32_is_off_unless_asked_for_and_what_was_set_returns():
@@ -197,6 +197,7 @@ def test_tf32_is_off_unless_asked_for_and_what_was_set_returns():
 # Batch size by trial
 
 
+@example(held=0, each=45, ceiling=540, most=12)
 @given(st.integers(0, 100), st.integers(1, 50), st.integers(1, 2000), st.integers(1, 64))
 def test_a_predicted_batch_stays_below_its_ceiling_and_nothing_larger_than_two_is_tried(
     held, each, ceiling, most
@@ -261,7 +262,7 @@ def test_the_peak_of_a_block_is_its_own_and_the_record_keeps_the_highest():
 
 
 def run_of(suite, folder, name="none", **settings):
-    return Run.resolve(
+    return Run(
         suite, name, {}, folder / "records", folder / "store", CPU, execution=Execution(**settings)
     )
 
@@ -283,7 +284,7 @@ def test_the_batch_size_changes_neither_id_nor_key_nor_picture_and_stands_in_the
         strict=True,
     ):
         assert np.abs(a.astype(int) - b.astype(int)).max() <= 1
-    described = other._executed()
+    described = other.engine.described()
     assert described["execution"]["batch_size"] == 3 and described["execution"]["stored"]["types"][
         "unet"
     ] == ["F32"]
@@ -297,11 +298,11 @@ def test_a_batch_that_does_not_fit_is_halved_where_the_size_is_ours_to_choose(
 
     sizes = []
 
-    def make_batch(run, keys, method, state, real=generating.make_batch):
+    def make_batch(denoiser, keys, method, state, real=generating.make_batch):
         sizes.append(len(keys))
         if len(keys) > 2:
             raise torch.OutOfMemoryError("no room")
-        return real(run, keys, method, state)
+        return real(denoiser, keys, method, state)
 
     monkeypatch.setattr(generating, "make_batch", make_batch)
     monkeypatch.setattr("bench.diffusion.model.batch_size_by_trial", lambda *_: 5)

@@ -16,9 +16,9 @@ from bench.contracts.method import FitData, Method
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.model import load_denoiser, load_pipeline, stored_as
 from bench.diffusion.weight_files import part_variants, read_header
-from bench.running.sample import sample
+from bench.running.sampling import sample
 from bench.suite.load import load_suite
-from bench.suite.settings import LATER
+from bench.suite.schema import LATER
 from bench.testbed.tiny import tiny_tokenizer
 from conftest import CAPTIONS, SUITE, build_tiny_pipeline
 from methods._nemo_layers import RowMasks, value_layers

@@ -5,7 +5,7 @@ import torch
 from bench.base.errors import UserError
 from bench.contracts.method import Method
 from bench.diffusion.denoiser import Denoiser
-from bench.running.sample import sample
+from bench.running.sampling import sample
 from conftest import CAPTIONS, build_tiny_pipeline
 
 SEEDS = [11, 12, 13]

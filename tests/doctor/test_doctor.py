@@ -5,18 +5,19 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
-from bench.doctor import child as doctor_child
+from bench.diffusion.execution import Execution
 from bench.doctor import examine as doctor
 from bench.doctor import machine as doctor_machine
+from bench.doctor import slow_facts
 from bench.doctor import suites as doctor_suites
 from bench.doctor.examine import examine
 from bench.doctor.machine import DISTRIBUTION
 from bench.doctor.report import Fact, FileFact, Gpu, Report, SuiteFact
 from bench.doctor.suites import Room
 from bench.doctor.text import COLUMNS, LINES, text
-from bench.running.plan import plan
 from bench.running.timing import timing_file
 from bench.suite.load import load_suite
 from conftest import SUITE
@@ -51,8 +52,15 @@ def gpu(free, **changes):
 # --- the machine
 
 
+@pytest.fixture
+def half_free(monkeypatch):
+    """A machine with 16 GiB, of which 8 are free."""
+    memory = SimpleNamespace(total=16 * GIB, available=8 * GIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+
+
+@pytest.mark.usefixtures("half_free")
 def test_memory_is_what_the_machine_has_where_no_group_allows_less(files):
-    files["/proc/meminfo"] = "MemTotal:  16777216 kB\nMemFree: 1 kB\nMemAvailable:   8388608 kB\n"
     assert doctor_machine.main_memory() == (16 * GIB, 8 * GIB, False)
 
 
@@ -68,19 +76,19 @@ def test_memory_is_what_the_machine_has_where_no_group_allows_less(files):
         ),
     ],
 )
+@pytest.mark.usefixtures("half_free")
 def test_memory_is_what_a_group_above_allows_less_what_it_uses_and_cannot_give_back(
     files, line, folder, names
 ):
     limit, usage, cached = names
-    files["/proc/meminfo"] = "MemTotal:  16777216 kB\nMemAvailable:   8388608 kB\n"
     files["/proc/self/cgroup"] = f"9:pids:/other\n{line}\n"
     files[f"{folder}/{limit}"], files[f"{folder}/{usage}"] = f"{4 * GIB}\n", f"{3 * GIB}\n"
     files[f"{folder}/memory.stat"] = f"anon 5\n{cached} {GIB}\n"
     assert doctor_machine.main_memory() == (4 * GIB, 2 * GIB, True)
 
 
+@pytest.mark.usefixtures("half_free")
 def test_a_group_without_limit_limits_nothing(files):
-    files["/proc/meminfo"] = "MemTotal:  16777216 kB\nMemAvailable:   8388608 kB\n"
     files["/proc/self/cgroup"] = "0::/a\n4:memory:/b\nnonsense\n"
     files["/sys/fs/cgroup/a/memory.max"], files["/sys/fs/cgroup/memory/b/memory.limit_in_bytes"] = (
         "max\n",
@@ -103,9 +111,7 @@ def test_a_group_without_limit_limits_nothing(files):
 def test_threads_are_compared_with_cores_and_not_with_hyperthreads(
     files, monkeypatch, threads, quota, mark, says, get
 ):
-    monkeypatch.setattr(
-        doctor_machine.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False
-    )
+    monkeypatch.setattr(doctor_machine, "_usable_cpus", lambda: [0, 1, 2, 3])
     files.update(
         {
             f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list": (
@@ -131,7 +137,13 @@ def test_threads_are_compared_with_cores_and_not_with_hyperthreads(
 
 @pytest.mark.parametrize(
     ("version", "mark"),
-    [((3, 10, 9), "missing"), ((3, 11, 0), "ok"), ((3, 13, 4), "ok"), ((3, 14, 0), "warn")],
+    [
+        ((3, 10, 9), "missing"),
+        ((3, 11, 3), "missing"),
+        ((3, 11, 4), "ok"),
+        ((3, 13, 4), "ok"),
+        ((3, 14, 0), "warn"),
+    ],
     ids=lambda value: str(value),
 )
 def test_python_is_supported_from_3_11_to_3_13(monkeypatch, version, mark):
@@ -226,7 +238,7 @@ def fake_torch(problem=None, available=True):
 
 def test_a_gpu_is_told_with_its_memory_capability_and_half_precision(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", fake_torch())
-    told = doctor_child._torch()
+    told = slow_facts._torch()
     found = lines_of(doctor_machine.torch_facts(told))
     assert found["gpu 0"] == Fact(
         "ok",
@@ -238,7 +250,7 @@ def test_a_gpu_is_told_with_its_memory_capability_and_half_precision(monkeypatch
 
 def test_a_gpu_that_does_not_compute_is_a_warning_and_takes_no_suite(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", fake_torch("no kernel image"))
-    told = doctor_child._torch()
+    told = slow_facts._torch()
     assert (
         "does not compute: no kernel image"
         in lines_of(doctor_machine.torch_facts(told))["gpu 0"].text
@@ -268,7 +280,7 @@ def test_a_gpu_that_torch_cannot_use_says_why(monkeypatch, build, says):
 def child_of(monkeypatch, tmp_path, torch):
     """The real child process, with a torch of ours."""
     (tmp_path / "torch.py").write_text(torch)
-    monkeypatch.setattr(doctor_child.sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(slow_facts.sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr(doctor_machine, "git_facts", list)
     monkeypatch.setattr(doctor_machine, "name_facts", list)
 
@@ -508,13 +520,14 @@ def test_a_stored_timing_of_none_gives_hours_and_one_of_another_protocol_does_no
 def test_images_and_evaluations_are_those_of_the_plan_of_a_run(tmp_path):
     import torch
 
-    from bench.running.run import Run
+    from one_run import Run
 
     for name in ("testbed-quick", "testbed"):
-        told = doctor_child._asked_classes(name)
-        run = Run.resolve(load_suite(name), "none", {}, tmp_path, tmp_path, torch.device("cpu"))
-        planned = plan(run)
-        assert told["exact"] and not told["problems"] and told["timing"] == timing_file(run)
+        told = slow_facts._asked_classes(name)
+        run = Run(load_suite(name), "none", {}, tmp_path, tmp_path, torch.device("cpu"))
+        planned = run.plan()
+        assert told["exact"] and not told["problems"]
+        assert told["timing"] == timing_file(run.engine.device, Execution())
         assert (
             told["images"] == planned["images_missing"]
             and told["images"] * run.suite.settings.model.steps * 2 == planned["row_evaluations"]
@@ -525,7 +538,7 @@ def test_a_metric_that_is_unknown_or_misconfigured_is_a_problem_of_its_suite(tmp
     path = changed(
         tmp_path, ("[metrics.fid]", "[metrics.fidd]"), ('profile = "testbed"', 'profil = "testbed"')
     )
-    told = doctor_child._asked_classes(path)
+    told = slow_facts._asked_classes(path)
     assert (
         not told["exact"]
         and any("did you mean 'fid'" in problem for problem in told["problems"])
@@ -611,3 +624,12 @@ def test_on_this_machine_the_testbed_can_run(tmp_path):
     # 512 x 512, and 1 GiB for the program
     assert report.suites[0].memory_bytes == round(4 * parameters * (1 + 32 / 16**2 / 4)) + GIB
     assert len(text(report).splitlines()) <= LINES
+
+
+def test_a_package_that_is_missing_costs_its_own_lines_only(tmp_path, quick, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    report = examine(["testbed-quick"], tmp_path, tmp_path)
+    facts = {fact.name: fact for fact in report.facts}
+    assert facts["memory"].text == "not known"
+    assert "psutil" in facts["processor"].text and facts["processor"].mark == "warn"
+    assert facts["python"].mark == "ok" and report.suites[0].verdict.startswith("can run")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench.base.errors import UserError
+from bench.base.errors import BLANK, UserError
 from bench.cli import main as cli
 from bench.leaderboard.comparing import (
     ABSENT,
@@ -279,7 +279,7 @@ def test_flat_keeps_every_value_under_its_dotted_name(value):
 @given(st.text(alphabet=st.characters()))
 def test_visible_text_is_one_line_without_hidden_characters(text):
     assert visible(text).isprintable() and visible(visible(text)) == visible(text)
-    assert (visible(text) == text) == all(c.isprintable() for c in text)
+    assert (visible(text) == text) == all(c.isprintable() and not BLANK.match(c) for c in text)
     assert visible("a\u202eb\nc\x1b\u2066é") == "a\\u202eb c\\x1b\\u2066é"
 
 

@@ -19,8 +19,7 @@ from bench.leaderboard.markdown import markdown
 from bench.leaderboard.page import html
 from bench.leaderboard.tables import as_csv, as_json
 from bench.records.record import RunRecord, Score, content_digest, load_record
-from bench.running.judging import FEW_GROUPS, as_score
-from bench.running.run import Run
+from bench.running.scoring import FEW_GROUPS, as_score
 from bench.statistics import intervals as stats
 from bench.submission import submit as submitting
 from bench.submission.submit import submit
@@ -28,6 +27,7 @@ from bench.submission.verify import verify
 from bench.suite.load import load_suite
 from bench.suite.prompts import Prompt
 from conftest import CAPTIONS, SUITE, write_csv
+from one_run import Run
 
 CPU = torch.device("cpu")
 TWO = [("VM", 6), ("TM", 10)]
@@ -247,7 +247,7 @@ def runs(lost, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lost")
     made = {}
     for method in ("none", "wanda"):
-        run = Run.resolve(lost, method, {}, folder / "records", folder / "store", CPU)
+        run = Run(lost, method, {}, folder / "records", folder / "store", CPU)
         made[method] = load_record(run.execute().path(folder / "records"))
     return folder, made
 

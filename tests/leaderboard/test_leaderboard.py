@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from bench.base.errors import UserError
+from bench.leaderboard import latex
 from bench.leaderboard.board import columns_of
 from bench.leaderboard.cells import number
 from bench.leaderboard.columns import COLUMNS
@@ -738,3 +739,18 @@ def test_latex_has_a_cell_for_every_column_and_prints_hostile_names_as_they_are(
         in rows[1]
     )
     assert cells[1][2].strip() == "0.600" and "[0.550, 0.650]" in cells[2][2]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Erdős", r"Erd{\H{o}}s"),
+        ("nai\u0308ve Löß", r"na{\"\i}ve L{\"o}{\ss}"),  # a letter and its accent apart
+        ("α≥½", r"{\ensuremath{\alpha}}{\ensuremath{\geq}}?"),
+        ("x²…", r"x{\texttwosuperior}{\textellipsis}"),
+        # no command that needs a package, another encoding, or that exists nowhere
+        ("Ж你😀ℝĄ\u202e\u2a6e", "???????"),
+    ],
+)
+def test_letters_of_other_languages_become_latex_where_it_needs_no_package(text, expected):
+    assert latex.escape(text) == expected

@@ -29,7 +29,8 @@ from bench.leaderboard.glance import (
     no_fitting,
     verdict,
 )
-from bench.leaderboard.page import html, picture, plain, short
+from bench.leaderboard.page import html, picture
+from bench.leaderboard.templating import plain, short
 from bench.records.record import RecordedExhibit, RunRecord, Score, Shown, Thumbnail
 
 HOSTILE = (

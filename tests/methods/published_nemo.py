@@ -17,7 +17,7 @@ class Published:
     """The reference code's procedure, one prompt and one set at a time.
 
     `to_the_letter` also lists a neuron twice that two criteria choose, and makes the evaluations
-     whose result is thrown away.
+    whose result is thrown away.
     """
 
     def __init__(self, denoiser, method, state, to_the_letter=False):

@@ -10,7 +10,7 @@ import torch
 from bench.contracts.method import Method
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.request import Request
-from bench.running.sample import sample
+from bench.running.sampling import sample
 from conftest import CAPTIONS, build_tiny_pipeline
 from methods._insertion import insert_words
 from methods.cfg_delay import CfgDelay

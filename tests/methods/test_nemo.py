@@ -20,7 +20,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 from bench.base.errors import UserError
 from bench.contracts.method import FitData, Method
 from bench.diffusion.denoiser import Denoiser
-from bench.running.sample import sample
+from bench.running.sampling import sample
 from conftest import CAPTIONS, build_tiny_pipeline
 from methods._nemo_layers import RowMasks, mean_activations, value_layers
 from methods._nemo_search import Scores, Sweep, initial_selection, refined, selected

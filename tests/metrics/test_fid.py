@@ -25,10 +25,10 @@ from bench.features.real_pictures import (
 from bench.leaderboard.board import columns_of, make_boards
 from bench.leaderboard.cells import heading
 from bench.registry.registry import find
-from bench.running.run import Run
 from bench.statistics.frechet import frechet_distance, moments, read_statistics
 from bench.suite.load import load_suite
 from metrics.kid import discrepancies
+from one_run import Run
 
 CPU = torch.device("cpu")
 
@@ -256,7 +256,7 @@ def test_real_pictures_are_decoded_once(folder, network, tmp_path, monkeypatch):
         np.concatenate(list(feature_blocks(pictures_in(folder), network, tmp_path / "cache")))
     )
     monkeypatch.setattr(
-        real_pictures, "read_picture", lambda path: pytest.fail(f"{path} was decoded again")
+        real_pictures, "read_image", lambda path: pytest.fail(f"{path} was decoded again")
     )
     again = statistics_of(pictures_in(folder), network, tmp_path / "cache")
     assert np.array_equal(first.mu, again.mu) and np.array_equal(first.sigma, again.sigma)
@@ -274,19 +274,19 @@ def test_killed_half_way_it_goes_on_after_the_last_whole_part(
 ):
     monkeypatch.setattr(real_pictures, "PART", 2)
     whole = statistics_of(pictures_in(folder), network, tmp_path / "whole")
-    read = real_pictures.read_picture
+    read = real_pictures.read_image
 
     def killed(path):
         if path.name == "4.png":
             raise KeyboardInterrupt
         return read(path)
 
-    monkeypatch.setattr(real_pictures, "read_picture", killed)
+    monkeypatch.setattr(real_pictures, "read_image", killed)
     with pytest.raises(KeyboardInterrupt):
         statistics_of(pictures_in(folder), network, tmp_path / "cache")
     seen, told = [], []
     monkeypatch.setattr(
-        real_pictures, "read_picture", lambda path: seen.append(path.name) or read(path)
+        real_pictures, "read_image", lambda path: seen.append(path.name) or read(path)
     )
     resumed = statistics_of(
         pictures_in(folder),
@@ -356,7 +356,7 @@ def suite_of(tiny_folder, tmp_path):
 
 
 def run_of(suite, tmp_path):
-    return Run.resolve(suite, "none", {}, tmp_path / "records", tmp_path / "store", CPU)
+    return Run(suite, "none", {}, tmp_path / "records", tmp_path / "store", CPU)
 
 
 def test_a_suite_reports_the_whole_set_and_the_matched_originals(
@@ -406,7 +406,7 @@ def test_a_suite_reports_the_whole_set_and_the_matched_originals(
         for path in (tmp_path / "store").rglob("*.npz")
     ) == ["_real", "_real"]
     monkeypatch.setattr(
-        real_pictures, "read_picture", lambda path: pytest.fail(f"{path} was decoded again")
+        real_pictures, "read_image", lambda path: pytest.fail(f"{path} was decoded again")
     )
     record.path(tmp_path / "records").unlink()
     assert run_of(suite, tmp_path).execute().scores == record.scores
@@ -443,9 +443,9 @@ def test_kid_shares_the_features_of_fid(suite_of, network, tmp_path, monkeypatch
         'images = 7\nreal = "real"\n[metrics.kid]\nweights = "./features.torchscript.pt"\nreal ='
         ' "real"\nimages = 7\nsize = 32\nsubset_size = 5\n'
     )
-    run, seen, read = run_of(suite, tmp_path), [], real_pictures.read_picture
+    run, seen, read = run_of(suite, tmp_path), [], real_pictures.read_image
     monkeypatch.setattr(
-        real_pictures, "read_picture", lambda path: seen.append(path.name) or read(path)
+        real_pictures, "read_image", lambda path: seen.append(path.name) or read(path)
     )
     score = run.execute().scores["kid"]
     assert len(seen) == len(set(seen)) == 9

@@ -16,7 +16,7 @@ from bench.contracts.metric import Evaluation, PerImage
 from bench.contracts.samples import SampleSet
 from bench.features.networks import CopyDescriptor
 from bench.registry.registry import entries, find
-from bench.running.judging import as_score, together
+from bench.running.scoring import as_score, together
 from bench.statistics import intervals as stats
 from bench.store.store import SampleStore, decode_png, encode_png
 from bench.suite.load import load_suite

@@ -23,14 +23,14 @@ from PIL import Image
 from bench.base.errors import UserError, one_line
 from bench.new_suite.draft import SuiteDraft
 from bench.new_suite.given import Given, ask, parse_parts
+from bench.new_suite.model import ModelChecks
 from bench.new_suite.new_suite import CannotCreate, new_suite, text
 from bench.new_suite.prompts import PromptChecks, Row, split
 from bench.new_suite.toml_file import toml_value
-from bench.running.plan import plan
-from bench.running.run import Run
 from bench.suite.load import load_suite
-from bench.suite.settings import SuiteSettings
+from bench.suite.schema import SuiteSettings
 from conftest import CAPTIONS, write_csv
+from one_run import Run
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
@@ -114,10 +114,10 @@ def test_the_written_suite_runs(given, desk, tiny_folder):
         .replace("size = 299", "size = 32")
         .replace("rounds = 3\nimages = 8", "rounds = 1\nimages = 1")
     )
-    run = Run.resolve(
+    run = Run(
         load_suite(str(path)), "none", {}, desk / "records", desk / "store", torch.device("cpu")
     )
-    assert plan(run)["images"] == {"memorized": 4, "clean": 4, "quality": 4}
+    assert run.plan()["images"] == {"memorized": 4, "clean": 4, "quality": 4}
     record = run.execute()
     assert record.status == "complete" and not record.errors
     for score in ("sscd", "clip_score", "clip_score_clean", "fid"):
@@ -231,7 +231,8 @@ def test_all_problems_are_told_together(given, desk, tiny_folder):
         (b"caption,url\na,b\n", r"no column 'prompt' \(it has: caption, url\)"),
         (b"prompt\n", "has no prompts"),
         (b'prompt\n"never closed\n', "cannot be read as CSV"),
-        (b"prompt,prompt\na,b\n", "stands more than once: prompt"),
+        (b"prompt,prompt\na,b\n", "line 1: the column 'prompt' stands more than once"),
+        (b"prompt\na\0b\n", "line 2 holds a NUL character"),
     ],
 )
 def test_a_damaged_prompt_list_is_refused(given, desk, content, says):
@@ -239,7 +240,10 @@ def test_a_damaged_prompt_list_is_refused(given, desk, content, says):
     assert re.search(says, problems(replace(given, images=None)))
 
 
-@for_all(st.lists(TEXTS.filter(lambda text: text.strip()), min_size=2, max_size=6, unique=True))
+PROMPTS = TEXTS.filter(lambda text: text.strip() and "\0" not in text)
+
+
+@for_all(st.lists(PROMPTS, min_size=2, max_size=6, unique=True))
 def test_prompts_are_kept_byte_by_byte(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("bytes")
     given, problems = Given(), list[str]()
@@ -335,7 +339,7 @@ def test_a_reference_column_names_several_pictures(given, desk):
         (lambda m: (m / "vae" / "config.json").write_text("{"), "vae/config.json cannot be read"),
         (
             lambda m: edit_json(m / "unet" / "config.json", sample_size=[8, 16]),
-            r"sample_size must be a positive whole number, not \[8, 16\]",
+            r"sample_size must be a positive whole number, or twice the same one, not \[8, 16\]",
         ),
         (lambda m: edit_json(m / "unet" / "config.json", in_channels=9), "inpainting"),
         (
@@ -657,3 +661,41 @@ def test_parts_are_given_by_name():
     for wrong in (["unett=a"], ["unet="], ["unet"], ["unet=a", "unet=b"]):
         with pytest.raises(UserError, match="NAME=FOLDER"):
             parse_parts(wrong)
+
+
+@pytest.mark.parametrize(
+    ("size", "blocks", "says"),
+    [
+        (96, [8] * 4, ""),
+        ([96, 96], [8] * 4, ""),
+        ([96, 64], [8] * 4, "twice the same one"),
+        (None, [8] * 4, "not null"),
+        (96, [8] * 5000, "more than 16384 pixels a side"),
+        (10**40, [8], "positive whole number"),
+    ],
+)
+def test_the_side_follows_from_the_configurations(size, blocks, says):
+    checks = ModelChecks(Given(), [], [])
+    checks.folders = {part: Path(part) for part in ("unet", "vae")}
+    side = checks._side(size, blocks)
+    assert side == (None if says else 96 * 8)
+    assert all(says in problem for problem in checks.problems) and bool(checks.problems) == bool(
+        says
+    )
+
+
+def test_rows_that_are_not_whole_are_told_with_their_lines(given, desk):
+    (desk / "prompts.csv").write_text("id,prompt\np0,a\np1\np2,b,c\n")
+    said = problems(replace(given, images=None))
+    assert "1 x fewer fields than the header has, line 3" in said
+    assert "1 x more fields than the header has (a comma without quotes?), line 4" in said
+
+
+def test_training_pictures_are_read_by_the_rule_for_all_pictures(given, desk):
+    from PIL import Image
+
+    folder = desk / "pictures"
+    Image.new("F", (8, 8)).save(folder / "p2.png", "TIFF")
+    Image.new("RGB", (8, 8)).save(folder / "p3.png", "EPS")
+    said = problems(given)
+    assert "2 do not decode" in said and "not known which value" in said

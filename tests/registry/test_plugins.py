@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from bench.base.errors import UserError
-from bench.cli.show import listing_text, show_text
+from bench.cli.list import listing_text
+from bench.cli.show import show_text
 from bench.records.record import load_records
 from bench.registry import plugins, registry
 from bench.registry.listing import list_names
 from bench.registry.probe import probe
-from bench.running.run import Run
 from bench.suite.load import load_suite
+from one_run import Run
 
 EXAMPLE = Path(__file__).parents[1] / "plugin_package"
 METHOD = "from bench import Method\n\nclass {name}(Method):\n    '''{doc}'''\n"
@@ -97,9 +98,7 @@ def command(monkeypatch, capsys, *arguments):
 
 
 def resolve(suite, method, tmp_path):
-    return Run.resolve(
-        suite, method, {}, tmp_path / "records", tmp_path / "store", torch.device("cpu")
-    )
+    return Run(suite, method, {}, tmp_path / "records", tmp_path / "store", torch.device("cpu"))
 
 
 def refusal(kind, name):

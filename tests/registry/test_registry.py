@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from bench.base.errors import UserError
@@ -29,13 +31,33 @@ def test_a_strangers_file_comes_through_the_same_door(tmp_path):
         ("from bench import Method\nclass A(Method): pass\nclass B(Method): pass\n", "found: A, B"),
         ("import nonsense_that_is_not_there\n", "cannot be imported: ModuleNotFoundError"),
         ("def broken(:\n", "cannot be imported: SyntaxError"),
+        ("import sys\nsys.exit(0)\n", "cannot be imported: SystemExit: 0"),
+        (
+            "from bench import UserError\nraise UserError('no')\n",
+            "cannot be imported: UserError: no",
+        ),
+        ("x = " + "(" * 5000 + ")" * 5000, "cannot be imported"),
     ],
 )
 def test_a_wrong_file_is_one_clear_line(tmp_path, text, says):
     entry = registry.find("method", write(tmp_path, text))
+    assert entry.summary is not None  # read without importing, whatever the file holds
     with pytest.raises(UserError, match=says) as error:
         entry.load()
     assert "\n" not in str(error.value)
+
+
+def test_a_class_whose_look_up_ends_python_is_one_clear_line(monkeypatch):
+    from types import ModuleType
+
+    from bench.registry.plugins import Plugin
+
+    module = ModuleType("rude_package")
+    module.__getattr__ = lambda name: sys.exit(0)
+    monkeypatch.setitem(sys.modules, "rude_package", module)
+    plugin = Plugin("method", "rude", "1.0", "mine", "rude_package:Mine")
+    with pytest.raises(UserError, match="'rude/mine' .* cannot be imported: SystemExit: 0"):
+        registry.Entry("method", "rude.mine", None, None, plugin).load()
 
 
 def test_a_broken_file_can_still_be_listed(tmp_path):
@@ -68,7 +90,7 @@ def test_the_method_in_the_readme_works_and_is_none_when_neutral(tmp_path, denoi
     import torch
 
     from bench.contracts.method import Method
-    from bench.running.sample import sample
+    from bench.running.sampling import sample
 
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n# (milder\.py)\n(.*?)```", readme, re.DOTALL)

@@ -15,18 +15,18 @@ from bench.base.errors import UserError
 from bench.base.parameters import parse_assignments
 from bench.contracts.method import Method
 from bench.records.record import load_record
-from bench.running import plan as planning
-from bench.running.run import Run
-from bench.running.sample import sample
+from bench.running.sampling import sample
 from bench.running.timing import time_against_none
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
+from conftest import bench
+from one_run import Run
 
 CPU = torch.device("cpu")
 
 
 def new_run(suite, tmp_path, method="none", **parameters):
-    return Run.resolve(suite, method, parameters, tmp_path / "records", tmp_path / "store", CPU)
+    return Run(suite, method, parameters, tmp_path / "records", tmp_path / "store", CPU)
 
 
 def without_cost(record):
@@ -63,7 +63,7 @@ def test_the_second_run_generates_nothing_and_needs_no_model(tiny_suite, tmp_pat
     first = new_run(tiny_suite, tmp_path).execute()
     first.path(tmp_path / "records").unlink()
     monkeypatch.setattr(
-        "bench.running.run.load_denoiser", lambda *_: pytest.fail("the model was loaded again")
+        "bench.running.engine.load_denoiser", lambda *_: pytest.fail("the model was loaded again")
     )
     second = new_run(tiny_suite, tmp_path).execute()
     assert second.scores == first.scores and second.cost == first.cost
@@ -81,7 +81,7 @@ def test_wanda_with_sparsity_zero_is_bit_identical_to_none(tiny_suite, tmp_path)
 
 
 def test_a_run_samples_with_its_method_attached(tiny_suite, tmp_path):
-    from bench.running.sample import sample
+    from bench.running.sampling import sample
 
     none, pruned = (
         new_run(tiny_suite, tmp_path),
@@ -91,13 +91,14 @@ def test_a_run_samples_with_its_method_attached(tiny_suite, tmp_path):
     keys = none.samples("memorized").keys
     stored = pruned.store.pictures(keys)
     assert not np.array_equal(stored, none.store.pictures(keys))
-    state = pruned.fitted()[0]
-    with pruned.method.attach(pruned.denoiser.pipe, state):
+    state = pruned.fitted().state
+    with pruned.method.attach(pruned.engine.denoiser.pipe, state):
         batch = keys[:4]  # as the run batched them
-        request = pruned.denoiser.request(
-            [key.prompt for key in batch], [key.seed for key in batch]
+        denoiser = pruned.engine.denoiser
+        request = denoiser.request([key.prompt for key in batch], [key.seed for key in batch])
+        by_hand = pruned.engine.denoiser.decode(
+            sample(pruned.engine.denoiser, request, pruned.method, state)
         )
-        by_hand = pruned.denoiser.decode(sample(pruned.denoiser, request, pruned.method, state))
     assert np.array_equal(stored[:4], by_hand)
 
 
@@ -110,23 +111,26 @@ def test_an_edited_file_is_another_run(tiny_suite, tmp_path):
     assert first.id != second.id and first.store.folder != second.store.folder
 
 
-def test_one_broken_metric_costs_only_its_own_numbers(tiny_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("statement", "raised"), [("return 1 / 0", ZeroDivisionError), ("raise SystemExit", SystemExit)]
+)
+def test_one_broken_metric_costs_only_its_own_numbers(tiny_folder, tmp_path, statement, raised):
     from conftest import SUITE
 
     path = tmp_path / "bad.py"
     path.write_text(
         "from bench import Metric\nclass Bad(Metric):\n    names = ('bad',)\n    roles ="
-        " ('clean',)\n    def measure(self, evaluation):\n        return 1 / 0\n"
+        " ('clean',)\n    def measure(self, evaluation):\n        " + statement + "\n"
     )
     (tiny_folder / "bad.toml").write_text(
         SUITE.replace("[metrics.sscd]", f"[metrics.'{path}']\n\n[metrics.sscd]")
     )
     run = new_run(load_suite(str(tiny_folder / "bad.toml")), tmp_path)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(raised):
         run.execute()
     record = load_record(next((tmp_path / "records").glob("*/*/*.json")))
     assert record.status == "failed"
-    assert record.scores["bad"].value is None and "ZeroDivisionError" in record.scores["bad"].reason
+    assert record.scores["bad"].value is None and raised.__name__ in record.scores["bad"].reason
     assert record.scores["sscd"].value is not None and record.scores["fid"].value is not None
 
 
@@ -147,20 +151,20 @@ def test_wanda_pays_for_fitting_once(tiny_suite, tmp_path):
     assert record.cost["fit_nfe"].value == 2 * 3 * (2 + 1)
     assert record.per_prompt["sscd"].keys() == {"p2", "p3", "p4", "p5"}
     again = new_run(tiny_suite, tmp_path, "wanda", sparsity=0.2)
-    assert again.fitted()[2] == record.cost["fit_nfe"].value
+    assert again.fitted().rows == record.cost["fit_nfe"].value
     assert "denoiser" not in vars(again)
 
 
 def test_a_plan_counts_what_is_missing(tiny_suite, tmp_path):
     run = new_run(tiny_suite, tmp_path)
-    plan = planning.plan(run)
+    plan = run.plan()
     assert plan["images"] == {"memorized": 8, "clean": 6, "quality": 6}
     # quality asks for the same as clean
     assert plan["images_missing"] == len(
         {*run.samples("memorized").keys, *run.samples("clean").keys}
     )
     run.execute()
-    assert planning.plan(new_run(tiny_suite, tmp_path))["images_missing"] == 0
+    assert new_run(tiny_suite, tmp_path).plan()["images_missing"] == 0
 
 
 def test_duplicate_texts_in_a_list_are_different_images(tiny_folder, tmp_path):
@@ -204,48 +208,27 @@ def test_a_killed_run_ends_with_the_scores_of_an_undisturbed_one(tiny_folder, tm
 
     def command(place):
         return [
-            sys.executable,
-            "-m",
-            "bench",
-            "run",
-            "--method",
-            "none",
-            "--suite",
-            str(suite),
-            "--records",
-            str(place / "records"),
-            "--store",
-            str(place / "store"),
-            "--json",
+            *("run", "--method", "none", "--suite", str(suite), "--json"),
+            *("--records", str(place / "records"), "--store", str(place / "store")),
         ]
 
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     calm, hit = tmp_path / "calm", tmp_path / "hit"
     calm.mkdir(), hit.mkdir()
-    undisturbed = json.loads(
-        subprocess.run(
-            command(calm), env=environment, capture_output=True, text=True, check=True
-        ).stdout
-    )
+    undisturbed = json.loads(bench(*command(calm)).stdout)
     with subprocess.Popen(
-        command(hit), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "bench", *command(hit)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as process:
-        deadline = time.monotonic() + 120
-        while (
-            not list(hit.glob("store/*/*/*.parquet"))
-            and time.monotonic() < deadline
-            and process.poll() is None
-        ):
+        while not list(hit.glob("store/*/*/*.parquet")) and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     shards = list(hit.glob("store/*/*/*.parquet"))
     assert shards, "killed before the first shard"
     kept = {shard: shard.stat().st_mtime_ns for shard in shards}
-    finished = json.loads(
-        subprocess.run(
-            command(hit), env=environment, capture_output=True, text=True, check=True
-        ).stdout
-    )
+    finished = json.loads(bench(*command(hit)).stdout)
     assert finished["status"] == "complete"
     assert finished["scores"] == undisturbed["scores"]
     assert all(shard.stat().st_mtime_ns == when for shard, when in kept.items()), (
@@ -286,15 +269,10 @@ def test_ctrl_c_leaves_a_partial_record_and_says_how_to_go_on(tiny_folder, tmp_p
         text=True,
         preexec_fn=heed,
     ) as process:
-        deadline = time.monotonic() + 120
-        while (
-            not list(tmp_path.glob("s/*/*/*.parquet"))
-            and time.monotonic() < deadline
-            and process.poll() is None
-        ):
+        while not list(tmp_path.glob("s/*/*/*.parquet")) and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate()
     assert (
         process.returncode == 130
         and "goes on where it stopped" in errors
@@ -348,9 +326,9 @@ def test_a_method_whose_prompts_the_suite_lacks_fails_before_any_work(
     prompts = {name: part for name, part in tiny_suite.settings.prompts.items() if name != role}
     suite = Suite(tiny_suite.settings.model_copy(update={"prompts": prompts}), tiny_suite.file)
     with pytest.raises(UserError, match=rf"{method} needs .* has no \[prompts.{role}\]"):
-        Run.resolve(suite, method, {}, tmp_path / "records", tmp_path / "store", CPU)
+        Run(suite, method, {}, tmp_path / "records", tmp_path / "store", CPU)
     if method == "wen":  # with a target of its own it needs no clean prompts
-        Run.resolve(suite, method, {"target": 1.5}, tmp_path / "records", tmp_path / "store", CPU)
+        Run(suite, method, {"target": 1.5}, tmp_path / "records", tmp_path / "store", CPU)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +342,7 @@ def test_a_method_whose_prompts_the_suite_lacks_fails_before_any_work(
 )
 def test_parameters_of_the_wrong_type_are_one_line(tiny_suite, tmp_path, parameter, says):
     with pytest.raises(UserError, match=says) as error:
-        Run.resolve(
+        Run(
             tiny_suite,
             "wen",
             parse_assignments([parameter]),
@@ -376,7 +354,7 @@ def test_parameters_of_the_wrong_type_are_one_line(tiny_suite, tmp_path, paramet
 
 
 def test_what_a_method_reports_of_its_images_is_stored_and_averaged(tiny_suite, tmp_path):
-    run = Run.resolve(
+    run = Run(
         tiny_suite,
         "wen",
         {"target": 0.7, "iterations": 1},
@@ -394,7 +372,7 @@ def test_what_a_method_reports_of_its_images_is_stored_and_averaged(tiny_suite, 
     assert record.facts["memorized"]["updates"] == pytest.approx(
         sum(facts["updates"] for facts in stored) / 8, abs=1e-6
     )
-    again = Run.resolve(
+    again = Run(
         tiny_suite,
         "wen",
         {"target": 0.7, "iterations": 1},
@@ -419,7 +397,7 @@ def test_what_a_method_costs_is_timed_on_prompts_from_the_whole_list(
             1
         ],
     )
-    timing = time_against_none(run, {}, Metrics.rounds, Metrics.images)
+    timing = time_against_none(*run, {}, Metrics.rounds, Metrics.images)
     prompts = [prompt.text for prompt in tiny_suite.prompts("memorized")]
     assert timing.images == 8 and seen[-1] == seen[-2], (
         "with the method and without on the same batch"
@@ -428,8 +406,8 @@ def test_what_a_method_costs_is_timed_on_prompts_from_the_whole_list(
         seen[2] == [prompts[0]] * 2 + [prompts[2]] * 2
         and seen[4] == [prompts[1]] * 2 + [prompts[3]] * 2
     )
-    assert time_against_none(run, {}, 2, 4) == timing and len(seen) == 6, "kept"
-    time_against_none(run, {}, 1, 4)
+    assert time_against_none(*run, {}, 2, 4) == timing and len(seen) == 6, "kept"
+    time_against_none(*run, {}, 1, 4)
     assert len(seen) > 6, "another choice of images is another timing"
 
 

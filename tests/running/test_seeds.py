@@ -8,18 +8,18 @@ import torch
 
 from bench.base.errors import Unmeasurable, UserError
 from bench.contracts.metric import PerImage, PerSet
-from bench.running.judging import as_score, together
-from bench.running.run import Run
+from bench.running.scoring import as_score, together
 from bench.store.store import pixel_digest
 from bench.suite.load import load_suite
 from bench.suite.prompts import Prompt
 from bench.suite.suite import Suite
+from one_run import Run
 
 CPU = torch.device("cpu")
 
 
 def new_run(suite, tmp_path, method="none", seeds=1, **parameters):
-    return Run.resolve(
+    return Run(
         suite, method, parameters, tmp_path / "records", tmp_path / "store", CPU, seeds=seeds
     )
 

@@ -14,14 +14,13 @@ import torch
 from bench.base.errors import UserError
 from bench.contracts.attack import Attack
 from bench.contracts.metric import Metric, PerSet
-from bench.running.images import keep_images_of
-from bench.running.plan import plan
-from bench.running.run import Run
+from bench.running.kept_pictures import keep_images_of
 from bench.store.store import decode_png, pixel_digest
 from bench.submission.submit import submit
 from bench.submission.verify import verify
 from bench.suite.load import load_suite
 from conftest import SUITE
+from one_run import Run
 
 CPU = torch.device("cpu")
 
@@ -61,9 +60,8 @@ class Reader(Attack):
 
 
 def resolve(suite, root, keep="all", store=None, **more):
-    run = Run.resolve(suite, "none", {}, root / "records", store or root / "store", CPU, **more)
-    run.keep_images = keep
-    return run
+    store = store or root / "store"
+    return Run(suite, "none", {}, root / "records", store, CPU, keep=keep, **more)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +117,7 @@ def test_a_run_whose_store_is_behind_a_url_gives_the_same_record(suite, whole, t
         and record.status == "complete"
     )
     again = resolve(suite, tmp_path / "again", store=store)
-    assert again.missing() == [] and plan(again)["images_missing"] == 0
+    assert again.missing() == [] and again.plan()["images_missing"] == 0
 
 
 def test_features_are_there_as_soon_as_the_pictures_and_are_those_made_later(suite, tmp_path):
@@ -157,7 +155,7 @@ def test_every_network_is_loaded_once_a_run(suite, tmp_path, monkeypatch):
         return load(path, device)
 
     monkeypatch.setattr(extractors, "load_torchscript", counted)
-    monkeypatch.setattr("bench.running.demand.IMAGES_PER_UNIT", 4)
+    monkeypatch.setattr("bench.running.units.IMAGES_PER_UNIT", 4)
     resolve(suite, tmp_path).execute()
     assert set(loads.values()) == {1}
 
@@ -179,17 +177,16 @@ def test_without_pictures_every_number_and_digest_is_the_same(whole, bare, suite
     assert {
         name: values for name, values in table.to_pydict().items() if name not in ("png", "pixels")
     } == {name: values for name, values in kept.items() if name != "png"}
-    assert resolve(suite, folder, "none").missing() == [] and "denoiser" not in vars(
-        resolve(suite, folder, "none")
-    )
+    again = resolve(suite, folder, "none")
+    assert again.missing() == [] and not again.engine.is_loaded
 
 
 def test_a_sample_keeps_the_first_images_of_each_role_and_those_that_records_show(
     suite, whole, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("bench.running.images.SAMPLE", 1)
-    monkeypatch.setattr("bench.running.demand.PROMPTS", 2)
-    monkeypatch.setattr("bench.running.demand.THUMBNAILS", 2)
+    monkeypatch.setattr("bench.running.kept_pictures.SAMPLE", 1)
+    monkeypatch.setattr("bench.running.units.PROMPTS", 2)
+    monkeypatch.setattr("bench.running.units.THUMBNAILS", 2)
     run = resolve(suite, tmp_path, "sample")
     record = run.execute()
     memorized, clean = run.samples("memorized").keys, run.samples("clean").keys
@@ -212,7 +209,7 @@ def test_roles_whose_metrics_read_pictures_keep_theirs(suite, tmp_path):
 def test_what_an_attack_reads_stays(suite, tmp_path):
     run = resolve(suite, tmp_path, "none")
     run.attacks["reader"] = Reader()
-    assert plan(run)["disk_mib"] <= plan(resolve(suite, tmp_path))["disk_mib"]
+    assert run.plan()["disk_mib"] <= resolve(suite, tmp_path).plan()["disk_mib"]
     record = run.execute()
     assert record.attacks["read"].value > 0
     assert set(run.store.dropped) == {*run.keys("memorized"), *run.keys("clean")} - set(
@@ -284,7 +281,7 @@ def test_an_extractor_that_breaks_keeps_the_pictures_and_costs_only_its_metric(
         raise RuntimeError("out of order")
 
     monkeypatch.setattr(CleanFeatures, "__call__", breaks)
-    monkeypatch.setattr("bench.running.demand.IMAGES_PER_UNIT", 4)
+    monkeypatch.setattr("bench.running.units.IMAGES_PER_UNIT", 4)
     run = resolve(suite, tmp_path, "none")
     with pytest.raises(RuntimeError, match="out of order"):
         run.execute()
@@ -342,6 +339,6 @@ def test_an_unknown_choice_of_pictures_is_one_line():
 
 
 def test_plans_count_the_disk_of_kept_pictures_only(suite, tmp_path):
-    plans = {keep: plan(resolve(suite, Path(tmp_path), keep)) for keep in ("all", "none")}
+    plans = {keep: resolve(suite, Path(tmp_path), keep).plan() for keep in ("all", "none")}
     assert plans["all"]["images_missing"] == plans["none"]["images_missing"] == 14
     assert plans["none"]["disk_mib"] == 0

@@ -1,6 +1,5 @@
 """Units of a run: the same for everybody, whole batches, and shards that together are the run."""
 
-import dataclasses
 import json
 import sys
 from collections import Counter
@@ -20,12 +19,12 @@ from bench.diffusion.model import load_denoiser
 from bench.features.extractor import in_whole_batches
 from bench.features.networks import CleanFeatures, CopyDescriptor, OpenClip
 from bench.records.record import load_record
-from bench.running.demand import Work, cut, planned, to_sample
-from bench.running.run import Run
-from bench.running.shard import Shard, make_shard
+from bench.running.shard import Shard
+from bench.running.units import Units, cut, to_sample
 from bench.store.store import SampleKey
 from bench.suite.load import load_suite
 from conftest import SUITE
+from one_run import Run
 
 CPU = torch.device("cpu")
 WITHOUT_TIMING = SUITE.replace("[metrics.walltime]\nrounds = 2\nimages = 2\n", "")
@@ -51,8 +50,8 @@ def _one_model(tiny_folder):
     """Loaded once for all runs of this module."""
     denoiser = load_denoiser(load_suite(str(tiny_folder / "tiny.toml")), CPU)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.running.run.load_denoiser", lambda *_, **__: denoiser)
-        patch.setattr("bench.running.demand.IMAGES_PER_UNIT", 8)
+        patch.setattr("bench.running.engine.load_denoiser", lambda *_, **__: denoiser)
+        patch.setattr("bench.running.units.IMAGES_PER_UNIT", 8)
         yield
 
 
@@ -63,13 +62,11 @@ def attacked(tiny_folder):
 
 
 def new_run(suite, place, method="none", seeds=1, **parameters):
-    return Run.resolve(
-        suite, method, parameters, place / "records", place / "store", CPU, seeds=seeds
-    )
+    return Run(suite, method, parameters, place / "records", place / "store", CPU, seeds=seeds)
 
 
 def all_keys(run):
-    return [key for unit in planned(run) for key in unit]
+    return [key for unit in run.planned() for key in unit]
 
 
 def stored(run):
@@ -86,14 +83,14 @@ def rows_of(run):
 
 @given(asks=st.lists(st.lists(st.integers(0, 40))), batch=st.integers(1, 12))
 def test_every_image_lies_in_one_unit_in_the_batches_of_its_first_ask(asks, batch):
-    work, seen, expected = Work(batch), set(), []
+    work, seen, expected = Units(batch), set(), []
     for ask in asks:
         keys = [SampleKey("p", seed) for seed in ask]
         fresh = [key for key in dict.fromkeys(keys) if key not in seen]
         seen |= set(fresh)
         expected += [fresh[start : start + batch] for start in range(0, len(fresh), batch)]
-        assert set(keys) <= {key for unit in work.units(keys) for key in unit}
-    units = work.units([SampleKey("p", seed) for ask in asks for seed in ask])
+        assert set(keys) <= {key for unit in work.of(keys) for key in unit}
+    units = work.of([SampleKey("p", seed) for ask in asks for seed in ask])
     assert [
         list(unit[start : start + batch]) for unit in units for start in range(0, len(unit), batch)
     ] == expected
@@ -119,16 +116,16 @@ def test_a_wrong_shard_is_one_line(text):
 
 
 def test_the_cut_does_not_depend_on_what_is_stored(attacked, tmp_path):
-    before = planned(new_run(attacked, tmp_path, seeds=2))
-    make_shard(new_run(attacked, tmp_path, seeds=2), Shard(2, 3))
-    assert planned(new_run(attacked, tmp_path, seeds=2)) == before
+    before = new_run(attacked, tmp_path, seeds=2).planned()
+    new_run(attacked, tmp_path, seeds=2).shard(2, 3)
+    assert new_run(attacked, tmp_path, seeds=2).planned() == before
 
 
 def test_shards_and_the_command_that_joins_them_give_what_one_process_gives(attacked, tmp_path):
     alone = new_run(attacked, tmp_path / "alone", seeds=2)
     record = alone.execute()
     for number in (3, 1, 2):
-        told = make_shard(new_run(attacked, tmp_path / "joined", seeds=2), Shard(number, 3))
+        told = new_run(attacked, tmp_path / "joined", seeds=2).shard(number, 3)
         assert told["images_made"] == told["shard_images"] > 0
     assert told["images_left"] == 0 and not (tmp_path / "joined" / "records").exists()
     joined = new_run(attacked, tmp_path / "joined", seeds=2)
@@ -144,9 +141,9 @@ def test_shards_and_the_command_that_joins_them_give_what_one_process_gives(atta
 
 
 def test_a_shard_that_is_repeated_makes_nothing(attacked, tmp_path):
-    make_shard(new_run(attacked, tmp_path), Shard(1, 2))
+    new_run(attacked, tmp_path).shard(1, 2)
     again = new_run(attacked, tmp_path)
-    told = make_shard(again, Shard(1, 2))
+    told = again.shard(1, 2)
     assert told["images_made"] == 0 and told["images_left"] > 0 and "denoiser" not in vars(again)
 
 
@@ -155,9 +152,9 @@ def test_images_of_an_attack_that_decides_as_it_goes_are_not_made_ahead(
 ):
     (tiny_folder / "early.toml").write_text(ATTACKED.replace("STOP", "true"))
     early = new_run(load_suite(str(tiny_folder / "early.toml")), tmp_path)
-    assert planned(early) == planned(early, ahead=False)
-    assert len(planned(new_run(attacked, tmp_path))) > len(
-        planned(new_run(attacked, tmp_path), ahead=False)
+    assert early.planned() == early.planned(ahead=False)
+    assert len(new_run(attacked, tmp_path).planned()) > len(
+        new_run(attacked, tmp_path).planned(ahead=False)
     )
 
 
@@ -168,22 +165,22 @@ def test_a_method_that_mixes_images_goes_on_as_if_it_had_never_stopped(tiny_suit
         new_run(tiny_suite, tmp_path / place, str(tmp_path / "mixing.py"))
         for place in ("calm", "hit")
     )
-    calm.executor.make(calm, {}, planned(calm))
+    calm.make({}, calm.planned())
     some = all_keys(calm)[kept]
     hit.store.append(some, np.stack(calm.store.pictures(some)))
-    hit.executor.make(hit, {}, planned(hit))
+    hit.make({}, hit.planned())
     assert stored(hit) == stored(calm)
     assert set(rows_of(hit).values()) == {1}, "what was there is not stored again"
 
 
 def test_only_batches_with_a_missing_image_are_sampled_again(tiny_suite, tmp_path):
     run = new_run(tiny_suite, tmp_path)
-    run.executor.make(run, {}, planned(run)[:1])
+    run.make({}, run.planned()[:1])
     first, unit = (
-        planned(run)[0],
-        (*planned(run)[0], *(SampleKey("new", seed) for seed in range(3))),
+        run.planned()[0],
+        (*run.planned()[0], *(SampleKey("new", seed) for seed in range(3))),
     )
-    lacking = set(run.lacking(unit))
+    lacking = set(run.images.lacking(unit))
     assert to_sample(first, lacking, 4, True) == to_sample(first, lacking, 4, False) == []
     assert to_sample(unit, lacking, 5, True) == list(unit[5:]) and to_sample(
         unit, lacking, 5, False
@@ -195,7 +192,7 @@ def test_ctrl_c_in_the_middle_of_a_unit_changes_no_picture(tiny_suite, tmp_path,
     (tmp_path / "mixing.py").write_text(MIXING)
     name = str(tmp_path / "mixing.py") if method == "mixing" else method
     calm, hit = (new_run(tiny_suite, tmp_path / place, name) for place in ("calm", "hit"))
-    calm.executor.make(calm, {}, planned(calm))
+    calm.make({}, calm.planned())
 
     def stop(what, done, total):
         if done == 4:
@@ -203,10 +200,10 @@ def test_ctrl_c_in_the_middle_of_a_unit_changes_no_picture(tiny_suite, tmp_path,
 
     hit.report = stop
     with pytest.raises(KeyboardInterrupt):
-        hit.executor.make(hit, {}, planned(hit))
+        hit.make({}, hit.planned())
     assert len(hit.store) == 4
     again = new_run(tiny_suite, tmp_path / "hit", name)
-    again.executor.make(again, {}, planned(again))
+    again.make({}, again.planned())
     assert stored(again) == stored(calm)
 
 
@@ -244,19 +241,17 @@ others: list[Run] = []
 
 
 def test_two_that_fit_at_once_sample_with_the_same_state(tiny_suite, tmp_path):
-    one, other = (
-        dataclasses.replace(new_run(tiny_suite, tmp_path), method=Racing()) for _ in range(2)
-    )
+    one, other = (new_run(tiny_suite, tmp_path).replaced(method=Racing()) for _ in range(2))
     others.append(other)
-    state = one.fitted()[0]
-    assert torch.equal(state["drawn"], other.fitted()[0]["drawn"])
+    state = one.fitted().state
+    assert torch.equal(state["drawn"], other.fitted().state["drawn"])
 
 
 def test_a_store_sees_what_others_stored_and_keeps_what_it_has(tiny_suite, tmp_path):
     one, other = new_run(tiny_suite, tmp_path), new_run(tiny_suite, tmp_path)
-    unit = planned(one)[0]
+    unit = one.planned()[0]
     assert len(one.store) == 0
-    other.executor.make(other, {}, [unit])
+    other.make({}, [unit])
     assert one.store.missing(unit) == list(unit)
     one.store.refresh()
     assert not one.store.missing(unit)

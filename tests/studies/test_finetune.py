@@ -4,7 +4,6 @@ frozen where it must be, honest about what is judged.
 
 import csv
 import json
-import os
 import shutil
 import signal
 from dataclasses import replace
@@ -37,8 +36,8 @@ from bench.studies.finetune.experiment import (
     table,
     write_suite,
 )
-from bench.studies.finetune.loop import Learner, Training
-from bench.studies.finetune.train import prepare, train
+from bench.studies.finetune.loop import Learner, Training, _average_of
+from bench.studies.finetune.train import pipeline_side, prepare, train
 from bench.suite.load import load_suite
 from conftest import SIDE, build_tiny_pipeline, write_csv
 
@@ -101,6 +100,25 @@ def refused(call) -> str:
     return str(error.value)
 
 
+def test_the_average_is_the_moving_average_of_the_weights_bit_for_bit():
+    torch.manual_seed(0)
+    module = torch.nn.Linear(7, 5)
+    average = _average_of(module, 0.5)
+    expected = [value.detach().clone() for value in module.parameters()]
+    for step in range(20):
+        with torch.no_grad():
+            for value in module.parameters():
+                value += torch.randn_like(value)
+        average.update_parameters(module)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = [
+            torch.lerp(old, new.detach(), 1 - decay)
+            for old, new in zip(expected, module.parameters(), strict=True)
+        ]
+    assert all(map(torch.equal, average.module.parameters(), expected))
+    assert not any(value.requires_grad for value in average.module.parameters())
+
+
 def test_all_three_forms_of_captions_give_the_same_pairs(data):
     expected = [(pair.name, pair.caption) for pair in read_pairs(data)]
     assert expected == [(f"{number}.png", f"picture {number}") for number in range(10)]
@@ -121,7 +139,10 @@ def test_all_three_forms_of_captions_give_the_same_pairs(data):
 @pytest.mark.parametrize(
     ("rows", "what"),
     [
-        ([["file_name", "caption"], ["0.png", "a"]], "entry 1 has not both file_name and text"),
+        (
+            [["file_name", "caption"], ["0.png", "a"]],
+            "has not both file_name and text (it has: file_name, caption)",
+        ),
         ([["file_name", "text"], ["0.png", " "]], "picture 0.png has no caption"),
         ([["file_name", "text"], ["11.png", "a"]], "picture 11.png is missing"),
         ([["file_name", "text"], ["../data/0.png", "a"]], "no path inside the folder"),
@@ -139,7 +160,7 @@ def test_other_bad_data_and_a_missing_model_are_one_line_each(data, training, tm
     (data / "metadata.jsonl").write_text("{]")
     assert "holds both" in refused(lambda: read_pairs(data))
     (data / "metadata.csv").unlink()
-    assert "cannot be read" in refused(lambda: read_pairs(data))
+    assert "metadata.jsonl, line 1: no valid JSON" in refused(lambda: read_pairs(data))
     (data / "metadata.jsonl").unlink()
     assert "picture 0.png has no caption" in refused(lambda: read_pairs(data))
     (tmp_path / "empty").mkdir()
@@ -193,13 +214,14 @@ def test_what_stands_at_a_position_does_not_depend_on_where_reading_starts(first
 def test_pictures_of_other_sizes_are_resized_and_cropped_as_the_attack_does(tmp_path):
     from PIL import Image
 
-    from attacks._training_set import fitted
+    from attacks._training_set import TrainingSet
 
     random = np.random.default_rng(0)
     for size in ((40, 57), (57, 40), (32, 32), (20, 70)):
         path = tmp_path / "p.png"
         Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
-        assert np.array_equal(fitted_picture(path, SIDE), fitted(Image.open(path), SIDE))
+        ((_, (attacked,)),) = TrainingSet.open([path], SIDE)
+        assert np.array_equal(fitted_picture(path, SIDE), attacked)
 
 
 def test_latents_are_encoded_once_and_mirrored_ones_beside(data, tmp_path):
@@ -259,7 +281,8 @@ def test_interrupted_and_killed_trainings_that_go_on_end_as_undisturbed_ones(tra
 
     def interrupt(step, loss):
         if step == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            # as Ctrl-C calls it; a real signal might reach the process of all tests
+            signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
 
     with pytest.raises(KeyboardInterrupt):
         train(prepare(training, tmp_path / "again"), CPU, watch=interrupt)
@@ -406,6 +429,27 @@ def test_unnormalised_thresholds_become_normalised_ones():
         paper_threshold(20, 224),
         paper_threshold(20),
     ] == [0.2255, 0.4511, 0.2062, 0.0902]
+
+
+def test_a_single_judged_caption_has_a_share_and_no_interval_in_the_table():
+    cell = {"value": 1.0, "low": None, "high": None, "prompts": 1}
+    scores = {"identified": cell, "memorized": cell, "sscd": cell | {"value": 0.5}}
+    row = {"method": "none", "parameters": {}, "scores": scores}
+    shown = table({"rows": [row]}).splitlines()[2]
+    assert shown == "| before pruning | 1 of 1 (100%) | 1 of 1 (100%) | – | – | 0.500 |"
+
+
+@pytest.mark.parametrize(
+    ("size", "side"), [(64, 512), ([64, 64], 512), ([64, 32], None), ("64", None), (None, None)]
+)
+def test_the_side_of_pictures_follows_from_a_square_sample_size(size, side):
+    vae = {"block_out_channels": [1, 2, 4, 4]}
+    unet = {} if size is None else {"sample_size": size}
+    if side is None:
+        with pytest.raises(UserError, match="sample_size is .* must be the side of a square"):
+            pipeline_side(unet, vae)
+    else:
+        assert pipeline_side(unet, vae) == side
 
 
 def test_the_published_figures_are_those_of_the_published_table():

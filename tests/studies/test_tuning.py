@@ -7,13 +7,12 @@ import torch
 from typer.testing import CliRunner
 
 from bench.base.errors import UserError
-from bench.checks.contract import first_difference, snapshot
+from bench.checks.snapshots import first_difference, snapshot
 from bench.cli.main import app
 from bench.contracts.attack import Attack, edited_weights
 from bench.contracts.method import FitData
 from bench.diffusion.denoiser import Denoiser
 from bench.running.judging import target_of
-from bench.running.run import Run
 from bench.studies.tuning import (
     Setting,
     choose,
@@ -28,6 +27,7 @@ from bench.testbed.tiny import build_tiny_pipeline
 from conftest import CAPTIONS
 from methods.cross_attention import CrossAttention
 from methods.wanda import Wanda
+from one_run import Run
 
 CPU = torch.device("cpu")
 TOLERANCE = {"clip_score": 0.1, "clip_score_clean": 0.02}
@@ -44,6 +44,8 @@ def test_a_grid_is_every_combination_in_the_order_given():
         parse_grid(["a"])
     with pytest.raises(UserError, match="nothing to choose from"):
         parse_grid([])
+    with pytest.raises(UserError, match="the grid has 20000 combinations; at most 10000"):
+        parse_grid(["a=" + "1," * 199 + "1", "b=" + "1," * 99 + "1"])
 
 
 @pytest.mark.parametrize("folds", [1, 2])
@@ -117,7 +119,7 @@ def test_tuning_is_recorded_and_a_run_with_it_says_so(tiny_suite, tmp_path, tiny
         ),
         tiny_suite.file,
     )
-    run = Run.resolve(suite, "wanda", values, tmp_path / "records", tmp_path / "store", CPU)
+    run = Run(suite, "wanda", values, tmp_path / "records", tmp_path / "store", CPU)
     run.tuning = about
     record = run.execute()
     assert (
@@ -223,18 +225,18 @@ def test_parts_of_a_suite_stay_parts_and_an_overlap_with_held_out_prompts_is_ref
 
 
 def test_an_attacker_cannot_generate_while_it_holds_the_weights(tiny_suite, tmp_path):
-    run = Run.resolve(tiny_suite, "none", {}, tmp_path / "records", tmp_path / "store", CPU)
+    run = Run(tiny_suite, "none", {}, tmp_path / "records", tmp_path / "store", CPU)
 
     class Greedy(Attack):
         threat: ClassVar = "weights"
 
-    target = target_of(run, Greedy(), {})
+    target = target_of(*run, Greedy(), {})
     with pytest.raises(UserError, match="while it held the weights"), target.weights():
         target.generate(tiny_suite.prompts("memorized"), 1)
-    before = snapshot(run.denoiser.pipe)
+    before = snapshot(run.engine.denoiser.pipe)
     with target.weights() as denoiser:
         denoiser.pipe.unet.conv_in.weight.data.mul_(2)
-    assert first_difference(before, snapshot(run.denoiser.pipe)) is None
+    assert first_difference(before, snapshot(run.engine.denoiser.pipe)) is None
     assert len(target.generate(tiny_suite.prompts("memorized"), 1)) == 4
 
 
@@ -265,7 +267,7 @@ def test_attacks_of_a_suite_run_through_the_store_and_stand_in_the_record(tiny_s
     settings = tiny_suite.settings.model_copy(
         update={"metrics": metrics, "attacks": {str(file): {"images": 3, "distance": 1.0}}}
     )
-    run = Run.resolve(
+    run = Run(
         Suite(settings, tiny_suite.file), "none", {}, tmp_path / "records", tmp_path / "store", CPU
     )
     record = run.execute()

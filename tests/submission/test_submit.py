@@ -15,7 +15,6 @@ from bench.base.errors import UserError
 from bench.base.parameters import configure
 from bench.records.record import content_digest, load_record
 from bench.registry.registry import find
-from bench.running.run import Run
 from bench.statistics import intervals as stats
 from bench.statistics.intervals import clopper_pearson
 from bench.store.store import SampleStore, encode_png
@@ -23,6 +22,7 @@ from bench.submission import submit as submitting
 from bench.submission.submit import BYTES, differences, submit, text
 from bench.suite.load import load_suite
 from conftest import SUITE
+from one_run import Run
 
 CPU = torch.device("cpu")
 ATTACK = """
@@ -67,7 +67,7 @@ def suite(tiny_folder):
 def made(suite, tmp_path_factory):
     """A run of two generations: its folder, with records and store."""
     folder = tmp_path_factory.mktemp("made")
-    Run.resolve(
+    Run(
         suite,
         "cfg_delay",
         {"transition": 300.0},
@@ -325,6 +325,12 @@ def exhibit(**changes):
     return set_to("exhibits", [shown])
 
 
+def many_exhibits(record):
+    exhibit()(record)
+    (shown,) = record["exhibits"]
+    record["exhibits"] = [shown | {"attack": f"a{number}"} for number in range(100_000)]
+
+
 LIES = {
     "no digest of the content": (
         lambda record: record.update(schema_version=1, content_sha256=""),
@@ -536,8 +542,8 @@ LIES = {
         set_to("thumbnails", 0, "png", "AAAA"),
         "thumbnail of p2 is no picture",
     ),
-    "thumbnail in another format": (jpeg, "JPEG of 32x32 pixels"),
-    "thumbnail that fills all memory": (bomb, "PNG of 9000x9000 pixels"),
+    "thumbnail in another format": (jpeg, "no whole picture of a format that is read (PNG)"),
+    "thumbnail that fills all memory": (bomb, "9000x9000 pixels"),
     "training picture": (
         set_to("thumbnails", 0, "reference", png(np.zeros((32, 32, 3), np.uint8))),
         "another training picture than the suite",
@@ -552,6 +558,7 @@ LIES = {
     ),
     "exhibit of no prompt": (exhibit(prompt="buy"), "is of no attack or prompt of the suite"),
     "exhibit without picture": (exhibit(pictures=["AAAA"]), "has a picture that is none"),
+    "exhibits of many attacks": (many_exhibits, "100000 of 100000 attacks; the suite has "),
 }
 
 
@@ -751,7 +758,7 @@ def unknown(plain, tmp_path_factory):
     """A record of a method that is not known here, and its store."""
     folder = tmp_path_factory.mktemp("unknown")
     (folder / "mine.py").write_text(MINE)
-    record = Run.resolve(
+    record = Run(
         plain, str(folder / "mine.py"), {"strength": 2.0}, folder / "records", folder / "store", CPU
     ).execute()
     return json.loads(record.path(folder / "records").read_text()), folder / "store"
@@ -921,8 +928,8 @@ def test_intervals_can_be_made_again_from_written_decimals(images):
     bootstrap counts ties.
     """
     from bench.contracts.metric import PerImage
-    from bench.running.judging import as_score
-    from bench.submission.scores import _intervals_of, _near
+    from bench.running.scoring import as_score
+    from bench.submission.check_scores import _intervals_of, _near
     from bench.suite.prompts import Prompt
 
     random = np.random.default_rng(images)

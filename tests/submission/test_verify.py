@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from bench.base.errors import UserError
-from bench.cli import records as records_cli
+from bench.cli.verify import verify as verify_command
 from bench.contracts.metric import PerImage
 from bench.diffusion.denoiser import Denoiser
 from bench.records.record import RunRecord, load_record
-from bench.running.run import Run
-from bench.submission.scores import FREE, _intervals_of
-from bench.submission.verdict import Compared, Verification, text
+from bench.submission.check_scores import FREE, _intervals_of
+from bench.submission.verification import Compared, Verification, text
 from bench.submission.verify import SAME, _drawn, _of_score, verify
 from bench.suite.load import load_suite
 from bench.suite.prompts import Prompt
 from conftest import SUITE
+from one_run import Run
 
 CPU = torch.device("cpu")
 MIXING = """from bench import Method
@@ -57,9 +57,7 @@ def records(suite, folder):
     """Whole runs by method."""
 
     def made(method, seeds=1, **parameters):
-        run = Run.resolve(
-            suite, method, parameters, folder / "records", folder / "store", CPU, seeds=seeds
-        )
+        run = Run(suite, method, parameters, folder / "records", folder / "store", CPU, seeds=seeds)
         return load_record(run.execute().path(folder / "records"))
 
     return {
@@ -176,10 +174,11 @@ def test_what_a_method_learned_is_learned_again(records, suite, tmp_path):
 
 
 def test_the_seed_draws_the_prompts(records, suite):
-    run = Run.resolve(suite, "none", {}, Path("records"), Path("store"), CPU, seeds=2)
-    drawn = [tuple(_drawn(run, records["none"], 2, seed)["memorized"]) for seed in (0, 0, 1)]
+    run = Run(suite, "none", {}, Path("records"), Path("store"), CPU, seeds=2)
+    asked = run.experiment
+    drawn = [tuple(_drawn(asked, records["none"], 2, seed)["memorized"]) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2] and drawn[0] == tuple(sorted(drawn[0]))
-    assert tuple(_drawn(run, records["none"], 99, 0)["memorized"]) == ("p2", "p3", "p4", "p5")
+    assert tuple(_drawn(asked, records["none"], 99, 0)["memorized"]) == ("p2", "p3", "p4", "p5")
 
 
 STATEMENTS = {
@@ -391,7 +390,7 @@ def test_a_text_that_stands_twice_keeps_its_seeds(tiny_folder, tmp_path):
         short.replace('file = "prompts.csv"\nwhere = { split = "memorized" }', 'file = "twice.csv"')
     )
     suite = load_suite(str(tiny_folder / "twice.toml"))
-    record = Run.resolve(suite, "none", {}, tmp_path / "records", tmp_path / "store", CPU).execute()
+    record = Run(suite, "none", {}, tmp_path / "records", tmp_path / "store", CPU).execute()
     found = again(record, suite, tmp_path, 1, seed=2)
     # whose seeds a list of one would give
     assert found.verdict == "identical" and found.prompts["memorized"] != ("t0",)
@@ -448,7 +447,7 @@ def test_the_command_draws_by_a_seed_that_nobody_knows_and_tells_it(
 
     monkeypatch.setattr("bench.submission.verify.verify", verified)
     for given in (None, None, 3):
-        records_cli.verify(
+        verify_command(
             records["none"].path(tmp_path), 1, given, str(suite.file), None, None, "cpu", True
         )
         told = json.loads(capsys.readouterr().out)
@@ -465,7 +464,7 @@ def test_a_record_that_names_a_file_as_its_suite_opens_none(records, tmp_path, m
     monkeypatch.chdir(tmp_path)
     record = forged(records["none"], suite="evil.toml").save(tmp_path / "records")
     with pytest.raises(UserError, match="suite 'evil.toml' is not known here; known: .*testbed"):
-        records_cli.verify(record, 1, 0, None, None, None, "cpu", True)
+        verify_command(record, 1, 0, None, None, None, "cpu", True)
 
 
 def test_tolerances_hold_for_the_mean_the_worst_and_one_direction():

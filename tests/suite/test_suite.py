@@ -55,7 +55,7 @@ def test_the_fingerprint_sees_a_changed_reference_picture(tiny_folder, tiny_suit
     ("old", "new", "says"),
     [
         ("steps = 3", "step = 3", "unknown key in .*'model.step': did you mean 'model.steps'"),
-        ("[prompts.clean]", "[prompts.cleen]", "did you mean 'clean'"),
+        ("[prompts.clean]", "[prompts.cleen]", "did you mean 'prompts.clean'"),
         ("steps = 3", 'steps = "many"', "model.steps: input should be a valid integer"),
         ("steps = 3", "steps = 0", "greater than or equal to 1"),
         ("[model]", "[model", "not valid TOML"),

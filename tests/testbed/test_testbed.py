@@ -365,7 +365,7 @@ def test_the_bundle_loads_as_an_ordinary_stable_diffusion_pipeline():
 
 def test_references_are_the_pictures_the_model_was_trained_on():
     """Rendered anew from the seed; a newer renderer may move a pixel at an edge by a little."""
-    from bench.store.store import decode_png
+    from bench.base.pictures import decode_png
 
     if not of_this_plan():
         pytest.skip("the bundle in the tree was built by an earlier plan")

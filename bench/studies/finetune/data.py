@@ -1,5 +1,5 @@
 """What `bench finetune` trains on: captioned pictures as people keep them, which of them are
-repeated, and the order they come in.
+repeated, and the order in which they are seen.
 
 The order is a pure function of the seed and the position, so a training that goes on in the middle
 needs no state for it.
@@ -7,22 +7,19 @@ needs no state for it.
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UserError, one_line, visible
+from bench.base.pictures import BadPicture, centred_square, has_picture_suffix, read_image
+from bench.base.prompt_lists import read_list
 
 METADATA = ("metadata.csv", "metadata.jsonl")
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -79,25 +76,20 @@ def _pair(folder: Path, name: str, caption: str, where: str) -> Pair:
 
 def _listed(file: Path) -> Iterator[tuple[str, str, str]]:
     """File name, caption and place of every entry of a metadata file."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            rows: Iterator[dict[str, Any]] = (
-                csv.DictReader(stream)
-                if file.suffix == ".csv"
-                else (json.loads(line) for line in stream if line.strip())
-            )
-            for number, row in enumerate(rows, 1):
-                where = f"{file}, entry {number}"
-                if not isinstance(row, dict) or not {"file_name", "text"} <= row.keys():
-                    raise UserError(f"{where} has not both file_name and text")
-                yield str(row["file_name"] or "").strip(), str(row["text"] or "").strip(), where
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {one_line(error)[:120]}") from error
+    found = read_list(file, "csv" if file.suffix == ".csv" else "jsonl")
+    if found.rows and not {"file_name", "text"} <= set(found.columns):
+        raise UserError(
+            f"{file} has not both file_name and text (it has:"
+            f" {visible(', '.join(found.columns)) or 'none'})"
+        )
+    for row in found.rows:
+        name, caption = row.text("file_name").strip(), row.text("text").strip()
+        yield name, caption, f"{file}, line {row.line}"
 
 
 def _beside(folder: Path) -> Iterator[tuple[str, str, str]]:
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
+        if has_picture_suffix(path) and path.is_file():
             text = path.with_suffix(".txt")
             try:
                 yield (
@@ -115,9 +107,9 @@ def pairs_digest(pairs: Sequence[Pair]) -> str:
 
 
 def choose_duplicated(total: int, count: int, seed: int) -> tuple[int, ...]:
-    """Which of `total` pictures are repeated:
+    """The numbers of the `count` pictures of `total` that are repeated, in ascending order.
 
-    `count` numbers in ascending order. Raises `UserError` when there are not that many.
+    Raises `UserError` when there are not that many.
     """
     if count > total:
         raise UserError(
@@ -132,8 +124,8 @@ def choose_duplicated(total: int, count: int, seed: int) -> tuple[int, ...]:
 
 
 def training_list(total: int, duplicated: Sequence[int], times: int) -> np.ndarray:
-    """Picture numbers as they stand in one epoch before shuffling: each once, the duplicated ones
-    `times` times. int64.
+    """The picture numbers of one epoch before shuffling, int64: each once, those of `duplicated`
+    `times` times.
     """
     counts = np.ones(total, dtype=np.int64)
     counts[list(duplicated)] = times
@@ -164,24 +156,16 @@ class Order:
 
 
 def fitted_picture(path: Path, side: int) -> np.ndarray:
-    """A picture file as uint8 `[side, side, 3]`: short side resized to `side` (PIL bicubic), centre
-    cropped, as attacks that verify copies do.
+    """A picture file as uint8 `[side, side, 3]`: short side resized to `side` (Pillow's bicubic),
+    centre cropped, as attacks that verify copies do.
 
     Raises `UserError` when it cannot be read.
     """
+    image = read_image(path)
     try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except Exception as error:  # what a broken picture raises depends on its format
-        raise UserError(f"picture {path} cannot be read: {one_line(error)[:120]}") from error
-    short = min(picture.size)
-    if short != side:
-        picture = picture.resize(
-            (side * picture.width // short, side * picture.height // short),
-            Image.Resampling.BICUBIC,
-        )
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return np.asarray(picture.crop((left, top, left + side, top + side)))
+        return centred_square(image, side)
+    except BadPicture as error:
+        raise UserError(f"picture {path} cannot be used: {one_line(error)}") from error
 
 
 def encoded_once(
@@ -193,17 +177,18 @@ def encoded_once(
     report: Callable[[str, int, int], None],
     batch: int = 8,
 ) -> np.ndarray:
-    """What the autoencoder makes of every picture, float32 `[n, 1 or 2, 2, C, h, w]` (mirrored too
-    with `flip`; mean and deviation), kept in `file`.
+    """What the autoencoder makes of each picture, float32 `[n, views, 2, C, h, w]`, kept in `file`.
 
-    `encode` takes uint8 `[b, side, side, 3]` to `[b, 2, C, h, w]`. The file is memory-mapped, so a
-     large set needs no memory.
+    There are two views with `flip`, the second one mirrored, and one without; the 2 are mean and
+    deviation. `encode` takes uint8 `[b, side, side, 3]` to `[b, 2, C, h, w]`. The file is
+    memory-mapped, so a large set needs no memory. Raises `UserError` for a picture that cannot be
+    read, and when the file cannot be written.
     """
     if not file.exists():
         temporary = file.with_name(f".{file.name}.tmp")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            # written and not mapped: a full disk is then an error and no signal
+            # Written and not mapped: a full disk is then an error, and not a signal.
             with temporary.open("wb") as stream:
                 for start in range(0, len(pairs), batch):
                     report("encode", start, len(pairs))

@@ -1,5 +1,5 @@
-"""The experiment on a fine-tuned model: attack, pruning, attack again, through the ordinary runner,
-and its table.
+"""The experiment on a fine-tuned model: attack, pruning, attack again, each an ordinary run, and
+the table of what they gave.
 
 It is section 5.4 of Chavhan et al. (2024, arXiv 2406.18566) with two differences. Pruning learns
 from a part of the repeated captions and is judged on the others, where the paper judges on those it
@@ -30,18 +30,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.base.errors import UserError, one_line
+from bench.base.errors import UserError
 from bench.base.files import write_atomically
 from bench.base.parameters import configure
 from bench.base.progress import Report, silent
+from bench.base.prompt_lists import read_list
 from bench.records.environment import environment
 from bench.records.record import RunRecord, Score
 from bench.registry import registry
-from bench.running.run import Run
+from bench.running.prepare import prepare
+from bench.running.run import finished, run
 from bench.studies.calibration import calibrate
 from bench.studies.finetune.train import Prepared, duplicated_pairs, pipeline_side
 from bench.suite.load import load_suite
-from bench.suite.settings import Scheduler
+from bench.suite.schema import Scheduler
+from bench.suite.suite import Suite
 
 ATTACK = "clique_extraction"
 TILES = 4  # a side
@@ -54,6 +57,10 @@ SCORES = {
     "memorized_sscd": "clique_extracted_sscd",
     "clean_flagged": "clique_clean_flagged",
 }
+# Of the attack's details, those that `result.json` keeps.
+DETAILS = ("threshold", "verification", "similarity", "calibration", "images_used", "unknown")
+LOSSES = 20  # of the training, those that `result.json` keeps
+SHOWN_IMAGES = 4  # images of a memorized prompt that metrics see, at most
 # Table 1 of the paper: SD 1.5 fine-tuned on Imagenette, 15,000 steps of 4, 100 pictures 50 times,
 # 50 generations a prompt, cliques of 3.
 PUBLISHED = {
@@ -67,7 +74,7 @@ PUBLISHED = {
 class Protocol:
     """How the fine-tuned model is attacked and pruned.
 
-    Defaults are the paper's where it has them.
+    Defaults are the paper's where it names them.
     """
 
     fit: int = 10  # repeated captions that pruning learns from; the others are judged
@@ -76,7 +83,7 @@ class Protocol:
     threshold: float | None = None  # normalised; None: calibrated on clean captions
     calibration_prompts: int = 100
     rate: float = 0.01
-    clean_prompts: int = 16  # that join the candidates
+    clean_prompts: int = 16  # clean captions that are attacked beside the repeated ones
     early_stop: bool = False
     # CSV of captions (column prompt or text); by default those of the pictures that are not
     # repeated
@@ -92,45 +99,38 @@ class Protocol:
 
 
 def paper_threshold(distance: float = PAPER_DISTANCE, side: int = PAPER_SIDE) -> float:
-    """An unnormalised tile distance between pictures of `side` pixels as the normalised one, within
-    four decimals.
+    """The normalised distance that an unnormalised one between tiles is, with four decimals.
+
+    `side` is that of the pictures, in pixels; the paper's case by default.
     """
     return round(distance / math.sqrt(3 * (side // TILES) ** 2), 4)
 
 
 def write_suite(prepared: Prepared, protocol: Protocol) -> Path:
-    """Write the derived suite beside the training, and load it once.
+    """Write the derived suite with its prompt lists and references beside the training, and load
+    it once.
 
-    Raises `UserError` when captions do not suffice.
+    Returns its TOML file. Raises `UserError` when captions do not suffice.
     """
     repeated, others = duplicated_pairs(prepared)
     captions = list(dict.fromkeys(pair.caption for pair in repeated))
-    if not 0 < protocol.fit < len(captions):
-        raise UserError(
-            f"pruning cannot learn from {protocol.fit} of {len(captions)} repeated captions and"
-            " leave others to be judged; set --fit"
-        )
-    fit = {
-        captions[number]
-        for number in np.random.default_rng([protocol.seed, 2]).choice(
-            len(captions), protocol.fit, replace=False
-        )
-    }
+    _refuse_fit(protocol, len(captions))
     references: dict[str, list[str]] = {}
     for pair in repeated:
         copied = prepared.out / "references" / pair.name
         write_atomically(copied, pair.path.read_bytes())
         references.setdefault(pair.caption, []).append(f"../references/{pair.name}")
+    fit = _drawn_for_fit(protocol, captions)
     group = str(prepared.training.times)
     rows = [
         [
             f"repeated-{n:04d}",
-            text,
+            caption,
             group,
-            "fit" if text in fit else "memorized",
-            "|".join(references[text]),
+            "fit" if caption in fit else "memorized",
+            "|".join(references[caption]),
         ]
-        for n, text in enumerate(captions)
+        for n, caption in enumerate(captions)
     ]
     _write_csv(
         prepared.out / "prompts/repeated.csv",
@@ -138,8 +138,8 @@ def write_suite(prepared: Prepared, protocol: Protocol) -> Path:
     )
     clean = _clean_captions(protocol, [pair.caption for pair in others], set(captions))
     rows = [
-        [f"clean-{n:04d}", text, "calibration" if n < protocol.calibration_prompts else "clean"]
-        for n, text in enumerate(clean)
+        [f"clean-{n:04d}", caption, "calibration" if n < protocol.calibration_prompts else "clean"]
+        for n, caption in enumerate(clean)
     ]
     _write_csv(prepared.out / "prompts/clean.csv", [["id", "prompt", "split"], *rows])
     file = prepared.out / "suite.toml"
@@ -148,12 +148,31 @@ def write_suite(prepared: Prepared, protocol: Protocol) -> Path:
     return file
 
 
+def _refuse_fit(protocol: Protocol, captions: int) -> None:
+    """Raises `UserError` where `--fit` leaves no caption to learn from, or none to judge."""
+    if not 0 < protocol.fit < captions:
+        raise UserError(
+            f"pruning cannot learn from {protocol.fit} of {captions} repeated captions and"
+            " leave others to be judged; set --fit"
+        )
+
+
+def _drawn_for_fit(protocol: Protocol, captions: Sequence[str]) -> set[str]:
+    """The repeated captions that pruning learns from."""
+    generator = np.random.default_rng([protocol.seed, 2])
+    return {
+        captions[number] for number in generator.choice(len(captions), protocol.fit, replace=False)
+    }
+
+
 def _clean_captions(protocol: Protocol, others: list[str], repeated: set[str]) -> list[str]:
     """Captions that belong to no repeated picture, each once, in an order drawn from the seed:
     those for calibration, then those for the attack.
+
+    Raises `UserError` when there are fewer than are asked for.
     """
-    given = _read_captions(protocol.clean) if protocol.clean else others
-    captions = [caption for caption in dict.fromkeys(given) if caption not in repeated]
+    candidates = _read_captions(protocol.clean) if protocol.clean else others
+    captions = [caption for caption in dict.fromkeys(candidates) if caption not in repeated]
     to_calibrate, to_attack = protocol.calibration_prompts, max(protocol.clean_prompts, 1)
     if len(captions) < to_calibrate + to_attack:
         raise UserError(
@@ -166,18 +185,11 @@ def _clean_captions(protocol: Protocol, others: list[str], repeated: set[str]) -
 
 
 def _read_captions(file: Path) -> list[str]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            column = next(
-                (name for name in ("prompt", "text") if name in (reader.fieldnames or ())), None
-            )
-            found = [(row[column] or "").strip() for row in reader] if column else []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"clean captions {file} cannot be read: {one_line(error)[:120]}") from error
+    found = read_list(file)
+    column = next((name for name in ("prompt", "text") if name in found.columns), None)
     if column is None:
         raise UserError(f"clean captions {file} have neither a column prompt nor text")
-    return [caption for caption in found if caption]
+    return [caption for row in found.rows if (caption := row.text(column).strip())]
 
 
 def _write_csv(path: Path, rows: list[list[str]]) -> None:
@@ -187,33 +199,37 @@ def _write_csv(path: Path, rows: list[list[str]]) -> None:
 
 
 def _toml(prepared: Prepared, protocol: Protocol) -> str:
-    attack: dict[str, Any] = {
-        "images": protocol.images,
-        "clique": protocol.clique,
-        "tiles": TILES,
-        "clean_prompts": protocol.clean_prompts,
+    """The derived suite file."""
+    memorized = {
+        "file": "prompts/repeated.csv",
+        "where": {"split": "memorized"},
+        "images_per_prompt": min(SHOWN_IMAGES, protocol.images),
     }
-    calibrated = protocol.threshold is None
-    if calibrated:
-        attack |= {
-            "calibration": f"./suite.{ATTACK}.json",
-            "calibration_prompts": protocol.calibration_prompts,
-            "rate": protocol.rate,
-        }
-    else:
-        attack["threshold"] = protocol.threshold
-    if protocol.early_stop:
-        attack["early_stop"] = True
-    metric: dict[str, Any] = {"rounds": 2, "images": 2}
-    if protocol.sscd:
-        weights = os.path.relpath(protocol.sscd, prepared.out)
-        metric = {"weights": weights, "profile": protocol.profile, "threshold": protocol.similarity}
-        attack |= {
-            "descriptor": weights,
-            "profile": protocol.profile,
-            "similarity": protocol.similarity,
-        }
-    model = {
+    calibration = {"file": "prompts/clean.csv", "where": {"split": "calibration"}}
+    sections: list[tuple[str, dict[str, Any]]] = [
+        ("model", _model_table(prepared, protocol)),
+        ("prompts.fit", {"file": "prompts/repeated.csv", "where": {"split": "fit"}}),
+        ("prompts.memorized", memorized),
+        *([("prompts.calibration", calibration)] if protocol.calibration_prompts else []),
+        ("prompts.clean", {"file": "prompts/clean.csv", "where": {"split": "clean"}}),
+        _metric_section(prepared, protocol),
+        (f"attacks.{ATTACK}", _attack_table(prepared, protocol)),
+    ]
+    description = (
+        f"{len(prepared.duplicated)} of {len(prepared.pairs)} pictures repeated"
+        f" {prepared.training.times} times, {prepared.training.steps} steps"
+    )
+    head = {
+        "name": "finetune",
+        "description": description,
+        "seed": protocol.seed,
+        "group_name": "copies in training",
+    }
+    return _lines(head) + "".join(f"\n[{name}]\n{_lines(table)}" for name, table in sections)
+
+
+def _model_table(prepared: Prepared, protocol: Protocol) -> dict[str, Any]:
+    return {
         "path": "pipeline",
         "scheduler": protocol.scheduler,
         "steps": protocol.steps,
@@ -221,53 +237,55 @@ def _toml(prepared: Prepared, protocol: Protocol) -> str:
         "side": _side(prepared.pipeline),
         "batch_size": protocol.batch_size,
     }
-    sections: list[tuple[str, dict[str, Any]]] = [
-        ("model", model),
-        ("prompts.fit", {"file": "prompts/repeated.csv", "where": {"split": "fit"}}),
-        (
-            "prompts.memorized",
-            {
-                "file": "prompts/repeated.csv",
-                "where": {"split": "memorized"},
-                "images_per_prompt": min(4, protocol.images),
-            },
-        ),
-        *(
-            [
-                (
-                    "prompts.calibration",
-                    {"file": "prompts/clean.csv", "where": {"split": "calibration"}},
-                )
-            ]
-            if protocol.calibration_prompts
-            else []
-        ),
-        ("prompts.clean", {"file": "prompts/clean.csv", "where": {"split": "clean"}}),
-        ("metrics.sscd" if protocol.sscd else "metrics.walltime", metric),
-        (f"attacks.{ATTACK}", attack),
-    ]
-    about = (
-        f"{len(prepared.duplicated)} of {len(prepared.pairs)} pictures repeated"
-        f" {prepared.training.times} times, {prepared.training.steps} steps"
-    )
-    head = {
-        "name": "finetune",
-        "description": about,
-        "seed": protocol.seed,
-        "group_name": "copies in training",
+
+
+def _metric_section(prepared: Prepared, protocol: Protocol) -> tuple[str, dict[str, Any]]:
+    """SSCD where there is a descriptor; else the cost, as a suite has at least one metric."""
+    if not protocol.sscd:
+        return "metrics.walltime", {"rounds": 2, "images": 2}
+    return "metrics.sscd", {
+        "weights": os.path.relpath(protocol.sscd, prepared.out),
+        "profile": protocol.profile,
+        "threshold": protocol.similarity,
     }
-    return _lines(head) + "".join(f"\n[{name}]\n{_lines(content)}" for name, content in sections)
 
 
-def _lines(content: dict[str, Any]) -> str:
-    def value(of: Any) -> str:
-        return (
-            "{ " + ", ".join(f"{key} = {value(one)}" for key, one in of.items()) + " }"
-            if isinstance(of, dict)
-            else json.dumps(of, ensure_ascii=False)
-        )
+def _attack_table(prepared: Prepared, protocol: Protocol) -> dict[str, Any]:
+    table: dict[str, Any] = {
+        "images": protocol.images,
+        "clique": protocol.clique,
+        "tiles": TILES,
+        "clean_prompts": protocol.clean_prompts,
+    }
+    if protocol.threshold is None:
+        table |= {
+            "calibration": f"./suite.{ATTACK}.json",
+            "calibration_prompts": protocol.calibration_prompts,
+            "rate": protocol.rate,
+        }
+    else:
+        table["threshold"] = protocol.threshold
+    if protocol.early_stop:
+        table["early_stop"] = True
+    if protocol.sscd:
+        table |= {
+            "descriptor": os.path.relpath(protocol.sscd, prepared.out),
+            "profile": protocol.profile,
+            "similarity": protocol.similarity,
+        }
+    return table
 
-    return "".join(f"{key} = {value(of)}\n" for key, of in content.items())
+
+def _lines(table: dict[str, Any]) -> str:
+    """A table as lines of TOML; an inner table stands on one line."""
+    return "".join(f"{key} = {_toml_value(value)}\n" for key, value in table.items())
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{key} = {_toml_value(inner)}" for key, inner in value.items())
+        return f"{{ {pairs} }}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _side(pipeline: Path) -> int:
@@ -281,8 +299,8 @@ def _side(pipeline: Path) -> int:
 def check_early(
     prepared: Prepared, protocol: Protocol, method: str, settings: Sequence[dict[str, Any]]
 ) -> None:
-    """What can be known to fail before hours of training: unknown names and parameters, too few
-    captions, a missing descriptor.
+    """Raises `UserError` for what can be known to fail before hours of training: unknown names and
+    parameters, too few captions, a missing descriptor.
     """
     entry = registry.find("method", method)
     for values in settings:
@@ -296,11 +314,7 @@ def check_early(
         )
     repeated, others = duplicated_pairs(prepared)
     captions = {pair.caption for pair in repeated}
-    if not 0 < protocol.fit < len(captions):
-        raise UserError(
-            f"pruning cannot learn from {protocol.fit} of {len(captions)} repeated captions and"
-            " leave others to be judged; set --fit"
-        )
+    _refuse_fit(protocol, len(captions))
     _clean_captions(protocol, [pair.caption for pair in others], captions)
 
 
@@ -312,8 +326,10 @@ def experiment(
     device: torch.device,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Attack, prune with every setting, attack again; the content of `result.json`, which is
-    written. What is stored already is not made again.
+    """Attack, prune with every setting, attack again.
+
+    Returns the content of `result.json`, which it writes. What is stored already is not made again.
+    Raises `UserError` when the training is not finished.
     """
     facts = prepared.finished()
     if facts is None:
@@ -321,31 +337,30 @@ def experiment(
             f"{prepared.out} holds no model fine-tuned for {prepared.training.steps} steps; repeat"
             " the command without --no-train"
         )
-    file = write_suite(prepared, protocol)
-    suite = load_suite(str(file))
-    store, records = prepared.out / "store", prepared.out / "records"
+    suite = load_suite(str(write_suite(prepared, protocol)))
     if protocol.threshold is None:
         calibrate(
             suite,
             ATTACK,
             {},
-            store,
+            prepared.out / "store",
             device,
             None,
             lambda what, done, of: report(f"calibrating: {what}", done, of),
         )
-    rows = []
-    for number, (name, values) in enumerate(
-        [("none", {}), *((method, values) for values in settings)]
-    ):
-        run = Run.resolve(
-            suite, name, values, records, store, device, _labelled(report, number, name)
+    rows = [
+        _row(
+            _record_of(prepared, suite, name, values, device, _labelled(report, number, name)),
+            values,
         )
-        rows.append(_row(run.finished() or run.execute(), values))
+        for number, (name, values) in enumerate(
+            [("none", {}), *((method, values) for values in settings)]
+        )
+    ]
     result = {
         "schema": 1,
         "paper": PUBLISHED["source"],
-        "training": prepared.identity | facts | {"losses": _some(facts["losses"])},
+        "training": prepared.identity | facts | {"losses": _spread(facts["losses"])},
         "suite": {
             "fingerprint": suite.fingerprint,
             **suite.settings.model_dump(mode="json", include={"model", "attacks", "seed"}),
@@ -361,44 +376,46 @@ def experiment(
     return result
 
 
-def _some(losses: list[list[float]], most: int = 20) -> list[list[float]]:
-    """At most that many of the logged losses, evenly spread, the last one among them."""
-    return (
-        [losses[(i + 1) * len(losses) // most - 1] for i in range(most)]
-        if len(losses) > most
-        else losses
-    )
+def _record_of(
+    prepared: Prepared,
+    suite: Suite,
+    method: str,
+    values: dict[str, Any],
+    device: torch.device,
+    report: Report,
+) -> RunRecord:
+    """The record of one run under the derived suite, made now or before."""
+    ready = prepare(suite, method, values, prepared.out / "store", device)
+    records = prepared.out / "records"
+    return finished(ready.experiment, ready.engine, records) or run(*ready, records, report=report)
+
+
+def _spread(losses: list[list[float]], most: int = LOSSES) -> list[list[float]]:
+    """At most `most` of the logged losses, evenly spread, the last one among them."""
+    if len(losses) <= most:
+        return losses
+    return [losses[(i + 1) * len(losses) // most - 1] for i in range(most)]
 
 
 def _labelled(report: Report, number: int, name: str) -> Report:
+    """A report whose bars are those of one run."""
     return lambda what, done, of: report(f"{number}-{name}: {what}", done, of)
 
 
-def _row(record: RunRecord, given: dict[str, Any]) -> dict[str, Any]:
-    found = {
+def _row(record: RunRecord, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The scores of one run and the details of its attack, as `result.json` keeps them."""
+    scores = {
         key: _cell(record.attacks[name]) for key, name in SCORES.items() if name in record.attacks
     }
     if "sscd" in record.scores:
-        found["sscd"] = _cell(record.scores["sscd"])
+        scores["sscd"] = _cell(record.scores["sscd"])
     details = record.attacks[SCORES["identified"]].details
-    kept = {
-        key: details[key]
-        for key in (
-            "threshold",
-            "verification",
-            "similarity",
-            "calibration",
-            "images_used",
-            "unknown",
-        )
-        if key in details
-    }
     return {
         "method": record.method,
-        "parameters": given,
+        "parameters": parameters,
         "run": record.run,
-        "scores": found,
-        "attack": kept,
+        "scores": scores,
+        "attack": {key: details[key] for key in DETAILS if key in details},
     }
 
 
@@ -413,8 +430,8 @@ def _cell(score: Score) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as a Markdown table, the published figures under the measured ones and marked as
-    such.
+    """The result as a Markdown table; the published figures stand below the measured ones, marked
+    as such.
     """
     lines = [
         (
@@ -424,11 +441,11 @@ def table(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
-        given = ", ".join(f"{key}={value}" for key, value in row["parameters"].items())
+        parameters = ", ".join(f"{key}={value}" for key, value in row["parameters"].items())
         name = (
             "before pruning"
             if row["method"] == "none"
-            else f"after {row['method']}" + (f" ({given})" if given else "")
+            else f"after {row['method']}" + (f" ({parameters})" if parameters else "")
         )
         scores = row["scores"]
         cells = [
@@ -450,13 +467,18 @@ def _share(cell: dict[str, Any] | None) -> str:
         return "–"
     return (
         f"{round(cell['value'] * cell['prompts'])} of {cell['prompts']} ({cell['value']:.0%})"
-        f" [{cell['low']:.2f}, {cell['high']:.2f}]"
+        f"{_interval(cell, 2)}"
     )
 
 
 def _number(cell: dict[str, Any] | None) -> str:
-    return (
-        "–"
-        if not cell or cell["value"] is None
-        else f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
-    )
+    if not cell or cell["value"] is None:
+        return "–"
+    return f"{cell['value']:.3f}{_interval(cell, 3)}"
+
+
+def _interval(cell: dict[str, Any], decimals: int) -> str:
+    """The interval of a score after a space; empty for one prompt, of which there is none."""
+    if cell["low"] is None or cell["high"] is None:
+        return ""
+    return f" [{cell['low']:.{decimals}f}, {cell['high']:.{decimals}f}]"

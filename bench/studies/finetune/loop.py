@@ -1,5 +1,5 @@
-"""The training loop of `bench finetune`: a UNet, its optimizer and average, in steps that can be
-interrupted, saved and gone on from.
+"""The training loop of `bench finetune`: a UNet, its optimizer and its average, in steps between
+which it can be interrupted, saved and continued.
 
 Every step takes its data and its randomness from the seed and its own number, so a training that
 was killed and goes on from a checkpoint ends where an undisturbed one ends.
@@ -7,14 +7,13 @@ was killed and goes on from a checkpoint ends where an undisturbed one ends.
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,12 +23,15 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel
 
 from bench.base.errors import UserError, one_line
 from bench.studies.finetune.data import Order, Pair
 
-LOGGED = 50  # steps that a mean loss in the log is over
-# more steps go on; where files lie and how often is saved decides nothing
+LOGGED = 50  # steps whose mean loss is one entry of the log
+WEIGHT_DECAY, LARGEST_GRADIENT = 0.01, 1.0  # those of diffusers' example; the norm is clipped
+# Settings that are no part of a training's identity: more steps continue it, and where files lie
+# and how often they are saved does not change the result.
 UNDECIDING = ("model", "data", "steps", "checkpoint_every")
 Watch = Callable[[int, float], None]  # (steps done, loss)
 
@@ -64,12 +66,13 @@ class Training:
 
 
 class Learner:
-    """The UNet while it learns: data, optimizer, average, step; all of it in checkpoints.
+    """The UNet while it learns, with its data, optimizer, average and step, all of which stand in
+    checkpoints.
 
-    `listed`: picture numbers of one epoch; `latents`: float32 `[n, views, 2, C, h, w]`, mean and
-     deviation of what the autoencoder makes of each
-    picture. Goes on from the newest checkpoint in `folder`; raises `UserError` when that is damaged
-    or beyond the steps asked for.
+    `listed` holds the picture numbers of one epoch. `latents` is float32 `[n, views, 2, C, h, w]`:
+    mean and deviation of what the autoencoder makes of each view of each picture. It continues from
+    the newest checkpoint in `folder`. Raises `UserError` when that is damaged, or beyond the steps
+    that are asked for.
     """
 
     def __init__(
@@ -85,14 +88,8 @@ class Learner:
         from accelerate import Accelerator
         from diffusers import DDPMScheduler
 
-        self.training, self.pairs, self.latents, self.pipe, self.device, self.folder = (
-            training,
-            pairs,
-            latents,
-            pipe,
-            device,
-            folder,
-        )
+        self.training, self.pairs, self.latents = training, pairs, latents
+        self.pipe, self.device, self.folder = pipe, device, folder
         if device.type == "cuda":
             torch.cuda.set_device(device)  # accelerate takes the current one
         self.accelerator = Accelerator(
@@ -105,9 +102,9 @@ class Learner:
         unet = pipe.unet.to(memory_format=torch.channels_last).train().requires_grad_(True)
         if training.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        self.average = copy.deepcopy(unet).eval().requires_grad_(False) if training.ema else None
+        self.average = _average_of(unet, training.ema) if training.ema else None
         optimizer = torch.optim.AdamW(
-            unet.parameters(), lr=training.learning_rate, weight_decay=0.01
+            unet.parameters(), lr=training.learning_rate, weight_decay=WEIGHT_DECAY
         )
         self.unet, self.optimizer = self.accelerator.prepare(unet, optimizer)
         self.step, self.seconds, self.losses = 0, 0.0, list[list[float]]()
@@ -116,22 +113,21 @@ class Learner:
 
     @property
     def result(self) -> torch.nn.Module:
+        """The UNet that the training gives: the average where there is one, else the last one."""
         return (
-            self.average if self.average is not None else self.accelerator.unwrap_model(self.unet)
+            self.accelerator.unwrap_model(self.unet)
+            if self.average is None
+            else self.average.module
         )
 
     def learn(self, watch: Watch) -> dict[str, Any]:
-        """Train to the end; steps, seconds and logged losses.
+        """Train to the end; return the number of steps, the seconds and the logged losses.
 
-        Raises `UserError` when a loss or a weight is not finite, and `KeyboardInterrupt` after
-        Ctrl-C, once its step is saved.
+        `watch` is called after every step. Raises `UserError` when a loss or a weight is not
+        finite, and `KeyboardInterrupt` after Ctrl-C or SIGTERM, once the step under way is saved.
         """
-        training, recent, began, before = (
-            self.training,
-            self.recent,
-            time.perf_counter(),
-            self.seconds,
-        )
+        training, recent = self.training, self.recent
+        began, before = time.perf_counter(), self.seconds
         with _finishing_the_step() as stopped, torch.random.fork_rng():
             while self.step < training.steps:
                 loss = self._advance()
@@ -141,7 +137,7 @@ class Learner:
                     recent.clear()
                 self.seconds = before + time.perf_counter() - began
                 watch(self.step, loss)
-                # asked once: a signal that comes during the checkpoint waits for the next step
+                # Asked once: a signal that comes during the checkpoint waits for the next step.
                 stop = stopped()
                 if (
                     stop
@@ -171,16 +167,12 @@ class Learner:
                     )
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
-                    self.accelerator.clip_grad_norm_(self.unet.parameters(), 1.0)
+                    self.accelerator.clip_grad_norm_(self.unet.parameters(), LARGEST_GRADIENT)
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
                 total += value / training.accumulate
         if self.average is not None:
-            _follow(
-                self.average,
-                self.accelerator.unwrap_model(self.unet),
-                min(training.ema, (1 + self.step) / (10 + self.step)),
-            )
+            self.average.update_parameters(self.accelerator.unwrap_model(self.unet))
         self.step += 1
         return total
 
@@ -223,13 +215,18 @@ class Learner:
         return sorted(path for path in self.folder.glob("step-*") if path.is_dir())
 
     def _last_good(self) -> str:
+        """Which checkpoint is kept, as a part of an error's text."""
         kept = self._checkpoints()
         return f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
 
     def _save(self) -> None:
-        """A checkpoint under a temporary name, renamed when it is whole; then older ones go."""
+        """Write a checkpoint under a temporary name, rename it when it is whole, and delete older
+        ones.
+
+        Raises `UserError` for weights that are not finite, and where it cannot be written.
+        """
         parts = {"unet": self.accelerator.unwrap_model(self.unet)} | (
-            {"average": self.average} if self.average is not None else {}
+            {"average": self.average.module} if self.average is not None else {}
         )
         if not all(
             bool(torch.isfinite(value).all())
@@ -240,7 +237,20 @@ class Learner:
                 f"a weight is not finite after step {self.step}; {self._last_good()}; lower --lr or"
                 " raise --warmup, with another --out"
             )
-        older, temporary = self._checkpoints(), self.folder / ".step.tmp"
+        older = self._checkpoints()
+        try:
+            self._write(parts)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise UserError(
+                f"the checkpoint of step {self.step} cannot be written: {one_line(error)};"
+                f" {self._last_good()}"
+            ) from error
+        for folder in older:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _write(self, parts: Mapping[str, torch.nn.Module]) -> None:
+        """Write the weights of the parts and the state of the training as one folder."""
+        temporary = self.folder / ".step.tmp"
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         scaler = self.accelerator.scaler
         state = {
@@ -254,28 +264,20 @@ class Learner:
         try:
             temporary.mkdir(parents=True)
             for name, part in parts.items():
-                save_file(
-                    {
-                        key: value.detach().cpu().contiguous()
-                        for key, value in part.state_dict().items()
-                    },
-                    temporary / f"{name}.safetensors",
-                )
+                weights = {
+                    key: value.detach().cpu().contiguous()
+                    for key, value in part.state_dict().items()
+                }
+                save_file(weights, temporary / f"{name}.safetensors")
             torch.save(state, temporary / "optimizer.pt")
             _flush(temporary)
             os.replace(temporary, self.folder / f"step-{self.step:08d}")
-        except BaseException as error:
+        except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
-            if isinstance(error, OSError | RuntimeError | SafetensorError):
-                raise UserError(
-                    f"the checkpoint of step {self.step} cannot be written: {one_line(error)};"
-                    f" {self._last_good()}"
-                ) from error
             raise
-        for folder in older:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _resume(self) -> None:
+        """Continue from the newest checkpoint, where there is one."""
         kept = self._checkpoints()
         if not kept:
             return
@@ -284,7 +286,7 @@ class Learner:
                 load_file(kept[-1] / "unet.safetensors")
             )
             if self.average is not None:
-                self.average.load_state_dict(load_file(kept[-1] / "average.safetensors"))
+                self.average.module.load_state_dict(load_file(kept[-1] / "average.safetensors"))
             state = torch.load(
                 kept[-1] / "optimizer.pt", map_location=self.device, weights_only=True
             )
@@ -302,6 +304,8 @@ class Learner:
             state["losses"],
             state["recent"],
         )
+        if self.average is not None:
+            self.average.n_averaged.fill_(1 + self.step)  # the first weights count as one
         if self.step > self.training.steps:
             raise UserError(
                 f"{kept[-1]} is beyond the {self.training.steps} steps asked for; raise --steps or"
@@ -309,12 +313,31 @@ class Learner:
             )
 
 
-@torch.no_grad()
-def _follow(average: torch.nn.Module, module: torch.nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
+def _average_of(unet: torch.nn.Module, most: float) -> AveragedModel:
+    """An exponential moving average that begins with the weights as they are.
+
+    Its decay is (1 + n) / (10 + n) after n steps, and at most `most`, so that the first weights,
+    which have learned nothing yet, are soon forgotten.
+    """
+
+    @torch.no_grad()
+    def follow(
+        average: tuple[torch.Tensor, ...] | list[torch.Tensor],
+        weights: tuple[torch.Tensor, ...] | list[torch.Tensor],
+        averaged: torch.Tensor | int,
+    ) -> None:
+        step = int(averaged) - 1  # the first weights count as one
+        decay = min(most, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(average), list(weights), 1 - decay)
+
+    model = AveragedModel(unet, multi_avg_fn=follow)
+    model.update_parameters(unet)
+    model.module.eval().requires_grad_(False)
+    return model
 
 
 def _flush(folder: Path) -> None:
+    """Force the files of a folder to the disk."""
     for file in folder.iterdir():
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -322,8 +345,11 @@ def _flush(folder: Path) -> None:
 
 @contextmanager
 def _finishing_the_step() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM are heard between steps, so that what is saved is a whole step; a second
-    one ends at once.
+    """Let Ctrl-C and SIGTERM take effect between steps, so that a whole step is saved; a second
+    signal ends at once.
+
+    Yields a function that says whether a signal has come. Outside the main thread, where Python
+    does not deliver signals, it always says no.
     """
     heard: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -334,8 +360,8 @@ def _finishing_the_step() -> Iterator[Callable[[], bool]]:
 
     def hear(number: int, frame: Any) -> None:
         heard.append(number)
-        for one in signals:
-            signal.signal(one, before[one])
+        for each in signals:
+            signal.signal(each, before[each])
 
     for number in signals:
         signal.signal(number, hear)

@@ -3,7 +3,7 @@ them (Chavhan et al., arXiv 2406.18566, section 5.4).
 
 Only the UNet is trained, on the loss that it was trained with: noise or velocity, whichever its
 scheduler says. Here are the work folder, the data as the autoencoder sees it, and the model that
-comes out; the loop is in `finetune_loop`.
+comes out; the loop is in `bench.studies.finetune.loop`.
 
     <out>/training.json             settings, hashes of model and data, which pictures are repeated;
                                     facts once it is finished
@@ -42,11 +42,15 @@ from bench.studies.finetune.data import (
 )
 from bench.studies.finetune.loop import Learner, Training, Watch
 
+LONGEST_CAPTION = 1_000_000  # tokens: a tokenizer that states more states nothing
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """A training whose data is read and checked: pairs, the numbers of those repeated, and the
-    identity that a work folder belongs to.
+    """A training whose data is read and checked.
+
+    `duplicated` holds the positions in `pairs` of those that are repeated. `identity` is what
+    decides the result; a work folder belongs to one identity.
     """
 
     training: Training
@@ -72,9 +76,10 @@ class Prepared:
 
 
 def prepare(training: Training, out: Path) -> Prepared:
-    """Read the data and look at `out`.
+    """Read the data, and claim the work folder `out` for this training.
 
-    Raises `UserError` for bad data, a missing model, or a folder that another training began in.
+    Raises `UserError` for bad data, for a missing model, and for a folder that belongs to another
+    training.
     """
     if not (training.model / "model_index.json").is_file():
         raise UserError(
@@ -101,10 +106,11 @@ def prepare(training: Training, out: Path) -> Prepared:
 
 
 def _known(out: Path) -> dict[str, Any] | None:
+    """What `training.json` of a work folder holds; None where there is none yet."""
     file = out / "training.json"
     try:
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{file} cannot be read: {one_line(error)}; delete it to begin again"
         ) from error
@@ -130,32 +136,33 @@ def _write_facts(prepared: Prepared, facts: dict[str, Any]) -> None:
 def train(
     prepared: Prepared, device: torch.device, report: Report = silent, watch: Watch | None = None
 ) -> dict[str, Any]:
-    """Train to the end, or go on from the newest checkpoint; writes `pipeline` and returns the
-    facts (steps, seconds, losses).
+    """Train to the end, or go on from the newest checkpoint.
 
-    Raises `UserError` when the loss or a weight is not finite, with the last good checkpoint kept,
-    and `KeyboardInterrupt` after Ctrl-C or SIGTERM, once the step at hand is finished and saved.
+    Writes the folder `pipeline`, and returns the facts: steps, seconds, losses and how often
+    pictures were shown. Raises `UserError` when the loss or a weight is not finite, with the last
+    good checkpoint kept, and `KeyboardInterrupt` after Ctrl-C or SIGTERM, once the step under way
+    is finished and saved.
     """
-    facts = prepared.finished()
-    if facts is None:
-        training = prepared.training
-        pipe = _load(training.model, device)
-        listed = training_list(len(prepared.pairs), prepared.duplicated, training.times)
-        latents = _latents(prepared, pipe, device, report)
-        learner = Learner(
-            training, prepared.pairs, listed, latents, pipe, device, prepared.out / "checkpoints"
-        )
-        facts = learner.learn(watch or (lambda step, loss: None)) | _shown(
-            prepared, pipe, len(listed)
-        )
-        _save_pipeline(pipe, learner.result, prepared.pipeline)
-        _write_facts(prepared, facts)
+    known = prepared.finished()
+    if known is not None:
+        return known
+    training = prepared.training
+    pipe = _load(training.model, device)
+    listed = training_list(len(prepared.pairs), prepared.duplicated, training.times)
+    latents = _latents(prepared, pipe, device, report)
+    learner = Learner(
+        training, prepared.pairs, listed, latents, pipe, device, prepared.out / "checkpoints"
+    )
+    learned = learner.learn(watch or (lambda step, loss: None))
+    facts = learned | _shown(prepared, pipe, len(listed))
+    _save_pipeline(pipe, learner.result, prepared.pipeline)
+    _write_facts(prepared, facts)
     return facts
 
 
 def _shown(prepared: Prepared, pipe: Any, listed: int) -> dict[str, Any]:
-    """How often pictures were shown, on average, and how many captions are longer than the text
-    encoder reads.
+    """How often pictures were shown on average, and how many captions are longer than the text
+    encoder reads and were cut.
     """
     training, tokenizer = prepared.training, pipe.tokenizer
     epochs = training.steps * training.batch_size * training.accumulate / listed
@@ -172,8 +179,8 @@ def _shown(prepared: Prepared, pipe: Any, listed: int) -> dict[str, Any]:
 
 
 def _latents(prepared: Prepared, pipe: Any, device: torch.device, report: Report) -> np.ndarray:
-    """The pictures as the autoencoder encodes them: mean and deviation, scaled as the UNet sees
-    them.
+    """The pictures as the autoencoder encodes them, scaled as the UNet sees them; float32
+    `[n, views, 2, C, h, w]`, of which the 2 are mean and deviation.
     """
 
     @torch.no_grad()
@@ -202,6 +209,11 @@ def _latents(prepared: Prepared, pipe: Any, device: torch.device, report: Report
 
 
 def _load(folder: Path, device: torch.device) -> Any:
+    """The pipeline in float32 with frozen autoencoder and text encoder.
+
+    Raises `UserError` where a file is missing or damaged, and for a tokenizer that does not say how
+    many tokens the text encoder reads.
+    """
     import diffusers
 
     quiet_libraries()
@@ -222,6 +234,11 @@ def _load(folder: Path, device: torch.device) -> Any:
             f"the model in {folder} cannot be loaded ({one_line(error)[:160]}); a file is missing"
             " or damaged"
         ) from error
+    if pipe.tokenizer.model_max_length > LONGEST_CAPTION:  # what transformers puts for none
+        raise UserError(
+            f"the tokenizer of {folder} states no model_max_length; add it to"
+            " tokenizer/tokenizer_config.json"
+        )
     pipe.to(device)
     for part in (pipe.vae, pipe.text_encoder):
         part.eval().requires_grad_(False)
@@ -229,15 +246,25 @@ def _load(folder: Path, device: torch.device) -> Any:
 
 
 def pipeline_side(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
-    """Pixels a side of what a pipeline gives, by the configurations of its parts."""
-    return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    """Pixels a side of the pictures that a pipeline makes, by the configurations of its parts.
+
+    Raises `UserError` where the UNet states no size, or one that is not a square.
+    """
+    size = unet.get("sample_size")
+    sides = size if isinstance(size, list | tuple) else [size]
+    if len(set(sides)) != 1 or not isinstance(sides[0], int) or sides[0] < 1:
+        raise UserError(
+            f"sample_size is {size} in the UNet's config.json; it must be the side of a square, in"
+            " latents"
+        )
+    return sides[0] * 2 ** (len(vae["block_out_channels"]) - 1)
 
 
 def _save_pipeline(pipe: Any, unet: torch.nn.Module, folder: Path) -> None:
     """The pipeline with the trained UNet as a diffusers folder, written beside and renamed."""
     pipe.unet = unet.eval().to(memory_format=torch.contiguous_format)
     for part in (pipe, pipe.unet, pipe.vae):
-        # or the folder of the model would be part of what was trained
+        # Else the place of the model would be part of the configuration of what was trained.
         part.register_to_config(_name_or_path="")
     temporary, old = (
         folder.with_name(f".{folder.name}.tmp"),

@@ -1,7 +1,8 @@
-"""The process of its own in which `bench doctor` asks torch and the classes that a suite names.
+"""What only torch and the classes that a suite names can say; asked in a child process.
 
-A torch that crashes, hangs or loads slowly costs its own lines only (as in `bench.registry.probe`):
-the child tells answer by answer, and what it told in time is used.
+A torch that crashes, hangs or loads slowly costs its own lines of the report only (as in
+`bench.registry.probe`): the child writes one answer after the other, and those that arrived in time
+are used.
 """
 
 from __future__ import annotations
@@ -11,34 +12,30 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from bench.base.child import answering, ask_child
 from bench.base.errors import one_line
 from bench.doctor.report import odd
-from bench.doctor.suites import lenient_suite
 
 
 def ask_classes(suites: Sequence[str], seconds: float) -> dict[str, Any]:
-    """What the child told in time: by `torch`, its facts; by a suite's name, what its classes
-    say.
+    """The child's answers that arrived within so many seconds: under "torch" the facts of torch,
+    under a suite's name what its classes say.
     """
-    lines, code = ask_child("bench.doctor.child", suites, max(seconds, 0.1))
-    told: dict[str, Any] = {}
+    lines, code = ask_child("bench.doctor.slow_facts", suites, max(seconds, 0.1))
+    answers: dict[str, Any] = {}
     for line in lines:
         with suppress(ValueError, TypeError):
-            told |= json.loads(line)
-    return (
-        told
-        if "torch" in told or code is None
-        else told | {"torch": {"error": f"importing it ended Python (exit code {code})"}}
-    )
+            answers |= json.loads(line)
+    crashed = "torch" not in answers and code is not None
+    if crashed:
+        answers["torch"] = {"error": f"importing it ended Python (exit code {code})"}
+    return answers
 
 
 def _child(suites: Sequence[str]) -> None:
-    with answering() as told:
+    with answering() as answers:
         for name, ask in [
             ("torch", _torch),
             *((suite, lambda suite=suite: _asked_classes(suite)) for suite in suites),
@@ -47,8 +44,8 @@ def _child(suites: Sequence[str]) -> None:
                 found = ask()
             except BaseException as error:
                 found = {"error": f"{type(error).__name__}: {one_line(error, 300)}"}
-            told.write(json.dumps({name: found}) + "\n")
-            told.flush()
+            answers.write(json.dumps({name: found}) + "\n")
+            answers.flush()
 
 
 def _torch() -> dict[str, Any]:
@@ -116,12 +113,15 @@ def _asked_classes(name: str) -> dict[str, Any]:
     from bench.base.parameters import configure
     from bench.contracts.attack import Attack
     from bench.contracts.method import Method
+    from bench.diffusion.execution import Execution
     from bench.diffusion.model import pick_device
     from bench.registry import registry
-    from bench.running.run import Run
+    from bench.running.experiment import Experiment
     from bench.running.timing import timing_file
+    from bench.suite.load import load_suite
+    from bench.suite.needs import readable_part
 
-    suite = lenient_suite(name)
+    suite, _ = readable_part(load_suite(name))
     judges: dict[str, dict[str, Any]] = {"metric": {}, "attack": {}}
     files: list[tuple[str, str]] = []
     problems: list[str] = []
@@ -140,32 +140,20 @@ def _asked_classes(name: str) -> dict[str, Any]:
             )
             judges[kind][label] = judge
             named = [str(getattr(judge, key)) for key in judge.files if getattr(judge, key)]
-            files += [(f"{kind} {label}", one) for one in named]
+            files += [(f"{kind} {label}", file) for file in named]
             if (
                 isinstance(judge, Attack)
                 and exact
-                and all(suite.place(one).exists() for one in named)
+                and all(suite.place(file).exists() for file in named)
             ):
                 judge.fits(suite)
         except Exception as error:
             problems.append(odd(error))
-    run = Run(
-        suite,
-        "none",
-        Method(),
-        {},
-        judges["metric"],
-        judges["attack"],
-        Path(),
-        Path(),
-        pick_device(None),
-    )
-    # the real one would hash the model and read every shard
-    run.__dict__["store"] = SimpleNamespace(folder=Path())
-    keys = {key for role in run.roles for key in run.keys(role)}
+    experiment = Experiment(suite, "none", Method(), judges["metric"], judges["attack"])
+    keys = {key for role in experiment.roles for key in experiment.keys(role)}
     for attack in judges["attack"].values():
         try:
-            keys |= {key for part in attack.asks(suite) for key in run.keys_of(*part)}
+            keys |= {key for part in experiment.keys_of_attack(attack) for key in part}
         except Exception:
             exact = False
     return {
@@ -173,7 +161,7 @@ def _asked_classes(name: str) -> dict[str, Any]:
         "problems": problems,
         "images": len(keys),
         "exact": exact and not problems,
-        "timing": timing_file(run),
+        "timing": timing_file(pick_device(None), Execution()),
     }
 
 

@@ -1,4 +1,4 @@
-"""What a suite file may say: model, prompts by role, metrics and attacks; and what of it decides
+"""What a suite file may say (model, prompts by role, metrics and attacks), and which of it decides
 numbers.
 """
 
@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from bench.base.prompt_lists import Format
+from bench.base.names import PAGES
+from bench.base.prompt_lists import NO_DELIMITERS, Format
 
 ROLES = ("fit", "calibration", "memorized", "clean", "quality")
 Role = Literal["fit", "calibration", "memorized", "clean", "quality"]
@@ -29,8 +30,8 @@ class _Frozen(BaseModel):
 
 
 class ModelSettings(_Frozen):
-    """The pipeline and how it is sampled: everything that decides a picture besides prompt, seed
-    and method.
+    """The pipeline and how it is sampled: everything that decides a picture except prompt, seed and
+    method.
     """
 
     path: str = Field(
@@ -45,7 +46,7 @@ class ModelSettings(_Frozen):
         description="class name in diffusers; those that draw no noise of their own",
     )
     steps: int = Field(50, ge=1)
-    guidance_scale: float = Field(7.5, ge=0)
+    guidance_scale: float = Field(7.5, ge=0, allow_inf_nan=False)
     side: int = Field(512, ge=8, description="pixels; must be what the model gives")
     batch_size: int = Field(8, ge=1, description="images sampled together")
     config: str | None = Field(
@@ -61,8 +62,9 @@ class ModelSettings(_Frozen):
 
 
 class PromptSettings(_Frozen):
-    """One role's prompts: a list with the column `prompt`, optionally `id`, `group`, `reference` (a
-    path), `seed` and more to filter on.
+    """The prompts of one role: a list with the column `prompt`, and optionally with `id`, `group`,
+    `reference` (paths of training pictures, with `|` between them), `seed` and columns to filter
+    on.
     """
 
     file: str = Field(
@@ -96,6 +98,13 @@ class PromptSettings(_Frozen):
     without: tuple[int, int] | None = Field(None, description="[i, n]: leave these rows out")
     limit: int | None = Field(None, ge=1, description="keep this many, evenly spread over the list")
     images_per_prompt: int = Field(1, ge=1)
+
+    @field_validator("delimiter")
+    @classmethod
+    def _cells_can_be_cut_at_it(cls, delimiter: str) -> str:
+        if delimiter in NO_DELIMITERS:
+            raise ValueError("it must be no quote, line end or NUL")
+        return delimiter
 
     @field_validator("part", "without")
     @classmethod
@@ -139,7 +148,7 @@ class SuiteSettings(_Frozen):
     @field_validator("name")
     @classmethod
     def _no_page_has_it(cls, name: str) -> str:
-        if name in ("published", "record.schema", "readme"):
+        if name in PAGES:
             raise ValueError(
                 f"a suite cannot be called '{name}': a page of the leaderboards has that name"
             )
@@ -162,8 +171,8 @@ LATER = {
 
 
 def protocol(settings: SuiteSettings) -> dict[str, Any]:
-    """What of the settings decides numbers, as JSON: all but the description, and later settings
-    only where they are not at their default.
+    """The settings that decide numbers, as JSON: all except the description and the store's folder;
+    those in `LATER` only where they are not at their default.
     """
     table = settings.model_dump(mode="json", exclude={"description", "store"})
     sections: list[tuple[str, dict[str, Any], BaseModel]] = [
@@ -180,9 +189,9 @@ def protocol(settings: SuiteSettings) -> dict[str, Any]:
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """All texts in a JSON value."""
+    """All texts in a JSON value, keys excepted."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (dict, list)):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from texts_in(one)
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(item)

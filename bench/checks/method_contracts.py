@@ -1,4 +1,8 @@
-"""The contracts of a method: what the runner and every comparison rely on."""
+"""The contracts of a method: what a run and every comparison of runs rely on.
+
+Each contract stands as a function; `METHOD_CONTRACTS` at the end says in words what each demands.
+Every one tries the method on a tiny pipeline of its own, sampled in `STEPS` steps.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +18,20 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from bench.checks.contract import (
-    Broken,
-    Contract,
-    NotApplicable,
-    Subject,
-    first_difference,
-    furthest,
-    random_state_untouched,
-    snapshot,
-)
+from bench.checks.contract import Broken, Contract, NotApplicable, Subject
+from bench.checks.guards import random_state_untouched
+from bench.checks.snapshots import first_difference, furthest, snapshot
 from bench.contracts.method import FitData, Method, Need, State, Where
 from bench.diffusion.denoiser import Denoiser
-from bench.running.sample import sample
+from bench.running.sampling import sample
 from bench.testbed.tiny import CAPTIONS, build_tiny_pipeline
 
-# one prompt twice: its images must not share either
+# One prompt stands twice: its two images must not influence each other either.
 PROMPTS, SEEDS = (CAPTIONS[2], CAPTIONS[0], CAPTIONS[2]), (11, 12, 13)
-ROUNDING = 1e-2  # of latents of unit size: batches of other sizes add up in another order
+FIT_CAPTIONS, CLEAN_CAPTIONS = CAPTIONS[:3], CAPTIONS[3:]
+STEPS, GUIDANCE, BATCH = 4, 4.0, 4
+# Absolute, of latents of unit size: batches of other sizes add up in another order.
+ROUNDING = 1e-2
 
 
 @cache
@@ -41,8 +41,12 @@ def _pipeline(prediction_type: str) -> Any:
 
 @contextmanager
 def tiny_denoiser(prediction_type: str = "epsilon") -> Iterator[Denoiser]:
+    """A denoiser of the tiny pipeline, which is copied: what a method leaves behind stays here."""
     denoiser = Denoiser(
-        copy.deepcopy(_pipeline(prediction_type)), steps=4, guidance_scale=4.0, batch_size=4
+        copy.deepcopy(_pipeline(prediction_type)),
+        steps=STEPS,
+        guidance_scale=GUIDANCE,
+        batch_size=BATCH,
     )
     yield denoiser
     denoiser.close()
@@ -52,11 +56,11 @@ def fit_data(subject: Subject) -> FitData:
     """Prompts and pictures of the tiny suite, as far as the method says that it needs them."""
     needs = subject.configured.needed()
     pictures: dict[str, tuple[Path, ...]] = {
-        caption: (subject.folder / f"reference-{i}.png",) for i, caption in enumerate(CAPTIONS[:3])
+        caption: (subject.folder / f"reference-{i}.png",) for i, caption in enumerate(FIT_CAPTIONS)
     }
     return FitData(
-        fit_prompts=tuple(CAPTIONS[:3]) if {"fit_prompts", "training_images"} & set(needs) else (),
-        clean_prompts=tuple(CAPTIONS[3:]) if "clean_prompts" in needs else (),
+        fit_prompts=tuple(FIT_CAPTIONS) if {"fit_prompts", "training_images"} & set(needs) else (),
+        clean_prompts=tuple(CLEAN_CAPTIONS) if "clean_prompts" in needs else (),
         training_images=pictures if "training_images" in needs else {},
     )
 
@@ -68,12 +72,13 @@ def draw(
     prompts: Sequence[str] = PROMPTS,
     seeds: Sequence[int] = SEEDS,
 ) -> Tensor:
-    """Final latents of a method that is attached for this only."""
+    """Final latents `[len(prompts), C, H, W]` of a method that is attached for this only."""
     with method.attach(denoiser.pipe, state):
         return sample(denoiser, denoiser.request(prompts, seeds), method, state)
 
 
 def fitted(subject: Subject, denoiser: Denoiser) -> State:
+    """What the method learns from the tiny suite."""
     return subject.configured.fit(denoiser, fit_data(subject))
 
 
@@ -108,13 +113,14 @@ def state_is_tensors(subject: Subject) -> None:
             if state
             else {}
         )
-        one, other = (
+        fresh, read_back = (
             draw(denoiser, subject.configured, state),
             draw(denoiser, subject.configured, stored),
         )
-        if not torch.equal(one, other):
+        if not torch.equal(fresh, read_back):
             raise Broken(
-                f"with the state read back from disk latents differ by {furthest(one, other)}",
+                "with the state read back from disk latents differ by"
+                f" {furthest(fresh, read_back)}",
                 "keep all that was learned in the returned tensors",
             )
 
@@ -169,13 +175,13 @@ def restores_after_an_exception(subject: Subject) -> None:
 def same_seeds_same_pixels(subject: Subject) -> None:
     with tiny_denoiser() as denoiser:
         state = fitted(subject, denoiser)
-        one, other = (
+        first, second = (
             draw(denoiser, subject.configured, state),
             draw(denoiser, subject.configured, state),
         )
-    if not torch.equal(one, other):
+    if not torch.equal(first, second):
         raise Broken(
-            f"the same seeds gave latents that differ by {furthest(one, other)}",
+            f"the same seeds gave latents that differ by {furthest(first, second)}",
             "seed what is random from the request's seeds or a parameter",
         )
 
@@ -187,7 +193,7 @@ def batch_of_its_images(subject: Subject) -> None:
     with tiny_denoiser() as denoiser:
         state = fitted(subject, denoiser)
         together = draw(denoiser, method, state)
-        # as a run does: once for all batches, which come in any order
+        # Attached once for all batches, which come in any order, as in a run.
         with method.attach(denoiser.pipe, state):
             singles = [
                 sample(denoiser, denoiser.request([PROMPTS[row]], [SEEDS[row]]), method, state)
@@ -223,25 +229,25 @@ def neutral_equals_none(subject: Subject) -> None:
     method = subject.cls(**(subject.values | neutral))
     with tiny_denoiser() as denoiser:
         state = method.fit(denoiser, fit_data(subject))
-        one, other = draw(denoiser, method, state), draw(denoiser, Method(), {})
-    if not torch.equal(one, other):
+        latents, of_none = draw(denoiser, method, state), draw(denoiser, Method(), {})
+    if not torch.equal(latents, of_none):
         raise Broken(
-            f"with {neutral} latents differ from those of `none` by {furthest(one, other)}",
+            f"with {neutral} latents differ from those of `none` by {furthest(latents, of_none)}",
             "do nothing then, not even arithmetic",
         )
 
 
 def evaluations_are_counted(subject: Subject) -> None:
     with tiny_denoiser() as denoiser:
-        unet, true_rows = type(denoiser.pipe.unet), 0
-        forward = unet.forward
+        unet_class, true_rows = type(denoiser.pipe.unet), 0
+        forward = unet_class.forward
 
         def counting(self: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal true_rows
             true_rows += len(args[0] if args else kwargs["sample"])
             return forward(self, *args, **kwargs)
 
-        with mock.patch.object(unet, "forward", counting):
+        with mock.patch.object(unet_class, "forward", counting):
             draw(denoiser, subject.configured, fitted(subject, denoiser))
         if denoiser.rows != true_rows:
             raise Broken(
@@ -275,10 +281,10 @@ def first_predictions(subject: Subject) -> None:
                 raise NotApplicable("it hands no predictions on")
             with torch.no_grad():
                 evaluated = denoiser.branches(*denoiser.start(adjusted.latents), adjusted)
-    for handed, true in zip(adjusted.first, evaluated, strict=True):
-        if not torch.allclose(handed, true, atol=ROUNDING):
+    for returned, true in zip(adjusted.first, evaluated, strict=True):
+        if not torch.allclose(returned, true, atol=ROUNDING):
             raise Broken(
-                f"the predictions in `first` differ by {furthest(handed, true)} from the model's",
+                f"the predictions in `first` differ by {furthest(returned, true)} from the model's",
                 "make them for the latents and embeddings returned",
             )
 
@@ -286,8 +292,8 @@ def first_predictions(subject: Subject) -> None:
 def acts(subject: Subject) -> None:
     with tiny_denoiser() as denoiser:
         state = fitted(subject, denoiser)
-        one, other = draw(denoiser, subject.configured, state), draw(denoiser, Method(), {})
-    if torch.equal(one, other):
+        latents, of_none = draw(denoiser, subject.configured, state), draw(denoiser, Method(), {})
+    if torch.equal(latents, of_none):
         raise NotApplicable(
             "on the tiny model its pictures are those of `none`, so the contracts saw little of it;"
             " try parameters that act, with -p"
@@ -295,8 +301,8 @@ def acts(subject: Subject) -> None:
 
 
 def any_prompts(subject: Subject) -> None:
-    """Clean prompts, the same prompt twice, one image, a prompt longer than the text encoder reads,
-    and the empty prompt are all ordinary.
+    """Ordinary are also: a clean prompt, one prompt twice, a single image, a prompt longer than the
+    text encoder reads, and the empty prompt.
     """
     with tiny_denoiser() as denoiser:
         state = fitted(subject, denoiser)

@@ -1,5 +1,8 @@
-"""The contracts of metrics and attacks: scores that can be trusted, and a model and images that
-stay as they were.
+"""The contracts of metrics and attacks, together called judges: scores that can be trusted, and a
+model and images that stay as they were.
+
+Each contract stands as a function; the tables at the end say in words what each demands. Every one
+tries the judge on images of `none` under the tiny suite.
 """
 
 from __future__ import annotations
@@ -16,46 +19,42 @@ import torch
 
 from bench.base.digests import path_digest
 from bench.base.errors import Unmeasurable
-from bench.checks.contract import (
-    Broken,
-    Contract,
-    NotApplicable,
-    Subject,
-    first_difference,
-    random_state_untouched,
-    snapshot,
-)
+from bench.checks.contract import Broken, Contract, NotApplicable, Subject
+from bench.checks.guards import random_state_untouched
+from bench.checks.snapshots import first_difference, snapshot
 from bench.contracts.attack import Scores, Target
 from bench.contracts.metric import Evaluation, PerImage, PerSet
 from bench.contracts.samples import SampleSet
-from bench.running.judging import as_score, evaluation_of, target_of
-from bench.running.run import Run
+from bench.running.fitting import Fitted
+from bench.running.generating import generate
+from bench.running.judging import evaluation_of, target_of
+from bench.running.prepare import Prepared, prepare
+from bench.running.scoring import as_score
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
 
+# What sums in another order may change of a score.
+RELATIVE, ABSOLUTE = 1e-4, 1e-5
 
-def _run(subject: Subject) -> Run:
+
+def _prepared(subject: Subject) -> Prepared:
     """A run of `none` on the tiny suite with its images made, in a store of its own."""
     suite = load_suite(str(subject.folder / "tiny.toml"))
     settings = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
-    run = Run.resolve(
-        Suite(settings, suite.file),
-        "none",
-        {},
-        subject.folder / "records",
-        Path(tempfile.mkdtemp(dir=subject.folder)),
-        torch.device("cpu"),
-    )
+    store = Path(tempfile.mkdtemp(dir=subject.folder))
+    run = prepare(Suite(settings, suite.file), "none", {}, store, torch.device("cpu"))
     roles = getattr(subject.configured, "roles", ())
-    run.generate({}, [key for role in roles for key in run.samples(role).keys])
+    keys = [key for role in roles for key in run.images.samples(role).keys]
+    generate(*run, {}, run.images.units.of(keys))
     return run
 
 
-def _scores(subject: Subject, run: Run) -> Scores:
+def _scores(subject: Subject, run: Prepared) -> Scores:
+    """What the metric or attack gives on the run's images."""
     if subject.entry.kind == "attack":
-        subject.configured.fits(run.suite)
-        return subject.configured.run(target_of(run, subject.configured, {}))
-    return subject.configured.measure(evaluation_of(run, subject.configured, {}, 0.0, 0))
+        subject.configured.fits(run.experiment.suite)
+        return subject.configured.run(target_of(*run, subject.configured, {}))
+    return subject.configured.measure(evaluation_of(*run, subject.configured, Fitted({})))
 
 
 def declares_scores(subject: Subject) -> None:
@@ -69,7 +68,7 @@ def declares_scores(subject: Subject) -> None:
 
 
 def gives_its_scores(subject: Subject) -> None:
-    run = _run(subject)
+    run = _prepared(subject)
     scores = _scores(subject, run)
     if set(scores) != set(subject.cls.names):
         raise Broken(
@@ -100,9 +99,9 @@ def gives_its_scores(subject: Subject) -> None:
 def repeats(subject: Subject) -> None:
     if getattr(subject.cls, "cost", False):
         raise NotApplicable("a cost is measured and not computed")
-    run = _run(subject)
-    one, other = _values(_scores(subject, run)), _values(_scores(subject, run))
-    different = [name for name in one if not np.array_equal(one[name], other[name])]
+    run = _prepared(subject)
+    first, second = _values(_scores(subject, run)), _values(_scores(subject, run))
+    different = [name for name in first if not np.array_equal(first[name], second[name])]
     if different:
         raise Broken(
             f"{different[0]} is another number the second time",
@@ -113,8 +112,8 @@ def repeats(subject: Subject) -> None:
 def follows_its_images(subject: Subject) -> None:
     if subject.cls.cost:
         raise NotApplicable("a cost is measured and not computed")
-    run = _run(subject)
-    evaluation = evaluation_of(run, subject.configured, {}, 0.0, 0)
+    run = _prepared(subject)
+    evaluation = evaluation_of(*run, subject.configured, Fitted({}))
     straight, reversed_ = (
         subject.configured.measure(evaluation),
         subject.configured.measure(_reversed(evaluation)),
@@ -122,8 +121,8 @@ def follows_its_images(subject: Subject) -> None:
     for name, score in straight.items():
         if isinstance(score, Unmeasurable):
             continue
-        one, other = _values({name: score})[name], _values({name: reversed_[name]})[name]
-        if not np.allclose(one, other[::-1], rtol=1e-4, atol=1e-5):
+        in_order, in_reverse = _values({name: score})[name], _values({name: reversed_[name]})[name]
+        if not np.allclose(in_order, in_reverse[::-1], rtol=RELATIVE, atol=ABSOLUTE):
             raise Broken(
                 f"{name} changes when the prompts come in another order",
                 "let row i of the table belong to prompt i, and sums not depend on order",
@@ -131,13 +130,17 @@ def follows_its_images(subject: Subject) -> None:
 
 
 def _reversed(evaluation: Evaluation) -> Evaluation:
+    """The same evaluation with its prompts, and their images, in the opposite order."""
+
     def samples(role: Any) -> SampleSet:
-        given = evaluation.samples_of(role)
-        rows = range(len(given.prompts) - 1, -1, -1)
+        original = evaluation.samples_of(role)
+        rows = range(len(original.prompts) - 1, -1, -1)
         keys = tuple(
-            given.keys[row * given.images + image] for row in rows for image in range(given.images)
+            original.keys[row * original.images + image]
+            for row in rows
+            for image in range(original.images)
         )
-        return SampleSet(given.prompts[::-1], given.images, keys, given.store)
+        return SampleSet(original.prompts[::-1], original.images, keys, original.store)
 
     changed = copy.copy(evaluation)
     object.__setattr__(changed, "samples_of", samples)
@@ -145,6 +148,10 @@ def _reversed(evaluation: Evaluation) -> Evaluation:
 
 
 def _values(scores: Scores) -> dict[str, Any]:
+    """Scores as arrays: the table of a score by image, the number of one by set, or the reason why
+    there is none.
+    """
+
     def value(score: PerImage | PerSet | Unmeasurable) -> Any:
         return (
             score.table
@@ -156,16 +163,16 @@ def _values(scores: Scores) -> dict[str, Any]:
 
 
 def random_state(subject: Subject) -> None:
-    run = _run(subject)
+    run = _prepared(subject)
     with random_state_untouched("measuring"):
         _scores(subject, run)
 
 
 def keeps_model_and_images(subject: Subject) -> None:
-    run = _run(subject)
-    model, shards = snapshot(run.denoiser.pipe), _shards(run)
+    run = _prepared(subject)
+    model, shards = snapshot(run.engine.denoiser.pipe), _shards(run)
     _scores(subject, run)
-    difference = first_difference(model, snapshot(run.denoiser.pipe))
+    difference = first_difference(model, snapshot(run.engine.denoiser.pipe))
     if difference:
         raise Broken(f"afterwards {difference}", "undo in `finally` whatever is done to the model")
     gone = [name for name, digest in shards.items() if _shards(run).get(name) != digest]
@@ -173,8 +180,9 @@ def keeps_model_and_images(subject: Subject) -> None:
         raise Broken(f"the stored images {gone[0]} changed", "read images through the samples only")
 
 
-def _shards(run: Run) -> dict[str, str]:
-    return {Path(shard).name: path_digest(shard) for shard in run.store.shards()}
+def _shards(run: Prepared) -> dict[str, str]:
+    """The digests of the files that hold the run's images, by name."""
+    return {Path(shard).name: path_digest(shard) for shard in run.images.store.shards()}
 
 
 def keeps_to_its_threat(subject: Subject) -> None:
@@ -183,24 +191,24 @@ def keeps_to_its_threat(subject: Subject) -> None:
             f"threat is {subject.cls.threat!r}",
             "choose api (may only generate) or weights (holds the edited weights)",
         )
-    asked = False
-    run = _run(subject)
-    target = target_of(run, subject.configured, {})
+    asked_for_weights = False
+    run = _prepared(subject)
+    target = target_of(*run, subject.configured, {})
     weights: Callable[[], Any] = target.weights_
 
     def noticed() -> Any:
-        nonlocal asked
-        asked = True
+        nonlocal asked_for_weights
+        asked_for_weights = True
         return weights()
 
     subject.configured.run(
         Target(target.suite, target.device, target.threat, target.generate_, noticed)
     )
-    if subject.cls.threat == "api" and asked:
+    if subject.cls.threat == "api" and asked_for_weights:
         raise Broken(
             "it declares the threat model 'api' and took the weights", "declare threat = 'weights'"
         )
-    if subject.cls.threat == "weights" and not asked:
+    if subject.cls.threat == "weights" and not asked_for_weights:
         raise Broken(
             "it declares the threat model 'weights' and never asked for them",
             "declare threat = 'api', the weaker assumption",

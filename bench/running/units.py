@@ -16,41 +16,44 @@ and even rounding is the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence, Set
 
 from bench.base.spread import evenly
+from bench.running.experiment import Experiment
 from bench.store.store import SampleKey
-
-if TYPE_CHECKING:
-    from bench.running.run import Run
 
 IMAGES_PER_UNIT = 64
 Unit = tuple[SampleKey, ...]  # what one worker makes at a time, and all that is lost with it
+THUMBNAILS = 64  # prompts whose first image is shown in the record, at most
+PROMPTS = 512  # of a role whose images have digests in the record, at most
 
 
-@dataclass
-class Work:
-    """The units of one run, cut in the order in which images are asked for; who asks again gets the
-    same units. `batch`: images of one batch.
+class Units:
+    """The units of one run, cut in the order in which images are asked for.
+
+    Whoever asks for the same images again gets the same units. `batch` counts images of one batch.
     """
 
-    batch: int
-    _units: list[Unit] = field(default_factory=list)
-    _unit_of: dict[SampleKey, int] = field(default_factory=dict)
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self._units: list[Unit] = []
+        self._unit_of: dict[SampleKey, int] = {}
 
-    def units(self, keys: Sequence[SampleKey]) -> list[Unit]:
-        """The units that hold these images.
+    def of(self, keys: Iterable[SampleKey]) -> list[Unit]:
+        """The units that hold these images, in the order in which they were cut.
 
         Images that nobody asked for before are cut into units of their own.
         """
-        for unit in cut(
-            [key for key in dict.fromkeys(keys) if key not in self._unit_of], self.batch
-        ):
+        keys = list(dict.fromkeys(keys))
+        for unit in cut([key for key in keys if key not in self._unit_of], self.batch):
             self._unit_of |= dict.fromkeys(unit, len(self._units))
             self._units.append(unit)
         return [self._units[number] for number in sorted({self._unit_of[key] for key in keys})]
+
+    def planned(self, experiment: Experiment, ahead: bool = True) -> list[Unit]:
+        """The units of a run in their order; without `ahead`, those of its roles alone."""
+        asked = experiment.asked()[: None if ahead else 1]
+        return list(dict.fromkeys(unit for keys in asked for unit in self.of(keys)))
 
 
 def cut(keys: Sequence[SampleKey], batch: int) -> list[Unit]:
@@ -71,50 +74,16 @@ def to_sample(
     return [key for part in batches if not missing.isdisjoint(part) for key in part]
 
 
-def parts(run: Run) -> list[list[SampleKey]]:
-    """The images that a run asks for, as it asks: of its roles, then of every attack, generation
-    and ask.
-
-    An attack that decides as it goes ends the list, as what comes after it would be cut otherwise
-    than one process does it.
-    """
-    found = [[key for role in run.roles for key in run.keys(role)]]
-    for attack in run.attacks.values():
-        if attack.adaptive():
-            break
-        found += [
-            list(run.keys_of(prompts, images, generation))
-            for generation in range(run.seeds)
-            for prompts, images in attack.asks(run.suite)
-        ]
-    return found
-
-
-def planned(run: Run, ahead: bool = True) -> list[Unit]:
-    """The units of a run in their order; without `ahead`, those of its roles alone."""
-    return list(
-        dict.fromkeys(
-            unit for keys in parts(run)[: None if ahead else 1] for unit in run.work.units(keys)
-        )
-    )
-
-
-THUMBNAILS = 64  # prompts whose first image is shown in the record, at most
-PROMPTS = 512  # of a role whose images have digests in the record, at most
-
-
-def shown_keys(run: Run) -> set[SampleKey]:
+def shown_keys(experiment: Experiment) -> set[SampleKey]:
     """The images that thumbnails and digests of a record come from."""
     found: set[SampleKey] = set()
-    for role in run.roles:
-        for samples in (run.samples(role, generation) for generation in range(run.seeds)):
-            rows = {
-                *evenly(len(samples.prompts), PROMPTS),
-                *(evenly(len(samples.prompts), THUMBNAILS) if role == "memorized" else ()),
-            }
-            found.update(
-                key
-                for row in rows
-                for key in samples.keys[row * samples.images : (row + 1) * samples.images]
-            )
+    for role in experiment.roles:
+        prompts, images = experiment.suite.prompts(role), experiment.images_per_prompt(role)
+        rows = {
+            *evenly(len(prompts), PROMPTS),
+            *(evenly(len(prompts), THUMBNAILS) if role == "memorized" else ()),
+        }
+        for generation in range(experiment.seeds):
+            keys = experiment.keys_of(prompts, images, generation)
+            found.update(key for row in rows for key in keys[row * images : (row + 1) * images])
     return found

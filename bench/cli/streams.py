@@ -1,0 +1,97 @@
+"""Standard output and standard error that cannot stop a command.
+
+A reader that goes away (`bench run ... | head -1`), a terminal that does not speak UTF-8, and a
+stream that was closed before Python started must not cost a complete run its exit code, nor a run
+under way its life: progress goes to standard error.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any
+
+from bench.base.errors import UserError
+
+
+class ForgivingStream:
+    """A text stream that goes on into the void once it cannot be written any more.
+
+    A reader that went away is no failure. Where `needed`, any other reason, such as a full disk,
+    raises `UserError` once. Everything but writing is left to the stream itself.
+    """
+
+    def __init__(self, stream: IO[str], needed: bool) -> None:
+        self.stream = stream
+        self.needed = needed
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except OSError as error:
+            self._give_up(error)
+            return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def _give_up(self, error: OSError) -> None:
+        """Let the descriptor lead nowhere, so that what is buffered and what follows is dropped,
+        also by Python itself at its end.
+        """
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+        if self.needed and not isinstance(error, BrokenPipeError):
+            raise UserError(f"standard output cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def forgiving_streams() -> Iterator[None]:
+    """Make standard output and standard error forgiving for the time of the block."""
+    _open_closed_descriptors()
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _forgiving(sys.stdout, True), _forgiving(sys.stderr, False)
+    try:
+        yield
+    finally:
+        with suppress(UserError):
+            sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _open_closed_descriptors() -> None:
+    """Take the descriptors 0 to 2 where they are closed; the next file that is opened would get
+    one of them, and whatever is printed would be written into that file.
+    """
+    if os.name != "posix":
+        return
+    while True:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        if descriptor > 2:
+            os.close(descriptor)
+            return
+
+
+def _forgiving(stream: IO[str] | None, needed: bool) -> Any:
+    if stream is None:  # Python found it closed
+        stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    if isinstance(stream, io.TextIOWrapper):
+        with suppress(ValueError, OSError):
+            stream.reconfigure(errors="backslashreplace")
+    return ForgivingStream(stream, needed)

@@ -1,0 +1,138 @@
+"""What a score carries besides its value: counts, interval, groups, spread of generations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bench.base.errors import Unmeasurable
+from bench.contracts.metric import PerImage, PerSet
+from bench.records.record import Score
+from bench.statistics import intervals as stats
+
+FEW_GROUPS = 12  # of prompts, which tables can show apart
+
+
+def as_score(name: str, version: int, score: PerImage | PerSet) -> Score:
+    """Add to the numbers of a metric or attack what every score carries: interval, counts, groups,
+    versions.
+    """
+    common: dict[str, Any] = {
+        "unit": score.unit,
+        "higher_is_better": score.higher_is_better,
+        "metric": name,
+        "metric_version": version,
+        "details": score.details,
+    }
+    if isinstance(score, PerSet):
+        low, high = score.interval or (None, None)
+        return Score(
+            value=score.value, low=low, high=high, n=score.n, prompts=score.prompts, **common
+        )
+    statistic = _statistic(score)
+    low, high = _interval(score, score.table) or (None, None)
+    by_group: dict[str, list[np.ndarray]] = {}
+    for prompt, row in zip(score.prompts, score.table, strict=True):
+        if prompt.group:
+            by_group.setdefault(prompt.group, []).append(row)
+    groups = {group: np.stack(rows) for group, rows in by_group.items()}
+    intervals = (
+        {group: _interval(score, table) for group, table in groups.items()}
+        if len(groups) <= FEW_GROUPS
+        else {}
+    )
+    return Score(
+        value=float(statistic(score.table.reshape(-1))),
+        low=low,
+        high=high,
+        n=score.table.size,
+        prompts=len(score.table),
+        statistic=None if score.statistic == "mean" else score.statistic,
+        groups={
+            group: round(float(statistic(table.reshape(-1))), 6) for group, table in groups.items()
+        },
+        group_intervals={
+            group: (round(found[0], 6), round(found[1], 6))
+            for group, found in intervals.items()
+            if found
+        },
+        group_prompts={group: len(table) for group, table in groups.items()},
+        **common,
+    )
+
+
+def together(
+    scores: Sequence[PerImage | PerSet | Unmeasurable],
+) -> tuple[PerImage | PerSet | Unmeasurable, list[float]]:
+    """One score from those of every generation, and the value of each; a single one stays as it is,
+    with no such list.
+
+    Images of all generations stand side by side in the rows of their prompts (prompts that not
+    every generation has are left out), so an interval still resamples prompts. Of scores that only
+    a set has, shares are pooled and other values averaged; the interval reaches from the lowest to
+    the highest bound of any generation, which promises less than it could. Details are those of the
+    first generation that has the score.
+    """
+    known = [score for score in scores if not isinstance(score, Unmeasurable)]
+    if len(scores) == 1 or not known:
+        return scores[0], []
+    first = known[0]
+    if isinstance(first, PerSet):
+        sets = [score for score in known if isinstance(score, PerSet)]
+        values, counts = [float(score.value) for score in sets], [score.n for score in sets]
+        pooled = first.unit.startswith("share") and sum(counts) > 0
+        bounds = [score.interval for score in sets if score.interval]
+        return (
+            replace(
+                first,
+                value=float(np.average(values, weights=counts if pooled else None)),
+                n=sum(counts) if pooled else first.n,
+                interval=(
+                    (min(low for low, _ in bounds), max(high for _, high in bounds))
+                    if bounds
+                    else None
+                ),
+            ),
+            values,
+        )
+    tables = [
+        {prompt.id: row for prompt, row in zip(score.prompts, score.table, strict=True)}
+        for score in known
+        if isinstance(score, PerImage)
+    ]
+    prompts = [prompt for prompt in first.prompts if all(prompt.id in rows for rows in tables)]
+    if not prompts:
+        return Unmeasurable("no prompt has this score in every generation"), []
+    table = np.array([np.concatenate([rows[prompt.id] for rows in tables]) for prompt in prompts])
+    statistic = _statistic(first)
+    by_seed = [
+        float(statistic(np.concatenate([rows[prompt.id] for prompt in prompts]))) for rows in tables
+    ]
+    return replace(first, table=table, prompts=prompts), by_seed
+
+
+def _statistic(score: PerImage) -> stats.Statistic:
+    percentile = score.percentile
+    return (
+        stats.STATISTICS[score.statistic]
+        if percentile is None
+        else lambda values: np.percentile(values, percentile, axis=-1)
+    )
+
+
+def _interval(score: PerImage, table: np.ndarray) -> tuple[float, float] | None:
+    """Over the prompts of `table`, all of the score's or those of a group; None where so few say
+    nothing.
+    """
+    if len(table) < 2 or (
+        score.percentile is not None and not stats.enough_for(score.percentile, len(table))
+    ):
+        return None
+    return (
+        stats.proportion_interval(table)
+        if score.proportion
+        else stats.cluster_bootstrap(table, _statistic(score))
+    )

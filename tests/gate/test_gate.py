@@ -1,0 +1,55 @@
+"""`make test` ends by itself whatever a test does, fails, and names that test."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FINE = """
+import pytest
+
+@pytest.mark.parametrize("number", range(8))
+def test_in_order(number):
+    pass
+"""
+
+
+def make_test_options():
+    """The options of pytest that `make test` has."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^test:.*\n\t.*python -m pytest (.*)$", makefile, re.MULTILINE)
+    return line.replace("$(JOBS)", "2").split()
+
+
+@pytest.mark.parametrize(
+    ("body", "options"),
+    [
+        ("os._exit(1)", []),
+        ("ctypes.string_at(0)", []),
+        ("threading.Event().wait()", ["--timeout", "3"]),
+    ],
+    ids=["exit", "segfault", "hang"],
+)
+def test_a_lost_process_or_a_hang_ends_the_run_and_is_named(tmp_path, body, options):
+    (tmp_path / "test_bad.py").write_text(
+        f"import ctypes, os, threading\n\ndef test_the_culprit():\n    {body}\n"
+    )
+    (tmp_path / "test_fine.py").write_text(FINE)
+    environment = {key: value for key, value in os.environ.items() if "PYTEST" not in key}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *make_test_options()),
+            *("-c", ROOT / "pyproject.toml", "--rootdir", tmp_path, *options, tmp_path),
+        ],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode not in (0, 5), done.stdout + done.stderr
+    assert "test_bad.py::test_the_culprit" in done.stdout, done.stdout + done.stderr
+    assert re.search(r"crashed while running .*test_the_culprit", done.stdout)
