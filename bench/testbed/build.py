@@ -34,6 +34,7 @@ from bench.testbed.autoencoder import (
     latent_scale,
     latent_statistics,
     reconstruction_psnr,
+    scale_by_importance,
 )
 from bench.testbed.bundle import hashed_files, write_manifest
 from bench.testbed.captions import train_tokenizer
@@ -128,6 +129,7 @@ def build_autoencoder(shop: Workshop) -> dict[str, Any]:
     model, facts = train(job, shop.checkpoints, shop.device)
     autoencoder = cast(AutoencoderKL, model)
     pixels = shop.clean_pixels("autoencoder", 256)
+    scale_by_importance(autoencoder, pixels)
     autoencoder.register_to_config(scaling_factor=latent_scale(autoencoder, pixels))
     autoencoder.save_pretrained(shop.folder / "autoencoder")
     facts |= {"latents": latent_statistics(autoencoder, pixels)}

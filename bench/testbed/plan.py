@@ -51,7 +51,7 @@ class TestbedPlan:
         return asdict(self)
 
 
-# Fixed on 28 November 2026, 17:09 UTC, before any method ran on what it makes. Views were laid out
+# Fixed on 28 November 2026, 17:57 UTC, before any method ran on what it makes. Views were laid out
 # by prototypes: after 9,000 steps half of the scenes that were shown 300 to 500 times come back,
 # of those with 800 views nearly all. Most scenes stand where copying rises.
 CPU_PLAN = TestbedPlan()

@@ -28,6 +28,7 @@ from bench.testbed.autoencoder import (
     begin_as_linear_basis,
     new_autoencoder,
     reconstruction_psnr,
+    scale_by_importance,
 )
 from bench.testbed.bundle import ACCEPTANCE, BUNDLE, info_facts, info_text, met, read_manifest
 from bench.testbed.captions import CLEAN_TEMPLATES, JOINTS
@@ -220,6 +221,22 @@ def test_the_encoder_begins_as_whitened_principal_components_of_blocks():
     flat = latents.permute(0, 2, 3, 1).reshape(-1, LATENT_CHANNELS).double().numpy()
     for channel in range(LATENT_CHANNELS):
         assert abs(np.corrcoef(flat[:, channel], expected[:, channel])[0, 1]) > 0.97
+
+
+def test_scaling_channels_by_importance_changes_latents_and_no_picture():
+    torch.manual_seed(0)
+    autoencoder = new_autoencoder(32).eval()
+    pixels = torch.stack([to_unit(render(clean_scene(6, index), 32)) for index in range(8)])
+    with torch.no_grad():
+        before = autoencoder.encode(pixels).latent_dist
+        decoded = autoencoder.decode(before.mean).sample
+        scale_by_importance(autoencoder, pixels)
+        after = autoencoder.encode(pixels).latent_dist
+        again = autoencoder.decode(after.mean).sample
+    factors = before.std.mean((0, 2, 3)).rsqrt()[:, None, None]
+    assert torch.allclose(after.mean, before.mean * factors, atol=1e-5)
+    assert torch.allclose(after.std, before.std * factors, atol=1e-5)
+    assert torch.allclose(again, decoded, atol=1e-4)
 
 
 def test_psnr_of_an_exact_reconstruction_of_known_error():
