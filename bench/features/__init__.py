@@ -15,6 +15,7 @@ _HOMES = {
     "CopyDescriptor": "bench.features.networks",
     "OpenClip": "bench.features.networks",
     "CleanFeatures": "bench.features.networks",
+    "ObjectRecogniser": "bench.features.recogniser",
     "RealSet": "bench.features.real_pictures",
     "crop_name": "bench.features.real_pictures",
     "feature_blocks": "bench.features.real_pictures",
@@ -38,3 +39,4 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.features.real_pictures import originals as originals
     from bench.features.real_pictures import pictures_in as pictures_in
     from bench.features.real_pictures import statistics_of as statistics_of
+    from bench.features.recogniser import ObjectRecogniser as ObjectRecogniser

@@ -4,6 +4,7 @@ pictures and seed.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,8 @@ def _chosen(
     """The rows that the settings' filters leave."""
     found = read_list(file, settings.format, settings.delimiter)
     group = called.get("group", "group")
-    for column in (*called.values(), *settings.where, *([group] if settings.groups else [])):
+    needed = [group] if settings.groups or settings.per_group else []
+    for column in (*called.values(), *settings.where, *needed):
         if column not in found.columns:
             raise UserError(
                 f"{suite}: {file} has no column '{column}' (it has:"
@@ -103,6 +105,12 @@ def _chosen(
     if settings.without:
         first, every = settings.without
         rows = [row for number, row in enumerate(rows) if number % every != first]
+    if settings.per_group:
+        members: dict[str, list[int]] = {}
+        for place, row in enumerate(rows):
+            members.setdefault(row[group], []).append(place)
+        kept = [spread(places, settings.per_group) for places in members.values()]
+        rows = [rows[place] for place in sorted(itertools.chain.from_iterable(kept))]
     return rows
 
 

@@ -96,6 +96,9 @@ class PromptSettings(_Frozen):
         None, description="[i, n]: keep every n-th row, beginning with row i"
     )
     without: tuple[int, int] | None = Field(None, description="[i, n]: leave these rows out")
+    per_group: int | None = Field(
+        None, ge=1, description="keep this many of each group, evenly spread over its rows"
+    )
     limit: int | None = Field(None, ge=1, description="keep this many, evenly spread over the list")
     images_per_prompt: int = Field(1, ge=1)
 
@@ -166,7 +169,7 @@ class SuiteSettings(_Frozen):
 # fingerprints and keys, which stay what they were.
 LATER = {
     "model": ("config", "vae_tiling"),
-    "prompts": ("format", "delimiter", "columns", "references", "expected", "without"),
+    "prompts": ("format", "delimiter", "columns", "references", "expected", "without", "per_group"),
 }
 
 

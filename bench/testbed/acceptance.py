@@ -12,11 +12,7 @@ suite uses.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +20,15 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from bench.assets.asset import cache_folder
-from bench.base.digests import digest_of, path_digest
 from bench.base.files import write_atomically
 from bench.base.pictures import read_picture
-from bench.contracts.method import Method
-from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.model import load_denoiser
-from bench.features.networks import CopyDescriptor, OpenClip
-from bench.running.sampling import sample
 from bench.statistics.intervals import proportion_interval
 from bench.suite.load import load_suite
-from bench.suite.suite import Suite
 from bench.testbed.autoencoder import reconstruction_psnr
-from bench.testbed.bundle import hashed_files, read_manifest, write_manifest
-from bench.testbed.recogniser import Recogniser, load_recogniser, recognised
+from bench.testbed.bundle import BUNDLE, hashed_files, read_manifest, write_manifest
+from bench.testbed.opened import OpenedBundle, Report, suite_on
+from bench.testbed.quick import quick_seconds
 from bench.testbed.scenes import (
     Placement,
     Scene,
@@ -48,7 +38,7 @@ from bench.testbed.scenes import (
     render,
     stream_generator,
 )
-from bench.testbed.sheets import write_blocks, write_curve, write_grid
+from bench.testbed.sheets import level_title, write_blocks, write_curve
 from bench.testbed.sprites import concept_names
 from bench.testbed.training import to_unit
 
@@ -58,7 +48,6 @@ COPIED_SHARE = 0.5  # a prompt counts as copied when this share of its images is
 CALIBRATION_IMAGES, CLEAN_IMAGES, REAL_IMAGES = 1000, 400, 400
 RECOGNISED_SEEDS = 3  # images of each object
 SHIFTS = range(-2, 3)  # pixels that a picture may be moved before its error is taken
-Report = Callable[[str, int, int], None]
 
 
 def measure_bundle(folder: Path, sheets: Path | None, report: Report) -> dict[str, Any]:
@@ -67,8 +56,8 @@ def measure_bundle(folder: Path, sheets: Path | None, report: Report) -> dict[st
     With `sheets`, contact sheets are written there.
     """
     manifest = read_manifest(folder)
-    suite = _suite_on(load_suite("testbed"), folder, manifest["plan"])
-    bundle = _Bundle(folder, suite, load_denoiser(suite, torch.device("cpu")), report)
+    suite = suite_on(load_suite("testbed"), folder, manifest["plan"])
+    bundle = OpenedBundle(folder, suite, load_denoiser(suite, torch.device("cpu")), report)
     canaries = bundle.prompts("canaries")
     pictures = [_variants(folder, row["id"]) for row in canaries]
     described = [bundle.describe(variants) for variants in pictures]
@@ -105,18 +94,14 @@ def measure_bundle(folder: Path, sheets: Path | None, report: Report) -> dict[st
     manifest["files"] = hashed_files(folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     measured["mebibytes"] = round(size / 2**20, 2)
-    earlier = manifest.get("measured") or {}
-    if "quick_seconds" in earlier:  # a run of the suite, measured elsewhere
-        measured["quick_seconds"] = earlier["quick_seconds"]
     manifest["measured"] = measured
     write_manifest(folder, manifest)
+    if folder.resolve() == BUNDLE.resolve():  # what the suites of this installation read
+        measured["quick_seconds"] = quick_seconds()
+        write_manifest(folder, manifest)
     if sheets:
-        write_sheets(sheets, canaries, pictures, copies, similarity, calibration)
+        _write_sheets(sheets, bundle, canaries, pictures, copies, similarity)
         write_curve(sheets / "curve.png", measured["levels"], measured["replicated_pristine"])
-        most = int(similarity.mean(1).argmax())
-        prompts = [canaries[most]["prompt"], bundle.prompts("clean")[0]["prompt"]]
-        rows = [bundle.over_steps(prompt) for prompt in prompts]
-        write_grid(sheets / "steps.png", [picture for row in rows for picture in row], len(rows[0]))
     return manifest
 
 
@@ -125,7 +110,7 @@ def replication(
 ) -> dict[str, Any]:
     """The figures about copies. `similarity` `[prompts, images]`: to the nearest own picture."""
     shares = (similarity > threshold).mean(1)
-    kinds = np.array([row.get("kind", "verbatim") for row in canaries])
+    kinds = np.array([row["kind"] for row in canaries])
     splits = np.array([row["split"] for row in canaries])
     groups = np.array([row["group"] for row in canaries])
     verbatim, copied = kinds == "verbatim", shares >= COPIED_SHARE
@@ -157,7 +142,7 @@ def replication(
     }
 
 
-def _recognition(bundle: _Bundle, plan: dict[str, Any]) -> dict[str, Any]:
+def _recognition(bundle: OpenedBundle, plan: dict[str, Any]) -> dict[str, Any]:
     """What the recogniser and the open_clip model make of real, coded and generated pictures."""
     side, seed = plan["side"], plan["seed"]
     names = concept_names()
@@ -165,8 +150,7 @@ def _recognition(bundle: _Bundle, plan: dict[str, Any]) -> dict[str, Any]:
     scenes = [scene for scene in unseen if len(scene.placements) == 1][:REAL_IMAGES]
     shown = [scene.placements[0].concept for scene in scenes]
     real = [render(scene, side) for scene in scenes]
-    asked = [concept for concept in range(len(names)) for _ in range(RECOGNISED_SEEDS)]
-    generated = bundle.generate([f"a picture of {names[c]}" for c in asked], "objects")
+    asked, generated = _objects(bundle)
     pixels = torch.stack([to_unit(picture) for picture in real])
     coded = bundle.reconstructed(pixels)
     texts = [f"a picture of {name}" for name in names]
@@ -176,19 +160,24 @@ def _recognition(bundle: _Bundle, plan: dict[str, Any]) -> dict[str, Any]:
         "caption_top1_real": bundle.right_object(real, texts, shown),
         "caption_top1_generated": bundle.right_object(generated, texts, asked),
     }
-    if bundle.recogniser is None:
-        return measured
     of = {"real": (real, shown), "reconstructed": (coded, shown), "generated": (generated, asked)}
     for name, (pictures, concepts) in of.items():
-        right = recognised(bundle.recogniser, pictures, concepts)
+        right = bundle.recogniser.shows(pictures, concepts)
         measured[f"recognised_{name}"] = float(right.mean())
     ceiling = measured["recognised_reconstructed"]
     measured["recognised_of_reconstructed"] = measured["recognised_generated"] / max(ceiling, 1e-9)
     return measured
 
 
+def _objects(bundle: OpenedBundle) -> tuple[list[int], list[np.ndarray]]:
+    """Every concept, `RECOGNISED_SEEDS` times in a row, and what its plain caption gives."""
+    names = concept_names()
+    asked = [concept for concept in range(len(names)) for _ in range(RECOGNISED_SEEDS)]
+    return asked, bundle.generate([f"a picture of {names[c]}" for c in asked], "objects")
+
+
 def _descriptor_facts(
-    bundle: _Bundle,
+    bundle: OpenedBundle,
     canaries: list[dict[str, str]],
     pictures: list[list[np.ndarray]],
     copies: list[np.ndarray],
@@ -204,7 +193,7 @@ def _descriptor_facts(
     chosen = [
         number
         for number, row in enumerate(canaries)
-        if row.get("kind", "verbatim") == "verbatim" and row["split"] == "memorized"
+        if row["kind"] == "verbatim" and row["split"] == "memorized"
     ]
     images = [copies[number * LABEL_IMAGES + i] for number in chosen for i in range(LABEL_IMAGES)]
     originals = [pictures[number][0] for number in chosen for _ in range(LABEL_IMAGES)]
@@ -212,11 +201,15 @@ def _descriptor_facts(
     pairs = list(zip(images, originals, strict=True))
     errors = [aligned_error(image, original) for image, original in pairs]
     facts: dict[str, Any] = {"rank_correlation_pixels": float(-spearmanr(judged, errors)[0])}
-    if bundle.recogniser is not None:
-        near = np.einsum("nd,nd->n", bundle.looks(images), bundle.looks(originals))
-        facts["rank_correlation_recogniser"] = float(spearmanr(judged, near)[0])
+    looks = bundle.recogniser.looks
+    near = np.einsum("nd,nd->n", looks(images), looks(originals))
+    facts["rank_correlation_recogniser"] = float(spearmanr(judged, near)[0])
     elsewhere = [
-        same_objects_elsewhere(canaries[number]["prompt"], number, pictures[number][0].shape[0])
+        same_objects_elsewhere(
+            bundle.recogniser.named(canaries[number]["prompt"])[:2],
+            number,
+            pictures[number][0].shape[0],
+        )
         for number in chosen
     ]
     own = bundle.describe([pictures[number][0] for number in chosen])
@@ -230,22 +223,11 @@ def _descriptor_facts(
     return facts
 
 
-def same_objects_elsewhere(prompt: str, number: int, side: int) -> np.ndarray:
-    """A picture of the objects that a prompt names, placed anew on another background."""
+def same_objects_elsewhere(concepts: tuple[int, ...], number: int, side: int) -> np.ndarray:
+    """A picture of these objects (one or two), placed anew on another background."""
     random = stream_generator(0, "unseen", 2**40 + number)
-    concepts = tuple(named_concepts(prompt)[:2])
     placements: tuple[Placement, ...] = random_placements(random, concepts)
-    return render(Scene(prompt, random_background(random), placements), side)
-
-
-def named_concepts(prompt: str) -> list[int]:
-    """The concepts whose names stand in a prompt; of names within names, the longest."""
-    found = [(name, number) for number, name in enumerate(concept_names()) if name in prompt]
-    return [
-        number
-        for name, number in found
-        if not any(name != other and name in other for other, _ in found)
-    ]
+    return render(Scene("", random_background(random), placements), side)
 
 
 def aligned_error(image: np.ndarray, original: np.ndarray) -> float:
@@ -264,7 +246,7 @@ def aligned_error(image: np.ndarray, original: np.ndarray) -> float:
 
 
 def _template_levels(
-    bundle: _Bundle,
+    bundle: OpenedBundle,
     canaries: list[dict[str, str]],
     pictures: list[list[np.ndarray]],
     copies: list[np.ndarray],
@@ -277,7 +259,7 @@ def _template_levels(
     """
     levels: dict[str, dict[str, list[float]]] = {}
     for number, row in enumerate(canaries):
-        if row.get("kind") != "template":
+        if row["kind"] != "template":
             continue
         own = copies[number * LABEL_IMAGES : (number + 1) * LABEL_IMAGES]
         pristine = [i for i, other in enumerate(canaries) if other["split"] == "pristine"]
@@ -320,11 +302,13 @@ def threshold_at(negatives: np.ndarray, rate: float) -> float:
     return float(np.sort(negatives)[-allowed - 1])
 
 
-def _nearest(bundle: _Bundle, pictures: list[np.ndarray], references: np.ndarray) -> np.ndarray:
+def _nearest(
+    bundle: OpenedBundle, pictures: list[np.ndarray], references: np.ndarray
+) -> np.ndarray:
     return (bundle.describe(pictures) @ references.T).max(1)
 
 
-def _repeated(bundle: _Bundle, name: str, count: int) -> list[str]:
+def _repeated(bundle: OpenedBundle, name: str, count: int) -> list[str]:
     """So many prompts of a list, from its beginning again when it is shorter."""
     taken = {row["prompt"] for row in bundle.prompts("quality")} if name != "quality" else set()
     prompts = [row["prompt"] for row in bundle.prompts(name) if row["prompt"] not in taken]
@@ -358,128 +342,21 @@ def _write_labels(
     write_atomically(folder / "prompts/labels.json", text.encode())
 
 
-def _suite_on(suite: Suite, folder: Path, plan: dict[str, Any]) -> Suite:
-    """The suite with the pipeline of another bundle, sampled as its plan says."""
-    changed: dict[str, Any] = {"path": str(folder.resolve() / "pipeline"), "side": plan["side"]}
-    if "guidance_scale" in plan:
-        changed |= {"guidance_scale": plan["guidance_scale"], "steps": plan["sampling_steps"]}
-    model = suite.settings.model.model_copy(update=changed)
-    return Suite(suite.settings.model_copy(update={"model": model}), suite.file)
-
-
-class _Bundle:
-    """A bundle's model and scorers, as the suite uses them."""
-
-    def __init__(self, folder: Path, suite: Suite, denoiser: Denoiser, report: Report) -> None:
-        self.folder, self.suite, self.denoiser, self.report = folder, suite, denoiser, report
-        cpu, scorers = torch.device("cpu"), folder / "scorers"
-        self.model_digest = path_digest(folder / "pipeline")
-        self.descriptor = CopyDescriptor(scorers / "descriptor.torchscript.pt", "testbed", cpu)
-        self.clip = OpenClip("clip", scorers / "clip", None, cpu)
-        saved = scorers / "recogniser.safetensors"
-        self.recogniser: Recogniser | None = load_recogniser(saved) if saved.exists() else None
-
-    def prompts(self, name: str) -> list[dict[str, str]]:
-        path = self.folder / "prompts" / f"{name}.csv"
-        with path.open(newline="", encoding="utf-8") as stream:
-            return list(csv.DictReader(stream))
-
-    def describe(self, pictures: list[np.ndarray]) -> np.ndarray:
-        return np.asarray(self.descriptor(pictures))
-
-    def generate(self, prompts: list[str], what: str, batch: int = 32) -> list[np.ndarray]:
-        """One image a prompt, from seeds of `what` alone: uint8 `[H, W, 3]` each.
-
-        What was generated before is taken from the cache, so measuring may be interrupted.
-        """
-        seeds = [_seed(what, prompt, index) for index, prompt in enumerate(prompts)]
-        key = digest_of([self.model_digest, self.suite.picture_settings, prompts, seeds])
-        kept = cache_folder() / "testbed-measured" / f"{what}-{key[:16]}.npy"
-        pictures = list(np.load(kept)) if kept.exists() else []
-        for start in range(len(pictures), len(prompts), batch):
-            part = slice(start, start + batch)
-            request = self.denoiser.request(prompts[part], seeds[part])
-            latents = sample(self.denoiser, request, Method(), {})
-            pictures += list(self.denoiser.decode(latents))
-            if len(pictures) % (8 * batch) == 0:
-                _keep(kept, pictures)
-            self.report(what, len(pictures), len(prompts))
-        _keep(kept, pictures)
-        return pictures
-
-    def over_steps(self, prompt: str, shown: int = 13) -> list[np.ndarray]:
-        """What the model takes the picture for at evenly spread steps of sampling.
-
-        The clean latents predicted from the guided noise, decoded.
-        """
-        denoiser = self.denoiser
-        request = denoiser.request([prompt], [_seed("steps", prompt, 0)])
-        scheduler, latents = denoiser.new_scheduler(), request.latents
-        latents = latents * scheduler.init_noise_sigma
-        chosen = set(np.linspace(0, len(scheduler.timesteps) - 1, shown).round().astype(int))
-        pictures: list[np.ndarray] = []
-        with torch.no_grad():
-            for index, timestep in enumerate(scheduler.timesteps):
-                scaled = scheduler.scale_model_input(latents, timestep)
-                without, with_prompt = denoiser.branches(scaled, timestep, request)
-                guided = without + denoiser.guidance_scale * (with_prompt - without)
-                taken = scheduler.step(guided, timestep, latents)
-                latents = taken.prev_sample
-                if index in chosen:
-                    pictures += list(denoiser.decode(taken.pred_original_sample))
-        return pictures
-
-    def reconstructed(self, pixels: torch.Tensor) -> list[np.ndarray]:
-        """Pictures through the autoencoder and back, uint8. `pixels` in [-1, 1]."""
-        vae = self.denoiser.pipe.vae
-        pictures: list[np.ndarray] = []
-        with torch.no_grad():
-            for part in pixels.split(64):
-                decoded = vae.decode(vae.encode(part).latent_dist.mean).sample.clamp(-1, 1)
-                bytes_ = ((decoded + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
-                pictures += list(bytes_.numpy())
-        return pictures
-
-    def looks(self, pictures: list[np.ndarray]) -> np.ndarray:
-        """The recogniser's features, unit length, centred: `[n, d]`."""
-        if self.recogniser is None:
-            raise ValueError(f"{self.folder} has no recogniser")
-        pixels = torch.stack([to_unit(picture) for picture in pictures])
-        parts = [self.recogniser.features(part) for part in pixels.split(256)]
-        return torch.nn.functional.normalize(torch.cat(parts), dim=1).numpy()
-
-    def right_object(
-        self, pictures: list[np.ndarray], texts: list[str], concepts: list[int]
-    ) -> float:
-        """Share of pictures to which the open_clip model gives the caption of their object."""
-        scores = np.asarray(self.clip(pictures)) @ np.asarray(self.clip.texts(texts)[0]).T
-        return float((scores.argmax(1) == np.asarray(concepts)).mean())
-
-
-def _keep(path: Path, pictures: list[np.ndarray]) -> None:
-    content = io.BytesIO()
-    np.save(content, np.stack(pictures))
-    write_atomically(path, content.getvalue())
-
-
-def _seed(what: str, prompt: str, index: int) -> int:
-    """63 bits for every image of every measurement; no suite draws its seeds so."""
-    digest = hashlib.sha256(f"testbed {what}\0{prompt}\0{index}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def write_sheets(
+def _write_sheets(
     folder: Path,
+    bundle: OpenedBundle,
     canaries: list[dict[str, str]],
     pictures: list[list[np.ndarray]],
     copies: list[np.ndarray],
     similarity: np.ndarray,
-    clean: list[np.ndarray],
 ) -> None:
-    """`canaries.png`: by kind and level, training pictures beside generations; `clean.png`."""
+    """`canaries.png`: by kind and level, held-out training pictures beside three generations;
+    `clean.png`: every object three times; `steps.png`: the surest copy and a clean prompt over the
+    steps of sampling.
+    """
     groups: dict[tuple[str, bool, int], list[int]] = {}
     for number, row in enumerate(canaries):
-        key = (row.get("kind", "verbatim"), row["split"] == "pristine", int(row["group"]))
+        key = (row["kind"], row["split"] == "pristine", int(row["group"]))
         groups.setdefault(key, []).append(number)
     blocks = []
     for (kind, _, views), members in sorted(groups.items()):
@@ -487,7 +364,15 @@ def write_sheets(
             [pictures[n][0], *copies[n * LABEL_IMAGES : n * LABEL_IMAGES + 3]] for n in members[-4:]
         ]
         mean = float(similarity[members].mean())
-        title = f"{kind}, {views} views, similarity {mean:.2f}"
-        blocks.append((title, rows))
+        blocks.append((f"{level_title(kind, views)}: similarity {mean:.2f}", rows))
     write_blocks(folder / "canaries.png", blocks)
-    write_grid(folder / "clean.png", clean[:64], 16)
+
+    _, drawn = _objects(bundle)
+    each = [drawn[i : i + RECOGNISED_SEEDS] for i in range(0, len(drawn), RECOGNISED_SEEDS)]
+    named = [(name, [row]) for name, row in zip(concept_names(), each, strict=True)]
+    write_blocks(folder / "clean.png", named, across=8, originals=False)
+
+    most = int(similarity.mean(1).argmax())
+    prompts = [canaries[most]["prompt"], bundle.prompts("clean")[0]["prompt"]]
+    strips = [(prompt, [bundle.over_steps(prompt)]) for prompt in prompts]
+    write_blocks(folder / "steps.png", strips, across=1, originals=False)

@@ -28,6 +28,7 @@ from bench.base.errors import UserError
 from bench.base.files import write_atomically
 from bench.base.pictures import encode_png
 from bench.features.networks import CleanFeatures
+from bench.features.recogniser import ObjectNetwork, ObjectRecogniser, save_recogniser
 from bench.records.environment import PACKAGES, package_version
 from bench.testbed.autoencoder import (
     autoencoder_job,
@@ -47,7 +48,7 @@ from bench.testbed.denoiser import (
     save_half,
 )
 from bench.testbed.plan import TestbedPlan
-from bench.testbed.recogniser import load_recogniser, recognised, recogniser_job, save_recogniser
+from bench.testbed.recogniser import recogniser_job
 from bench.testbed.scenes import Canary, canary_scenes, clean_scene, render
 from bench.testbed.scorers import (
     clip_job,
@@ -57,7 +58,7 @@ from bench.testbed.scorers import (
     save_clip,
     save_torchscript,
 )
-from bench.testbed.sheets import write_blocks, write_grid
+from bench.testbed.sheets import level_title, write_blocks, write_grid
 from bench.testbed.sprites import ATTRIBUTION, concept_names, license_text
 from bench.testbed.training import to_unit, train
 
@@ -141,12 +142,13 @@ def build_recogniser(shop: Workshop) -> dict[str, Any]:
     plan = shop.plan
     job = recogniser_job(plan.seed, plan.side, plan.recogniser_steps)
     module, facts = train(job, shop.checkpoints, shop.device)
-    save_recogniser(module, shop.folder / "recogniser.safetensors")
-    recogniser = load_recogniser(shop.folder / "recogniser.safetensors")
+    path = shop.folder / "recogniser.safetensors"
+    save_recogniser(cast(ObjectNetwork, module), concept_names(), path)
+    recogniser = ObjectRecogniser(path, torch.device("cpu"))
     unseen = (clean_scene(plan.seed, index, "unseen") for index in range(1000))
     scenes = [scene for scene in unseen if len(scene.placements) == 1]
     pictures = [render(scene, plan.side) for scene in scenes]
-    right = recognised(recogniser, pictures, [scene.placements[0].concept for scene in scenes])
+    right = recogniser.shows(pictures, [scene.placements[0].concept for scene in scenes])
     return facts | {"recognised_real": float(right.mean()), "parameters": parameters_of(module)}
 
 
@@ -206,7 +208,7 @@ def write_samples(
             [render(canary.scenes[0], shop.plan.side), *(next(drawn) for _ in range(3))]
             for canary in members[:4]
         ]
-        blocks.append((f"{kind}, {views} views", rows))
+        blocks.append((level_title(kind, views), rows))
     write_blocks(shop.folder / f"samples/canaries-{step:05d}.png", blocks)
 
 

@@ -26,10 +26,24 @@ def write_grid(path: Path, pictures: Sequence[np.ndarray], across: int) -> None:
     _save(sheet, path)
 
 
+def level_title(kind: str, views: int) -> str:
+    """What a level of canaries is called on a sheet: 0 views are those that were never shown."""
+    if not views:
+        return f"{kind}, never shown"
+    return f"{kind}, {views} view{'s' if views > 1 else ''}"
+
+
 def write_blocks(
-    path: Path, blocks: Sequence[tuple[str, Sequence[Sequence[np.ndarray]]]], across: int = 4
+    path: Path,
+    blocks: Sequence[tuple[str, Sequence[Sequence[np.ndarray]]]],
+    across: int = 4,
+    originals: bool = True,
 ) -> None:
-    """Titled blocks of rows, each row a training picture and what was generated for its caption."""
+    """Titled blocks of rows of pictures, so many blocks across.
+
+    With `originals`, each row begins with a training picture, and a white line sets it apart from
+    what was generated for its caption.
+    """
     columns = max(len(row) for _, rows in blocks for row in rows)
     lines = max(len(rows) for _, rows in blocks)
     width, height = columns * SIDE + GAP, TITLE + lines * SIDE + GAP
@@ -43,7 +57,9 @@ def write_blocks(
             upper = top + TITLE + line * SIDE
             for column, picture in enumerate(row):
                 sheet.paste(enlarged(picture), (left + column * SIDE, upper))
-            draw.line([(left + SIDE, upper), (left + SIDE, upper + SIDE)], fill="white", width=3)
+            if originals:
+                edge = left + SIDE
+                draw.line([(edge, upper), (edge, upper + SIDE)], fill="white", width=3)
     _save(sheet, path)
 
 

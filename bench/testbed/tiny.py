@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from bench.base.pictures import encode_png
+from bench.features.recogniser import ObjectNetwork, save_recogniser
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
 from bench.testbed.captions import train_tokenizer
@@ -26,6 +27,7 @@ CAPTIONS = [
     "tent by quilo marn",
     "a guitar with a rose",
 ]
+OBJECTS = ("apple", "fox", "key", "owl", "bus", "tent", "guitar", "rose")
 
 SUITE = """
 name = "tiny"
@@ -183,6 +185,7 @@ def build_tiny_suite(folder: Path) -> Suite:
             torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 16)
         )
         save_torchscript(pooled, SIDE, folder / "pooled.torchscript.pt")
+        save_recogniser(ObjectNetwork(len(OBJECTS)), OBJECTS, folder / "objects.safetensors")
     np.savez(folder / "frechet_reference.npz", mu=np.zeros(64), sigma=np.eye(64), n=100)
     random = np.random.default_rng(0)
     rows = [["id", "prompt", "group", "split", "reference"]]

@@ -91,3 +91,26 @@ def test_unknown_suites_are_answered_with_a_suggestion():
         load_suite("testbed-quik")
     with pytest.raises(UserError, match="does not exist"):
         load_suite("./nowhere.toml")
+
+
+@pytest.mark.parametrize("per_group, ids", [(1, "0 2 5"), (2, "0 1 2 3 5"), (9, "0 1 2 3 4 5")])
+def test_so_many_prompts_of_each_group_are_kept_in_file_order(
+    tmp_path, tiny_folder, per_group, ids
+):
+    groups = ["one", "one", "two", "two", "two", "three"]
+    rows = "".join(f"{i},a picture,{group}\n" for i, group in enumerate(groups))
+    (tmp_path / "list.csv").write_text("id,prompt,group\n" + rows)
+    text = f'name = "mine"\nextends = "{tiny_folder / "tiny.toml"}"\n[prompts.clean]\n'
+    text += f'file = "list.csv"\nper_group = {per_group}\n'
+    (tmp_path / "own.toml").write_text(text)
+    prompts = load_suite(str(tmp_path / "own.toml")).prompts("clean")
+    assert " ".join(prompt.id for prompt in prompts) == ids
+
+
+def test_prompts_of_each_group_need_the_column_group(tmp_path, tiny_folder):
+    text = (
+        f'name = "mine"\nextends = "{tiny_folder / "tiny.toml"}"\n[prompts.clean]\nper_group = 1\n'
+    )
+    (tmp_path / "own.toml").write_text(text)
+    with pytest.raises(UserError, match="has no column 'group'"):
+        load_suite(str(tmp_path / "own.toml")).prompts("clean")

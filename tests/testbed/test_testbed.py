@@ -16,13 +16,7 @@ import torch
 from bench.base.digests import digest_of, path_digest
 from bench.registry.registry import suites
 from bench.suite.load import load_suite
-from bench.testbed.acceptance import (
-    aligned_error,
-    layout_similarity,
-    named_concepts,
-    replication,
-    threshold_at,
-)
+from bench.testbed.acceptance import aligned_error, layout_similarity, replication, threshold_at
 from bench.testbed.autoencoder import (
     LATENT_CHANNELS,
     begin_as_linear_basis,
@@ -284,12 +278,6 @@ def test_a_layout_is_found_under_other_colours_and_not_elsewhere():
     others = [render(canary.scenes[0], 32) for canary in canaries[:20]]
     same = layout_similarity(pictures[20:], pictures[:20])
     assert same > layout_similarity(others, pictures[:20]) + 0.4
-
-
-def test_names_within_names_are_no_concepts_of_their_own():
-    names = concept_names()
-    for number, name in enumerate(names):
-        assert named_concepts(f"a picture of {name}") == [number]
 
 
 def test_the_bundle_holds_the_files_of_its_manifest_and_stays_small():
