@@ -139,5 +139,28 @@ def info_text(manifest: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def info_markdown(manifest: dict[str, Any]) -> str:
+    """The acceptance figures and the levels of a measured bundle as two tables, for documents."""
+    words = {True: "met", False: "**missed**", None: "not measured"}
+    lines = ["| figure | measured | bound | | what it is |", "|---|---|---|---|---|"]
+    for name, facts in figures(manifest).items():
+        value = "" if facts["value"] is None else f"{facts['value']:.4g}"
+        cells = (f"`{name}`", value, facts["bound"], words[facts["met"]], facts["meaning"])
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| views | scenes | images copied | scenes copied | mean similarity |"]
+    lines.append("|---|---|---|---|---|")
+    for level, facts in sorted(manifest["measured"]["levels"].items(), key=lambda i: int(i[0])):
+        low, high = facts["images_interval"]
+        cells = (
+            level,
+            str(facts["scenes_shown"]),
+            f"{facts['images']:.2f} [{low:.2f}, {high:.2f}]",
+            f"{facts['scenes']:.2f}",
+            f"{facts['similarity']:.2f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -16,6 +16,7 @@ from methods._insertion import insert_words
 from methods.cfg_delay import CfgDelay
 from methods.cfg_dynamic import CfgDynamic
 from methods.cross_attention import CrossAttention
+from methods.guidance import Guidance
 from methods.init_noise import InitNoise
 from methods.random_numbers import RandomNumbers
 from methods.random_tokens import RandomTokens
@@ -26,6 +27,7 @@ NEUTRAL = [
     RandomNumbers(count=0),
     RandomTokens(count=0),
     CfgDelay(transition=1000),
+    Guidance(share=1),
     CfgDelay(transition=0, before=4.0),  # the denoiser's own guidance scale
     CfgDynamic(fallback=1000),
     CrossAttention(c1=1, mask="none"),
@@ -46,7 +48,15 @@ def test_neutral_settings_are_bit_identical_to_none(denoiser, method):
 
 @pytest.mark.parametrize(
     "method",
-    [RandomNumbers(), RandomTokens(), CfgDelay(), CfgDynamic(), CrossAttention(), InitNoise()],
+    [
+        RandomNumbers(),
+        RandomTokens(),
+        CfgDelay(),
+        Guidance(),
+        CfgDynamic(),
+        CrossAttention(),
+        InitNoise(),
+    ],
     ids=lambda m: type(m).__name__,
 )
 def test_every_door_changes_the_picture_and_a_batch_equals_its_images_alone(denoiser, method):

@@ -24,7 +24,15 @@ from bench.testbed.autoencoder import (
     reconstruction_psnr,
     scale_by_importance,
 )
-from bench.testbed.bundle import ACCEPTANCE, BUNDLE, info_facts, info_text, met, read_manifest
+from bench.testbed.bundle import (
+    ACCEPTANCE,
+    BUNDLE,
+    info_facts,
+    info_markdown,
+    info_text,
+    met,
+    read_manifest,
+)
 from bench.testbed.captions import CLEAN_TEMPLATES, JOINTS
 from bench.testbed.denoiser import MIN_SNR_GAMMA, SCHEDULE, min_snr_weights
 from bench.testbed.plan import PLANS, TestbedPlan
@@ -302,6 +310,11 @@ def test_the_bundle_was_measured():
     assert 0 < measured["threshold"] < 1
 
 
+def test_the_page_about_the_testbed_quotes_its_manifest():
+    page = (BUNDLE.parents[2] / "docs/testbed.md").read_text(encoding="utf-8")
+    assert info_markdown(read_manifest(BUNDLE)) in page
+
+
 def test_info_says_every_figure_and_what_was_missed_or_not_measured():
     measured = {name: bound for name, (_, bound, _) in ACCEPTANCE.items()}
     measured |= {"psnr_unseen_db": 20.0, "steps": 25, "guidance_scale": 3.0, "levels": {}}
@@ -327,10 +340,10 @@ def test_the_suites_use_the_measured_threshold_and_keep_fit_and_memorized_apart(
         {prompt.text for prompt in suite.prompts(role)} for role in ("fit", "memorized")
     )
     assert fit and held_out and not fit & held_out
-    assert {prompt.group for prompt in suite.prompts("memorized")} >= {
-        row["group"] for row in read_canaries()
-    } - {"0"}
-    assert len(suite.prompts("fit")) >= 10
+    verbatim = [row for row in read_canaries() if row["kind"] == "verbatim"]
+    levels = {row["group"] for row in verbatim} - {"0"}
+    assert {prompt.group for prompt in suite.prompts("memorized")} == levels
+    assert len(suite.prompts("fit")) >= 24
     assert settings["metrics"]["fid"]["images"] == sum(1 for _ in suite.prompts("quality"))
 
 
