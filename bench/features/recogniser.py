@@ -86,9 +86,10 @@ class ObjectRecogniser:
 
     @cached_property
     def network(self) -> ObjectNetwork:
-        network = ObjectNetwork(len(self.names))
+        with torch.device("meta"):  # no weights are drawn before those of the file take their place
+            network = ObjectNetwork(len(self.names))
         try:
-            network.load_state_dict(load_file(self.weights))
+            network.load_state_dict(load_file(self.weights), assign=True)
         except RuntimeError as error:
             raise UserError(
                 f"{self.weights} is no classifier of objects ({one_line(error)[:100]})"
