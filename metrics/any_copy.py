@@ -18,7 +18,6 @@ from bench import (
     PerImage,
     PerSet,
     Role,
-    Shown,
     Suite,
     UnknownName,
     Unmeasurable,
@@ -27,10 +26,6 @@ from bench import (
 from bench.features import PROFILES, CopyDescriptor, Extractor
 
 _SCORES: tuple[tuple[str, Role], ...] = (("any_copy", "memorized"), ("any_copy_clean", "clean"))
-_MEANING = (
-    "share of images of {} prompts whose similarity to any training picture of the suite exceeds"
-    " its threshold"
-)
 
 
 class AnyCopy(Metric):
@@ -41,12 +36,6 @@ class AnyCopy(Metric):
     names: ClassVar[tuple[str, ...]] = tuple(name for name, _ in _SCORES)
     roles: ClassVar[tuple[Role, ...]] = tuple(role for _, role in _SCORES)
     files: ClassVar[tuple[str, ...]] = ("weights",)
-    shown: ClassVar[dict[str, Shown]] = {
-        "any_copy": Shown(heading="any copy", decimals=3, meaning=_MEANING.format("memorized")),
-        "any_copy_clean": Shown(
-            heading="any copy, clean", decimals=3, meaning=_MEANING.format("clean")
-        ),
-    }
     trial: ClassVar[Mapping[str, Any]] = {
         "weights": "descriptor.torchscript.pt",
         "profile": "testbed",

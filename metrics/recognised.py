@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bench import Evaluation, Metric, PerImage, PerSet, Role, Shown, Suite, Unmeasurable
+from bench import Evaluation, Metric, PerImage, PerSet, Role, Suite, Unmeasurable
 from bench.features import Extractor, ObjectRecogniser
 
 
@@ -22,17 +22,6 @@ class Recognised(Metric):
     names: ClassVar[tuple[str, ...]] = ("recognised",)
     roles: ClassVar[tuple[Role, ...]] = ("clean",)
     files: ClassVar[tuple[str, ...]] = ("weights",)
-    shown: ClassVar[dict[str, Shown]] = {
-        "recognised": Shown(
-            heading="recognised",
-            decimals=3,
-            meaning=(
-                "share of clean generations whose most likely object, by a classifier of real"
-                " pictures, is one that the prompt names"
-            ),
-        )
-    }
-
     trial: ClassVar[Mapping[str, Any]] = {"weights": "objects.safetensors"}
 
     weights: str = Field(

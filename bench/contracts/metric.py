@@ -125,6 +125,15 @@ class Metric(BaseModel):
         """
         return {}
 
+    def role_of(self, name: str) -> Role:
+        """The role whose prompts a score is of: the one that its name ends with, else the first."""
+        return next((role for role in self.roles if name.endswith(f"_{role}")), self.roles[0])
+
+    def measured(self, suite: Suite, name: str) -> tuple[Prompt, ...]:
+        """The prompts that a `PerImage` score is of: those of its role that have what it needs."""
+        prompts = suite.prompts(self.role_of(name))
+        return tuple(p for p in prompts if p.references or name not in self.pictured)
+
     def measure(self, evaluation: Evaluation) -> Mapping[str, PerImage | PerSet | Unmeasurable]:
         """All scores by name, an `Unmeasurable` in place of a number that there is not.
 

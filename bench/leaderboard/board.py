@@ -396,7 +396,7 @@ def _differing(mine: Protocol, current: Protocol) -> str:
 
 
 def _sort_value(record: RunRecord) -> float:
-    score = record.scores.get("sscd")
+    score = record.scores.get("copies", record.scores.get("sscd"))
     return score.value if score and score.value is not None else float("inf")
 
 

@@ -34,7 +34,9 @@ LONGEST = 27  # letters of a name beside a point
 
 _COLUMNS = {column.name: column for column in COLUMNS}
 # lower is better
-ACROSS = tuple(_COLUMNS[name] for name in ("sscd", "memorized_ratio", "clique_extracted"))
+ACROSS = tuple(
+    _COLUMNS[name] for name in ("copies", "sscd", "memorized_ratio", "clique_extracted")
+)
 UPWARDS = tuple(_COLUMNS[name] for name in ("clip_score", "clip_score_clean"))  # higher is better
 BARS = tuple(_COLUMNS[name] for name in ("time_ratio", "nfe_per_image", "fit_nfe"))
 

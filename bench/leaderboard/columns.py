@@ -28,6 +28,42 @@ class Column:
 # after those of its part.
 COLUMNS = (
     Column(
+        "copies",
+        "copies ↓",
+        3,
+        "share of images above the suite's threshold, over the held-out prompts that the model"
+        " copies without a mitigation",
+    ),
+    Column(
+        "sscd_copied",
+        "SSCD copied ↓",
+        3,
+        "mean similarity of a generation to its training picture under a copy descriptor, over the"
+        " same prompts",
+    ),
+    Column(
+        "copies_sometimes",
+        "copies, sometimes ↓",
+        3,
+        "share of images above the threshold, over prompts that the model copies less often, but"
+        " sometimes",
+    ),
+    Column(
+        "copies_never",
+        "copies, never ↓",
+        3,
+        "share of images above the threshold, over prompts that the model never copies without a"
+        " mitigation",
+    ),
+    Column(
+        "any_copy",
+        "any copy ↓",
+        3,
+        "share of images of memorized prompts whose similarity to any training picture of the suite"
+        " exceeds the threshold",
+    ),
+    Column("any_copy_clean", "any copy, clean ↓", 3, "the same of clean prompts"),
+    Column(
         "sscd",
         "SSCD ↓",
         3,
@@ -60,6 +96,14 @@ COLUMNS = (
         "CLIP clean ↑",
         3,
         "cosine of picture and prompt, clean prompts",
+        higher_is_better=True,
+    ),
+    Column(
+        "recognised",
+        "recognised ↑",
+        3,
+        "share of clean generations whose most likely object, by a classifier of real pictures, is"
+        " one that the prompt names",
         higher_is_better=True,
     ),
     Column(

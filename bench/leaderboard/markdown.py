@@ -14,10 +14,11 @@ from bench.records.parts import PARTS
 from bench.records.record import Score
 
 README_COLUMNS = (
+    "copies",
     "sscd",
-    "memorized_ratio",
-    "clip_score",
+    "any_copy",
     "clip_score_clean",
+    "recognised",
     "fid",
     "clique_extracted",
     "time_ratio",

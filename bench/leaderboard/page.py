@@ -39,12 +39,23 @@ from bench.records.parts import REFERENCE
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 SMALL = 64  # pixels: pictures up to this side are enlarged without smoothing
 # every other score is one of quality
-REPLICATION = ("sscd", "sscd_p95", "memorized_ratio", "diversity")
+REPLICATION = (
+    "copies",
+    "sscd_copied",
+    "copies_sometimes",
+    "copies_never",
+    "any_copy",
+    "any_copy_clean",
+    "sscd",
+    "sscd_p95",
+    "memorized_ratio",
+    "diversity",
+)
 # of the compact table
 KEY = (
+    "copies",
     "sscd",
     "memorized_ratio",
-    "clip_score",
     "clip_score_clean",
     "clique_extracted",
     "time_ratio",
@@ -108,10 +119,9 @@ def picture_of(board: Board) -> str | None:
     drawn = charts.scatters(board, _label)
     if not drawn:
         return None
-    chosen = next(
-        (chart for chart in drawn if (chart["x"], chart["y"]) == ("sscd", "clip_score_clean")),
-        drawn[0],
-    )
+    by_axes = {(chart["x"], chart["y"]): chart for chart in drawn}
+    first = (("copies", "clip_score_clean"), ("sscd", "clip_score_clean"))
+    chosen = next((by_axes[axes] for axes in first if axes in by_axes), drawn[0])
     content: str = template("scatter.svg").render(
         s=chosen,
         looks=charts.looks(board.rows),

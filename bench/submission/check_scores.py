@@ -354,7 +354,7 @@ def _prompts_of(
     Attacks and plug-ins may leave prompts out.
     """
     if built_in and not isinstance(judge, Attack):
-        prompts = _measured_prompts(claim, judge, name)
+        prompts = list(judge.measured(claim.suite, name))
         return prompts if means.keys() == {prompt.id for prompt in prompts} else None
     roles = (
         judge.roles
@@ -367,17 +367,6 @@ def _prompts_of(
         [prompt for prompt in claim.suite.prompts(role) if prompt.id in means] for role in roles
     )
     return next((found for found in by_role if found and len(found) == len(means)), None)
-
-
-def _measured_prompts(claim: Claim, judge: Metric, name: str) -> list[Prompt]:
-    """The prompts that a built-in metric measures: all of its role, or of them those that have a
-    training picture.
-    """
-    return [
-        prompt
-        for prompt in claim.suite.prompts(role_of(judge, name))
-        if prompt.references or name not in judge.pictured
-    ]
 
 
 def _whole(shares: np.ndarray, of: int) -> bool:
@@ -495,11 +484,11 @@ def counts(claim: Claim) -> Iterator[str]:
         if (
             not isinstance(judge, Attack)
             and _is_plain(judge, name)
-            and score.prompts != len(_measured_prompts(claim, judge, name))
+            and score.prompts != len(judge.measured(claim.suite, name))
         ):
             yield (
                 f"{name} is of {score.prompts} prompts, and the suite has"
-                f" {len(_measured_prompts(claim, judge, name))}"
+                f" {len(judge.measured(claim.suite, name))}"
             )
 
 

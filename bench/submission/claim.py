@@ -70,9 +70,7 @@ def is_built_in(claim: Claim, part: str, score: Score) -> bool:
 
 
 def role_of(judge: Metric | Attack, name: str) -> Role:
-    """The role whose prompts a built-in's score is of: its first one, unless the name of the score
-    ends with another.
-    """
+    """The role whose prompts a built-in's score is of."""
     if isinstance(judge, Attack):
         return cast(Role, getattr(judge, "role", "memorized"))
-    return next((role for role in judge.roles if name.endswith(f"_{role}")), judge.roles[0])
+    return judge.role_of(name)

@@ -5,6 +5,7 @@ check and every test.
 from __future__ import annotations
 
 import csv
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from bench.base.pictures import encode_png
+from bench.features.networks import CopyDescriptor
 from bench.features.recogniser import ObjectNetwork, save_recogniser
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
@@ -211,8 +213,21 @@ def build_tiny_suite(folder: Path) -> Suite:
         folder / "calibration.csv",
         [["id", "prompt"], *([f"k{i}", f"{caption} too"] for i, caption in enumerate(CAPTIONS))],
     )
+    _write_labels(folder)
     (folder / "tiny.toml").write_text(SUITE)
     return load_suite(str(folder / "tiny.toml"))
+
+
+def _write_labels(folder: Path) -> None:
+    """One memorized prompt of each stratum, and a second one that is copied."""
+    descriptor = CopyDescriptor(folder / "descriptor.torchscript.pt", "testbed", None)
+    labels = {
+        "images_per_prompt": 16,
+        "descriptor": descriptor.fingerprint,
+        "threshold": 0.5,
+        "share_of_copies": {"p2": 1.0, "p3": 0.5, "p4": 0.25, "p5": 0.0},
+    }
+    (folder / "labels.json").write_text(json.dumps(labels))
 
 
 def write_csv(path: Path, rows: list[list[str]]) -> None:
