@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from bench.leaderboard.columns import COLUMNS, Column
+from bench.leaderboard.front import front, replication_of
 from bench.records.parts import PARTS, REFERENCE, Protocol, protocol
 from bench.records.record import RunRecord, Score
 from bench.statistics import intervals as stats
@@ -207,10 +208,10 @@ def _board(
     apart += [*foreign, *foreign_reports]
     ours, references, fewer_seeds = _with_most_seeds(ours, {record.seeds for record in theirs})
     apart += fewer_seeds
-    front, twins = _pareto(ours), _twins([*ours, *theirs])
+    on_front, twins = front(ours), _twins([*ours, *theirs])
     return Board(
         suite,
-        _rows(ours, references, twins, front),
+        _rows(ours, references, twins, on_front),
         tuple(apart),
         _rows(theirs, references, twins),
         damaged,
@@ -299,13 +300,15 @@ def _rows(
     records: Sequence[RunRecord],
     references: Mapping[int, RunRecord],
     twins: Mapping[str, str],
-    front: Set[str] = frozenset(),
+    on_front: Set[str] = frozenset(),
 ) -> tuple[Row, ...]:
-    """The rows by replication, each beside its reference; `front`: the runs on the Pareto front."""
+    """The rows by replication, each beside its reference; `on_front`: the runs that no other
+    beats.
+    """
     ordered = sorted(records, key=lambda record: (_sort_value(record), record.method, record.run))
     beside = [references.get(record.seeds) for record in ordered]
     return tuple(
-        Row(record, reference, record.run in front, twins.get(record.run, ""), differences)
+        Row(record, reference, record.run in on_front, twins.get(record.run, ""), differences)
         for record, reference, differences in zip(
             ordered, beside, _differences(ordered, beside), strict=True
         )
@@ -396,29 +399,5 @@ def _differing(mine: Protocol, current: Protocol) -> str:
 
 
 def _sort_value(record: RunRecord) -> float:
-    score = record.scores.get("copies", record.scores.get("sscd"))
+    score = replication_of(record)
     return score.value if score and score.value is not None else float("inf")
-
-
-def _pareto(records: list[RunRecord]) -> set[str]:
-    """Runs that no other beats in replication, alignment and time together."""
-    points = {}
-    for record in records:
-        time = record.cost.get("time_ratio")
-        parts = (record.scores.get("sscd"), record.scores.get("clip_score"), time)
-        values = [part.value for part in parts if part and part.value is not None]
-        if len(values) == 3:
-            # A time that cannot be told from that of no mitigation is no gain: the reference's own
-            # differs from 1 by noise.
-            same = record.method == REFERENCE or (
-                time
-                and time.low is not None
-                and time.high is not None
-                and time.low <= 1 <= time.high
-            )
-            points[record.run] = (-values[0], values[1], -1.0 if same else -values[2])
-    return {
-        run
-        for run, on_front in zip(points, stats.pareto_front(list(points.values())), strict=True)
-        if on_front
-    }

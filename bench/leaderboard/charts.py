@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.leaderboard.board import Board, Row
 from bench.leaderboard.cells import cell, group_order, number
-from bench.leaderboard.columns import COLUMNS, Column
+from bench.leaderboard.columns import BY_NAME, Column
 from bench.records.parts import REFERENCE
 from bench.records.record import Score
 
@@ -32,13 +32,10 @@ CHARACTER, LINE = 6.1, 13.0  # a letter of a point's name, and its line
 FARTHEST = 1e9  # what an axis shows; a record may hold any number
 LONGEST = 27  # letters of a name beside a point
 
-_COLUMNS = {column.name: column for column in COLUMNS}
 # lower is better
-ACROSS = tuple(
-    _COLUMNS[name] for name in ("copies", "sscd", "memorized_ratio", "clique_extracted")
-)
-UPWARDS = tuple(_COLUMNS[name] for name in ("clip_score", "clip_score_clean"))  # higher is better
-BARS = tuple(_COLUMNS[name] for name in ("time_ratio", "nfe_per_image", "fit_nfe"))
+ACROSS = tuple(BY_NAME[name] for name in ("copies", "sscd", "memorized_ratio", "clique_extracted"))
+UPWARDS = tuple(BY_NAME[name] for name in ("clip_score", "clip_score_clean"))  # higher is better
+BARS = tuple(BY_NAME[name] for name in ("time_ratio", "nfe_per_image", "fit_nfe"))
 
 
 def looks(rows: Sequence[Row]) -> list[tuple[str, int]]:

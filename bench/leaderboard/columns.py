@@ -157,3 +157,4 @@ COLUMNS = (
     Column("fit_seconds", "fit s", 1, "seconds of offline fitting", "cost"),
     Column("fit_nfe", "fit NFE", 0, "model evaluations of offline fitting", "cost"),
 )
+BY_NAME = {column.name: column for column in COLUMNS}

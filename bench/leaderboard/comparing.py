@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.base.errors import visible
 from bench.leaderboard.board import Row
-from bench.leaderboard.columns import COLUMNS
+from bench.leaderboard.columns import BY_NAME
 from bench.records.parts import flat, protocol
 from bench.records.record import RunRecord, Score, load_record
 from bench.statistics import intervals as stats
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 REPORT_PARTS = ("scores", "cost", "attacks")
 ABSENT = object()  # a field that one of the records does not have; null is a value
 LONGEST = 160  # characters of a value in the terminal; the JSON has all of it
-_COLUMNS = {column.name: column for column in COLUMNS}
-_ORDER = {name: position for position, name in enumerate(_COLUMNS)}
+_ORDER = {name: position for position, name in enumerate(BY_NAME)}
 
 
 @dataclass(frozen=True)
@@ -178,8 +177,8 @@ def decimals_of(name: str, *scores: Score | None) -> int:
     """How many decimals to show: the leaderboard's where it knows the name, none for plain counts,
     else 3 or what small numbers need.
     """
-    if name in _COLUMNS:
-        return _COLUMNS[name].decimals
+    if name in BY_NAME:
+        return BY_NAME[name].decimals
     values = [score.value for score in scores if score and score.value is not None]
     if all(value.is_integer() for value in values) and not any(
         score and score.low is not None for score in scores
@@ -394,7 +393,7 @@ def _numbers_table(numbers: Sequence[Pair]) -> Table:
             if pair.difference
             else f"– ({pair.reason})"
         )
-        heading = _COLUMNS[pair.name].heading if pair.name in _COLUMNS else pair.name
+        heading = BY_NAME[pair.name].heading if pair.name in BY_NAME else pair.name
         values = [Text(cell(score, decimals)) for score in (pair.a, pair.b)]
         table.add_row(_cell_text(heading), *values, _cell_text(change))
     return table

@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.leaderboard.board import Board, Row
-from bench.leaderboard.columns import COLUMNS, Column
+from bench.leaderboard.columns import BY_NAME, Column
 from bench.records.parts import REFERENCE
 
 # the change of clean CLIP up to which a method counts as keeping what clean prompts give
 KEPT = 0.02
-_COLUMNS = {column.name: column for column in COLUMNS}
 SSCD, CLEAN, EXTRACTED, NFE, FIT, FIT_SECONDS, TIME = (
-    _COLUMNS[name]
+    BY_NAME[name]
     for name in (
         "sscd",
         "clip_score_clean",

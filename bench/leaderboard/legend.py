@@ -11,8 +11,8 @@ from bench.leaderboard.columns import Column
 from bench.records.parts import REFERENCE, flat
 
 PARETO = (
-    "no other row is at least as good in SSCD, CLIP and time and better in one of them; a time"
-    " whose range holds 1 counts as 1"
+    "no other row is clearly better in copies (SSCD where prompts have no labels), CLIP of clean"
+    " prompts or evaluations and clearly worse in none of them, by paired intervals"
 )
 HOLDS = (
     "attackers who meet the mitigation, measured: `api` may only generate; `weights` holds the"

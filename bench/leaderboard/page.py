@@ -22,6 +22,7 @@ from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of
 from bench.leaderboard.cells import cell, difference_cell, group_order, heading, number, spread
 from bench.leaderboard.columns import Column
 from bench.leaderboard.extraction import HEADINGS, extraction
+from bench.leaderboard.front import REPLICATION as ORDER
 from bench.leaderboard.glance import (
     CLEARLY_WORSE,
     KEPT,
@@ -93,6 +94,7 @@ def html(board: Board) -> str:
         grouped=grouped(board),
         group_name=group_name,
         pareto=PARETO,
+        order=_order(columns),
         gallery=_gallery(board),
         attacked=extraction(board),
         attack_headings=HEADINGS,
@@ -110,6 +112,12 @@ def html(board: Board) -> str:
         machines=_machines(board),
     )
     return content
+
+
+def _order(columns: Sequence[Column]) -> str:
+    """What the rows are sorted by, as the heading of its column names it."""
+    headings = {column.name: column.heading.removesuffix(" ↓") for column in columns}
+    return next((headings[name] for name in ORDER if name in headings), "replication")
 
 
 def picture_of(board: Board) -> str | None:

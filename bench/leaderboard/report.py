@@ -14,7 +14,7 @@ from bench.base.errors import UserError
 from bench.base.files import write_atomically
 from bench.leaderboard.board import Row
 from bench.leaderboard.cells import cell, group_order, number
-from bench.leaderboard.columns import COLUMNS
+from bench.leaderboard.columns import BY_NAME
 from bench.leaderboard.comparing import REPORT_PARTS, decimals_of, ordered
 from bench.leaderboard.templating import template
 from bench.records.parts import flat
@@ -35,7 +35,6 @@ TUNED = {
     ),
 }
 TITLES = {"scores": "Scores", "cost": "Cost", "attacks": "Attacks"}
-_COLUMNS = {column.name: column for column in COLUMNS}
 
 
 def write_report(record: Path, out: Path | None = None) -> Path:
@@ -133,7 +132,7 @@ def in_words(record: RunRecord) -> list[str]:
 
 def _line(name: str, score: Score) -> dict[str, Any]:
     """One row of a table of numbers; a number that is null shows its reason."""
-    column = _COLUMNS.get(name)
+    column = BY_NAME.get(name)
     decimals = decimals_of(name, score)
     return {
         "heading": column.heading if column else name + ARROWS[score.higher_is_better],

@@ -13,7 +13,7 @@ import torch
 
 from bench.contracts.metric import PerImage
 from bench.leaderboard.board import columns_of, make_boards
-from bench.leaderboard.columns import COLUMNS
+from bench.leaderboard.columns import BY_NAME
 from bench.leaderboard.grouped import FEW, grouped
 from bench.leaderboard.markdown import markdown
 from bench.leaderboard.page import html
@@ -196,7 +196,7 @@ def test_a_difference_of_medians_is_plain_and_not_the_mean_of_differences():
         )
     board = board_of(*both)
     row = next(row for row in board.rows if row.record.method == "wanda")
-    assert row.difference(COLUMNS[0]) == (
+    assert row.difference(BY_NAME["sscd"]) == (
         both[1].scores["sscd"].value - both[0].scores["sscd"].value,
         None,
         None,

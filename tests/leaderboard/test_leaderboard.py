@@ -11,7 +11,7 @@ from bench.base.errors import UserError
 from bench.leaderboard import latex
 from bench.leaderboard.board import columns_of
 from bench.leaderboard.cells import number
-from bench.leaderboard.columns import COLUMNS
+from bench.leaderboard.columns import BY_NAME
 from bench.leaderboard.leaderboard import check_pages, make_boards, make_pages, write_pages
 from bench.records.record import (
     RecordedExhibit,
@@ -24,6 +24,7 @@ from bench.records.record import (
     load_records,
 )
 
+SSCD = BY_NAME["sscd"]
 HOSTILE = "<script>alert(1)</script>|\"'\n\u202e"
 
 
@@ -83,8 +84,8 @@ def records(tmp_path):
 def test_rows_stand_by_replication_with_paired_differences(records):
     (board,) = make_boards([load_record(path) for path in sorted(records.glob("*/*/*.json"))])
     assert [row.record.method for row in board.rows] == ["better", "none"]
-    assert board.rows[0].difference(COLUMNS[0]) == pytest.approx((-0.2, -0.2, -0.2))
-    assert board.rows[1].difference(COLUMNS[0]) is None
+    assert board.rows[0].difference(SSCD) == pytest.approx((-0.2, -0.2, -0.2))
+    assert board.rows[1].difference(SSCD) is None
 
 
 def test_pages_are_the_same_bytes_in_another_environment(records, tmp_path):
@@ -226,7 +227,7 @@ def test_a_row_is_compared_with_the_reference_of_as_many_seeds_which_stands_in_t
         == ["better", "none [1 seed]", "none [3 seeds]", "thrice", "twice"]
         and board.apart == ()
     )
-    compared = {row.record.method: row.difference(COLUMNS[0]) for row in board.rows}
+    compared = {row.record.method: row.difference(SSCD) for row in board.rows}
     assert compared["better"] == pytest.approx((-0.2,) * 3) and compared["thrice"] == pytest.approx(
         (-0.2,) * 3
     )
@@ -259,39 +260,6 @@ def test_a_difference_over_some_of_the_prompts_says_so(records):
         "Δ -0.300 [-0.300, -0.300] over 4 prompts" in line
         and "over 4 prompts" in pages["demo.html"].decode()
     )
-
-
-def test_a_time_that_cannot_be_told_from_none_is_no_gain(records):
-    time = record("none", 0.6).cost["time_ratio"]
-    same = {"time_ratio": time.model_copy(update={"value": 0.9, "low": 0.8, "high": 1.1})}
-    record("none", 0.6, cost=same).save(records)
-    record(
-        "noise",
-        0.6,
-        run="c" * 12,
-        cost={"time_ratio": time.model_copy(update={"value": 0.8, "low": 0.7, "high": 1.2})},
-    ).save(records)
-    record(
-        "faster",
-        0.7,
-        run="d" * 12,
-        cost={"time_ratio": time.model_copy(update={"value": 0.8, "low": 0.7, "high": 0.9})},
-    ).save(records)
-    (board,) = make_boards(load_records(records)[0])
-    assert {row.record.method: row.pareto for row in board.rows} == {
-        "better": True,
-        "faster": True,
-        "noise": True,
-        "none": True,
-    }
-    record(
-        "noise",
-        0.61,
-        run="c" * 12,
-        cost={"time_ratio": time.model_copy(update={"value": 0.8, "low": 0.7, "high": 1.2})},
-    ).save(records)
-    (board,) = make_boards(load_records(records)[0])
-    assert not next(row.pareto for row in board.rows if row.record.method == "noise")
 
 
 @pytest.mark.parametrize("name", ["method", "sscd_low", "own_difference_high", "=cmd|x", "a b"])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from bench.leaderboard.board import Board, Row, columns_of, make_boards
 from bench.leaderboard.charts import bars, groups, looks, place_labels, scatters, step_line, ticks
-from bench.leaderboard.columns import COLUMNS
+from bench.leaderboard.columns import BY_NAME, COLUMNS
 from bench.leaderboard.glance import (
     CLEARLY_BETTER,
     CLEARLY_WORSE,
@@ -41,10 +41,7 @@ VOID = {"meta", "input", "img", "br", "wbr", "link", "hr"}
 PNG = base64.b64encode(
     b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (32).to_bytes(4, "big") * 2 + b"\x08\x02" + bytes(18)
 ).decode()
-SSCD, EXTRACTED = (
-    COLUMNS[0],
-    next(column for column in COLUMNS if column.name == "clique_extracted"),
-)
+SSCD, EXTRACTED = BY_NAME["sscd"], BY_NAME["clique_extracted"]
 
 
 def score(value, metric="m", spread=0.05, **changes):

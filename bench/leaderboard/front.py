@@ -1,0 +1,78 @@
+"""Which rows no other row beats in replication, clean utility and evaluations together.
+
+One row beats another when it is clearly better in at least one of the three and clearly worse in
+none: of scores, by the interval of the difference paired by prompt; of evaluations, by their
+number. So a difference that could be chance neither puts a row on the front nor takes it off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.records.record import RunRecord, Score
+from bench.statistics import intervals as stats
+
+# The first of each that a record has counts.
+REPLICATION = ("copies", "sscd")
+UTILITY = ("clip_score_clean", "clip_score")
+EVALUATIONS = "nfe_per_image"
+
+
+def replication_of(record: RunRecord) -> Score | None:
+    """The score that rows are ordered by."""
+    return _first(record, REPLICATION)[1]
+
+
+def front(records: Sequence[RunRecord]) -> set[str]:
+    """The runs that no other beats; a run that lacks one of the three numbers is not among them."""
+    rated = [record for record in records if _rated(record)]
+    return {record.run for record in rated if not _beaten(record, rated)}
+
+
+def _beaten(record: RunRecord, others: Sequence[RunRecord]) -> bool:
+    rivals = [other for other in others if other is not record]
+    names = (_first(record, REPLICATION)[0], _first(record, UTILITY)[0])
+    values, baseline = {}, {}
+    for place, rival in enumerate(rivals):
+        for name in names:
+            values[f"{place} {name}"] = rival.per_prompt.get(name, {})
+            baseline[f"{place} {name}"] = record.per_prompt.get(name, {})
+    shares = [key for key in values if record.scores[key.split(" ")[1]].unit.startswith("share")]
+    found = stats.paired_differences(values, baseline, shares=shares)
+    for place, rival in enumerate(rivals):
+        signs = [_advantage(rival, record, name, found.get(f"{place} {name}")) for name in names]
+        spared = _evaluations(record) - _evaluations(rival)
+        signs.append((spared > 0) - (spared < 0))
+        if min(signs) >= 0 and max(signs) > 0:
+            return True
+    return False
+
+
+def _advantage(
+    rival: RunRecord, record: RunRecord, name: str, paired: tuple[float, float, float] | None
+) -> int:
+    """1 where the rival is clearly better in a score, -1 where it is clearly worse, else 0."""
+    mine, theirs = record.scores[name], rival.scores.get(name)
+    if theirs is None or theirs.value is None or mine.value is None:
+        return 0
+    if paired is None:  # no values by prompt: the numbers themselves
+        low = high = float(theirs.value) - float(mine.value)
+    else:
+        _, low, high = paired
+    sign = (low > 0) - (high < 0)
+    return sign if mine.higher_is_better else -sign
+
+
+def _rated(record: RunRecord) -> bool:
+    cost = record.cost.get(EVALUATIONS)
+    scores = (_first(record, REPLICATION)[1], _first(record, UTILITY)[1], cost)
+    return all(score is not None and score.value is not None for score in scores)
+
+
+def _evaluations(record: RunRecord) -> float:
+    return float(record.cost[EVALUATIONS].value or 0.0)
+
+
+def _first(record: RunRecord, names: Sequence[str]) -> tuple[str, Score | None]:
+    name = next((name for name in names if name in record.scores), names[-1])
+    return name, record.scores.get(name)

@@ -1,0 +1,76 @@
+"""The Pareto front: rows that no other beats, by paired intervals of three numbers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bench.leaderboard.front import front
+from bench.records.record import Score
+
+PROMPTS = [f"p{i}" for i in range(40)]
+
+
+def row(
+    run, copies=0.5, clip=0.3, nfe=50.0, noise=0.0, seed=0, names=("copies", "clip_score_clean")
+):
+    """A record by its means; prompts differ by `noise`, each row in its own way."""
+    random = np.random.default_rng(seed)
+    per_prompt = {
+        name: dict(zip(PROMPTS, (mean + noise * random.normal(size=40)).tolist(), strict=True))
+        for name, mean in zip(names, (copies, clip), strict=True)
+    }
+    scores = {
+        name: Score(
+            value=float(np.mean(list(values.values()))),
+            n=40,
+            unit="cosine",
+            higher_is_better=name.startswith("clip"),
+            metric="m",
+            metric_version=1,
+        )
+        for name, values in per_prompt.items()
+    }
+    cost = {} if nfe is None else {"nfe_per_image": SimpleNamespace(value=nfe)}
+    return SimpleNamespace(run=run, scores=scores, cost=cost, per_prompt=per_prompt)
+
+
+def test_a_row_that_is_clearly_better_in_one_and_worse_in_none_beats_another():
+    assert front([row("a"), row("b", copies=0.4)]) == {"b"}
+    assert front([row("a"), row("b", clip=0.4)]) == {"b"}
+    assert front([row("a"), row("b", nfe=40)]) == {"b"}
+
+
+def test_a_row_that_pays_elsewhere_beats_nobody():
+    rows = [row("a"), row("b", copies=0.4, clip=0.2), row("c", copies=0.3, nfe=60)]
+    assert front(rows) == {"a", "b", "c"}
+
+
+def test_a_difference_that_could_be_chance_decides_nothing():
+    rows = [row("a", noise=0.3, seed=1), row("b", copies=0.49, noise=0.3, seed=2)]
+    assert front(rows) == {"a", "b"}
+    # It does not save a row that is clearly worse elsewhere either.
+    worse = row("a", copies=0.49, noise=0.3, seed=1, nfe=60)
+    assert front([worse, row("b", noise=0.3, seed=2)]) == {"b"}
+
+
+def test_rows_that_are_the_same_stand_both():
+    assert front([row("a"), row("b")]) == {"a", "b"}
+
+
+@pytest.mark.parametrize("names", [("sscd", "clip_score"), ("sscd", "clip_score_clean")])
+def test_without_labels_or_clean_prompts_the_other_scores_count(names):
+    assert front([row("a", names=names), row("b", copies=0.4, names=names)]) == {"b"}
+
+
+def test_a_row_that_lacks_a_number_is_not_on_the_front_and_beats_nobody():
+    assert front([row("a"), row("b", copies=0.1, nfe=None)]) == {"a"}
+
+
+def test_without_values_by_prompt_the_numbers_decide():
+    rows = [row("a"), row("b", copies=0.4)]
+    for record in rows:
+        record.per_prompt = {}
+    assert front(rows) == {"b"}
