@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 from bench.leaderboard.columns import COLUMNS, Column
-from bench.leaderboard.front import front, replication_of
+from bench.leaderboard.front import front, ranks, replication_of
 from bench.records.parts import PARTS, REFERENCE, Protocol, protocol
 from bench.records.record import RunRecord, Score
 from bench.statistics import intervals as stats
@@ -35,6 +36,8 @@ class Row:
     reference: RunRecord | None
     pareto: bool = False
     twin: str = ""  # what tells it from another row of the same name
+    # the least and the greatest rank that its prompts allow; None where it has no values by prompt
+    ranks: tuple[int, int] | None = None
     # paired ones by score; made when asked for where none are given
     differences: dict[str, Interval] | None = field(default=None, compare=False)
 
@@ -52,6 +55,14 @@ class Row:
             + self.tuned
             + (f" [{self.twin}]" if self.twin else "")
         )
+
+    @property
+    def rank(self) -> str:
+        """The ranks that the row may have, in words."""
+        if self.ranks is None:
+            return "–"
+        low, high = self.ranks
+        return str(low) if low == high else f"{low} to {high}"
 
     @property
     def tuned(self) -> str:
@@ -211,7 +222,7 @@ def _board(
     on_front, twins = front(ours), _twins([*ours, *theirs])
     return Board(
         suite,
-        _rows(ours, references, twins, on_front),
+        _rows(ours, references, twins, on_front, ranks(ours)),
         tuple(apart),
         _rows(theirs, references, twins),
         damaged,
@@ -301,17 +312,24 @@ def _rows(
     references: Mapping[int, RunRecord],
     twins: Mapping[str, str],
     on_front: Set[str] = frozenset(),
+    possible: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> tuple[Row, ...]:
     """The rows by replication, each beside its reference; `on_front`: the runs that no other
-    beats.
+    beats; `possible`: the ranks that each may have.
     """
     ordered = sorted(records, key=lambda record: (_sort_value(record), record.method, record.run))
     beside = [references.get(record.seeds) for record in ordered]
+    differences = _differences(ordered, beside)
     return tuple(
-        Row(record, reference, record.run in on_front, twins.get(record.run, ""), differences)
-        for record, reference, differences in zip(
-            ordered, beside, _differences(ordered, beside), strict=True
+        Row(
+            record,
+            reference,
+            record.run in on_front,
+            twins.get(record.run, ""),
+            possible.get(record.run),
+            paired,
         )
+        for record, reference, paired in zip(ordered, beside, differences, strict=True)
     )
 
 

@@ -25,10 +25,10 @@ def load_board(suite: str, records: Path | str | None = None) -> DataFrame:
     """The board of a suite as a pandas DataFrame: one row a run, in the order of the table.
 
     The columns are those of `leaderboards/<suite>.csv`: what a row stands for (`method`,
-    `parameters`, `where`, `needs`, `holds_against`, `seeds`, `pareto`, `run`, `measured_by`), then
-    for every score its value (`sscd`), its 95 % interval (`sscd_low`, `sscd_high`), the images
-    behind it (`sscd_n`), its values by generation and by group of prompts (`sscd_by_seed`,
-    `sscd_by_group`), and its difference to `none` with an interval (`sscd_difference`,
+    `parameters`, `where`, `needs`, `holds_against`, `seeds`, `rank_low`, `rank_high`, `pareto`,
+    `run`, `measured_by`), then for every score its value (`sscd`), its 95 % interval (`sscd_low`,
+    `sscd_high`), the images behind it (`sscd_n`), its values by generation and by group of prompts
+    (`sscd_by_seed`, `sscd_by_group`), and its difference to `none` with an interval (`sscd_difference`,
     `sscd_difference_low`, `sscd_difference_high`; not for costs). Numbers are rounded to six
     decimals; those that were not measured are NaN.
 

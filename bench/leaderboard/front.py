@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from bench.records.record import RunRecord, Score
 from bench.statistics import intervals as stats
+from bench.statistics.claims import rank_intervals
 
 # The first of each that a record has counts.
 REPLICATION = ("copies", "sscd")
@@ -27,6 +30,23 @@ def front(records: Sequence[RunRecord]) -> set[str]:
     """The runs that no other beats; a run that lacks one of the three numbers is not among them."""
     rated = [record for record in records if _rated(record)]
     return {record.run for record in rated if not _beaten(record, rated)}
+
+
+def ranks(records: Sequence[RunRecord]) -> dict[str, tuple[int, int]]:
+    """By run, the least and the greatest rank in replication that the data allow, all rows together
+    with 95 % confidence; over the prompts that all of them have values for, and without runs that
+    have none.
+    """
+    values = {
+        record.run: record.per_prompt[name]
+        for record in records
+        if (name := _first(record, REPLICATION)[0]) in record.per_prompt
+    }
+    shared = sorted(set.intersection(*(set(means) for means in values.values()))) if values else []
+    if not shared:
+        return {}
+    table = np.array([[means[prompt] for prompt in shared] for means in values.values()])
+    return dict(zip(values, rank_intervals(table), strict=True))
 
 
 def _beaten(record: RunRecord, others: Sequence[RunRecord]) -> bool:

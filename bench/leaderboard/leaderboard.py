@@ -16,7 +16,7 @@ from bench.leaderboard.board import Board, Row, columns_of, make_boards
 from bench.leaderboard.cells import LONGEST, cell, difference_cell, heading, number, spread
 from bench.leaderboard.columns import SIZED
 from bench.leaderboard.latex import latex
-from bench.leaderboard.markdown import README_COLUMNS, markdown, with_tables
+from bench.leaderboard.markdown import markdown, readme_columns, with_tables
 from bench.leaderboard.page import html, picture_of
 from bench.leaderboard.published import load_published
 from bench.leaderboard.published import markdown as published_markdown
@@ -72,7 +72,7 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
         pages[f"{board.suite}.html"] = html(board).encode()
         if picture := picture_of(board):
             pages[f"pictures/{board.suite}.svg"] = picture.encode()
-        columns = [column for column in columns_of(board) if column.name in README_COLUMNS]
+        columns = readme_columns(board)
         pages[f"{board.suite}.tex"] = latex(
             board, columns, [heading(board, column) for column in columns]
         ).encode()

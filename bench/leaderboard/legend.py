@@ -14,6 +14,10 @@ PARETO = (
     "no other row is clearly better in copies (SSCD where prompts have no labels), CLIP of clean"
     " prompts or evaluations and clearly worse in none of them, by paired intervals"
 )
+RANK = (
+    "the ranks in the order of the table that a row may have, all rows together with 95 %"
+    " confidence (paired bootstrap over prompts, all pairs at once)"
+)
 HOLDS = (
     "attackers who meet the mitigation, measured: `api` may only generate; `weights` holds the"
     " model as edited, and what a method does by hooks, prompts, noise or guidance is not in it"

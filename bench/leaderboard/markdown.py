@@ -9,14 +9,16 @@ from bench.leaderboard.cells import cell, difference_cell, escape, heading, spre
 from bench.leaderboard.columns import Column
 from bench.leaderboard.extraction import HEADINGS, Extraction, extraction
 from bench.leaderboard.grouped import Grouped, grouped
-from bench.leaderboard.legend import HOLDS, PARETO, definition
+from bench.leaderboard.legend import HOLDS, PARETO, RANK, definition
 from bench.records.parts import PARTS
 from bench.records.record import Score
 
-README_COLUMNS = (
+_README = (
     "copies",
     "sscd",
+    "memorized_ratio",
     "any_copy",
+    "clip_score",
     "clip_score_clean",
     "recognised",
     "fid",
@@ -25,6 +27,19 @@ README_COLUMNS = (
     "nfe_per_image",
     "fit_nfe",
 )
+# What says less than another column does stands in the full tables only, where both are there.
+_SAID_BETTER = {"memorized_ratio": "copies", "clip_score": "clip_score_clean"}
+
+
+def readme_columns(board: Board) -> list[Column]:
+    """The columns of short tables: in a README, and in LaTeX."""
+    columns = columns_of(board)
+    there = {column.name for column in columns}
+    return [
+        column
+        for column in columns
+        if column.name in _README and _SAID_BETTER.get(column.name) not in there
+    ]
 
 
 def markdown(board: Board) -> str:
@@ -57,7 +72,7 @@ def _main_table(board: Board, columns: Sequence[Column]) -> list[str]:
         f"- **{escape(heading(board, column))}**: {escape(definition(board, column), 2000)}"
         for column in columns
     ]
-    lines += [f"- **holds against**: {HOLDS}", f"- **Pareto**: {PARETO}"]
+    lines += [f"- **rank**: {RANK}", f"- **holds against**: {HOLDS}", f"- **Pareto**: {PARETO}"]
     lines += [f"- {TUNED_MEANS}"] if any(row.record.tuning for row in board.rows) else []
     return lines
 
@@ -137,7 +152,14 @@ def markdown_table(
     """A line for each row; `details` adds what a method needs and whom it holds against."""
     more = ["needs", "holds against"] if details else []
     lines = _pipes(
-        ["method", "acts on", *more, *(heading(board, column) for column in columns), "Pareto"]
+        [
+            "rank",
+            "method",
+            "acts on",
+            *more,
+            *(heading(board, column) for column in columns),
+            "Pareto",
+        ]
     )
     for row in rows:
         cells = []
@@ -164,7 +186,7 @@ def markdown_table(
             else []
         )
         pareto = "●" if row.pareto else ""
-        words = map(escape, (row.label, row.record.where, *facts))
+        words = map(escape, (row.rank, row.label, row.record.where, *facts))
         lines.append(_cells([*words, *cells, pareto]))
     return lines
 
@@ -214,10 +236,8 @@ def with_tables(readme: str, boards: list[Board]) -> str:
     """
     for board in boards:
         attacked = extraction(board)
-        columns = [column for column in columns_of(board) if column.name in README_COLUMNS]
-        readme = _between(
-            readme, f"<!-- board {board.suite} -->", markdown_table(board, board.rows, columns)
-        )
+        table = markdown_table(board, board.rows, readme_columns(board))
+        readme = _between(readme, f"<!-- board {board.suite} -->", table)
         readme = _between(
             readme,
             f"<!-- extraction {board.suite} -->",

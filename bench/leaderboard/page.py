@@ -33,7 +33,7 @@ from bench.leaderboard.glance import (
     verdict,
 )
 from bench.leaderboard.grouped import grouped
-from bench.leaderboard.legend import PARETO, operating_point
+from bench.leaderboard.legend import PARETO, RANK, operating_point
 from bench.leaderboard.templating import TITLE, package_file, plain, template
 from bench.records.parts import REFERENCE
 
@@ -95,6 +95,7 @@ def html(board: Board) -> str:
         group_name=group_name,
         pareto=PARETO,
         order=_order(columns),
+        rank_means=RANK,
         gallery=_gallery(board),
         attacked=extraction(board),
         attack_headings=HEADINGS,
@@ -225,6 +226,7 @@ def _row(
         "record": record,
         "reference": record.method == REFERENCE,
         "pareto": row.pareto,
+        "rank": row.rank if row.ranks else "",
         "needs": ", ".join(name.replace("_", " ") for name in record.needs),
         "against": against,
         "words": plain(f"{row.label} {record.paper}", 300).lower(),

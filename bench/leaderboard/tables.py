@@ -62,6 +62,8 @@ def _identity(row: Row) -> dict[str, Any]:
         "needs": record.needs,
         "holds_against": record.holds_against or [],
         "seeds": record.seeds,
+        "rank_low": row.ranks[0] if row.ranks else None,
+        "rank_high": row.ranks[1] if row.ranks else None,
         "pareto": row.pareto,
         "run": record.run,
     }

@@ -253,9 +253,7 @@ def test_a_difference_over_some_of_the_prompts_says_so(records):
     fewer = {f"p{i}": 0.3 + 0.01 * i for i in range(4)}
     record("some", 0.3, run="c" * 12, per_prompt={"sscd": fewer}).save(records)
     pages = make_pages(records)[0]
-    line = next(
-        line for line in pages["demo.md"].decode().splitlines() if line.startswith("| some")
-    )
+    line = next(line for line in pages["demo.md"].decode().splitlines() if "| some |" in line)
     assert (
         "Δ -0.300 [-0.300, -0.300] over 4 prompts" in line
         and "over 4 prompts" in pages["demo.html"].decode()
@@ -398,7 +396,9 @@ def test_a_column_that_a_plug_in_declares_stands_after_the_built_in_ones_of_its_
     ]
     pages = make_pages(records)[0]
     line = next(
-        line for line in pages["demo.md"].decode().splitlines() if line.startswith("| method")
+        line
+        for line in pages["demo.md"].decode().splitlines()
+        if line.startswith("| rank | method")
     )
     assert "mine\\|&lt;b&gt; ↑ |" in line and "| 0.2 |" in pages["demo.md"].decode()
     assert (
@@ -599,7 +599,7 @@ def test_a_readme_gets_the_table_it_marks_and_keeps_every_other_word(records, tm
     write_pages(pages, out)
     text = readme.read_text()
     assert (
-        text.startswith("before\n<!-- board demo -->\n| method |")
+        text.startswith("before\n<!-- board demo -->\n| rank | method |")
         and "| better |" in text
         and "old" not in text
     )
