@@ -28,9 +28,9 @@ def load_board(suite: str, records: Path | str | None = None) -> DataFrame:
     `parameters`, `where`, `needs`, `holds_against`, `seeds`, `rank_low`, `rank_high`, `pareto`,
     `run`, `measured_by`), then for every score its value (`sscd`), its 95 % interval (`sscd_low`,
     `sscd_high`), the images behind it (`sscd_n`), its values by generation and by group of prompts
-    (`sscd_by_seed`, `sscd_by_group`), and its difference to `none` with an interval (`sscd_difference`,
-    `sscd_difference_low`, `sscd_difference_high`; not for costs). Numbers are rounded to six
-    decimals; those that were not measured are NaN.
+    (`sscd_by_seed`, `sscd_by_group`), and its difference to `none` with an interval
+    (`sscd_difference`, `sscd_difference_low`, `sscd_difference_high`; not for costs). Numbers are
+    rounded to six decimals; those that were not measured are NaN.
 
     `records` is the folder of run records: by default `leaderboards/records` in the current folder,
     or else in this checkout. A record that cannot be used is left out with a warning. Raises
