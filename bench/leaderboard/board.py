@@ -15,6 +15,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 from bench.leaderboard.columns import COLUMNS, Column
+from bench.leaderboard.family import adjusted
 from bench.leaderboard.front import front, ranks, replication_of
 from bench.records.parts import PARTS, REFERENCE, Protocol, protocol
 from bench.records.record import RunRecord, Score
@@ -38,6 +39,8 @@ class Row:
     twin: str = ""  # what tells it from another row of the same name
     # the least and the greatest rank that its prompts allow; None where it has no values by prompt
     ranks: tuple[int, int] | None = None
+    # of its headline columns: p-values of the difference, corrected over the whole board
+    adjusted: Mapping[str, float] = field(default_factory=dict)
     # paired ones by score; made when asked for where none are given
     differences: dict[str, Interval] | None = field(default=None, compare=False)
 
@@ -222,7 +225,7 @@ def _board(
     on_front, twins = front(ours), _twins([*ours, *theirs])
     return Board(
         suite,
-        _rows(ours, references, twins, on_front, ranks(ours)),
+        _rows(ours, references, twins, on_front, ranks(ours), adjusted(ours, references)),
         tuple(apart),
         _rows(theirs, references, twins),
         damaged,
@@ -313,9 +316,10 @@ def _rows(
     twins: Mapping[str, str],
     on_front: Set[str] = frozenset(),
     possible: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    corrected: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
 ) -> tuple[Row, ...]:
     """The rows by replication, each beside its reference; `on_front`: the runs that no other
-    beats; `possible`: the ranks that each may have.
+    beats; `possible`: the ranks that each may have; `corrected`: p-values by run and score.
     """
     ordered = sorted(records, key=lambda record: (_sort_value(record), record.method, record.run))
     beside = [references.get(record.seeds) for record in ordered]
@@ -327,6 +331,7 @@ def _rows(
             record.run in on_front,
             twins.get(record.run, ""),
             possible.get(record.run),
+            corrected.get(record.run, {}),
             paired,
         )
         for record, reference, paired in zip(ordered, beside, differences, strict=True)

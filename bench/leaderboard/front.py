@@ -21,9 +21,14 @@ UTILITY = ("clip_score_clean", "clip_score")
 EVALUATIONS = "nfe_per_image"
 
 
+def headline(record: RunRecord, names: Sequence[str]) -> str:
+    """The first of the names that the record has a score of, else the last of them."""
+    return next((name for name in names if name in record.scores), names[-1])
+
+
 def replication_of(record: RunRecord) -> Score | None:
     """The score that rows are ordered by."""
-    return _first(record, REPLICATION)[1]
+    return record.scores.get(headline(record, REPLICATION))
 
 
 def front(records: Sequence[RunRecord]) -> set[str]:
@@ -40,7 +45,7 @@ def ranks(records: Sequence[RunRecord]) -> dict[str, tuple[int, int]]:
     values = {
         record.run: record.per_prompt[name]
         for record in records
-        if (name := _first(record, REPLICATION)[0]) in record.per_prompt
+        if (name := headline(record, REPLICATION)) in record.per_prompt
     }
     shared = sorted(set.intersection(*(set(means) for means in values.values()))) if values else []
     if not shared:
@@ -51,7 +56,7 @@ def ranks(records: Sequence[RunRecord]) -> dict[str, tuple[int, int]]:
 
 def _beaten(record: RunRecord, others: Sequence[RunRecord]) -> bool:
     rivals = [other for other in others if other is not record]
-    names = (_first(record, REPLICATION)[0], _first(record, UTILITY)[0])
+    names = (headline(record, REPLICATION), headline(record, UTILITY))
     values, baseline = {}, {}
     for place, rival in enumerate(rivals):
         for name in names:
@@ -84,15 +89,10 @@ def _advantage(
 
 
 def _rated(record: RunRecord) -> bool:
-    cost = record.cost.get(EVALUATIONS)
-    scores = (_first(record, REPLICATION)[1], _first(record, UTILITY)[1], cost)
-    return all(score is not None and score.value is not None for score in scores)
+    scores = [record.scores.get(headline(record, names)) for names in (REPLICATION, UTILITY)]
+    numbers = [*scores, record.cost.get(EVALUATIONS)]
+    return all(number is not None and number.value is not None for number in numbers)
 
 
 def _evaluations(record: RunRecord) -> float:
     return float(record.cost[EVALUATIONS].value or 0.0)
-
-
-def _first(record: RunRecord, names: Sequence[str]) -> tuple[str, Score | None]:
-    name = next((name for name in names if name in record.scores), names[-1])
-    return name, record.scores.get(name)

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 from bench.leaderboard.board import Board, Row
 from bench.leaderboard.columns import BY_NAME, Column
+from bench.leaderboard.family import LEVEL
+from bench.leaderboard.front import REPLICATION
 from bench.records.parts import REFERENCE
 
 # the change of clean CLIP up to which a method counts as keeping what clean prompts give
 KEPT = 0.02
-SSCD, CLEAN, EXTRACTED, NFE, FIT, FIT_SECONDS, TIME = (
+CLEAN, EXTRACTED, NFE, FIT, FIT_SECONDS, TIME = (
     BY_NAME[name]
     for name in (
-        "sscd",
         "clip_score_clean",
         "clique_extracted",
         "nfe_per_image",
@@ -31,6 +32,9 @@ SSCD, CLEAN, EXTRACTED, NFE, FIT, FIT_SECONDS, TIME = (
 
 CLEARLY_BETTER = "clearly better than none"
 NOT_CLEARLY_BETTER = "not clearly better than none (the interval of Δ contains 0)"
+NOT_IN_THE_FAMILY = (
+    "not clearly different from none once all comparisons of this board are counted (Holm)"
+)
 CLEARLY_WORSE = "clearly worse than none"
 NO_INTERVAL = "whether that is better than none is open: the difference has no interval"
 NO_REFERENCE = "there is no row of none to compare with"
@@ -65,12 +69,30 @@ def glance(board: Board) -> list[Card]:
     """The cards of a board, in the order of the page; none for a board without rows."""
     rows = [row for row in board.rows if row.record.method != REFERENCE]
     reference = next((row for row in board.rows if row.record.method == REFERENCE), None)
-    made = (_against_api(rows), _free(rows, reference), _against_weights(rows), _keeps(rows))
+    by = _replication(board)
+    made = (
+        _against_api(rows, by),
+        _free(rows, reference, by),
+        _against_weights(rows, by),
+        _keeps(rows, by),
+    )
     return [card for card in made if card]
 
 
+def _replication(board: Board) -> Column:
+    """The column that says how much a row replicates: the one that the rows are ordered by."""
+    there = {name for row in board.rows for name in row.record.scores}
+    return BY_NAME[next((name for name in REPLICATION if name in there), REPLICATION[-1])]
+
+
+def _named(column: Column) -> str:
+    return column.heading.removesuffix(" ↓")
+
+
 def verdict(row: Row, column: Column) -> str:
-    """Whether the paired difference to `none` has an interval on the better side of 0."""
+    """Whether the paired difference to `none` has an interval on the better side of 0, and for a
+    headline column also a p-value that holds in the whole board.
+    """
     difference = row.difference(column)
     if difference is None:
         return NO_REFERENCE if row.reference is None else NO_INTERVAL
@@ -79,6 +101,8 @@ def verdict(row: Row, column: Column) -> str:
         return NO_INTERVAL
     if low <= 0 <= high:
         return NOT_CLEARLY_BETTER
+    if row.adjusted.get(column.name, 0.0) > LEVEL:
+        return NOT_IN_THE_FAMILY
     return CLEARLY_BETTER if (low > 0) == bool(column.higher_is_better) else CLEARLY_WORSE
 
 
@@ -97,8 +121,8 @@ def no_extra(row: Row, reference: Row | None) -> bool:
     return mine is not None and theirs is not None and mine <= theirs
 
 
-def _against_api(rows: Sequence[Row]) -> Card | None:
-    ordered = _lowest([row for row in rows if _value(row, EXTRACTED) is not None], EXTRACTED, SSCD)
+def _against_api(rows: Sequence[Row], by: Column) -> Card | None:
+    ordered = _lowest([row for row in rows if _value(row, EXTRACTED) is not None], EXTRACTED, by)
     if not ordered:
         return None
     keeping = [row for row in ordered if (change := _change(row)) is not None and change >= -KEPT]
@@ -132,18 +156,18 @@ def _against_api(rows: Sequence[Row]) -> Card | None:
         tuple(answers),
         tuple(nothing),
         "Rule: lowest “extracted” (share of memorized prompts that the clique attack extracts),"
-        " ties by SSCD. Clean alignment is kept when the paired difference of clean CLIP to none"
-        f" is at least −{KEPT}.",
+        f" ties by {_named(by)}. Clean alignment is kept when the paired difference of clean CLIP"
+        f" to none is at least −{KEPT}.",
     )
 
 
-def _free(rows: Sequence[Row], reference: Row | None) -> Card | None:
+def _free(rows: Sequence[Row], reference: Row | None, by: Column) -> Card | None:
     known = [
-        row for row in rows if None not in (_value(row, NFE), _value(row, FIT), _value(row, SSCD))
+        row for row in rows if None not in (_value(row, NFE), _value(row, FIT), _value(row, by))
     ]
     if not known or reference is None or _value(reference, NFE) is None:
         return None
-    free = [row for row in _lowest(known, SSCD) if no_extra(row, reference)]
+    free = [row for row in _lowest(known, by) if no_extra(row, reference)]
     without, fitted = (
         [row for row in free if no_fitting(row)],
         [row for row in free if not no_fitting(row)],
@@ -165,7 +189,7 @@ def _free(rows: Sequence[Row], reference: Row | None) -> Card | None:
     ):
         if found:
             answers.append(
-                Answer(lead, found[0], SSCD, verdict(found[0], SSCD), beside, tuple(found[1:]))
+                Answer(lead, found[0], by, verdict(found[0], by), beside, tuple(found[1:]))
             )
         else:
             nothing.append(missing)
@@ -174,13 +198,13 @@ def _free(rows: Sequence[Row], reference: Row | None) -> Card | None:
         "Which costs nothing at inference?",
         tuple(answers),
         tuple(nothing),
-        "Rule: no more model evaluations per image (NFE) than none; lowest SSCD first. Those with"
-        " evaluations for fitting (fit NFE above 0) apart.",
+        "Rule: no more model evaluations per image (NFE) than none; lowest"
+        f" {_named(by)} first. Those with evaluations for fitting (fit NFE above 0) apart.",
     )
 
 
-def _against_weights(rows: Sequence[Row]) -> Card | None:
-    known = _lowest([row for row in rows if _value(row, SSCD) is not None], SSCD)
+def _against_weights(rows: Sequence[Row], by: Column) -> Card | None:
+    known = _lowest([row for row in rows if _value(row, by) is not None], by)
     if not known:
         return None
     holding = [row for row in known if "weights" in (row.record.holds_against or ())]
@@ -189,8 +213,8 @@ def _against_weights(rows: Sequence[Row]) -> Card | None:
             Answer(
                 "Lowest replication",
                 holding[0],
-                SSCD,
-                verdict(holding[0], SSCD),
+                by,
+                verdict(holding[0], by),
                 (CLEAN,),
                 tuple(holding[1:]),
             )
@@ -203,23 +227,23 @@ def _against_weights(rows: Sequence[Row]) -> Card | None:
         "Which cannot be switched off by whoever holds the weights?",
         tuple(answers),
         () if holding else ("None of them.",),
-        "Rule: rows whose weights are edited (“holds against” has them, measured); lowest SSCD"
-        " first. Not attacked: SSCD is measured by sampling.",
+        "Rule: rows whose weights are edited (“holds against” has them, measured); lowest"
+        f" {_named(by)} first. Not attacked: {_named(by)} is measured by sampling.",
     )
 
 
-def _keeps(rows: Sequence[Row]) -> Card | None:
-    known = [row for row in rows if _value(row, SSCD) is not None and _change(row) is not None]
+def _keeps(rows: Sequence[Row], by: Column) -> Card | None:
+    known = [row for row in rows if _value(row, by) is not None and _change(row) is not None]
     if not known:
         return None
-    keeping = _lowest([row for row in known if abs(_change(row) or 0.0) <= KEPT], SSCD)
+    keeping = _lowest([row for row in known if abs(_change(row) or 0.0) <= KEPT], by)
     answers = (
         [
             Answer(
                 "Lowest replication",
                 keeping[0],
-                SSCD,
-                verdict(keeping[0], SSCD),
+                by,
+                verdict(keeping[0], by),
                 (CLEAN,),
                 tuple(keeping[1:]),
             )
@@ -232,8 +256,8 @@ def _keeps(rows: Sequence[Row]) -> Card | None:
         "Which keeps the alignment of clean prompts?",
         tuple(answers),
         () if keeping else ("None of them.",),
-        f"Rule: paired difference of clean CLIP to none between −{KEPT} and +{KEPT}; lowest SSCD"
-        " first.",
+        f"Rule: paired difference of clean CLIP to none between −{KEPT} and +{KEPT}; lowest"
+        f" {_named(by)} first.",
     )
 
 

@@ -94,7 +94,8 @@ def html(board: Board) -> str:
         grouped=grouped(board),
         group_name=group_name,
         pareto=PARETO,
-        order=_order(columns),
+        order=_order(columns)[0],
+        order_means=_order(columns)[1],
         rank_means=RANK,
         gallery=_gallery(board),
         attacked=extraction(board),
@@ -115,10 +116,11 @@ def html(board: Board) -> str:
     return content
 
 
-def _order(columns: Sequence[Column]) -> str:
-    """What the rows are sorted by, as the heading of its column names it."""
-    headings = {column.name: column.heading.removesuffix(" ↓") for column in columns}
-    return next((headings[name] for name in ORDER if name in headings), "replication")
+def _order(columns: Sequence[Column]) -> tuple[str, str]:
+    """What the rows are sorted by: its heading and what it means."""
+    by_name = {column.name: column for column in columns}
+    column = next((by_name[name] for name in ORDER if name in by_name), None)
+    return (column.heading.removesuffix(" ↓"), column.meaning) if column else ("replication", "")
 
 
 def picture_of(board: Board) -> str | None:
