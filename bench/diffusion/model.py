@@ -8,6 +8,7 @@ Pickles are refused: loading one runs its code.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from bench.suite.suite import Suite
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PARTS = ("unet", "vae", "text_encoder")
+# What schedulers of Stable Diffusion say, where a folder's scheduler does not say it.
+LATENT = {"set_alpha_to_one": False, "steps_offset": 1, "skip_prk_steps": True}
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -54,6 +57,22 @@ def quiet_libraries() -> None:
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
+
+
+def _of_the_model(scheduler: Any, config: Any) -> Any:
+    """A scheduler of the suite's class with what the folder's scheduler says of the model.
+
+    A folder may hold a scheduler of another class, which does not state all that this one asks for.
+    The library's defaults would then clip latents to [-1, 1] and end at another noise level, with
+    no word; Stable Diffusion's own values take their place. Latents are never clipped.
+    """
+    stated = config.keys() - set(config.get("_use_default_values", ()))
+    given = {name: value for name, value in LATENT.items() if name not in stated}
+    given["clip_sample"] = False
+    known = inspect.signature(scheduler.__init__).parameters
+    return scheduler.from_config(
+        config, **{name: value for name, value in given.items() if name in known}
+    )
 
 
 def load_pipeline(suite: Suite, device: torch.device) -> Any:
@@ -89,7 +108,7 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
     if diffusers.SchedulerMixin not in getattr(scheduler, "__mro__", ()):
         raise UserError(f"suite {suite.name}: diffusers has no scheduler {settings.scheduler!r}")
     with _clear_errors(path):
-        pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+        pipe.scheduler = _of_the_model(scheduler, pipe.scheduler.config)
     alphas = getattr(pipe.scheduler, "alphas_cumprod", ())
     if len(alphas) != pipe.scheduler.config.get("num_train_timesteps"):
         raise UserError(

@@ -134,9 +134,10 @@ def preprocess(picture: np.ndarray, profile: Profile) -> torch.Tensor:
     if profile.square is not None:
         image = image.resize((profile.square, profile.square), Image.Resampling.BILINEAR)
     elif profile.short is not None:
-        width, height = image.size
-        scale = profile.short / min(width, height)
-        image = image.resize((int(width * scale), int(height * scale)), Image.Resampling.BILINEAR)
+        # torchvision's rule: the shorter side is exactly that, the other one rounded down
+        shorter = min(image.size)
+        sides = (profile.short * side // shorter for side in image.size)
+        image = image.resize(tuple(sides), Image.Resampling.BILINEAR)
     if profile.crop is not None:
         left, top = (
             round((image.width - profile.crop) / 2),

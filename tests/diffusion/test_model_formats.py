@@ -498,6 +498,52 @@ def test_nemo_sees_epsilon(both):
     torch.testing.assert_close(found[1][0], found[0][0], rtol=0, atol=1e-6)
 
 
+# Schedulers
+
+
+FILES = {
+    "as it is": {},
+    "a class without the keys": {
+        "_class_name": "EulerAncestralDiscreteScheduler",
+        "clip_sample": None,
+        "set_alpha_to_one": None,
+        "steps_offset": None,
+    },
+    "an old file": {
+        "_class_name": "PNDMScheduler",
+        "clip_sample": None,
+        "set_alpha_to_one": None,
+        "steps_offset": None,
+        "skip_prk_steps": None,
+    },
+    "a file that clips": {"_class_name": "DDPMScheduler", "clip_sample": True},
+}
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "PNDMScheduler"])
+@pytest.mark.parametrize("what", FILES)
+def test_pictures_do_not_depend_on_the_scheduler_that_a_folder_was_saved_with(
+    tmp_path, tiny_folder, what, scheduler
+):
+    changed = tmp_path / "changed"
+    shutil.copytree(tiny_folder / "pipeline", changed)
+    file, index = changed / "scheduler/scheduler_config.json", changed / "model_index.json"
+    config = json.loads(file.read_text()) | FILES[what]
+    file.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    parts = json.loads(index.read_text())
+    parts["scheduler"] = ["diffusers", config["_class_name"]]
+    index.write_text(json.dumps(parts))
+    drawn = []
+    for path in ("pipeline", "changed"):
+        lines = f'path = "{path}"\nscheduler = "{scheduler}"'
+        denoiser = load_denoiser(suite_on(tmp_path, tiny_folder, lines), CPU)
+        assert not denoiser.pipe.scheduler.config.get("clip_sample")
+        request = denoiser.request(["a red apple"], [3])
+        drawn.append(sample(denoiser, request, Method(), {}))
+        denoiser.close()
+    assert torch.equal(*drawn)
+
+
 # Fingerprints and keys
 
 

@@ -30,7 +30,9 @@ def test_sscd_preprocessing_equals_torchvision_on_pil_images(name):
     )
     steps += [T.CenterCrop(profile.crop)] if profile.crop else []
     reference = T.Compose([*steps, T.ToTensor(), T.Normalize(*profile.normalisation)])
-    for seed, size in enumerate([(48, 64), (300, 200), (512, 512)]):
+    # 322, 374 and 425: sides whose quotient of floats falls one short
+    sizes = [(48, 64), (300, 200), (512, 512), (322, 400), (500, 374), (425, 425), (601, 322)]
+    for seed, size in enumerate(sizes):
         picture = random_picture(seed, *size)
         torch.testing.assert_close(
             preprocess(picture, profile), reference(Image.fromarray(picture)), atol=1e-6, rtol=0
