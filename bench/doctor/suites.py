@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.assets.catalogue import PREFIX
-from bench.base.errors import visible
+from bench.base.errors import UserError, visible
 from bench.base.files import is_regular_file
 from bench.diffusion.weights_header import read_weights_header
 from bench.doctor.report import PROGRAM, FileFact, Gpu, Mark, SuiteFact, gib, odd
@@ -107,9 +107,21 @@ def look(name: str) -> Looked:
                     FileFact("reference", str(path), "" if is_regular_file(path) else "missing")
                     for path in sorted(references)
                 ]
+        if not unreadable:
+            problems += _leaks(suite)
         return Looked(name, suite, tuple(files), tuple(problems), parameters)
     except Exception as error:
         return Looked(name, problems=(odd(error),))
+
+
+def _leaks(suite: Suite) -> list[str]:
+    from bench.suite.leaks import refuse_leaks
+
+    try:
+        refuse_leaks(suite)
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _model_files(folder: Path) -> tuple[list[FileFact], int | None]:

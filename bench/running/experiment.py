@@ -20,6 +20,7 @@ from bench.contracts.method import FitData
 from bench.registry import registry
 from bench.registry.registry import Entry
 from bench.store.store import SampleKey
+from bench.suite.leaks import refuse_leaks
 from bench.suite.needs import refuse_missing_assets
 from bench.suite.prompts import Prompt
 from bench.suite.schema import Role
@@ -80,6 +81,7 @@ class Experiment:
         for role in suite.settings.prompts:
             suite.prompts(role)
         _refuse_unmet_needs(suite, entry.name, configured)
+        refuse_leaks(suite, [NEEDED_ROLE[need] for need in configured.needed()])
         entries = {f"method {entry.name}": entry} | judges.entries
         return cls(
             suite,
