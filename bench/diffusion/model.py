@@ -158,6 +158,13 @@ def _limit_tokens(pipe: Any, path: Path) -> None:
             f"the tokenizer of the model in {path} states model_max_length {stated!r}, which is no"
             " number of tokens; fetch or build it again"
         )
+    tokens, rows = len(pipe.tokenizer), pipe.text_encoder.config.vocab_size
+    if not rows / 2 <= tokens <= rows:
+        # Files of the tokenizer are missing, or it is another model's: every prompt would be noise.
+        raise UserError(
+            f"the tokenizer of the model in {path} knows {tokens} tokens and its text encoder"
+            f" {rows}; fetch or build it again"
+        )
     most = pipe.text_encoder.config.max_position_embeddings
     pipe.tokenizer.model_max_length = int(min(stated, most))
 

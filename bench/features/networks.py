@@ -22,6 +22,7 @@ from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UserError, one_line
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP_WEIGHTS = (".safetensors", ".bin", ".pth")
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -118,6 +119,12 @@ class CopyDescriptor:
             )
             with torch.no_grad():
                 descriptors = self.network(batch.to(self.device)).float()
+            if not descriptors.abs().amax(1).gt(0).all():
+                # Its similarity to everything would be 0: the best score of all.
+                raise UserError(
+                    f"descriptor {self.weights.name} gives nothing but zeros for a picture; fetch"
+                    " or build it again"
+                )
             parts.append(torch.nn.functional.normalize(descriptors, dim=1).cpu().numpy())
         features = np.concatenate(parts)
         if not np.isfinite(features).all():
@@ -178,6 +185,12 @@ class OpenClip:
     def loaded(self) -> tuple[Any, Any]:
         import open_clip
 
+        if self.folder and not any(path.suffix in CLIP_WEIGHTS for path in self.folder.glob("*")):
+            # open_clip would go on with random weights.
+            raise UserError(
+                f"the open_clip folder {self.folder} holds no weights"
+                f" ({', '.join(CLIP_WEIGHTS)}); fetch or build it again"
+            )
         try:
             pretrained = str(self.weights) if self.weights else None
             # weights are drawn at random before the checkpoint replaces them
@@ -279,4 +292,10 @@ class CleanFeatures:
             with torch.no_grad():
                 features = self.layers((torch.from_numpy(batch).to(self.device) - 128) / 128)
             parts.append(features.reshape(len(batch), -1).float().cpu().numpy())
-        return np.concatenate(parts)
+        found = np.concatenate(parts)
+        if not np.isfinite(found).all() or not np.abs(found).max(1).all():
+            raise UserError(
+                f"feature network {self.weights.name} gives NaN, infinity or nothing but zeros for"
+                " a picture; fetch or build it again"
+            )
+        return found

@@ -68,6 +68,16 @@ def read_statistics(path: Path, dims: int | None = None) -> Statistics:
         )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise UserError(f"reference statistics {path} hold NaN or infinity; make the file again")
+    scale = float(np.trace(sigma)) / max(len(mu), 1)
+    if not np.allclose(sigma, sigma.T, rtol=1e-6, atol=1e-6 * max(scale, 1e-12)):
+        raise UserError(
+            f"reference statistics {path}: the covariance is not symmetric; make the file again"
+        )
+    if len(mu) and float(np.linalg.eigvalsh(sigma)[0]) < -1e-3 * max(scale, 1e-12):
+        raise UserError(
+            f"reference statistics {path}: the covariance has a negative variance; make the file"
+            " again"
+        )
     return statistics
 
 
