@@ -143,8 +143,8 @@ def preprocess(picture: np.ndarray, profile: Profile) -> torch.Tensor:
     elif profile.short is not None:
         # torchvision's rule: the shorter side is exactly that, the other one rounded down
         shorter = min(image.size)
-        sides = (profile.short * side // shorter for side in image.size)
-        image = image.resize(tuple(sides), Image.Resampling.BILINEAR)
+        sides = [profile.short * side // shorter for side in image.size]
+        image = image.resize(sides, Image.Resampling.BILINEAR)
     if profile.crop is not None:
         left, top = (
             round((image.width - profile.crop) / 2),

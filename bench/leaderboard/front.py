@@ -54,6 +54,36 @@ def ranks(records: Sequence[RunRecord]) -> dict[str, tuple[int, int]]:
     return dict(zip(values, rank_intervals(table), strict=True))
 
 
+Difference = tuple[float, float, float]  # of two rows: mean, low, high
+
+
+def each_against_each(records: Sequence[RunRecord]) -> list[list[Difference | None]]:
+    """Replication of each record less that of each other, paired by prompt with its 95 % interval;
+    None on the diagonal and where two records share fewer than two prompts.
+    """
+    names = [headline(record, REPLICATION) for record in records]
+    means = [record.per_prompt.get(name, {}) for record, name in zip(records, names, strict=True)]
+    places = [(i, j) for i in range(len(records)) for j in range(i)]
+    keys = {place: f"{place[0]} {place[1]}" for place in places}
+    shares = [
+        keys[place]
+        for place in places
+        if (score := records[place[0]].scores.get(names[place[0]]))
+        and score.unit.startswith("share")
+    ]
+    found = stats.paired_differences(
+        {keys[i, j]: means[i] for i, j in places},
+        {keys[i, j]: means[j] for i, j in places},
+        shares=shares,
+    )
+    table: list[list[Difference | None]] = [[None] * len(records) for _ in records]
+    for i, j in places:
+        if difference := found.get(keys[i, j]):
+            value, low, high = difference
+            table[i][j], table[j][i] = difference, (-value, -high, -low)
+    return table
+
+
 def _beaten(record: RunRecord, others: Sequence[RunRecord]) -> bool:
     rivals = [other for other in others if other is not record]
     names = (headline(record, REPLICATION), headline(record, UTILITY))

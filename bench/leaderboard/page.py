@@ -23,6 +23,7 @@ from bench.leaderboard.cells import cell, difference_cell, group_order, heading,
 from bench.leaderboard.columns import Column
 from bench.leaderboard.extraction import HEADINGS, extraction
 from bench.leaderboard.front import REPLICATION as ORDER
+from bench.leaderboard.front import each_against_each
 from bench.leaderboard.glance import (
     CLEARLY_WORSE,
     KEPT,
@@ -53,6 +54,7 @@ REPLICATION = (
     "diversity",
 )
 # of the compact table
+MATRIX = 40  # rows, beyond which a table of each against each cannot be read
 KEY = (
     "copies",
     "sscd",
@@ -92,6 +94,7 @@ def html(board: Board) -> str:
         bars=charts.bars(board),
         by_group=charts.groups(board, _label),
         grouped=grouped(board),
+        matrix=_matrix(board),
         group_name=group_name,
         pareto=PARETO,
         order=_order(columns)[0],
@@ -114,6 +117,26 @@ def html(board: Board) -> str:
         machines=_machines(board),
     )
     return content
+
+
+def _matrix(board: Board) -> list[list[dict[str, str]]]:
+    """Every row against every other, as a mark and the numbers behind it; empty for few rows or
+    very many.
+    """
+    if not 3 <= len(board.rows) <= MATRIX:
+        return []
+    return [
+        [_compared(difference) for difference in line]
+        for line in each_against_each([row.record for row in board.rows])
+    ]
+
+
+def _compared(difference: tuple[float, float, float] | None) -> dict[str, str]:
+    if difference is None:
+        return {"mark": "", "side": "", "words": ""}
+    _, low, high = difference
+    mark, side = ("▼", "better") if high < 0 else ("▲", "worse") if low > 0 else ("·", "")
+    return {"mark": mark, "side": side, "words": difference_cell(difference, 3)}
 
 
 def _order(columns: Sequence[Column]) -> tuple[str, str]:

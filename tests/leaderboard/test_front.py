@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bench.leaderboard.front import front
+from bench.leaderboard.front import each_against_each, front, ranks
 from bench.records.record import Score
 
 PROMPTS = [f"p{i}" for i in range(40)]
@@ -74,3 +74,22 @@ def test_without_values_by_prompt_the_numbers_decide():
     for record in rows:
         record.per_prompt = {}
     assert front(rows) == {"b"}
+
+
+def test_each_against_each_is_paired_and_reads_the_same_from_both_sides():
+    rows = [row("a", noise=0.2, seed=1), row("b", copies=0.2, noise=0.2, seed=2), row("c")]
+    table = each_against_each(rows)
+    assert [table[i][i] for i in range(3)] == [None] * 3
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        value, low, high = table[i][j]
+        mine, theirs = (rows[k].per_prompt["copies"] for k in (i, j))
+        assert value == pytest.approx(np.mean([mine[p] - theirs[p] for p in PROMPTS]))
+        assert low <= value <= high and table[j][i] == (-value, -high, -low)
+    assert table[1][2][2] < 0
+
+
+def test_ranks_are_of_the_rows_that_have_values():
+    rows = [row("a"), row("b", copies=0.1), row("c", copies=0.3)]
+    rows[2].per_prompt = {}
+    assert ranks(rows) == {"a": (2, 2), "b": (1, 1)}
+    assert ranks([rows[2]]) == {}
