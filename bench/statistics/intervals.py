@@ -202,25 +202,25 @@ def paired_differences(
         for (name, row), interval in zip(rows.items(), intervals, strict=True):
             found[name] = (
                 float(row.mean()),
-                *(_of_share(row, interval) if name in shares else interval),
+                *(difference_of_shares(row) if name in shares else interval),
             )
     return found
 
 
-def _of_share(differences: np.ndarray, interval: tuple[float, float]) -> tuple[float, float]:
-    """The interval of a difference of proportions, joined to the exact one among the prompts that
-    changed.
+def difference_of_shares(differences: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of paired differences of shares, `[n]` in [-1, 1].
 
-    Most prompts do not change, and what decides is how many of the few that do change for the
-    better: a bootstrap takes three of three for proof. Clopper-Pearson of that share does not; with
-    values 0 and 1 it leaves 0 out exactly where McNemar's exact test does.
+    The adjusted Wald interval of Bonett and Price (2012): two prompts are added, one that changed
+    all the way for the better and one for the worse. So it has a width where nothing changed, and
+    holds its level where few prompts did, as a bootstrap does not. For differences of -1, 0 and 1
+    it is theirs; for shares of several images the squares of the differences take the place of the
+    number of prompts that changed.
     """
-    changed = differences[differences != 0]
-    if not len(changed):
-        return interval
-    size = float(np.abs(changed).mean()) * len(changed) / len(differences)
-    low, high = clopper_pearson(int((changed > 0).sum()), len(changed))
-    return min(interval[0], (2 * low - 1) * size), max(interval[1], (2 * high - 1) * size)
+    total = len(differences) + 2
+    middle = float(differences.sum()) / total
+    spread = (float(np.square(differences).sum()) + 2) / total - middle**2
+    margin = 1.959963984540054 * math.sqrt(spread / total)
+    return max(middle - margin, -1.0), min(middle + margin, 1.0)
 
 
 def pareto_front(points: list[tuple[float, ...]]) -> list[bool]:

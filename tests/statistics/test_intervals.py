@@ -5,13 +5,13 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from bench.statistics.intervals import (
     RESAMPLES,
     clopper_pearson,
     cluster_bootstrap,
+    difference_of_shares,
     paired_difference,
     paired_differences,
     pareto_front,
@@ -113,19 +113,35 @@ def test_differences_of_several_scores_at_once_are_those_of_each_alone():
     assert together == {name: paired_difference(scores[name], base[name]) for name in "abc"}
 
 
-def test_three_prompts_of_forty_eight_that_changed_are_no_proof():
-    """With values 0 and 1 the interval leaves 0 out only where McNemar's exact test does (and the
-    bootstrap too).
-    """
-    for better, worse in [(3, 0), (5, 0), (6, 0), (8, 1), (9, 2), (10, 10), (0, 7)]:
-        before = {f"p{i}": float(i < better) for i in range(48)}
-        after = {f"p{i}": float(48 - worse <= i) for i in range(48)}
+def test_a_difference_of_shares_is_that_of_bonett_and_price():
+    """With values 0 and 1, from the four counts: p12 = (f12 + 1) / (n + 2), p21 alike."""
+    for better, worse, n in [(3, 0, 48), (8, 1, 48), (10, 10, 48), (0, 7, 20), (0, 0, 130)]:
+        before = {f"p{i}": float(i < better) for i in range(n)}
+        after = {f"p{i}": float(n - worse <= i) for i in range(n)}
         value, low, high = paired_difference(after, before, share=True)
-        assert value == pytest.approx((worse - better) / 48) and low <= value <= high
-        p = binomtest(better, better + worse).pvalue
-        assert (p > 0.05) <= (low <= 0 <= high), (better, worse, p)
-    # nothing changed: the same method, or one that does nothing here
-    assert paired_difference(before, before, share=True) == (0.0, 0.0, 0.0)
+        gain, loss = (worse + 1) / (n + 2), (better + 1) / (n + 2)
+        margin = 1.959964 * math.sqrt((gain + loss - (gain - loss) ** 2) / (n + 2))
+        assert value == pytest.approx((worse - better) / n)
+        assert (low, high) == pytest.approx((gain - loss - margin, gain - loss + margin), abs=1e-6)
+    # Three prompts of forty-eight are no proof, seven of twenty are.
+    assert difference_of_shares(np.array([1.0] * 3 + [0.0] * 45))[0] < 0
+    assert difference_of_shares(np.array([1.0] * 7 + [0.0] * 13))[0] > 0
+
+
+@pytest.mark.parametrize("prompts", [18, 48, 200])
+@pytest.mark.parametrize("better, worse", [(0.02, 0.0), (0.1, 0.02), (0.3, 0.0), (0.6, 0.05)])
+def test_a_difference_of_shares_holds_its_level_where_few_prompts_change(prompts, better, worse):
+    drawn = np.random.default_rng(prompts).random((1500, prompts))
+    differences = np.where(drawn < better, 1.0, np.where(drawn < better + worse, -1.0, 0.0))
+    found = np.array([difference_of_shares(row) for row in differences])
+    held = np.mean((found[:, 0] <= better - worse) & (better - worse <= found[:, 1]))
+    assert held >= 0.925
+
+
+def test_an_interval_of_shares_is_never_of_no_width():
+    same = {f"p{i}": 1.0 for i in range(48)}
+    value, low, high = paired_difference(same, same, share=True)
+    assert value == 0 and low < 0 < high and high - low > 0.05
 
 
 def test_pareto_front_equals_the_definition():
