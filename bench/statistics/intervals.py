@@ -221,16 +221,3 @@ def difference_of_shares(differences: np.ndarray) -> tuple[float, float]:
     spread = (float(np.square(differences).sum()) + 2) / total - middle**2
     margin = 1.959963984540054 * math.sqrt(spread / total)
     return max(middle - margin, -1.0), min(middle + margin, 1.0)
-
-
-def pareto_front(points: list[tuple[float, ...]]) -> list[bool]:
-    """For each point, whether no other point dominates it: is at least as high in every coordinate
-    and higher in one. Higher is better in every coordinate.
-    """
-    return [
-        not any(
-            all(q >= p for q, p in zip(other, point, strict=True)) and other != point
-            for other in points
-        )
-        for point in points
-    ]

@@ -14,7 +14,6 @@ from bench.statistics.intervals import (
     difference_of_shares,
     paired_difference,
     paired_differences,
-    pareto_front,
     proportion_interval,
 )
 
@@ -142,8 +141,3 @@ def test_an_interval_of_shares_is_never_of_no_width():
     same = {f"p{i}": 1.0 for i in range(48)}
     value, low, high = paired_difference(same, same, share=True)
     assert value == 0 and low < 0 < high and high - low > 0.05
-
-
-def test_pareto_front_equals_the_definition():
-    points = [(1, 3), (2, 2), (3, 1), (1, 1), (2, 2)]
-    assert pareto_front(points) == [True, True, True, False, True]
