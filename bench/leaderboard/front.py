@@ -7,6 +7,7 @@ number. So a difference that could be chance neither puts a row on the front nor
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,11 +42,16 @@ def ranks(records: Sequence[RunRecord]) -> dict[str, tuple[int, int]]:
     """By run, the least and the greatest rank in replication that the data allow, all rows together
     with 95 % confidence; over the prompts that all of them have values for, and without runs that
     have none.
+
+    Only rows of equal effort are ranked together: those of as many generations as most have (of as
+    many as any, where no number is most frequent).
     """
+    efforts = Counter(record.seeds for record in records)
+    effort = max(efforts, key=lambda seeds: (efforts[seeds], seeds), default=1)
     values = {
         record.run: record.per_prompt[name]
         for record in records
-        if (name := headline(record, REPLICATION)) in record.per_prompt
+        if record.seeds == effort and (name := headline(record, REPLICATION)) in record.per_prompt
     }
     shared = sorted(set.intersection(*(set(means) for means in values.values()))) if values else []
     if not shared:

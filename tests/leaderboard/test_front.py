@@ -34,7 +34,7 @@ def row(
         for name, values in per_prompt.items()
     }
     cost = {} if nfe is None else {"nfe_per_image": SimpleNamespace(value=nfe)}
-    return SimpleNamespace(run=run, scores=scores, cost=cost, per_prompt=per_prompt)
+    return SimpleNamespace(run=run, seeds=1, scores=scores, cost=cost, per_prompt=per_prompt)
 
 
 def test_a_row_that_is_clearly_better_in_one_and_worse_in_none_beats_another():
@@ -93,3 +93,9 @@ def test_ranks_are_of_the_rows_that_have_values():
     rows[2].per_prompt = {}
     assert ranks(rows) == {"a": (2, 2), "b": (1, 1)}
     assert ranks([rows[2]]) == {}
+
+
+def test_rows_of_other_effort_are_not_ranked_with_the_rest():
+    rows = [row("a"), row("b", copies=0.1), row("c", copies=0.3)]
+    rows[1].seeds = 3
+    assert ranks(rows) == {"a": (2, 2), "c": (1, 1)}
