@@ -84,4 +84,4 @@ def test_the_example_of_the_readme_runs(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     section = (ROOT / "README.md").read_text(encoding="utf-8").partition("### In Python")[2]
     exec(section.partition("```python\n")[2].partition("```")[0], {})
-    assert "sscd_difference" in capsys.readouterr().out
+    assert "copies_difference" in capsys.readouterr().out
