@@ -45,9 +45,8 @@ class Probe:
         noise = torch.randn(
             (detection.seeds, *shape), generator=torch.Generator().manual_seed(detection.seed)
         )
-        noise = noise.to(denoiser.device, denoiser.dtype) * scheduler.init_noise_sigma
-        # [S, C, h, w]
-        self.inputs = scheduler.scale_model_input(noise, self.timestep).to(denoiser.dtype)
+        noise = noise.to(denoiser.device, denoiser.dtype)
+        self.inputs = denoiser.start(noise, index)[0]  # [S, C, h, w]
 
     def changes(self, embedding: Tensor, seeds: Sequence[int], sets: Sequence[Neurons]) -> Tensor:
         """Of the given seeds with these neurons at 0, in [0, 1], fp32 `[len(seeds), C, h, w]`;

@@ -13,6 +13,9 @@ from torch import Tensor
 from bench.base.errors import UserError
 from bench.diffusion.request import Request, Step
 
+# Below this share of signal a picture cannot be told from noise in float32.
+SMALLEST_SIGNAL = 1e-8
+
 
 class Denoiser:
     """A diffusers text-to-image pipeline as a function of latents, timestep and embeddings.
@@ -40,7 +43,28 @@ class Denoiser:
                 f"the model predicts '{predicts}'; epsilon and v_prediction are supported"
             )
         self._predicts_v = predicts == "v_prediction"
-        self._alphas = pipe.scheduler.alphas_cumprod.to(self.device)
+        self.timesteps, self.alphas = self._levels()
+
+    def _levels(self) -> tuple[Tensor, Tensor]:
+        """The timestep of each step, and how much of its input is signal, `[steps]` in [0, 1]: the
+        scheduler's own, by which it turns v into a picture.
+
+        Schedulers with noise levels (sigmas) have them between whole timesteps too.
+        """
+        scheduler = self.new_scheduler()
+        sigmas = getattr(scheduler, "sigmas", None)
+        if sigmas is None:
+            places = scheduler.timesteps.long().cpu()
+            alphas = scheduler.alphas_cumprod.cpu()[places]
+        else:
+            alphas = 1 / (1 + sigmas[: len(scheduler.timesteps)].cpu().double().square())
+        if float(alphas.min()) < SMALLEST_SIGNAL:
+            raise UserError(
+                "the model's noise schedule ends in pure noise (rescale_betas_zero_snr) and"
+                f" timestep_spacing '{scheduler.config.get('timestep_spacing')}' begins there,"
+                " where noise says nothing of the picture; use the spacing 'leading'"
+            )
+        return scheduler.timesteps, alphas.to(self.device)
 
     def close(self) -> None:
         """Take the counting hooks off the UNet again."""
@@ -80,12 +104,12 @@ class Denoiser:
         return next(self.pipe.unet.parameters()).dtype
 
     def new_scheduler(self) -> Any:
-        """A fresh scheduler with its timesteps set, expecting epsilon.
+        """A fresh scheduler with its timesteps set. It expects what the model predicts
+        (`as_predicted`).
 
         Schedulers of the multistep kind carry state, so none is shared.
         """
         scheduler = copy.deepcopy(self.pipe.scheduler)
-        scheduler.register_to_config(prediction_type="epsilon")
         scheduler.set_timesteps(self.steps, device=self.device)
         return scheduler
 
@@ -142,9 +166,13 @@ class Denoiser:
         timestep: Tensor | int,
         embeddings: Tensor,
         attention_mask: Tensor | None = None,
+        index: int | None = None,
     ) -> Tensor:
         """Predicted noise `[B, C, h, w]` for scaled latents; v-predictions are converted (epsilon =
-        sqrt(a) v + sqrt(1-a) x).
+        sqrt(a) v + sqrt(1-a) x), in float32 at least.
+
+        a is that of step `index`; without it, that of the first step with this timestep, or of the
+        training's noise schedule where no step has it.
         """
         predicted = self.pipe.unet(
             latents,
@@ -154,20 +182,38 @@ class Denoiser:
             return_dict=False,
         )[0]
         if self._predicts_v:
-            alpha = self._alphas[int(timestep)]
-            predicted = alpha.sqrt() * predicted + (1 - alpha).sqrt() * latents
+            alpha = self._alpha(timestep) if index is None else self.alphas[index]
+            wide = torch.promote_types(predicted.dtype, torch.float32)
+            converted = alpha.sqrt() * predicted.to(wide) + (1 - alpha).sqrt() * latents.to(wide)
+            return converted.to(predicted.dtype)
         return predicted
 
+    def as_predicted(self, epsilon: Tensor, scaled: Tensor, index: int) -> Tensor:
+        """Noise at step `index` as what the model predicts and its scheduler expects, for the
+        scaled latents it belongs to, `[B, C, h, w]` both.
+        """
+        if not self._predicts_v:
+            return epsilon
+        alpha, wide = self.alphas[index], torch.promote_types(epsilon.dtype, torch.float32)
+        velocity = (epsilon.to(wide) - (1 - alpha).sqrt() * scaled.to(wide)) / alpha.sqrt()
+        return velocity.to(epsilon.dtype)
+
+    def _alpha(self, timestep: Tensor | int) -> Tensor:
+        same = (self.timesteps == timestep).nonzero()
+        if len(same):
+            return self.alphas[int(same[0])]
+        return self.pipe.scheduler.alphas_cumprod[round(float(timestep))].to(self.device)
+
     def branches(
-        self, scaled: Tensor, timestep: Tensor | int, request: Request
+        self, scaled: Tensor, timestep: Tensor | int, request: Request, index: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """The unconditional and the conditional prediction at scaled latents `[B, C, h, w]`, from
-        one batch of 2B rows in this order.
+        one batch of 2B rows in this order; `index` as for `epsilon`.
         """
         embeddings = torch.cat([request.null_embeddings, request.embeddings])
         mask = None if request.attention_mask is None else torch.cat([request.attention_mask] * 2)
         unconditional, conditional = self.epsilon(
-            torch.cat([scaled, scaled]), timestep, embeddings, mask
+            torch.cat([scaled, scaled]), timestep, embeddings, mask, index
         ).chunk(2)
         return unconditional, conditional
 
@@ -177,6 +223,9 @@ class Denoiser:
         """
         scheduler = self.new_scheduler()
         timestep = scheduler.timesteps[index]
+        if index:
+            # Pure noise of a later level, scaled as the model's input there: of unit variance.
+            return latents.clone(), timestep
         return scheduler.scale_model_input(latents * scheduler.init_noise_sigma, timestep), timestep
 
     def decode(self, latents: Tensor) -> np.ndarray:
@@ -212,9 +261,9 @@ def trajectory(
             if index == 0 and request.first is not None:
                 return request.first
             if both:
-                return denoiser.branches(scaled, timestep, request)
+                return denoiser.branches(scaled, timestep, request, index)
             alone = denoiser.epsilon(
-                scaled, timestep, request.null_embeddings, request.attention_mask
+                scaled, timestep, request.null_embeddings, request.attention_mask, index
             )
             return alone, alone
 
@@ -228,5 +277,6 @@ def trajectory(
             memory,
             predict,
         )
-        latents = scheduler.step(guide(step), timestep, latents, return_dict=False)[0]
+        predicted = denoiser.as_predicted(guide(step), scaled, index)
+        latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
     return latents

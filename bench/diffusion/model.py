@@ -69,6 +69,12 @@ def _of_the_model(scheduler: Any, config: Any) -> Any:
     stated = config.keys() - set(config.get("_use_default_values", ()))
     given = {name: value for name, value in LATENT.items() if name not in stated}
     given["clip_sample"] = False
+    kind = str(config.get("algorithm_type", ""))
+    if kind.startswith("sde") and "algorithm_type" in stated:
+        raise UserError(
+            f"the scheduler of the model has algorithm_type '{kind}', which draws noise of its own"
+            " at every step; use 'dpmsolver++'"
+        )
     known = inspect.signature(scheduler.__init__).parameters
     return scheduler.from_config(
         config, **{name: value for name, value in given.items() if name in known}

@@ -87,9 +87,10 @@ class OpenedBundle:
         with torch.no_grad():
             for index, timestep in enumerate(scheduler.timesteps):
                 scaled = scheduler.scale_model_input(latents, timestep)
-                without, with_prompt = denoiser.branches(scaled, timestep, request)
+                without, with_prompt = denoiser.branches(scaled, timestep, request, index)
                 guided = without + denoiser.guidance_scale * (with_prompt - without)
-                taken = scheduler.step(guided, timestep, latents)
+                predicted = denoiser.as_predicted(guided, scaled, index)
+                taken = scheduler.step(predicted, timestep, latents)
                 latents = taken.prev_sample
                 if index in chosen:
                     pictures += list(denoiser.decode(taken.pred_original_sample))
