@@ -81,7 +81,8 @@ class Nemo(Method):
         description=(
             "similarity above which a prompt counts as memorized; by default mean + 1 standard"
             " deviation on clean prompts, measured on this model as prompts are. The published"
-            " 0.428 holds for Stable Diffusion 1.4"
+            " 0.428 is of Stable Diffusion 1.4 and of the reference's arithmetic, which takes the"
+            " range of values from each batch (up to 0.01 apart from the fixed range here)"
         ),
     )
     calibration: Literal["best", "pairs"] = Field(
