@@ -10,7 +10,7 @@ from rule import DEEP, DIGITS, changed, damaged, keeps_the_rule, numbers, words
 from conftest import examples
 
 texts = st.one_of(words, numbers.map(str)).filter(lambda text: "\ud800" not in text)
-WANDA = "leaderboards/tuning/testbed/wanda.json"
+WANDA = "leaderboards/archive/2026-11-22/tuning/wanda.json"
 GRAMMARS = {
     "--shard": st.one_of(texts, st.tuples(texts, texts).map("/".join)),
     "--batch-size": texts,

@@ -572,5 +572,5 @@ def test_fresh_scenes_are_none_of_the_embedded_models(tmp_path):
 
 
 def test_the_page_quotes_the_committed_result():
-    result = json.loads((ROOT / "leaderboards/finetune/testbed.json").read_text())
+    result = json.loads((ROOT / "leaderboards/archive/2026-11-22/finetune.json").read_text())
     assert table(result) in (ROOT / "docs/finetune.md").read_text()
