@@ -24,15 +24,18 @@ from bench import (
     Prompt,
     Role,
     Suite,
+    Target,
     UnknownName,
     Unmeasurable,
     UserError,
     one_line,
+    read_picture,
     validation_line,
 )
 from bench.features import PROFILES, CopyDescriptor, Extractor
 from metrics.sscd import compare, reduce_references
 
+LABEL_IMAGES = 16
 COPIED = 0.5  # the share of a prompt's images from which it counts as copied
 STRATA = {
     "copied": f"prompts of which at least {COPIED:.0%} of the images are copies without mitigation",
@@ -72,6 +75,7 @@ class Copies(Metric):
     roles: ClassVar[tuple[Role, ...]] = ("memorized",)
     files: ClassVar[tuple[str, ...]] = ("weights", "labels")
     pictured: ClassVar[tuple[str, ...]] = names
+    calibrated: ClassVar[str] = "labels"
     trial: ClassVar[Mapping[str, Any]] = {
         "weights": "descriptor.torchscript.pt",
         "profile": "testbed",
@@ -106,6 +110,30 @@ class Copies(Metric):
                 f" '{missing[0]}': label this model's prompts again"
             )
         return tuple(prompt for prompt in pictured if labels.stratum(prompt) == _OF[name])
+
+    def calibrate(self, target: Target) -> dict[str, Any]:
+        """The labels of the suite's prompts that have a training picture, those of fitting among
+        them: the share of `LABEL_IMAGES` images that are copies.
+        """
+        suite = target.suite
+        named = [*suite.prompts("memorized"), *suite.prompts("fit")]
+        prompts = [prompt for prompt in named if prompt.references]
+        if not prompts:
+            raise UserError(f"suite {suite.name} has no prompt with a training picture to label")
+        descriptor = CopyDescriptor(suite.path(self.weights), self.profile, target.device)
+        generated = target.generate(prompts, LABEL_IMAGES).features(descriptor)
+        how = PROFILES[self.profile].references
+        shares = {}
+        for prompt, images in zip(prompts, generated, strict=True):
+            own = descriptor([read_picture(path) for path in prompt.references])
+            above = reduce_references(images @ own.T, how) > self.threshold
+            shares[prompt.id] = float(above.mean())
+        return Labels(
+            images_per_prompt=LABEL_IMAGES,
+            descriptor=descriptor.fingerprint,
+            threshold=self.threshold,
+            share_of_copies=shares,
+        ).model_dump(mode="json")
 
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | Unmeasurable]:
         """Raises `Unmeasurable` where labels are of another descriptor or threshold."""

@@ -1,4 +1,6 @@
-"""`bench calibrate`: measure what an attack must know before it can run, such as its threshold."""
+"""`bench calibrate`: measure what an attack or a metric must know before it can run, such as a
+threshold, or which prompts the model copies.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,15 @@ from bench.cli.options import STORE, Device, Json, StorePlace, SuiteName, resuma
 LONGEST_SHOWN = 160  # characters of a value that is printed whole
 
 
-@app.command(epilog=examples("bench calibrate clique_extraction --suite testbed"))
+@app.command(
+    epilog=examples(
+        "bench calibrate clique_extraction --suite testbed",
+        "bench calibrate copies --suite testbed --out labels.json",
+    )
+)
 def calibrate(
     attack: Annotated[
-        str, typer.Argument(help="An attack that needs a calibration, or a Python file.")
+        str, typer.Argument(help="An attack or metric that needs a calibration, or a Python file.")
     ],
     suite: SuiteName = "testbed",
     parameter: Annotated[
@@ -28,19 +35,17 @@ def calibrate(
     out: Annotated[
         Path | None,
         typer.Option(
-            help=(
-                "Where the result goes; by default beside the suite file, as its `calibration`"
-                " names it."
-            )
+            help=("Where the result goes; by default beside the suite file, as the suite names it.")
         ),
     ] = None,
     store: StorePlace = STORE,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Measure on the model without mitigation what an attack needs before it can run.
+    """Measure on the model without mitigation what an attack or a metric needs before it can run.
 
-    The result, such as a threshold, is written to a file beside the suite.
+    The result, such as a threshold or the labels of copied prompts, is written to a file beside the
+    suite.
     """
     from bench.suite.load import load_suite
 

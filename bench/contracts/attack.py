@@ -102,6 +102,8 @@ class Attack(BaseModel):
     files: ClassVar[tuple[str, ...]] = ()  # of its fields, those that name files of the suite
     # of its scores: heading, decimals and meaning in tables; a score without them has no column
     shown: ClassVar[Mapping[str, Shown]] = {}
+    # of its fields, the one that names the file of its calibration
+    calibrated: ClassVar[str] = "calibration"
     # settings with which `bench check` tries it on its tiny suite, where defaults cannot work there
     trial: ClassVar[Mapping[str, Any]] = {}
     version: ClassVar[int] = 1

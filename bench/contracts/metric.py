@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from bench.base.errors import Unmeasurable
+from bench.base.errors import Unmeasurable, UserError
 from bench.base.progress import Report, silent
 from bench.contracts.samples import SampleSet, Timing
 from bench.features.extractor import AnyExtractor, Extractor
 from bench.statistics.intervals import StatisticName
 
 if TYPE_CHECKING:
+    from bench.contracts.attack import Target
     from bench.records.record import Shown
     from bench.suite.prompts import Prompt
     from bench.suite.schema import Role
@@ -113,6 +114,8 @@ class Metric(BaseModel):
     # of its scores: heading, decimals and meaning in tables; a score without them has no column
     shown: ClassVar[Mapping[str, Shown]] = {}
     version: ClassVar[int] = 1
+    # of its fields, the one that names the file of its calibration
+    calibrated: ClassVar[str] = ""
     # settings with which `bench check` tries it on its tiny suite, where that names none
     trial: ClassVar[Mapping[str, Any]] = {}
 
@@ -124,6 +127,13 @@ class Metric(BaseModel):
         afterwards (`--keep-images`). Of a role that is not named here every picture is kept.
         """
         return {}
+
+    def calibrate(self, target: Target) -> dict[str, Any]:
+        """What must be measured once on the model without mitigation before the metric can be used:
+        the content of a JSON file (`bench calibrate`). The target's generations are of seeds that
+        no score uses.
+        """
+        raise UserError(f"metric {type(self).__name__} has nothing to calibrate")
 
     def role_of(self, name: str) -> Role:
         """The role whose prompts a score is of: the one that its name ends with, else the first."""

@@ -1,5 +1,5 @@
-"""`bench calibrate`: measure once what an attack must know of the model without mitigation, and
-write it beside the suite.
+"""`bench calibrate`: measure once what an attack or a metric must know of the model without
+mitigation, and write it beside the suite.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from bench.base.errors import UserError
 from bench.base.files import write_atomically
 from bench.base.parameters import configure
 from bench.base.progress import Report
+from bench.contracts.attack import Attack
 from bench.registry import registry
 from bench.running.judging import target_of
 from bench.running.prepare import prepare
 from bench.store.folders import Root
 from bench.suite.places import SUITE_PREFIX
 from bench.suite.suite import Suite
+
+# A generation of images that no run reaches: metrics are calibrated on others than they score.
+UNSCORED = 10**6
 
 
 def calibrate(
@@ -33,28 +37,38 @@ def calibrate(
     out: Path | None,
     report: Report,
 ) -> tuple[Path, dict[str, Any]]:
-    """Calibrate the attack `name` with the suite's settings and `values` over them.
+    """Calibrate the attack or metric `name` with the suite's settings and `values` over them.
 
     Returns the file that was written and its content. Generations are those of `none` and go
-    through `store`. `out` is where the result goes; by default it is the file that the suite names
-    as the attack's `calibration`, beside the suite. Raises `UserError` for an attack that has
-    nothing to calibrate, and without `out` for a suite that takes its calibration from the cache.
+    through `store`; those of a metric are of seeds that no score uses. `out` is where the result
+    goes; by default it is the file that the suite names for it (an attack's `calibration`), beside
+    the suite. Raises `UserError` where there is nothing to calibrate, and without `out` for a suite
+    that takes its calibration from the cache.
     """
+    kind = "metric" if name in suite.settings.metrics else "attack"
     beside_suite = name.endswith(".py") and not Path(name).exists()
-    entry = registry.find("attack", str(suite.file.parent / name) if beside_suite else name)
-    settings = suite.settings.attacks.get(name, {}) | values
-    target_file = settings.pop("calibration", None)  # it is written here, and not read
-    attack = configure("attack", entry.name, entry.load(), settings)
+    entry = registry.find(kind, str(suite.file.parent / name) if beside_suite else name)
+    given = suite.settings.metrics if kind == "metric" else suite.settings.attacks
+    settings, judge_class = given.get(name, {}) | values, entry.load()
+    field_name = judge_class.calibrated
+    target_file = settings.get(field_name)
+    if kind == "attack":
+        settings.pop(field_name, None)  # it is written here, and not read
+    judge = configure(kind, entry.name, judge_class, settings)
     if out is None and target_file and target_file.startswith((PREFIX, SUITE_PREFIX)):
         raise UserError(
             f"suite {suite.name} takes its calibration from {target_file}; say with --out where a"
-            f" new one goes, and name that under [attacks.{name}] calibration"
+            f" new one goes, and name that under [{kind}s.{name}] {field_name}"
         )
     path = out or suite.file.parent / (target_file or f"{suite.name}.{entry.name}.json")
     unjudged = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
     run = prepare(replace(suite, settings=unjudged), "none", {}, store, device)
     run.images.store.prepare()
-    content = attack.calibrate(target_of(*run, attack, {}, report=report))
+    if kind == "attack":
+        target = target_of(*run, judge, {}, report=report)
+    else:
+        target = target_of(*run, Attack(), {}, UNSCORED, report=report)
+    content = judge.calibrate(target)
     write_atomically(
         path, (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     )

@@ -7,12 +7,14 @@ import shutil
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from bench import Evaluation, Unmeasurable, UserError, load_suite, read_picture
 from bench.features import CopyDescriptor
-from metrics.copies import Copies
+from conftest import bench
+from metrics.copies import Copies, read_labels
 
 CPU = torch.device("cpu")
 SETTINGS = {
@@ -99,3 +101,30 @@ def test_a_damaged_labels_file_is_one_line(folder, text):
     with pytest.raises(UserError, match="labels") as error:
         Copies(**SETTINGS).measure(an_evaluation(folder)[1])
     assert "\n" not in str(error.value)
+
+
+def test_labels_are_measured_on_images_that_no_score_uses(folder, tmp_path):
+    text = (folder / "tiny.toml").read_text() + "\n[metrics.copies]\n"
+    text += "".join(f"{name} = {json.dumps(value)}\n" for name, value in SETTINGS.items())
+    (folder / "tiny.toml").write_text(text)
+    store = tmp_path / "store"
+    done = bench("calibrate", "copies", "--suite", str(folder / "tiny.toml"), "--store", str(store))
+    assert done.returncode == 0, done.stderr
+    labels = read_labels(folder / "labels.json")
+    suite = load_suite(str(folder / "tiny.toml"))
+    prompts = [*suite.prompts("memorized"), *suite.prompts("fit")]
+    assert labels.share_of_copies.keys() == {prompt.id for prompt in prompts}
+    assert labels.images_per_prompt == 16 and labels.threshold == 0.5
+    assert all(share * 16 == int(share * 16) for share in labels.share_of_copies.values())
+    scored = {suite.image_seed(prompt.text, i) for prompt in prompts for i in range(64)}
+    made = {int(seed) for seed in seeds_in(store)}
+    assert made and not made & scored
+
+
+def seeds_in(store):
+    """The seeds of all images that a store holds."""
+    return [
+        seed
+        for shard in store.rglob("*.parquet")
+        for seed in pq.read_table(shard, columns=["seed"])["seed"].to_pylist()
+    ]
