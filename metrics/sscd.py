@@ -24,11 +24,17 @@ from bench import (
     Role,
     SampleSet,
     Suite,
+    Target,
     UnknownName,
     Unmeasurable,
+    UserError,
     read_picture,
 )
 from bench.features import PROFILES, CopyDescriptor, Extractor
+from bench.statistics import threshold_at
+
+FALSE_POSITIVES = 0.001  # of clean generations that a threshold lets pass for copies
+NEGATIVES = 1000
 
 
 class Sscd(Metric):
@@ -56,6 +62,33 @@ class Sscd(Metric):
 
     def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
         return {"memorized": [CopyDescriptor(suite.path(self.weights), self.profile, device)]}
+
+    def calibrate(self, target: Target) -> dict[str, Any]:
+        """The threshold of this model: the similarity to any training picture that one in a
+        thousand generations for prompts of the role calibration exceed.
+        """
+        suite = target.suite
+        named = [*suite.prompts("memorized"), *suite.prompts("fit")]
+        paths = list(dict.fromkeys(path for prompt in named for path in prompt.references))
+        prompts = suite.prompts("calibration")
+        if not paths or not prompts:
+            raise UserError(
+                f"suite {suite.name} needs training pictures and [prompts.calibration] for a"
+                " threshold of its own"
+            )
+        descriptor = CopyDescriptor(suite.path(self.weights), self.profile, target.device)
+        images = -(-NEGATIVES // len(prompts))
+        generated = target.generate(prompts, images).features(descriptor)
+        training = descriptor([read_picture(path) for path in paths])
+        nearest = (generated @ training.T).max(2).ravel()
+        return {
+            "threshold": round(threshold_at(nearest, FALSE_POSITIVES), 4),
+            "rate": FALSE_POSITIVES,
+            "images": len(nearest),
+            "training_pictures": len(paths),
+            "descriptor": descriptor.fingerprint,
+            "largest": [round(float(value), 4) for value in np.sort(nearest)[::-1][:20]],
+        }
 
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
         found = compare(evaluation, self.weights, self.profile)

@@ -16,6 +16,7 @@ _HOMES = {
     "cluster_bootstrap": "bench.statistics.intervals",
     "paired_difference": "bench.statistics.intervals",
     "proportion_interval": "bench.statistics.intervals",
+    "threshold_at": "bench.statistics.intervals",
     "Statistics": "bench.statistics.frechet",
     "first_rows": "bench.statistics.frechet",
     "frechet_distance": "bench.statistics.frechet",
@@ -40,3 +41,4 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.statistics.intervals import paired_difference as paired_difference
     from bench.statistics.intervals import proportion_interval as proportion_interval
     from bench.statistics.intervals import std as std
+    from bench.statistics.intervals import threshold_at as threshold_at

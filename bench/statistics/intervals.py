@@ -221,3 +221,14 @@ def difference_of_shares(differences: np.ndarray) -> tuple[float, float]:
     spread = (float(np.square(differences).sum()) + 2) / total - middle**2
     margin = 1.959963984540054 * math.sqrt(spread / total)
     return max(middle - margin, -1.0), min(middle + margin, 1.0)
+
+
+def threshold_at(negatives: np.ndarray, rate: float) -> float:
+    """The value that exactly `floor(rate * n)` of the negatives exceed; ties never push it over.
+
+    Raises `ValueError` for fewer than `1 / rate` of them.
+    """
+    allowed = int(rate * len(negatives) + 1e-9)
+    if allowed < 1:
+        raise ValueError(f"{len(negatives)} negatives cannot resolve a rate of {rate}")
+    return float(np.sort(negatives)[-allowed - 1])

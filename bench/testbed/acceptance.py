@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 from bench.base.files import write_atomically
 from bench.base.pictures import read_picture
 from bench.diffusion.model import load_denoiser
-from bench.statistics.intervals import proportion_interval
+from bench.statistics.intervals import proportion_interval, threshold_at
 from bench.suite.load import load_suite
 from bench.testbed.autoencoder import reconstruction_psnr
 from bench.testbed.bundle import BUNDLE, hashed_files, read_manifest, write_manifest
@@ -289,17 +289,6 @@ def edges(picture: np.ndarray) -> np.ndarray:
         torch.nn.functional.pad(grey, (3, 3, 3, 3), mode="replicate"), 7, 1
     )
     return np.asarray((around - grey).clamp(min=0)[0, 0])
-
-
-def threshold_at(negatives: np.ndarray, rate: float) -> float:
-    """The value that exactly `floor(rate * n)` of the negatives exceed; ties never push it over.
-
-    Raises `ValueError` for fewer than `1 / rate` of them.
-    """
-    allowed = int(rate * len(negatives) + 1e-9)
-    if allowed < 1:
-        raise ValueError(f"{len(negatives)} negatives cannot resolve a rate of {rate}")
-    return float(np.sort(negatives)[-allowed - 1])
 
 
 def _nearest(

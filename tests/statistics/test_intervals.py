@@ -15,6 +15,7 @@ from bench.statistics.intervals import (
     paired_difference,
     paired_differences,
     proportion_interval,
+    threshold_at,
 )
 
 
@@ -141,3 +142,12 @@ def test_an_interval_of_shares_is_never_of_no_width():
     same = {f"p{i}": 1.0 for i in range(48)}
     value, low, high = paired_difference(same, same, share=True)
     assert value == 0 and low < 0 < high and high - low > 0.05
+
+
+def test_a_threshold_lets_exactly_its_share_of_negatives_through():
+    negatives = np.random.default_rng(0).permutation(1000) / 1000
+    assert (negatives > threshold_at(negatives, 0.001)).sum() == 1
+    assert (negatives > threshold_at(negatives, 0.05)).sum() == 50
+    assert (np.ones(1000) > threshold_at(np.ones(1000), 0.05)).sum() == 0
+    with pytest.raises(ValueError, match="cannot resolve"):
+        threshold_at(negatives[:500], 0.001)

@@ -16,7 +16,7 @@ import torch
 from bench.base.digests import digest_of, path_digest
 from bench.registry.registry import suites
 from bench.suite.load import load_suite
-from bench.testbed.acceptance import aligned_error, layout_similarity, replication, threshold_at
+from bench.testbed.acceptance import aligned_error, layout_similarity, replication
 from bench.testbed.autoencoder import (
     LATENT_CHANNELS,
     begin_as_linear_basis,
@@ -172,15 +172,6 @@ def test_the_views_in_the_bundle_are_those_of_the_plan():
         pytest.skip("the bundle in the tree was built by an earlier plan")
     shown = {canary.name: canary.views for canary in canary_scenes(PLAN)}
     assert {row["id"]: int(row["views"]) for row in read_canaries()} == shown
-
-
-def test_a_threshold_lets_exactly_its_share_of_negatives_through():
-    negatives = np.random.default_rng(0).permutation(1000) / 1000
-    assert (negatives > threshold_at(negatives, 0.001)).sum() == 1
-    assert (negatives > threshold_at(negatives, 0.05)).sum() == 50
-    assert (np.ones(1000) > threshold_at(np.ones(1000), 0.05)).sum() == 0
-    with pytest.raises(ValueError, match="cannot resolve"):
-        threshold_at(negatives[:500], 0.001)
 
 
 def test_too_many_canaries_are_refused():
