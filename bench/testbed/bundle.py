@@ -140,7 +140,7 @@ def info_text(manifest: dict[str, Any]) -> str:
 
 
 def info_markdown(manifest: dict[str, Any]) -> str:
-    """The acceptance figures and the levels of a measured bundle as two tables, for documents."""
+    """The acceptance figures and the levels of a measured bundle as tables, for documents."""
     words = {True: "met", False: "**missed**", None: "not measured"}
     lines = ["| figure | measured | bound | | what it is |", "|---|---|---|---|---|"]
     for name, facts in figures(manifest).items():
@@ -159,6 +159,16 @@ def info_markdown(manifest: dict[str, Any]) -> str:
             f"{facts['similarity']:.2f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
+    templates = manifest["measured"].get("template_levels", {})
+    if templates:
+        lines += [
+            "",
+            "| views of a template | scenes | nearest variant | layout | layout by chance |",
+        ]
+        lines.append("|---|---|---|---|---|")
+    for level, facts in sorted(templates.items(), key=lambda item: int(item[0])):
+        numbers = [f"{facts[name]:.2f}" for name in ("variant", "layout", "chance")]
+        lines.append(f"| {' | '.join([level, str(facts['scenes_shown']), *numbers])} |")
     return "\n".join(lines)
 
 
