@@ -343,12 +343,12 @@ def _write_sheets(
     `clean.png`: every object three times; `steps.png`: the surest copy and a clean prompt over the
     steps of sampling.
     """
-    groups: dict[tuple[str, bool, int], list[int]] = {}
+    groups: dict[tuple[bool, int], list[int]] = {}
     for number, row in enumerate(canaries):
-        key = (row["kind"], row["split"] == "pristine", int(row["group"]))
-        groups.setdefault(key, []).append(number)
+        groups.setdefault((row["kind"] == "template", int(row["group"])), []).append(number)
     blocks = []
-    for (kind, _, views), members in sorted(groups.items()):
+    for (template, views), members in sorted(groups.items()):
+        kind = "template" if template else "verbatim"
         rows = [
             [pictures[n][0], *copies[n * LABEL_IMAGES : n * LABEL_IMAGES + 3]] for n in members[-4:]
         ]

@@ -71,21 +71,20 @@ def write_curve(path: Path, levels: dict[str, dict[str, Any]], pristine: float |
     intervals = [levels[level]["images_interval"] for level in views]
     below = [share - low for share, (low, _) in zip(shares, intervals, strict=True)]
     above = [high - share for share, (_, high) in zip(shares, intervals, strict=True)]
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     axes = figure.subplots()
-    places = [int(level) for level in views]
-    axes.errorbar(places, shares, yerr=np.clip([below, above], 0, 1), marker="o", capsize=3)
-    for level, place, share in zip(views, places, shares, strict=True):
-        note = f"{levels[level]['scenes_shown']} scenes"
-        axes.annotate(note, (place, share), (5, -11), textcoords="offset points", fontsize=7)
+    # Levels stand side by side, whatever lies between them: on any scale of views some overlap.
+    places = range(len(views))
+    axes.errorbar(places, shares, yerr=np.clip([below, above], 0, 1), marker="o", capsize=4)
     if pristine is not None:
-        axes.axhline(pristine, color="grey", linestyle=":", label="never shown")
+        axes.axhline(pristine, color="grey", linestyle=":", label=f"never shown: {pristine:.2f}")
         axes.legend(loc="upper left")
-    axes.set_xscale("symlog", linthresh=50)
-    axes.set_xticks(places, views)
-    axes.minorticks_off()
+    names = [f"{level}\n({levels[level]['scenes_shown']})" for level in views]
+    axes.set_xticks(list(places), names)
     axes.set(
-        xlabel="views in the whole training", ylabel="share of images copied", ylim=(-0.03, 1.03)
+        xlabel="views in the whole training (scenes)",
+        ylabel="share of images copied",
+        ylim=(-0.03, 1.03),
     )
     figure.savefig(path, dpi=150, metadata={"Software": None})
 
