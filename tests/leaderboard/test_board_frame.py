@@ -38,7 +38,7 @@ def test_a_board_is_found_from_any_folder(tmp_path, monkeypatch):
 
 def test_numbers_can_be_compared_and_sorted(tmp_path):
     frame = bench.load_board("testbed")
-    assert frame["sscd"].is_monotonic_increasing
+    assert frame["copies"].is_monotonic_increasing
     assert frame["sscd"].dtype == frame["sscd_difference_low"].dtype == "float64"
     assert frame.loc[frame.method == "none", "sscd_difference"].isna().all()
     assert frame["sscd_n"].dtype == "int64"
