@@ -153,7 +153,8 @@ class Copies(Metric):
         }
         scores: dict[str, PerImage | Unmeasurable] = {}
         for name, stratum in _OF.items():
-            prompts = self.measured(evaluation.suite, name)
+            within = {prompt.id for prompt in self.measured(evaluation.suite, name)}
+            prompts = [prompt for prompt in found.prompts if prompt.id in within]
             if not prompts:
                 scores[name] = Unmeasurable(f"the suite has no {STRATA[stratum]}")
                 continue
