@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from bench import Denoiser, State, digest_of
+from bench import Denoiser, Method, State, digest_of
 from methods._nemo_layers import Neurons, RowMasks
 from methods.nemo import Localisation, Nemo
 
 
-class RandomNeurons(Nemo):
+class RandomNeurons(Nemo, Method):
     """A control: deactivate as many value neurons of every layer as `nemo` would, at random."""
 
     paper: ClassVar[str] = ""

@@ -10,11 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench import Denoiser, FitData, MaskFunction, Report, State, digest_of
+from bench import Denoiser, FitData, MaskFunction, Method, Report, State, digest_of
 from methods.wanda import Wanda
 
 
-class RandomPrune(Wanda):
+class RandomPrune(Wanda, Method):
     """A control: zero as many weights of every row as `wanda` would, in random columns."""
 
     paper: ClassVar[str] = ""

@@ -41,6 +41,7 @@ def broken(results):
 ACTING = {
     "wen": {"target": 0.5, "iterations": 2},
     "nemo": {"threshold": 0.05, "seeds": 3},
+    "random_neurons": {"threshold": 0.05, "seeds": 3},
     "wanda": {"sparsity": 0.1},
 }
 
