@@ -34,7 +34,7 @@ LONGEST = 27  # letters of a name beside a point
 
 # lower is better
 ACROSS = tuple(BY_NAME[name] for name in ("copies", "sscd", "memorized_ratio", "clique_extracted"))
-UPWARDS = tuple(BY_NAME[name] for name in ("clip_score", "clip_score_clean"))  # higher is better
+UPWARDS = tuple(BY_NAME[name] for name in ("clip_score_clean", "clip_score"))  # higher is better
 BARS = tuple(BY_NAME[name] for name in ("time_ratio", "nfe_per_image", "fit_nfe"))
 
 

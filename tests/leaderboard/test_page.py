@@ -576,10 +576,14 @@ def test_marks_stand_where_their_values_are():
         record("good", 0.3, clip=0.45, time=3.0),
         record("good", 0.4, clip=0.4, changed={"a": 1}),
     )
-    first = scatters(board, lambda row: row.label)[0]
-    assert (first["x"], first["y"]) == ("sscd", "clip_score") and [
-        point["front"] for point in first["points"]
-    ] == [True, False, True]
+    drawn = scatters(board, lambda row: row.label)
+    assert (drawn[0]["x"], drawn[0]["y"]) == ("sscd", "clip_score_clean")
+    first = next(chart for chart in drawn if chart["y"] == "clip_score")
+    assert first["x"] == "sscd" and [point["front"] for point in first["points"]] == [
+        True,
+        False,
+        True,
+    ]
     good, changed, none = first["points"]
     # downwards, as SVG counts
     assert good["x"] < changed["x"] < none["x"] and none["y"] < good["y"] < changed["y"]
