@@ -31,11 +31,11 @@ _HOMES = {
     "SampleSet": "bench.contracts.samples",
     "Timing": "bench.contracts.samples",
     "Attack": "bench.contracts.attack",
-    "Target": "bench.contracts.attack",
-    "Threat": "bench.contracts.attack",
+    "Target": "bench.contracts.target",
+    "Threat": "bench.contracts.target",
     "Scores": "bench.contracts.attack",
-    "Exhibit": "bench.contracts.attack",
-    "EXHIBITS": "bench.contracts.attack",
+    "Exhibit": "bench.contracts.target",
+    "EXHIBITS": "bench.contracts.target",
     "Shown": "bench.records.record",
     # the protocol, a run of it, and what is left of runs
     "Suite": "bench.suite.suite",
@@ -86,12 +86,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.base.progress import Report as Report
     from bench.base.spread import evenly as evenly
     from bench.base.spread import spread as spread
-    from bench.contracts.attack import EXHIBITS as EXHIBITS
     from bench.contracts.attack import Attack as Attack
-    from bench.contracts.attack import Exhibit as Exhibit
     from bench.contracts.attack import Scores as Scores
-    from bench.contracts.attack import Target as Target
-    from bench.contracts.attack import Threat as Threat
     from bench.contracts.masked import MaskedMethod as MaskedMethod
     from bench.contracts.masked import MaskFunction as MaskFunction
     from bench.contracts.method import FitData as FitData
@@ -105,6 +101,10 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.contracts.metric import PerSet as PerSet
     from bench.contracts.samples import SampleSet as SampleSet
     from bench.contracts.samples import Timing as Timing
+    from bench.contracts.target import EXHIBITS as EXHIBITS
+    from bench.contracts.target import Exhibit as Exhibit
+    from bench.contracts.target import Target as Target
+    from bench.contracts.target import Threat as Threat
     from bench.diffusion.denoiser import Denoiser as Denoiser
     from bench.diffusion.denoiser import trajectory as trajectory
     from bench.diffusion.request import Request as Request

@@ -22,9 +22,10 @@ from bench.base.errors import Unmeasurable
 from bench.checks.contract import Broken, Contract, NotApplicable, Subject
 from bench.checks.guards import random_state_untouched
 from bench.checks.snapshots import first_difference, snapshot
-from bench.contracts.attack import Scores, Target
+from bench.contracts.attack import Scores
 from bench.contracts.metric import Evaluation, PerImage, PerSet
 from bench.contracts.samples import SampleSet
+from bench.contracts.target import Target
 from bench.running.fitting import Fitted
 from bench.running.generating import generate
 from bench.running.judging import evaluation_of, target_of

@@ -4,18 +4,15 @@ declared threat model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from bench.base.errors import Unmeasurable, UserError
-from bench.base.progress import Report, silent
 from bench.contracts.metric import PerImage, PerSet
-from bench.contracts.samples import SampleSet
+from bench.contracts.target import Target, Threat
 
 if TYPE_CHECKING:
     from bench.contracts.method import Method, State
@@ -24,70 +21,7 @@ if TYPE_CHECKING:
     from bench.suite.prompts import Prompt
     from bench.suite.suite import Suite
 
-Threat = Literal["api", "weights"]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-EXHIBITS = 10  # of one attack that a record keeps; more are dropped
 Scores = Mapping[str, PerImage | PerSet | Unmeasurable]
-
-
-@dataclass(frozen=True)
-class Exhibit:
-    """What an attack lets a reader see: some generations of a prompt, and the training picture that
-    they betray.
-    """
-
-    prompt: Prompt
-    caption: str
-    pictures: Sequence[np.ndarray]  # uint8 [H, W, 3]
-    reference: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Target:
-    """What an attacker meets.
-
-    It never sees the method: under `api` it may only generate, under `weights` it holds the edited
-    weights.
-
-    `suite` gives candidate prompts and, for verification after the attack, reference images.
-    `exhibits` goes into the record.
-    """
-
-    suite: Suite
-    device: Any
-    threat: Threat
-    generate_: Callable[[Sequence[Prompt], int], SampleSet]
-    weights_: Callable[[], AbstractContextManager[Denoiser]]
-    report: Report = silent
-    exhibits: list[Exhibit] = field(default_factory=list)
-    map_: Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]] = map
-
-    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """`function` of every item, results in order as they come; by several processes at once
-        where the run has them.
-
-        The function and what it holds are then sent there: keep items small, and read pictures
-        inside of it.
-        """
-        return self.map_(function, items)
-
-    def generate(self, prompts: Sequence[Prompt], images: int) -> SampleSet:
-        """`images` generations of every prompt by the mitigated model, from the store where it has
-        them already.
-        """
-        return self.generate_(prompts, images)
-
-    def weights(self) -> AbstractContextManager[Denoiser]:
-        """The mitigated model's weights alone: what a method does by hooks, prompts, noise or
-        guidance is not in them.
-        """
-        if self.threat != "weights":
-            raise UserError(
-                "an attack of the threat model 'api' asked for the weights; declare threat ="
-                " 'weights'"
-            )
-        return self.weights_()
 
 
 class Attack(BaseModel):

@@ -19,7 +19,7 @@ from bench.features.extractor import AnyExtractor, Extractor
 from bench.statistics.intervals import StatisticName
 
 if TYPE_CHECKING:
-    from bench.contracts.attack import Target
+    from bench.contracts.target import Target
     from bench.records.record import Shown
     from bench.suite.prompts import Prompt
     from bench.suite.schema import Role

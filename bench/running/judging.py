@@ -9,10 +9,11 @@ from typing import Any
 from bench.base.errors import Unmeasurable, UserError, one_line
 from bench.base.pictures import small_png
 from bench.base.progress import Report, silent
-from bench.contracts.attack import EXHIBITS, Attack, Exhibit, Scores, Target, edited_weights
+from bench.contracts.attack import Attack, Scores, edited_weights
 from bench.contracts.method import State
 from bench.contracts.metric import Evaluation, Metric, PerImage
 from bench.contracts.samples import SampleSet, Timing
+from bench.contracts.target import EXHIBITS, Exhibit, Target
 from bench.diffusion.denoiser import Denoiser
 from bench.records.record import RecordedExhibit, RunRecord, Score
 from bench.running.engine import Engine

@@ -14,7 +14,7 @@ import numpy as np
 from bench.base.errors import UserError, one_line
 from bench.base.pictures import SIDE, BadPicture, decode_png, decode_small_png, small_png
 from bench.base.spread import evenly
-from bench.contracts.attack import EXHIBITS
+from bench.contracts.target import EXHIBITS
 from bench.records.record import RunRecord
 from bench.running.experiment import Experiment
 from bench.running.units import PROMPTS, THUMBNAILS

@@ -22,7 +22,7 @@ from attacks.clique_extraction import CliqueExtraction
 from bench.base.errors import Unmeasurable, UserError
 from bench.base.parameters import configure
 from bench.cli.main import main
-from bench.contracts.attack import Target
+from bench.contracts.target import Target
 from bench.leaderboard.leaderboard import make_pages
 from bench.records.record import load_record
 from bench.running.judging import target_of

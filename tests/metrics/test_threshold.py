@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench import load_suite, read_picture
-from bench.contracts.attack import Target
+from bench.contracts.target import Target
 from bench.features import CopyDescriptor
 from conftest import bench
 from metrics.sscd import Sscd
