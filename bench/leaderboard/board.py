@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
-from bench.leaderboard.columns import COLUMNS, Column
+from bench.leaderboard.columns import BY_NAME, COLUMNS, Column
 from bench.leaderboard.family import adjusted
-from bench.leaderboard.front import front, ranks, replication_of
+from bench.leaderboard.front import REPLICATION, front, ranks, replication_of
 from bench.records.parts import PARTS, REFERENCE, Protocol, protocol
 from bench.records.record import RunRecord, Score
 from bench.statistics import intervals as stats
@@ -180,6 +180,12 @@ def columns_of(board: Board) -> list[Column]:
         ]
         columns += [declared[name] for name in sorted(declared) if declared[name].part == part]
     return columns
+
+
+def order_column(board: Board) -> Column:
+    """The column that the rows are ordered by: the first of replication that some row has."""
+    there = {name for row in (*board.rows, *board.reported) for name in row.record.scores}
+    return BY_NAME[next((name for name in REPLICATION if name in there), REPLICATION[-1])]
 
 
 def make_boards(

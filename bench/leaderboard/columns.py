@@ -23,6 +23,11 @@ class Column:
     higher_is_better: bool | None = False
     threat: str = ""  # of an attack: what its attacker holds, `api` or `weights`
 
+    @property
+    def plain(self) -> str:
+        """The heading without its arrow, for use in a sentence."""
+        return self.heading.removesuffix(" ↓").removesuffix(" ↑")
+
 
 # The built-in scores, in the order of the tables. What a plug-in declares (`Score.shown`) comes
 # after those of its part.

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.leaderboard.board import Board, Row
+from bench.leaderboard.board import Board, Row, order_column
 from bench.leaderboard.columns import BY_NAME, Column
 from bench.leaderboard.family import LEVEL
-from bench.leaderboard.front import REPLICATION
 from bench.records.parts import REFERENCE
 
 # the change of clean CLIP up to which a method counts as keeping what clean prompts give
@@ -69,7 +68,7 @@ def glance(board: Board) -> list[Card]:
     """The cards of a board, in the order of the page; none for a board without rows."""
     rows = [row for row in board.rows if row.record.method != REFERENCE]
     reference = next((row for row in board.rows if row.record.method == REFERENCE), None)
-    by = _replication(board)
+    by = order_column(board)
     made = (
         _against_api(rows, by),
         _free(rows, reference, by),
@@ -77,16 +76,6 @@ def glance(board: Board) -> list[Card]:
         _keeps(rows, by),
     )
     return [card for card in made if card]
-
-
-def _replication(board: Board) -> Column:
-    """The column that says how much a row replicates: the one that the rows are ordered by."""
-    there = {name for row in board.rows for name in row.record.scores}
-    return BY_NAME[next((name for name in REPLICATION if name in there), REPLICATION[-1])]
-
-
-def _named(column: Column) -> str:
-    return column.heading.removesuffix(" ↓")
 
 
 def verdict(row: Row, column: Column) -> str:
@@ -156,7 +145,7 @@ def _against_api(rows: Sequence[Row], by: Column) -> Card | None:
         tuple(answers),
         tuple(nothing),
         "Rule: lowest “extracted” (share of memorized prompts that the clique attack extracts),"
-        f" ties by {_named(by)}. Clean alignment is kept when the paired difference of clean CLIP"
+        f" ties by {by.plain}. Clean alignment is kept when the paired difference of clean CLIP"
         f" to none is at least −{KEPT}.",
     )
 
@@ -199,7 +188,7 @@ def _free(rows: Sequence[Row], reference: Row | None, by: Column) -> Card | None
         tuple(answers),
         tuple(nothing),
         "Rule: no more model evaluations per image (NFE) than none; lowest"
-        f" {_named(by)} first. Those with evaluations for fitting (fit NFE above 0) apart.",
+        f" {by.plain} first. Those with evaluations for fitting (fit NFE above 0) apart.",
     )
 
 
@@ -228,7 +217,7 @@ def _against_weights(rows: Sequence[Row], by: Column) -> Card | None:
         tuple(answers),
         () if holding else ("None of them.",),
         "Rule: rows whose weights are edited (“holds against” has them, measured); lowest"
-        f" {_named(by)} first. Not attacked: {_named(by)} is measured by sampling.",
+        f" {by.plain} first. Not attacked: {by.plain} is measured by sampling.",
     )
 
 
@@ -257,7 +246,7 @@ def _keeps(rows: Sequence[Row], by: Column) -> Card | None:
         tuple(answers),
         () if keeping else ("None of them.",),
         f"Rule: paired difference of clean CLIP to none between −{KEPT} and +{KEPT}; lowest"
-        f" {_named(by)} first.",
+        f" {by.plain} first.",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of
+from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of, order_column
 from bench.leaderboard.cells import cell, difference_cell, escape, heading, spread
 from bench.leaderboard.columns import Column
 from bench.leaderboard.extraction import HEADINGS, Extraction, extraction
@@ -64,8 +64,8 @@ def _main_table(board: Board, columns: Sequence[Column]) -> list[str]:
     intervals = " or ".join(sorted({row.record.intervals for row in board.rows}))
     exact = "Clopper-Pearson where a prompt has one value"
     means = (
-        f"Rows by SSCD. Brackets: 95 % intervals ({escape(intervals)}; {exact}); Δ: paired"
-        " difference to `none` of as many seeds."
+        f"Rows by {order_column(board).plain}. Brackets: 95 % intervals ({escape(intervals)};"
+        f" {exact}); Δ: paired difference to `none` of as many seeds."
     )
     lines = [*markdown_table(board, board.rows, columns, details=True), "", means, ""]
     lines += [

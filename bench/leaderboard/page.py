@@ -18,11 +18,10 @@ from typing import Any
 from markupsafe import Markup
 
 from bench.leaderboard import charts
-from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of
+from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of, order_column
 from bench.leaderboard.cells import cell, difference_cell, group_order, heading, number, spread
 from bench.leaderboard.columns import Column
 from bench.leaderboard.extraction import HEADINGS, extraction
-from bench.leaderboard.front import REPLICATION as ORDER
 from bench.leaderboard.front import each_against_each
 from bench.leaderboard.glance import (
     CLEARLY_WORSE,
@@ -97,8 +96,8 @@ def html(board: Board) -> str:
         matrix=_matrix(board),
         group_name=group_name,
         pareto=PARETO,
-        order=_order(columns)[0],
-        order_means=_order(columns)[1],
+        order=order_column(board).plain,
+        order_means=order_column(board).meaning,
         rank_means=RANK,
         gallery=_gallery(board),
         attacked=extraction(board),
@@ -137,13 +136,6 @@ def _compared(difference: tuple[float, float, float] | None) -> dict[str, str]:
     _, low, high = difference
     mark, side = ("▼", "better") if high < 0 else ("▲", "worse") if low > 0 else ("·", "")
     return {"mark": mark, "side": side, "words": difference_cell(difference, 3)}
-
-
-def _order(columns: Sequence[Column]) -> tuple[str, str]:
-    """What the rows are sorted by: its heading and what it means."""
-    by_name = {column.name: column for column in columns}
-    column = next((by_name[name] for name in ORDER if name in by_name), None)
-    return (column.heading.removesuffix(" ↓"), column.meaning) if column else ("replication", "")
 
 
 def picture_of(board: Board) -> str | None:
