@@ -57,7 +57,13 @@ def ranks(records: Sequence[RunRecord]) -> dict[str, tuple[int, int]]:
     if not shared:
         return {}
     table = np.array([[means[prompt] for prompt in shared] for means in values.values()])
-    return dict(zip(values, rank_intervals(table), strict=True))
+    units = {
+        score.unit
+        for record in records
+        if (score := replication_of(record)) and record.run in values
+    }
+    shares = all(unit.startswith("share") for unit in units)
+    return dict(zip(values, rank_intervals(table, shares=shares), strict=True))
 
 
 Difference = tuple[float, float, float]  # of two rows: mean, low, high

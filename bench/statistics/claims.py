@@ -9,6 +9,7 @@ import numpy as np
 FLIPS = 9999
 RANK_DRAWS = 4000
 LEVEL = 0.95
+NORMAL = 1.959963984540054  # its two-sided quantile
 BLOCK = 2**24  # signs or draws held at a time
 
 
@@ -48,7 +49,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def rank_intervals(
-    values: np.ndarray, seed: int = 0, draws: int = RANK_DRAWS
+    values: np.ndarray, seed: int = 0, draws: int = RANK_DRAWS, shares: bool = False
 ) -> list[tuple[int, int]]:
     """For rows of values by prompt, `[rows, prompts]`, where less is better: the least and the
     greatest rank of each that the data allow, all rows together, with 95 % confidence.
@@ -57,6 +58,10 @@ def rank_intervals(
     0; bounds come from the studentised maximum over all pairs in a paired bootstrap over prompts
     (as in Mogstad et al. 2024). The least rank is 1 and the number of rows certainly ahead, the
     greatest leaves out those certainly behind.
+
+    `shares` says that the values are proportions: means and errors are then those of
+    `difference_of_shares`, with one prompt more that changed all the way for the better and one for
+    the worse, so that no two rows are told apart here that their paired interval does not.
     """
     rows, prompts = values.shape
     if rows < 2 or prompts < 2:
@@ -78,6 +83,12 @@ def rank_intervals(
             drawn = weights @ differences[moving].T / prompts  # [count, pairs]
             largest.append((np.abs(drawn - means[moving]) / errors[moving]).max(1))
         margin = float(np.quantile(np.concatenate(largest), LEVEL))
+    if shares:
+        total = prompts + 2
+        means = differences.sum(1) / total
+        spread = (np.square(differences).sum(1) + 2) / total - means**2
+        errors = np.sqrt(spread / total)
+        margin = max(margin, NORMAL)
     behind = np.zeros((rows, rows), dtype=bool)  # [i, j]: i is certainly behind j
     behind[first, second] = means > margin * errors + 1e-12
     behind[second, first] = -means > margin * errors + 1e-12

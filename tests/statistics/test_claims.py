@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bench.statistics.claims import holm, rank_intervals, sign_flip_p
+from bench.statistics.intervals import difference_of_shares
 
 
 def by_enumeration(differences):
@@ -68,3 +69,14 @@ def test_ranks_hold_the_true_ones_together_in_nineteen_of_twenty_boards():
             for (low, high), (least, greatest) in zip(found, ranks, strict=True)
         )
     assert held >= 186
+
+
+def test_rows_that_the_paired_interval_does_not_tell_apart_share_their_ranks():
+    """Few prompts that changed a little are no proof for shares, and many that changed much are."""
+    none, little, much = np.full(68, 0.9), np.full(68, 0.9), np.full(68, 0.2)
+    little[:8] -= 0.25
+    values = np.stack([none, little, much])
+    low, high = difference_of_shares(little - none)
+    assert low < 0 < high
+    assert rank_intervals(values, shares=True) == [(2, 3), (2, 3), (1, 1)]
+    assert rank_intervals(values) == [(3, 3), (2, 2), (1, 1)]
