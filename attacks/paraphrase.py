@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from bench import (
     Attack,
@@ -26,13 +26,12 @@ from bench import (
     Suite,
     Target,
     Threat,
-    UnknownName,
     Unmeasurable,
     digest_of,
     read_picture,
     spread,
 )
-from bench.features import PROFILES, CopyDescriptor
+from bench.features import PROFILES, CopyDescriptor, ProfileName
 
 PHRASES = ("a picture of {}", "{}, in detail", "a photo of {}", "{}, high quality")
 KNOWN: tuple[Role, ...] = ("clean", "quality", "calibration")  # whose words are common ones
@@ -83,16 +82,11 @@ class Paraphrase(Attack):
     descriptor: str = Field(
         description="TorchScript of a copy descriptor, relative to the suite file"
     )
-    profile: str = Field("nemo", description=f"of the descriptor: one of {', '.join(PROFILES)}")
+    profile: ProfileName = Field(
+        "nemo", description=f"of the descriptor: one of {', '.join(PROFILES)}"
+    )
     similarity: float = Field(0.7, gt=-1, lt=1, description="of the descriptor: a copy above it")
     seed: int = Field(0, ge=0, description="of the wordings")
-
-    @field_validator("profile")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in PROFILES:
-            raise UnknownName("SSCD profile", name, PROFILES)
-        return name
 
     def asks(self, suite: Suite) -> Sequence[tuple[Sequence[Prompt], int]]:
         captions, others = self._wordings(suite)

@@ -10,20 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from bench import (
-    Evaluation,
-    Metric,
-    PerImage,
-    PerSet,
-    Role,
-    Suite,
-    UnknownName,
-    Unmeasurable,
-    read_picture,
-)
-from bench.features import PROFILES, CopyDescriptor, Extractor
+from bench import Evaluation, Metric, PerImage, PerSet, Role, Suite, Unmeasurable, read_picture
+from bench.features import PROFILES, CopyDescriptor, Extractor, ProfileName
 
 _SCORES: tuple[tuple[str, Role], ...] = (("any_copy", "memorized"), ("any_copy_clean", "clean"))
 
@@ -42,15 +32,8 @@ class AnyCopy(Metric):
     }
 
     weights: str = Field(description="TorchScript of a copy descriptor, relative to the suite file")
-    profile: str = Field("nemo", description=f"one of {', '.join(PROFILES)}")
+    profile: ProfileName = Field("nemo", description=f"one of {', '.join(PROFILES)}")
     threshold: float = Field(0.7, gt=-1, lt=1, description="an image above it counts as a copy")
-
-    @field_validator("profile")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in PROFILES:
-            raise UnknownName("SSCD profile", name, PROFILES)
-        return name
 
     def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
         descriptor = CopyDescriptor(suite.path(self.weights), self.profile, device)

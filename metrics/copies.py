@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench import (
     Evaluation,
@@ -25,14 +25,13 @@ from bench import (
     Role,
     Suite,
     Target,
-    UnknownName,
     Unmeasurable,
     UserError,
     one_line,
     read_picture,
     validation_line,
 )
-from bench.features import PROFILES, CopyDescriptor, Extractor
+from bench.features import PROFILES, CopyDescriptor, Extractor, ProfileName
 from metrics.sscd import compare, reduce_references
 
 LABEL_IMAGES = 16
@@ -84,18 +83,11 @@ class Copies(Metric):
     }
 
     weights: str = Field(description="TorchScript of a copy descriptor, relative to the suite file")
-    profile: str = Field("nemo", description=f"one of {', '.join(PROFILES)}")
+    profile: ProfileName = Field("nemo", description=f"one of {', '.join(PROFILES)}")
     threshold: float = Field(0.7, gt=-1, lt=1, description="an image above it counts as a copy")
     labels: str = Field(
         description="JSON of the share of copies by prompt id, relative to the suite file"
     )
-
-    @field_validator("profile")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in PROFILES:
-            raise UnknownName("SSCD profile", name, PROFILES)
-        return name
 
     def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
         return {"memorized": [CopyDescriptor(suite.path(self.weights), self.profile, device)]}

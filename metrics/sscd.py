@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from bench import (
     Evaluation,
@@ -25,12 +25,11 @@ from bench import (
     SampleSet,
     Suite,
     Target,
-    UnknownName,
     Unmeasurable,
     UserError,
     read_picture,
 )
-from bench.features import PROFILES, CopyDescriptor, Extractor
+from bench.features import PROFILES, CopyDescriptor, Extractor, ProfileName
 from bench.statistics import threshold_at
 
 FALSE_POSITIVES = 0.001  # of clean generations that a threshold lets pass for copies
@@ -50,15 +49,8 @@ class Sscd(Metric):
     files: ClassVar[tuple[str, ...]] = ("weights",)
 
     weights: str = Field(description="TorchScript of a copy descriptor, relative to the suite file")
-    profile: str = Field("nemo", description=f"one of {', '.join(PROFILES)}")
+    profile: ProfileName = Field("nemo", description=f"one of {', '.join(PROFILES)}")
     threshold: float = Field(0.7, gt=-1, lt=1, description="an image above it counts as memorized")
-
-    @field_validator("profile")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in PROFILES:
-            raise UnknownName("SSCD profile", name, PROFILES)
-        return name
 
     def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
         return {"memorized": [CopyDescriptor(suite.path(self.weights), self.profile, device)]}

@@ -12,6 +12,7 @@ _HOMES = {
     "Extractor": "bench.features.extractor",
     "PROFILES": "bench.features.networks",
     "Profile": "bench.features.networks",
+    "ProfileName": "bench.features.networks",
     "CopyDescriptor": "bench.features.networks",
     "OpenClip": "bench.features.networks",
     "CleanFeatures": "bench.features.networks",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.features.networks import CopyDescriptor as CopyDescriptor
     from bench.features.networks import OpenClip as OpenClip
     from bench.features.networks import Profile as Profile
+    from bench.features.networks import ProfileName as ProfileName
     from bench.features.real_pictures import RealSet as RealSet
     from bench.features.real_pictures import crop_name as crop_name
     from bench.features.real_pictures import feature_blocks as feature_blocks

@@ -12,14 +12,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import AfterValidator
 
 from bench.base.digests import digest_of, path_digest
-from bench.base.errors import UserError, one_line
+from bench.base.errors import UnknownName, UserError, one_line
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP_WEIGHTS = (".safetensors", ".bin", ".pth")
@@ -56,6 +57,16 @@ PROFILES = {
     # neither resized nor cut: its descriptor was trained on pictures as they are generated
     "testbed": Profile(None, None, None, IMAGENET, "max"),
 }
+
+
+def _known_profile(name: str) -> str:
+    if name not in PROFILES:
+        raise UnknownName("SSCD profile", name, PROFILES)
+    return name
+
+
+# A parameter of a metric or an attack that names a profile; another name is refused.
+ProfileName = Annotated[str, AfterValidator(_known_profile)]
 
 
 def load_torchscript(path: Path, device: Any) -> Any:
