@@ -89,6 +89,15 @@ class Copies(Metric):
         description="JSON of the share of copies by prompt id, relative to the suite file"
     )
 
+    def fits(self, suite: Suite) -> None:
+        """Raises `UserError` for labels that are not there, damaged, or of other prompts."""
+        if not suite.place(self.labels).exists():
+            raise UserError(
+                f"metric copies: {self.labels} is not there yet; make it: bench calibrate copies"
+                f" --suite {suite.name}"
+            )
+        self.measured(suite, self.names[0])
+
     def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
         return {"memorized": [CopyDescriptor(suite.path(self.weights), self.profile, device)]}
 
@@ -174,4 +183,7 @@ def read_labels(path: Path) -> Labels:
     except ValidationError as error:
         raise UserError(f"{path} is no labels file: {validation_line(error)}") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"labels {path} cannot be read ({one_line(error)[:100]})") from error
+        raise UserError(
+            f"labels {path} cannot be read ({one_line(error)[:100]}); make them again: bench"
+            " calibrate copies"
+        ) from error

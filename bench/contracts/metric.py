@@ -119,6 +119,12 @@ class Metric(BaseModel):
     # settings with which `bench check` tries it on its tiny suite, where that names none
     trial: ClassVar[Mapping[str, Any]] = {}
 
+    def fits(self, suite: Suite) -> None:
+        """Asked before any work.
+
+        Raises `UserError` when these settings cannot work on the suite.
+        """
+
     def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
         """Of roles whose pictures it reads through these extractors alone: which ones (none of
         them: it reads no picture).

@@ -252,8 +252,7 @@ class _Judges:
             if suite.lenient:
                 found.problems += judge_problems(suite, kind, name, judge)
                 continue
-            if kind == "attack":
-                judge.fits(suite)
+            judge.fits(suite)
             for file in (getattr(judge, field_name) for field_name in judge.files):
                 if file:
                     suite.path(file)
@@ -294,7 +293,8 @@ def judge_problems(suite: Suite, kind: str, name: str, judge: Any) -> list[str]:
         if file and not file.startswith(PREFIX) and not suite.place(file).exists():
             place = suite.place(file)
             problems.append(f"{kind} {name} names '{file}', which is missing (looked at {place})")
-    if kind == "attack":
+    # A metric looks into its files; what is missing was said above.
+    if kind == "attack" or not problems:
         try:
             judge.fits(suite)
         except UserError as error:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bench.assets.catalogue import PREFIX
-from bench.base.errors import UserError
+from bench.base.errors import UnknownName, UserError
 from bench.base.files import write_atomically
 from bench.base.parameters import configure
 from bench.base.progress import Report
@@ -46,6 +46,9 @@ def calibrate(
     that takes its calibration from the cache.
     """
     kind = "metric" if name in suite.settings.metrics else "attack"
+    known = [*registry.entries("attack"), *suite.settings.metrics]
+    if kind == "attack" and not name.endswith(".py") and not registry.knows("attack", name):
+        raise UnknownName("attack, or metric of the suite,", name, known)
     beside_suite = name.endswith(".py") and not Path(name).exists()
     entry = registry.find(kind, str(suite.file.parent / name) if beside_suite else name)
     given = suite.settings.metrics if kind == "metric" else suite.settings.attacks

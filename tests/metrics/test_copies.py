@@ -13,6 +13,7 @@ import torch
 
 from bench import Evaluation, Unmeasurable, UserError, load_suite, read_picture
 from bench.features import CopyDescriptor
+from bench.running.experiment import Experiment
 from conftest import bench
 from metrics.copies import Copies, read_labels
 
@@ -128,3 +129,26 @@ def seeds_in(store):
         for shard in store.rglob("*.parquet")
         for seed in pq.read_table(shard, columns=["seed"])["seed"].to_pylist()
     ]
+
+
+@pytest.mark.parametrize(
+    "spoil, says",
+    [
+        (lambda labels: labels.unlink(), "not there yet; make it: bench calibrate copies"),
+        (lambda labels: labels.write_text('{"images'), "make them again: bench calibrate copies"),
+        (lambda labels: relabelled(labels.parent, share_of_copies={}), "no label for 4 prompts"),
+    ],
+)
+def test_labels_are_looked_at_before_any_picture_is_made(folder, spoil, says):
+    text = (folder / "tiny.toml").read_text() + "\n[metrics.copies]\n"
+    text += "".join(f"{name} = {json.dumps(value)}\n" for name, value in SETTINGS.items())
+    (folder / "tiny.toml").write_text(text)
+    Experiment.resolve(load_suite(str(folder / "tiny.toml")), "none", {})
+    spoil(folder / "labels.json")
+    with pytest.raises(UserError, match=says):
+        Experiment.resolve(load_suite(str(folder / "tiny.toml")), "none", {})
+
+
+def test_an_unknown_name_is_answered_with_the_metrics_of_the_suite_too(folder):
+    done = bench("calibrate", "sscdd", "--suite", str(folder / "tiny.toml"))
+    assert done.returncode == 2 and "did you mean 'sscd'" in done.stderr
