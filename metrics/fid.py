@@ -116,6 +116,10 @@ class Fid(Metric):
             )
         return self
 
+    def fits(self, suite: Suite) -> None:
+        if self.statistics:
+            read_statistics(suite.path(self.statistics))
+
     def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
         return {"quality": [CleanFeatures(suite.path(self.weights), self.size, device)]}
 

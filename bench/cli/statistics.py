@@ -26,9 +26,7 @@ def statistics(
     inception: Annotated[
         Path, typer.Option(help="Inception as TorchScript with `.layers`, as clean-fid loads it.")
     ],
-    out: Annotated[
-        Path, typer.Option(help="The .npz to write, for `statistics` in [metrics.fid].")
-    ],
+    out: Annotated[Path, typer.Option(help="The .npz to write, for `statistics` of metrics.")],
     side: Annotated[
         int | None,
         typer.Option(
@@ -40,6 +38,16 @@ def statistics(
         ),
     ] = None,
     size: Annotated[int, typer.Option(min=8, help="Side that the network sees.")] = 299,
+    features: Annotated[
+        bool,
+        typer.Option(
+            "--features",
+            help=(
+                "Keep the features too, float32, which `kid` and `precision_recall` read; 8 KiB a"
+                " picture with Inception."
+            ),
+        ),
+    ] = False,
     store: Annotated[
         Path, typer.Option(help="Folder where features are kept, to go on after an interruption.")
     ] = Path(STORE),
@@ -66,7 +74,15 @@ def statistics(
 
     with reporter() as report, resumable(), float32_products(False):
         made = make_statistics(
-            images, inception, out, store / "_real", pick_device(device), size, side, report
+            images,
+            inception,
+            out,
+            store / "_real",
+            pick_device(device),
+            size,
+            side,
+            report,
+            features,
         )
     facts = {
         "pictures": made.n,
@@ -74,6 +90,7 @@ def statistics(
         "crop": made.crop,
         "network": made.fingerprint,
         "sha256": made.digest,
+        "features_kept": features,
         "out": str(out),
     }
     print(

@@ -33,7 +33,7 @@ class Evaluation:
     suite: Suite
     device: Any
     samples_of: Callable[[Role], SampleSet]
-    time: Callable[[int, int], Timing]  # (rounds, images a round)
+    time: Callable[[Role, int, int], Timing]  # (role, rounds, images a round)
     fit_seconds: float = 0.0
     fit_rows: int = 0
     report: Report = silent

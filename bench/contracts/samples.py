@@ -41,6 +41,13 @@ class SampleSet:
                 self.keys[start : start + rows], extractor.fingerprint, in_whole_batches(extractor)
             )
 
+    def evaluations(self) -> np.ndarray:
+        """Evaluations of the model that each image took, `[prompts, images]`, as its share of its
+        batch; NaN where that was not kept.
+        """
+        spent = np.array(self.store.evaluations(self.keys), dtype=np.float64)
+        return spent.reshape(len(self.prompts), self.images)
+
     def pictures(self) -> list[np.ndarray]:
         return self.store.pictures(self.keys)
 

@@ -58,6 +58,12 @@ class Execution:
             key: value for key, value in asdict(self).items() if value != getattr(Execution(), key)
         }
 
+    @property
+    def of_pixels(self) -> dict[str, Any]:
+        """What differs from the default and may change a pixel by rounding, but the batch size."""
+        asked = {"batch_size", "memory_gib"}
+        return {key: value for key, value in self.changed.items() if key not in asked}
+
     def described(self, batch_size: int | None, stored: dict[str, Any]) -> dict[str, Any]:
         """For a record: every choice, the batch size that it came to, and what the model's files
         hold.

@@ -111,7 +111,6 @@ def _asked_classes(name: str) -> dict[str, Any]:
     need; and where timings are kept.
     """
     from bench.base.parameters import configure
-    from bench.contracts.attack import Attack
     from bench.contracts.method import Method
     from bench.diffusion.execution import Execution
     from bench.diffusion.model import pick_device
@@ -141,11 +140,7 @@ def _asked_classes(name: str) -> dict[str, Any]:
             judges[kind][label] = judge
             named = [str(getattr(judge, key)) for key in judge.files if getattr(judge, key)]
             files += [(f"{kind} {label}", file) for file in named]
-            if (
-                isinstance(judge, Attack)
-                and exact
-                and all(suite.place(file).exists() for file in named)
-            ):
+            if exact and all(suite.place(file).exists() for file in named):
                 judge.fits(suite)
         except Exception as error:
             problems.append(odd(error))
@@ -161,7 +156,7 @@ def _asked_classes(name: str) -> dict[str, Any]:
         "problems": problems,
         "images": len(keys),
         "exact": exact and not problems,
-        "timing": timing_file(pick_device(None), Execution()),
+        "timing": timing_file(pick_device(None), Execution(), None),
     }
 
 

@@ -194,14 +194,20 @@ def make_statistics(
     size: int = 299,
     side: int | None = None,
     report: Report = silent,
+    keep_features: bool = False,
 ) -> Statistics:
     """Measure a folder of real pictures with the network in `weights` (pictures resized to `size`,
-    cut to `side` before) and write its statistics to `out`.
+    cut to `side` before) and write its statistics to `out`, with the features where these are to be
+    kept.
     """
-    made = statistics_of(
-        pictures_in(pictures, side), CleanFeatures(weights, size, device), cache, report
+    real, extractor = pictures_in(pictures, side), CleanFeatures(weights, size, device)
+    made = statistics_of(real, extractor, cache, report)
+    features = (
+        np.concatenate(list(feature_blocks(real, extractor, cache, report)))
+        if keep_features
+        else None
     )
-    write_statistics(made, out)
+    write_statistics(made, out, features)
     return made
 
 

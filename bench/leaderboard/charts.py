@@ -35,7 +35,10 @@ LONGEST = 27  # letters of a name beside a point
 # lower is better
 ACROSS = tuple(BY_NAME[name] for name in ("copies", "sscd", "memorized_ratio", "clique_extracted"))
 UPWARDS = tuple(BY_NAME[name] for name in ("clip_score_clean", "clip_score"))  # higher is better
-BARS = tuple(BY_NAME[name] for name in ("time_ratio", "nfe_per_image", "fit_nfe"))
+BARS = tuple(
+    BY_NAME[name]
+    for name in ("time_ratio_clean", "nfe_per_image_clean", "nfe_per_image", "fit_nfe")
+)
 
 
 def looks(rows: Sequence[Row]) -> list[tuple[str, int]]:
@@ -282,7 +285,7 @@ def _bars_of(board: Board, column: Column) -> dict[str, Any]:
         ),
         None,
     )
-    base = 1.0 if column.name == "time_ratio" else own
+    base = 1.0 if column.name.startswith("time_ratio") else own
     return {
         "name": column.heading,
         "meaning": column.meaning,

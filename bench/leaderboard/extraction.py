@@ -134,12 +134,10 @@ def _cell(score: Score) -> str:
 
 def _undecided(score: Score, name: str) -> str:
     """How many searches ran out of their budget: said once, beside what is identified."""
-    unknown = score.details.get("unknown")
-    return (
-        f", {unknown} undecided"
-        if name == NAMES[0] and isinstance(unknown, int) and unknown
-        else ""
-    )
+    told = score.details.get("unknown")
+    # A list where generations differ: all of them count.
+    unknown = sum(n for n in (told if isinstance(told, list) else [told]) if isinstance(n, int))
+    return f", {unknown} undecided" if name == NAMES[0] and unknown else ""
 
 
 def _operating_point(details: dict[str, Any]) -> str:

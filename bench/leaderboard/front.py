@@ -19,7 +19,7 @@ from bench.statistics.claims import rank_intervals
 # The first of each that a record has counts.
 REPLICATION = ("copies", "sscd")
 UTILITY = ("clip_score_clean", "clip_score")
-EVALUATIONS = "nfe_per_image"
+EVALUATIONS = ("nfe_per_image_clean", "nfe_per_image")
 
 
 def headline(record: RunRecord, names: Sequence[str]) -> str:
@@ -108,7 +108,7 @@ def _beaten(record: RunRecord, others: Sequence[RunRecord]) -> bool:
     found = stats.paired_differences(values, baseline, shares=shares)
     for place, rival in enumerate(rivals):
         signs = [_advantage(rival, record, name, found.get(f"{place} {name}")) for name in names]
-        spared = _evaluations(record) - _evaluations(rival)
+        spared = _number(_evaluations(record)) - _number(_evaluations(rival))
         signs.append((spared > 0) - (spared < 0))
         if min(signs) >= 0 and max(signs) > 0:
             return True
@@ -132,9 +132,13 @@ def _advantage(
 
 def _rated(record: RunRecord) -> bool:
     scores = [record.scores.get(headline(record, names)) for names in (REPLICATION, UTILITY)]
-    numbers = [*scores, record.cost.get(EVALUATIONS)]
+    numbers = [*scores, _evaluations(record)]
     return all(number is not None and number.value is not None for number in numbers)
 
 
-def _evaluations(record: RunRecord) -> float:
-    return float(record.cost[EVALUATIONS].value or 0.0)
+def _evaluations(record: RunRecord) -> Score | None:
+    return next((record.cost[name] for name in EVALUATIONS if name in record.cost), None)
+
+
+def _number(score: Score | None) -> float:
+    return float(score.value) if score and score.value is not None else 0.0

@@ -17,17 +17,11 @@ from bench.records.parts import REFERENCE
 
 # the change of clean CLIP up to which a method counts as keeping what clean prompts give
 KEPT = 0.02
-CLEAN, EXTRACTED, NFE, FIT, FIT_SECONDS, TIME = (
-    BY_NAME[name]
-    for name in (
-        "clip_score_clean",
-        "clique_extracted",
-        "nfe_per_image",
-        "fit_nfe",
-        "fit_seconds",
-        "time_ratio",
-    )
+CLEAN, EXTRACTED, FIT, FIT_SECONDS = (
+    BY_NAME[name] for name in ("clip_score_clean", "clique_extracted", "fit_nfe", "fit_seconds")
 )
+# of clean prompts, and of memorized ones
+NFE, TIME = ((BY_NAME[f"{name}_clean"], BY_NAME[name]) for name in ("nfe_per_image", "time_ratio"))
 
 CLEARLY_BETTER = "clearly better than none"
 NOT_CLEARLY_BETTER = "not clearly better than none (the interval of Δ contains 0)"
@@ -103,11 +97,21 @@ def no_fitting(row: Row) -> bool:
 
 
 def no_extra(row: Row, reference: Row | None) -> bool:
-    """Whether an image takes no more model evaluations than under `none`. False where either was
-    not measured.
+    """Whether an image of neither clean nor memorized prompts takes more model evaluations than
+    under `none`. False where neither was measured.
     """
-    mine, theirs = _value(row, NFE), _value(reference, NFE) if reference else None
-    return mine is not None and theirs is not None and mine <= theirs
+    measured = [
+        (mine, theirs)
+        for column in NFE
+        if reference
+        and (mine := _value(row, column)) is not None
+        and (theirs := _value(reference, column)) is not None
+    ]
+    return bool(measured) and all(mine <= theirs for mine, theirs in measured)
+
+
+def _first_measured(row: Row | None, columns: Sequence[Column]) -> Column | None:
+    return next((c for c in columns if row and _value(row, c) is not None), None)
 
 
 def _against_api(rows: Sequence[Row], by: Column) -> Card | None:
@@ -152,10 +156,14 @@ def _against_api(rows: Sequence[Row], by: Column) -> Card | None:
 
 def _free(rows: Sequence[Row], reference: Row | None, by: Column) -> Card | None:
     known = [
-        row for row in rows if None not in (_value(row, NFE), _value(row, FIT), _value(row, by))
+        row
+        for row in rows
+        if _first_measured(row, NFE) and None not in (_value(row, FIT), _value(row, by))
     ]
-    if not known or reference is None or _value(reference, NFE) is None:
+    nfe, time = (_first_measured(reference, columns) for columns in (NFE, TIME))
+    if not known or nfe is None:
         return None
+    costs = (nfe, time) if time else (nfe,)
     free = [row for row in _lowest(known, by) if no_extra(row, reference)]
     without, fitted = (
         [row for row in free if no_fitting(row)],
@@ -167,13 +175,13 @@ def _free(rows: Sequence[Row], reference: Row | None, by: Column) -> Card | None
             "Without fitting",
             without,
             "None of them runs at the cost of none without fitting.",
-            (NFE, TIME),
+            costs,
         ),
         (
             "After fitting once",
             fitted,
             "None of them moves its whole cost into fitting.",
-            (NFE, TIME, FIT),
+            (*costs, FIT),
         ),
     ):
         if found:

@@ -23,7 +23,8 @@ _README = (
     "recognised",
     "fid",
     "clique_extracted",
-    "time_ratio",
+    "time_ratio_clean",
+    "nfe_per_image_clean",
     "nfe_per_image",
     "fit_nfe",
 )

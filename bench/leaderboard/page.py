@@ -60,7 +60,8 @@ KEY = (
     "memorized_ratio",
     "clip_score_clean",
     "clique_extracted",
-    "time_ratio",
+    "time_ratio_clean",
+    "nfe_per_image_clean",
     "nfe_per_image",
     "fit_nfe",
 )

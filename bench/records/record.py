@@ -180,6 +180,21 @@ class RecordedSamples(_Strict):
     )
 
 
+class RecordedMaker(_Strict):
+    """What made some of the images: as far as it may decide a pixel."""
+
+    images: Count
+    device: str = ""
+    device_name: str = ""
+    dtype: str = Field(default="", description="number type of the UNet's weights")
+    batch_size: int | None = Field(default=None, description="images sampled together")
+    execution: dict[str, Any] = Field(
+        default_factory=dict, description="what differs from the defaults: attention, TF32, ..."
+    )
+    bench: str | None = None
+    packages: dict[str, str | None] = Field(default_factory=dict)
+
+
 class RecordedReferences(_Strict):
     """Training pictures of one role of prompts: how many prompts ought to have one, and how many
     have; links rot.
@@ -248,6 +263,10 @@ class RunRecord(_Strict):
     )
     samples: dict[str, RecordedSamples] = Field(
         default_factory=dict, description="the images by prompt role, as digests"
+    )
+    made_by: list[RecordedMaker] = Field(
+        default_factory=list,
+        description="what made the images, most first; images may be older than the run",
     )
     scores: dict[ScoreName, Score] = Field(default_factory=dict)
     facts: dict[str, dict[str, Number]] = Field(

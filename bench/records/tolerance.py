@@ -62,11 +62,17 @@ TOLERANCES = {
     "clip_score": Tolerance("absolute", 0.02),
     "clip_score_clean": Tolerance("absolute", 0.02),
     "fid": Tolerance("relative", 0.10),
+    "kid": REPORTED,
+    "precision": Tolerance("absolute", 0.05),
+    "recall": Tolerance("absolute", 0.05),
     "nfe_per_image": EXACT,
+    "nfe_per_image_clean": EXACT,
     "fit_nfe": EXACT,
     "seconds_per_image": REPORTED,  # times belong to a machine
     "fit_seconds": REPORTED,
     "time_ratio": REPORTED,
+    "seconds_per_image_clean": REPORTED,
+    "time_ratio_clean": REPORTED,
 }
 
 

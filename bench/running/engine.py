@@ -13,6 +13,7 @@ from bench.diffusion.execution import Execution, float32_products
 from bench.diffusion.memory import peak_memory_mib
 from bench.diffusion.model import load_denoiser, stored_as
 from bench.features.extractor import Extractor
+from bench.records.environment import device_name, package_version
 from bench.running.experiment import Experiment
 
 AnyExtractor = TypeVar("AnyExtractor", bound=Extractor)
@@ -91,6 +92,19 @@ class Engine:
         """The same extractor, with its network if this engine has loaded it already."""
         key = (type(extractor), extractor.fingerprint)
         return cast(AnyExtractor, self._extractors.setdefault(key, extractor))
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """What makes images here, as far as it may decide a pixel: every shard carries it."""
+        return {
+            "device": self.device.type,
+            "device_name": device_name(self.device),
+            "dtype": str(self.denoiser.dtype).removeprefix("torch."),
+            "batch_size": self.batch_size,
+            "execution": self.execution.of_pixels,
+            "bench": package_version("diffusion-memorization-bench"),
+            "packages": {name: package_version(name) for name in ("torch", "diffusers")},
+        }
 
     def described(self) -> dict[str, Any]:
         """How the model was run and the memory that it took, for a record's environment."""

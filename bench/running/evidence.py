@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from bench.base.pictures import decode_png, read_picture, small_png
 from bench.base.spread import evenly
 from bench.contracts.method import State
 from bench.records.parts import REFERENCE
-from bench.records.record import RecordedReferences, RecordedSamples, Thumbnail
+from bench.records.record import RecordedMaker, RecordedReferences, RecordedSamples, Thumbnail
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.images import Images
@@ -84,6 +85,35 @@ def _samples_of(images: Images, role: Role) -> RecordedSamples:
         for number, row in enumerate(rows)
     }
     return RecordedSamples(prompts=len(prompts), images=each, sha256=of_prompt)
+
+
+def makers(images: Images) -> list[RecordedMaker]:
+    """What made the images of the roles, in all generations, and those of attacks."""
+    experiment = images.experiment
+    keys = dict.fromkeys(key for part in experiment.asked() for key in part)
+    return [
+        RecordedMaker(images=count, **maker)
+        for maker, count in images.store.made_by(key for key in keys if key in images.store)
+    ]
+
+
+def other_makers(made_by: Sequence[RecordedMaker]) -> list[str]:
+    """A line where images were not all made alike; the environment of a record says how the most
+    recent ones were.
+    """
+    if len(made_by) < 2:
+        return []
+    first, total = made_by[0], sum(maker.images for maker in made_by)
+    words = []
+    for maker in made_by[1:]:
+        old, new = first.model_dump(exclude={"images"}), maker.model_dump(exclude={"images"})
+        differs = [
+            f"{name} {new[name]} and not {value}"
+            for name, value in old.items()
+            if new[name] != value
+        ]
+        words.append(f"{maker.images} with {', '.join(differs)}")
+    return [f"not all {total} images were made alike: {'; '.join(words)}"]
 
 
 def reported_facts(images: Images) -> dict[str, dict[str, float]]:

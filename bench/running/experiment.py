@@ -16,6 +16,7 @@ from bench.assets.catalogue import PREFIX
 from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UserError, one_line
 from bench.base.parameters import configure
+from bench.base.source import code_of
 from bench.contracts.method import FitData
 from bench.registry import registry
 from bench.registry.registry import Entry
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from bench.contracts.method import Method, Need
     from bench.contracts.metric import Metric
 
+# Grows with every change of the way from a request to pixels, so that images of another number are
+# made again.
+SAMPLER = 1
 MEASURED_ROLES: tuple[Role, ...] = ("memorized", "clean", "quality")
 GENERATION = 1_000_000  # image indices of a prompt that one generation may use
 # Whose prompts a method gets for each of its needs.
@@ -140,9 +144,13 @@ class Experiment:
             for prompt, paths in self.fit_data.training_images.items()
         }
         fitted_on = [self.fit_data.fit_prompts, self.fit_data.clean_prompts, pictures]
+        module = type(self.method).__module__
         identity = self._method_identity | {
             "generation": self.suite.generation,
             "fit": digest_of(fitted_on),
+            "sampler": SAMPLER,
+            # A plug-in's source is part of the method's identity already.
+            "code": code_of(module) if module.startswith("methods.") else None,
         }
         if self.method.mixes_images():
             identity["batch_size"] = self.suite.settings.model.batch_size

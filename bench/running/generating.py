@@ -6,6 +6,7 @@ What the units are stands in `bench.running.units`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -51,9 +52,27 @@ def generate(
             def made(count: int, before: int = done) -> None:
                 report("generate", before + count, total)
 
-            pictures, facts = _sampled(engine, images, method, state, keys, made)
-            images.keep_unit(keys, pictures, facts, read, report)
+            sampled = _sampled(engine, images, method, state, keys, made)
+            images.keep_unit(
+                keys, sampled.pictures, sampled.facts, sampled.evaluations, read, report
+            )
             done += len(keys)
+
+
+@dataclass
+class Sampled:
+    """Pictures uint8 `[H, W, 3]`, what the method reported of each, and the evaluations of the
+    model that each took: its share of those of its batch.
+    """
+
+    pictures: list[np.ndarray] = field(default_factory=list)
+    facts: list[dict[str, float]] = field(default_factory=list)
+    evaluations: list[float] = field(default_factory=list)
+
+    def add(self, other: Sampled) -> None:
+        self.pictures += other.pictures
+        self.facts += other.facts
+        self.evaluations += other.evaluations
 
 
 def _sampled(
@@ -63,37 +82,46 @@ def _sampled(
     state: State,
     keys: Sequence[SampleKey],
     made: Callable[[int], None],
-) -> tuple[list[np.ndarray], list[dict[str, float]]]:
+) -> Sampled:
     """The pictures of one unit, batch by batch, with the method attached already.
 
     `made` hears after every batch how many images there are. What was finished before a batch
     failed, or before Ctrl-C, is stored.
     """
-    pictures: list[np.ndarray] = []
-    facts: list[dict[str, float]] = []
+    whole = Sampled()
     try:
-        while len(pictures) < len(keys):
-            batch = keys[len(pictures) : len(pictures) + engine.batch_size]
+        while len(whole.pictures) < len(keys):
+            start = len(whole.pictures)
+            batch = keys[start : start + engine.batch_size]
             try:
-                new, reported = make_batch(engine.denoiser, batch, method, state)
+                whole.add(make_batch(engine.denoiser, batch, method, state))
             except torch.OutOfMemoryError as error:
                 engine.halve_batch(error)
                 continue
-            pictures, facts = pictures + list(new), facts + reported
-            made(len(pictures))
+            made(len(whole.pictures))
     except BaseException:
-        if pictures:
-            images.store.append(keys[: len(pictures)], pictures, facts)
+        if whole.pictures:
+            there = keys[: len(whole.pictures)]
+            images.store.append(
+                there,
+                whole.pictures,
+                whole.facts,
+                evaluations=whole.evaluations,
+                made_by=engine.made_by,
+            )
         raise
-    return pictures, facts
+    return whole
 
 
 def make_batch(
     denoiser: Denoiser, keys: Sequence[SampleKey], method: Method, state: State
-) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """Pictures uint8 `[B, H, W, 3]` of one batch, and what the method reported of each."""
+) -> Sampled:
+    """One batch."""
+    before = denoiser.evaluations
     request = denoiser.request([key.prompt for key in keys], [key.seed for key in keys])
     pictures = denoiser.decode(sample(denoiser, request, method, state))
-    return pictures, [
+    facts = [
         {name: values[row] for name, values in request.facts.items()} for row in range(len(keys))
     ]
+    each = (denoiser.evaluations - before) / len(keys)
+    return Sampled(list(pictures), facts, [each] * len(keys))

@@ -114,6 +114,7 @@ class Images:
         keys: Sequence[SampleKey],
         pictures: list[np.ndarray],
         facts: list[dict[str, float]],
+        evaluations: list[float],
         read: Set[SampleKey],
         report: Report,
     ) -> None:
@@ -138,6 +139,18 @@ class Images:
                 if all(name in features for name in wanted.extractors.get(key, ()))
             )
         except BaseException:  # Ctrl-C: the pictures are there, so features can be made later
-            self.store.append(keys, pictures, facts)
+            self._append(keys, pictures, facts, evaluations)
             raise
-        self.store.append(keys, pictures, facts, features, dropped)
+        self._append(keys, pictures, facts, evaluations, features, dropped)
+
+    def _append(
+        self,
+        keys: Sequence[SampleKey],
+        pictures: list[np.ndarray],
+        facts: list[dict[str, float]],
+        evaluations: list[float],
+        features: dict[str, np.ndarray] | None = None,
+        dropped: Set[SampleKey] = frozenset(),
+    ) -> None:
+        maker = self.engine.made_by
+        self.store.append(keys, pictures, facts, features, dropped, evaluations, maker)

@@ -99,9 +99,9 @@ def evaluation_of(
             )
         return images.samples(role, generation)
 
-    def time(rounds: int, images_per_round: int) -> Timing:
+    def time(role: Role, rounds: int, images_per_round: int) -> Timing:
         return time_against_none(
-            experiment, engine, images, fitted.state, rounds, images_per_round, report
+            experiment, engine, images, fitted.state, role, rounds, images_per_round, report
         )
 
     return Evaluation(

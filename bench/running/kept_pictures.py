@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
-from bench.base.errors import UnknownName
+import numpy as np
+
+from bench.base.errors import UnknownName, UserError
 from bench.base.spread import evenly
 from bench.contracts.metric import Metric
 from bench.features.extractor import Extractor
@@ -50,6 +52,22 @@ class Keeping:
             for name in dict.fromkeys(name for key in keys for name in self.extractors.get(key, ()))
             if name not in self.broken
         ]
+
+    def try_networks(self, side: int) -> None:
+        """Give every extractor one picture of so many pixels a side, before hours are spent on what
+        it could not read.
+
+        Raises the `UserError` of a network that is missing, cut or made of nothing. Any other
+        failure is one of the code of a metric, and costs its own scores only, later.
+        """
+        noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        for extractor in self.by_fingerprint.values():
+            try:
+                extractor([noise])
+            except UserError:
+                raise
+            except Exception:  # for judging to say
+                continue
 
 
 def keep_images_of(text: str) -> KeepImages:

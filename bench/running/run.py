@@ -13,6 +13,8 @@ from bench.running.engine import Engine
 from bench.running.evidence import (
     failed_links,
     holds_against,
+    makers,
+    other_makers,
     recorded_references,
     recorded_samples,
     reported_facts,
@@ -39,9 +41,12 @@ def run(
     The record is in the folder `records` from the first moment and says how far it came; the same
     call goes on where an interrupted one stopped. `executor` makes the images (this process by
     default). `tuning` says how the parameters were chosen; it is recorded and decides nothing.
-    Raises what a metric or attack raised, after the others were measured.
+    Raises what a metric or attack raised, after the others were measured; and before anything is
+    written, the `UserError` of a network of a metric that cannot be used.
     """
     executor = executor or Local()
+    if images.missing():
+        images.keeping.try_networks(experiment.suite.settings.model.side)
     record = _new_record(experiment, engine, images, tuning)
     record.save(records)
     try:
@@ -122,6 +127,7 @@ def _add_evidence(record: RunRecord, images: Images) -> None:
     experiment = images.experiment
     record.images = {role: len(experiment.keys(role)) for role in experiment.roles}
     record.samples = recorded_samples(images)
+    record.made_by = makers(images)
     record.facts = reported_facts(images)
     if "memorized" in experiment.roles:
         record.thumbnails = thumbnails(images)
@@ -130,4 +136,4 @@ def _add_evidence(record: RunRecord, images: Images) -> None:
                 "no thumbnails: pictures were dropped once they had their features"
                 f" (--keep-images {images.keep})"
             )
-    record.warnings += failed_links(experiment.suite)
+    record.warnings += other_makers(record.made_by) + failed_links(experiment.suite)

@@ -73,13 +73,13 @@ def together(
     Images of all generations stand side by side in the rows of their prompts (prompts that not
     every generation has are left out), so an interval still resamples prompts. Of scores that only
     a set has, shares are pooled and other values averaged; the interval reaches from the lowest to
-    the highest bound of any generation, which promises less than it could. Details are those of the
-    first generation that has the score.
+    the highest bound of any generation, which promises less than it could. Details that differ
+    between generations are listed, one entry a generation.
     """
     known = [score for score in scores if not isinstance(score, Unmeasurable)]
     if len(scores) == 1 or not known:
         return scores[0], []
-    first = known[0]
+    first = replace(known[0], details=_merged([score.details for score in known]))
     if isinstance(first, PerSet):
         sets = [score for score in known if isinstance(score, PerSet)]
         values, counts = [float(score.value) for score in sets], [score.n for score in sets]
@@ -112,6 +112,17 @@ def together(
         float(statistic(np.concatenate([rows[prompt.id] for prompt in prompts]))) for rows in tables
     ]
     return replace(first, table=table, prompts=prompts), by_seed
+
+
+def _merged(details: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What all agree on as it is; of anything else a list with one entry for each of them."""
+    names = dict.fromkeys(name for one in details for name in one)
+    merged: dict[str, Any] = {}
+    for name in names:
+        values = [one.get(name) for one in details]
+        same = all(value == values[0] for value in values)
+        merged[name] = values[0] if same else values
+    return merged
 
 
 def _statistic(score: PerImage) -> stats.Statistic:

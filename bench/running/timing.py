@@ -17,12 +17,13 @@ from bench.base.progress import Report, silent
 from bench.contracts.method import Method, State
 from bench.contracts.samples import SampleSet, Timing
 from bench.diffusion.execution import Execution
-from bench.records.environment import device_name
+from bench.records.environment import device_name, package_version
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.generating import make_batch
 from bench.running.images import Images
 from bench.store.store import SampleKey, SampleStore
+from bench.suite.schema import Role
 
 
 def time_against_none(
@@ -30,23 +31,26 @@ def time_against_none(
     engine: Engine,
     images: Images,
     state: State,
+    role: Role,
     rounds: int,
     images_per_round: int,
     report: Report = silent,
 ) -> Timing:
-    """Sample batches with the method and without any, in turn, after one round that does not count.
+    """Sample batches of the prompts of a role with the method and without any, in turn, after one
+    round that does not count.
 
     Timings of the same batches on the same machine are read from the store.
     """
-    batches = _batches(images.samples("memorized"), rounds, images_per_round)
-    files, name = images.store.files, timing_file(engine.device, engine.execution, batches)
+    batches = _batches(images.samples(role), rounds, images_per_round)
+    files = images.store.files
+    name = timing_file(engine.device, engine.execution, engine.batch_size, batches)
     if files.exists(name):
         return _read(files.read(name))
     taken: dict[bool, list[float]] = {True: [], False: []}
     spent = {True: 0, False: 0}
-    # What is compiled is compiled for a size, so a whole batch must warm it up.
-    first = batches[0] if engine.execution.compile else batches[0][:2]
-    for number, batch in enumerate([first, *batches]):
+    # A whole round comes before those that count: kernels are chosen, memory is taken and programs
+    # are compiled for a size, and whoever comes first would pay for it.
+    for number, batch in enumerate([batches[0], *batches]):
         for mitigated in (False, True) if number % 2 else (True, False):
             method = experiment.method if mitigated else Method()
             seconds, used = timed(engine, batch, method, state)
@@ -102,29 +106,33 @@ def wait_for(device: torch.device) -> None:
 
 def timings(store: SampleStore, device: torch.device, execution: Execution) -> list[Timing]:
     """Timings of the store's method on this kind of machine that the store holds."""
-    pattern = timing_file(device, execution)
+    pattern = timing_file(device, execution, None)
     return [
         _read(store.files.read(name)) for name in store.files.names() if fnmatchcase(name, pattern)
     ]
 
 
 def timing_file(
-    device: torch.device, execution: Execution, batches: Sequence[Sequence[SampleKey]] | None = None
+    device: torch.device,
+    execution: Execution,
+    batch_size: int | None,
+    batches: Sequence[Sequence[SampleKey]] | None = None,
 ) -> str:
-    """The file of a store that keeps the timing of these batches on this machine.
+    """The file of a store that keeps the timing of these batches, sampled so many images at a time,
+    on this machine.
 
     Without batches it is a pattern for all that were timed here.
     """
-    changed = [execution.changed] if execution.changed else []
+    versions = [torch.__version__, package_version("diffusers")]
     machine = digest_of(
-        [device_name(device), torch.get_num_threads(), torch.__version__, *changed]
+        [device_name(device), torch.get_num_threads(), versions, execution.changed]
     )[:12]
     which = (
         "*"
         if batches is None
         else digest_of([[[key.prompt, key.seed] for key in batch] for batch in batches])[:12]
     )
-    return f"timing-{machine}-{which}.json"
+    return f"timing-{machine}-{'*' if batches is None else batch_size}-{which}.json"
 
 
 def _read(content: bytes) -> Timing:

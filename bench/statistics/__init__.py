@@ -21,6 +21,7 @@ _HOMES = {
     "first_rows": "bench.statistics.frechet",
     "frechet_distance": "bench.statistics.frechet",
     "moments": "bench.statistics.frechet",
+    "read_features": "bench.statistics.frechet",
     "read_statistics": "bench.statistics.frechet",
 }
 __all__ = list(_HOMES)
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.statistics.frechet import first_rows as first_rows
     from bench.statistics.frechet import frechet_distance as frechet_distance
     from bench.statistics.frechet import moments as moments
+    from bench.statistics.frechet import read_features as read_features
     from bench.statistics.frechet import read_statistics as read_statistics
     from bench.statistics.intervals import StatisticName as StatisticName
     from bench.statistics.intervals import clopper_pearson as clopper_pearson

@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -81,11 +82,46 @@ def read_statistics(path: Path, dims: int | None = None) -> Statistics:
     return statistics
 
 
-def write_statistics(statistics: Statistics, path: Path) -> None:
-    """Write an `.npz` that `read_statistics` reads; whole or not at all."""
+def write_statistics(
+    statistics: Statistics, path: Path, features: np.ndarray | None = None
+) -> None:
+    """Write an `.npz` that `read_statistics` reads; whole or not at all. With `features` `[n, d]`
+    it also holds what the statistics are of, for `read_features`.
+    """
     buffer = io.BytesIO()
-    np.savez(buffer, **vars(statistics))
+    content: dict[str, Any] = vars(statistics) | (
+        {} if features is None else {"features": features}
+    )
+    np.savez(buffer, **content)
     write_atomically(path, buffer.getvalue())
+
+
+def read_features(path: Path) -> np.ndarray:
+    """The features `[n, d]` that a file of reference statistics keeps, float32.
+
+    Raises `UserError` where it keeps none, or where its statistics are those of other features.
+    """
+    statistics = read_statistics(path)
+    with np.load(path, allow_pickle=False) as content:
+        if "features" not in content:
+            raise UserError(
+                f"reference statistics {path} keep no features, which kernel distances, precision"
+                " and recall need: make the file again with bench statistics --features"
+            )
+        features = np.asarray(content["features"], dtype=np.float32)
+    if features.ndim != 2 or features.shape[1] != len(statistics.mu) or len(features) < 2:
+        raise UserError(
+            f"reference statistics {path} keep features {list(features.shape)} beside a mean of"
+            f" {len(statistics.mu)}; make the file again"
+        )
+    scale = float(np.sqrt(np.trace(statistics.sigma) / len(statistics.mu))) + 1e-6
+    # NaN fails here too.
+    if not np.abs(features.mean(0, dtype=np.float64) - statistics.mu).max() <= 1e-3 * scale:
+        raise UserError(
+            f"reference statistics {path}: the mean is not that of the features beside it; make"
+            " the file again"
+        )
+    return features
 
 
 def moments(blocks: Iterable[np.ndarray]) -> Statistics:

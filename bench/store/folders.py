@@ -11,18 +11,21 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
+from filelock import FileLock
+
 from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
 
 Root = Path | str  # of a store: a path, or a URL
 DISK = ("file://", "local://")
+LOCK = ".lock"  # no listing shows it
 # Those of fsspec's protocols under which an object that is put is seen whole or not at all.
 OBJECTS = frozenset({"memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "hf"})
 
@@ -55,6 +58,12 @@ class Folder(Protocol):
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file atomically: readers see the old one, or none, and then the whole new one."""
+        ...
+
+    def alone(self) -> AbstractContextManager[object]:
+        """A block that no two processes are in at a time, where files lie on a disk. Behind a URL
+        nothing is promised.
+        """
         ...
 
     def local(self, name: str) -> Path | None:
@@ -110,7 +119,8 @@ class OnDisk:
                 return sorted(
                     entry.name
                     for entry in entries
-                    if entry.is_dir() == folders and not is_partial(entry.name)
+                    if entry.is_dir() == folders
+                    and not (is_partial(entry.name) or entry.name == LOCK)
                 )
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -128,6 +138,13 @@ class OnDisk:
 
     def write(self, name: str, content: bytes) -> None:
         write_atomically(self.path / name, content)
+
+    def alone(self) -> AbstractContextManager[object]:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written: {one_line(error)}") from error
+        return FileLock(self.path / LOCK)
 
     def local(self, name: str) -> Path | None:
         return self.path / name
@@ -237,6 +254,9 @@ class BehindUrl:
                     " before is kept"
                 ) from error
             raise
+
+    def alone(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
     @property
     def _puts_whole(self) -> bool:

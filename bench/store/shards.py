@@ -2,7 +2,8 @@
 files.
 
 A row whose picture was dropped has no `png`, and `pixels` instead: the digest of the picture's
-pixels. A shard without such rows has no such column.
+pixels. A shard without such rows has no such column. The file's metadata say what made its images:
+device, packages, precision, batch size.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,13 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),
         ("method", pa.string()),
         ("facts", pa.string()),  # JSON: what the method reported of this image
+        ("evaluations", pa.float64()),  # of the model: its share of those of its batch
     ]
 )
 PIXELS = pa.field("pixels", pa.string())  # only where a picture was dropped
 ENDING = ".parquet"
+MADE_BY = b"made_by"  # the key of JSON in the metadata
+UNNAMED = ("png", "evaluations")  # columns that are no part of a shard's name
 
 
 def as_table(
@@ -41,10 +45,12 @@ def as_table(
     keys: Sequence[tuple[str, int]],
     pictures: Sequence[np.ndarray],
     facts: Sequence[dict[str, float]],
+    evaluations: Sequence[float | None],
     dropped: Sequence[bool],
+    made_by: Mapping[str, Any],
 ) -> pa.Table:
-    """Images as a table: prompt and seed, the picture (uint8 `[H, W, 3]`) unless it is dropped, and
-    what the method reported.
+    """Images as a table: prompt and seed, the picture (uint8 `[H, W, 3]`) unless it is dropped,
+    what the method reported, evaluations of the model; and what made them all.
     """
     encoded = [encode_png(picture) for picture in pictures]
     columns = {
@@ -54,14 +60,16 @@ def as_table(
         "sha256": [hashlib.sha256(png).hexdigest() for png in encoded],
         "method": [method] * len(keys),
         "facts": [json.dumps(fact, sort_keys=True) for fact in facts],
+        "evaluations": list(evaluations),
     }
+    schema = SCHEMA.with_metadata({MADE_BY: json.dumps(made_by, sort_keys=True)})
     if not any(dropped):
-        return pa.table(columns, schema=SCHEMA)
+        return pa.table(columns, schema=schema)
     columns["pixels"] = [
         pixel_digest(picture) if drop else None
         for picture, drop in zip(pictures, dropped, strict=True)
     ]
-    return pa.table(columns, schema=SCHEMA.append(PIXELS))
+    return pa.table(columns, schema=schema.append(PIXELS))
 
 
 def name_of(table: pa.Table, others: Sequence[str]) -> str:
@@ -72,7 +80,7 @@ def name_of(table: pa.Table, others: Sequence[str]) -> str:
     numbers = (
         int(other.partition("-")[0]) for other in others if other.partition("-")[0].isdecimal()
     )
-    content = digest_of(table.drop_columns("png").to_pydict())[:12]
+    content = digest_of(table.drop_columns(list(UNNAMED)).to_pydict())[:12]
     return f"{max(numbers, default=-1) + 1:05d}-{content}"
 
 
@@ -92,6 +100,18 @@ def read_columns(files: Folder, shard: str, columns: Sequence[str]) -> pa.Table:
             )
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(corrupt(files, shard, one_line(error)[:120])) from error
+
+
+def made_by(files: Folder, shard: str) -> dict[str, Any]:
+    """What made the images of a shard. Raises `UserError` for a damaged shard."""
+    try:
+        with pq.ParquetFile(files.opened(f"{shard}{ENDING}")) as file:
+            found = json.loads((file.schema_arrow.metadata or {}).get(MADE_BY, b"{}"))
+        if not isinstance(found, dict):
+            raise ValueError(f"{MADE_BY.decode()} is no JSON object")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(corrupt(files, shard, one_line(error)[:120])) from error
+    return found
 
 
 def checked_png(files: Folder, shard: str, table: pa.Table, row: int) -> bytes:

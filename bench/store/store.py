@@ -14,6 +14,10 @@ Pictures may be dropped from a shard once their features are kept (`bench.runnin
 which): features are written first, under the name that the shard will have, then the shard, so that
 a row without its picture always has them. Such an image may be made again; then the newer shard has
 it too.
+
+On a disk one process writes at a time, and what another one stored meanwhile is not stored again,
+so that all readers find the same picture. Behind a URL two may store the same image: the shard that
+comes first by name counts.
 """
 
 from __future__ import annotations
@@ -49,7 +53,7 @@ __all__ = [
     "write_atomically",
 ]
 
-FORMAT = 2  # of the shards; part of every store's key
+FORMAT = 3  # of the shards; part of every store's key
 AT_ONCE = 16  # shards whose keys are read together where every read waits for a network
 
 
@@ -159,28 +163,53 @@ class SampleStore:
         facts: Sequence[dict[str, float]] | None = None,
         features: Mapping[str, np.ndarray] | None = None,
         dropped: Collection[SampleKey] = (),
+        evaluations: Sequence[float] | None = None,
+        made_by: Mapping[str, Any] | None = None,
     ) -> None:
         """Store pictures, uint8 `[n, H, W, 3]`, as one new shard, and beside each what its method
-        reported. A picture that is there stays as it is.
+        reported and the evaluations of the model that it took. A picture that is there, or that
+        another process has stored meanwhile, stays as it is.
 
         `features`: those of extractors, `[n, d]` by fingerprint, kept beside the shard. `dropped`:
-        of the keys, those whose picture is not kept.
+        of the keys, those whose picture is not kept. `made_by`: device, packages and the like.
         """
+        with self.files.alone():
+            self.refresh()
+            self._append(keys, pictures, facts, features, dropped, evaluations, made_by or {})
+
+    def _append(
+        self,
+        keys: Sequence[SampleKey],
+        pictures: Sequence[np.ndarray] | np.ndarray,
+        facts: Sequence[dict[str, float]] | None,
+        features: Mapping[str, np.ndarray] | None,
+        dropped: Collection[SampleKey],
+        evaluations: Sequence[float] | None,
+        made_by: Mapping[str, Any],
+    ) -> None:
         new = [
             row for row, key in enumerate(keys) if key not in self._index or key in self._dropped
         ]
         if not new:
             return
         facts = facts or [{}] * len(keys)
-        keys, pictures, facts = (
+        spent: Sequence[float | None] = evaluations or [None] * len(keys)
+        keys, pictures, facts, spent = (
             [keys[row] for row in new],
             [pictures[row] for row in new],
             [facts[row] for row in new],
+            [spent[row] for row in new],
         )
         features = {extractor: values[new] for extractor, values in (features or {}).items()}
         drop = [key in dropped for key in keys]
         table = shards.as_table(
-            self.method, [(key.prompt, key.seed) for key in keys], pictures, facts, drop
+            self.method,
+            [(key.prompt, key.seed) for key in keys],
+            pictures,
+            facts,
+            spent,
+            drop,
+            made_by,
         )
         name = shards.name_of(table, self.shard_names())
         for extractor, values in features.items():
@@ -221,6 +250,24 @@ class SampleStore:
         return self._gather(
             keys, ["facts"], lambda table, row, _: json.loads(table["facts"][row].as_py())
         )
+
+    def evaluations(self, keys: Sequence[SampleKey]) -> list[float | None]:
+        """Evaluations of the model that each stored image took, as its share of its batch; None
+        where that was not kept.
+        """
+        return self._gather(
+            keys, ["evaluations"], lambda table, row, _: table["evaluations"][row].as_py()
+        )
+
+    def made_by(self, keys: Iterable[SampleKey]) -> list[tuple[dict[str, Any], int]]:
+        """What made stored images, each with their number, most first."""
+        counts: dict[str, int] = {}
+        by_shard = _by_shard([self._index[key] for key in dict.fromkeys(keys)])
+        for shard, positions in by_shard.items():
+            maker = json.dumps(shards.made_by(self.files, shard), sort_keys=True)
+            counts[maker] = counts.get(maker, 0) + len(positions)
+        found = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return [(json.loads(maker), count) for maker, count in found]
 
     def features(
         self,

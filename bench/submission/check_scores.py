@@ -501,20 +501,25 @@ def _images_of(claim: Claim, judge: Metric | Attack, name: str, score: Score) ->
         return int(judge.images)  # type: ignore[attr-defined]  # a parameter of these metrics
     once = name in ONE_A_PROMPT or name in judge.one_a_prompt
     settings = claim.suite.settings.prompts[role_of(judge, name)]
-    return score.prompts * (1 if once else settings.images_per_prompt) * claim.record.seeds
+    generations = 1 if judge.cost else claim.record.seeds  # a cost is measured once
+    return score.prompts * (1 if once else settings.images_per_prompt) * generations
 
 
 def costs(claim: Claim) -> Iterator[str]:
     """Images are made with the model, by a built-in method with at least one evaluation a step;
     what other methods do is not known.
     """
-    score, least = claim.record.cost.get("nfe_per_image"), claim.suite.settings.model.steps
-    if score is None or score.value is None or not is_built_in(claim, "cost", score):
-        return
-    if score.value <= 0:
-        yield f"nfe_per_image is {score.value}, and no image is made without the model"
-    elif score.value < least and f"method {claim.record.method}" not in claim.experiment.sources:
-        yield f"nfe_per_image is {score.value}, and sampling takes at least {least}, one a step"
+    least = claim.suite.settings.model.steps
+    for name in ("nfe_per_image", "nfe_per_image_clean"):
+        score = claim.record.cost.get(name)
+        if score is None or score.value is None or not is_built_in(claim, "cost", score):
+            continue
+        if score.value <= 0:
+            yield f"{name} is {score.value}, and no image is made without the model"
+        elif (
+            score.value < least and f"method {claim.record.method}" not in claim.experiment.sources
+        ):
+            yield f"{name} is {score.value}, and sampling takes at least {least}, one a step"
 
 
 def unchecked(record: RunRecord) -> list[str]:

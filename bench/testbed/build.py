@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +30,7 @@ from bench.base.pictures import encode_png
 from bench.features.networks import CleanFeatures
 from bench.features.recogniser import ObjectNetwork, ObjectRecogniser, save_recogniser
 from bench.records.environment import PACKAGES, package_version
+from bench.statistics.frechet import moments, write_statistics
 from bench.testbed.autoencoder import (
     autoencoder_job,
     latent_scale,
@@ -271,18 +272,19 @@ def assemble_bundle(shop: Workshop) -> dict[str, Any]:
 
 
 def _write_statistics(shop: Workshop) -> None:
-    """Mean and covariance of the features of clean pictures that nothing was trained on."""
+    """Mean and covariance of the features of clean pictures that nothing was trained on, and these
+    features.
+    """
     plan, scorers = shop.plan, shop.bundle / "scorers"
-    features = CleanFeatures(scorers / "features.torchscript.pt", plan.side, torch.device("cpu"))
+    extractor = CleanFeatures(scorers / "features.torchscript.pt", plan.side, torch.device("cpu"))
     scenes = (clean_scene(plan.seed, i, "reference") for i in range(plan.reference_pictures))
-    values = features([render(scene, plan.side) for scene in scenes]).astype(np.float64)
-    np.savez(
-        scorers / "frechet_reference.npz",
-        mu=values.mean(0),
-        sigma=np.cov(values, rowvar=False),
-        n=len(values),
-        fingerprint=features.fingerprint,
+    features = extractor([render(scene, plan.side) for scene in scenes])
+    known = replace(
+        moments([features]),
+        fingerprint=extractor.fingerprint,
+        pictures="clean pictures that nothing was trained on",
     )
+    write_statistics(known, scorers / "frechet_reference.npz", features)
 
 
 def _write_prompts(shop: Workshop) -> None:

@@ -527,7 +527,7 @@ def test_images_and_evaluations_are_those_of_the_plan_of_a_run(tmp_path):
         run = Run(load_suite(name), "none", {}, tmp_path, tmp_path, torch.device("cpu"))
         planned = run.plan()
         assert told["exact"] and not told["problems"]
-        assert told["timing"] == timing_file(run.engine.device, Execution())
+        assert told["timing"] == timing_file(run.engine.device, Execution(), None)
         assert (
             told["images"] == planned["images_missing"]
             and told["images"] * run.suite.settings.model.steps * 2 == planned["row_evaluations"]

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from scipy import stats
 
-from metrics.kid import discrepancies, discrepancy
+from metrics import kid
+from metrics.kid import discrepancies, discrepancy, half_width
 
 
 def features(seed, n, d=12, shift=0.0):
@@ -67,3 +69,27 @@ def test_fewer_pictures_than_a_subset_are_all_drawn():
     assert list(discrepancies(x, y, 2, 1000, 0)) == pytest.approx(
         [pair_by_pair(x, y)] * 2, rel=1e-9
     )
+
+
+@pytest.mark.parametrize("rows", [3, 2048])
+@pytest.mark.parametrize(("n", "images", "m"), [(12, 1, 9), (12, 3, 9), (11, 4, 5)])
+def test_interval_is_that_of_leaving_out_each_prompt_and_each_real_picture(
+    n, images, m, rows, monkeypatch
+):
+    monkeypatch.setattr(kid, "ROWS", rows)
+    x, y = features(8, n), features(9, m, shift=0.3)
+    prompts = np.arange(n) // images
+
+    def variance(values):
+        return (len(values) - 1) / len(values) * np.sum((values - np.mean(values)) ** 2)
+
+    without_prompt = [pair_by_pair(x[prompts != p], y) for p in sorted(set(prompts))]
+    without_real = [pair_by_pair(x, np.delete(y, j, axis=0)) for j in range(m)]
+    expected = stats.t.ppf(0.975, len(without_prompt) - 1) * np.sqrt(
+        variance(without_prompt) + variance(without_real)
+    )
+    assert half_width(x, y, images) == pytest.approx(expected, rel=1e-9)
+
+
+def test_two_prompts_have_no_interval():
+    assert half_width(features(0, 8), features(1, 9), 4) is None

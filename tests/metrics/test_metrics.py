@@ -1,12 +1,13 @@
 import io
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from bench.base.errors import UserError
+from bench.base.errors import Unmeasurable, UserError
 from bench.features.networks import PROFILES, CleanFeatures, CopyDescriptor, OpenClip, preprocess
 from bench.registry.registry import find
 from metrics.sscd import mean_pairwise_similarity, reduce_references
@@ -140,17 +141,23 @@ def test_walltime_is_the_method_over_none():
     class Stopwatch:
         fit_seconds, fit_rows = 3.0, 40
 
-        def time(self, rounds, images):
-            return Timing((4.0, 6.0, 9.0), (2.0, 2.0, 3.0), 30, 3000, 1500)
+        def samples(self, role):
+            if role == "clean":
+                raise Unmeasurable("the suite has no prompts of the role clean")
+            spent = np.array([[50.0, 50.0], [50.0, 70.0]])
+            return SimpleNamespace(prompts=("p", "q"), evaluations=lambda: spent)
+
+        def time(self, role, rounds, images):
+            assert role == "memorized"
+            return Timing((4.0, 6.0, 9.0), (2.0, 2.0, 4.0), 30, 3000, 1500)
 
     cost = find("metric", "walltime").load()(rounds=3, images=10).measure(Stopwatch())
-    assert cost["time_ratio"].value == 3 and cost["time_ratio"].interval == (2, 3)
-    assert cost["seconds_per_image"].value == pytest.approx(0.6)
-    assert (cost["nfe_per_image"].value, cost["fit_nfe"].value, cost["fit_seconds"].value) == (
-        100,
-        40,
-        3.0,
-    )
+    # sum over sum, and the slowest and fastest round
+    assert cost["time_ratio"].value == 19 / 8 and cost["time_ratio"].interval == (2, 3)
+    assert cost["seconds_per_image"].value == pytest.approx(19 / 30)
+    assert cost["nfe_per_image"].table.mean() == 55
+    assert (cost["fit_nfe"].value, cost["fit_seconds"].value) == (40, 3.0)
+    assert isinstance(cost["nfe_per_image_clean"], Unmeasurable)
 
 
 def test_a_truncated_scorer_is_one_clear_line(tiny_folder, tmp_path):

@@ -54,6 +54,67 @@ def test_a_run_gives_every_score_of_the_contract(tiny_suite, tmp_path):
     assert load_record(record.path(tmp_path / "records")) == record
 
 
+def test_a_record_lists_what_made_its_images_and_warns_where_that_differs(
+    tiny_suite, tmp_path, monkeypatch
+):
+    """Images of a device and version that were there before are not passed off as this run's."""
+    from bench.running.engine import Engine
+
+    first = new_run(tiny_suite, tmp_path)
+    alone = first.execute()
+    total = len({key for part in first.experiment.asked() for key in part})
+    (maker,) = alone.made_by
+    assert (maker.images, maker.device, maker.dtype) == (total, "cpu", "float32")
+    assert maker.batch_size == tiny_suite.settings.model.batch_size
+    assert maker.packages["torch"] == torch.__version__.partition("+")[0] and not alone.warnings
+
+    store = tmp_path / "mixed"
+    older = Run(tiny_suite, "none", {}, tmp_path / "older", store, CPU)
+    there = Engine.made_by.fget(older.engine) | {"device": "cuda", "packages": {"torch": "2.0"}}
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "made_by", property(lambda engine: there))
+        older.generate({}, older.keys("memorized"))
+    mixed = Run(tiny_suite, "none", {}, tmp_path / "records", store, CPU).execute()
+    count = len(older.keys("memorized"))
+    by_device = {maker.device: maker.images for maker in mixed.made_by}
+    assert by_device == {"cuda": count, "cpu": total - count}
+    (warning,) = mixed.warnings
+    assert warning.startswith(f"not all {total} images were made alike: ")
+    assert "device c" in warning and "'torch': '2.0'" in warning
+
+
+def test_evaluations_are_counted_over_all_images_of_the_run(tiny_suite, tmp_path):
+    """Not on the batches that are timed; `cfg_delay` saves some of the 6."""
+    record = new_run(tiny_suite, tmp_path, "cfg_delay").execute()
+    for name, role in (("nfe_per_image", "memorized"), ("nfe_per_image_clean", "clean")):
+        score = record.cost[name]
+        images = record.samples[role].prompts * record.samples[role].images
+        assert score.n == images and 3 <= score.value < 6
+        assert set(record.per_prompt[name].values()) == {score.value}
+
+
+def test_another_sampler_or_code_of_a_method_makes_images_anew(tiny_suite, tmp_path, monkeypatch):
+    before = new_run(tiny_suite, tmp_path, "wanda").store.name
+    assert new_run(tiny_suite, tmp_path, "wanda").store.name == before
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.running.experiment.code_of", lambda module: module)
+        assert new_run(tiny_suite, tmp_path, "wanda").store.name != before
+    monkeypatch.setattr("bench.running.experiment.SAMPLER", 2)
+    assert new_run(tiny_suite, tmp_path, "wanda").store.name != before
+
+
+def test_details_that_differ_between_generations_are_listed():
+    from bench.contracts.metric import PerSet
+    from bench.running.scoring import together
+
+    sets = [
+        PerSet(0.5, 4, "share", False, details={"unknown": unknown, "threshold": 0.1} | more)
+        for unknown, more in ((1, {}), (0, {}), (3, {"late": True}))
+    ]
+    score, _ = together(sets)
+    assert score.details == {"unknown": [1, 0, 3], "threshold": 0.1, "late": [None, None, True]}
+
+
 def test_a_record_never_holds_nan(tiny_suite, tmp_path):
     text = new_run(tiny_suite, tmp_path).execute().path(tmp_path / "records").read_text()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"the record holds {name}"))
@@ -397,7 +458,7 @@ def test_what_a_method_costs_is_timed_on_prompts_from_the_whole_list(
             1
         ],
     )
-    timing = time_against_none(*run, {}, Metrics.rounds, Metrics.images)
+    timing = time_against_none(*run, {}, "memorized", Metrics.rounds, Metrics.images)
     prompts = [prompt.text for prompt in tiny_suite.prompts("memorized")]
     assert timing.images == 8 and seen[-1] == seen[-2], (
         "with the method and without on the same batch"
@@ -406,8 +467,8 @@ def test_what_a_method_costs_is_timed_on_prompts_from_the_whole_list(
         seen[2] == [prompts[0]] * 2 + [prompts[2]] * 2
         and seen[4] == [prompts[1]] * 2 + [prompts[3]] * 2
     )
-    assert time_against_none(*run, {}, 2, 4) == timing and len(seen) == 6, "kept"
-    time_against_none(*run, {}, 1, 4)
+    assert time_against_none(*run, {}, "memorized", 2, 4) == timing and len(seen) == 6, "kept"
+    time_against_none(*run, {}, "memorized", 1, 4)
     assert len(seen) > 6, "another choice of images is another timing"
 
 

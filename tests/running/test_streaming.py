@@ -160,6 +160,18 @@ def test_every_network_is_loaded_once_a_run(suite, tmp_path, monkeypatch):
     assert set(loads.values()) == {1}
 
 
+@pytest.mark.parametrize("name", ["descriptor.torchscript.pt", "features.torchscript.pt"])
+def test_a_cut_network_is_named_before_anything_is_generated(suite, tmp_path, name):
+    folder = tmp_path / "suite"
+    shutil.copytree(suite.file.parent, folder)
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2])
+    run = resolve(load_suite(str(folder / suite.file.name)), tmp_path / "runs")
+    with pytest.raises(UserError, match=name):
+        run.execute()
+    assert not run.engine.is_loaded and not list((tmp_path / "runs").rglob("*.json"))
+
+
 def test_without_pictures_every_number_and_digest_is_the_same(whole, bare, suite):
     folder, record = bare
     assert compared(record) == compared(whole[1])
@@ -285,7 +297,8 @@ def test_an_extractor_that_breaks_keeps_the_pictures_and_costs_only_its_metric(
     run = resolve(suite, tmp_path, "none")
     with pytest.raises(RuntimeError, match="out of order"):
         run.execute()
-    assert len(tried) == 2  # once while pictures were made, once for the score
+    # A trial before anything is made; once while pictures are made; once for the score.
+    assert len(tried) == 3 and tried[0] == 1
     assert set(run.store.dropped) == set(run.keys("memorized"))
     monkeypatch.undo()
     assert resolve(suite, tmp_path, "none").execute().status == "complete"

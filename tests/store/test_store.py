@@ -292,7 +292,33 @@ def test_shards_with_all_their_pictures_are_what_they_were_before_any_could_be_d
         "sha256",
         "method",
         "facts",
+        "evaluations",
     ]
+
+
+def test_what_another_process_stored_meanwhile_is_not_stored_again(tmp_path):
+    """Whoever reads, then or later, finds the picture that was first."""
+    first, second = open_store(tmp_path), open_store(tmp_path)
+    first.append(keys(3), pictures(3, seed=1))
+    second.append(keys(4), pictures(4, seed=2))  # it does not know of the first one's yet
+    expected = [*pictures(3, seed=1), pictures(4, seed=2)[3]]
+    for store in (first, second, open_store(tmp_path)):
+        store.refresh()
+        for found, picture in zip(store.pictures(keys(4)), expected, strict=True):
+            assert np.array_equal(found, picture)
+    assert [pq.read_metadata(path).num_rows for path in first.shards()] == [3, 1]
+
+
+def test_every_image_says_what_it_cost_and_what_made_it(tmp_path):
+    store = open_store(tmp_path)
+    here, there = {"device": "cpu", "batch_size": 4}, {"device": "cuda", "batch_size": 8}
+    store.append(keys(3), pictures(3), evaluations=[50.0, 50.0, 62.5], made_by=here)
+    store.append(keys(5, start=3), pictures(5), evaluations=[50.0] * 5, made_by=there)
+    again = open_store(tmp_path)
+    asked = [keys(8)[i] for i in (2, 0, 7)]
+    assert again.evaluations(asked) == [62.5, 50.0, 50.0]
+    assert again.made_by(asked) == [(here, 2), (there, 1)]
+    assert again.made_by(keys(8)) == [(there, 5), (here, 3)]
 
 
 @pytest.mark.parametrize("same", [True, False])

@@ -1,0 +1,126 @@
+"""What measures of picture quality share that hold the features of two sets of pictures: their
+settings, the features of real pictures, and errors by leaving blocks out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field, model_validator
+from scipy import stats
+
+from bench import Evaluation, Metric, Prompt, Role, Suite, UserError, path_digest
+from bench.features import CleanFeatures, Extractor, feature_blocks, originals, pictures_in
+from bench.statistics import read_features, read_statistics
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class RealFeatures:
+    """Features `[n, d]` of real pictures, float32, and which pictures these are."""
+
+    features: np.ndarray
+    name: str
+    digest: str
+    crop: str
+
+    def details(self) -> dict[str, Any]:
+        return {
+            "real": self.name,
+            "real_images": len(self.features),
+            "real_sha256": self.digest,
+            "crop": self.crop,
+        }
+
+
+class FeatureMetric(Metric):
+    """The settings of a metric that compares features of generations with those of real pictures,
+    held at once: features and cached files are those of `fid`.
+    """
+
+    weights: str = Field(
+        description=(
+            "TorchScript with `.layers`, as clean-fid's Inception file, relative to the suite file"
+        )
+    )
+    statistics: str = Field(
+        "",
+        description=(
+            "`.npz` that keeps the real pictures' features: `bench statistics --features` makes one"
+        ),
+    )
+    real: str = Field(
+        "",
+        description=(
+            "folder of real pictures, instead of `statistics`; without either, the pictures that"
+            " the prompts name as references"
+        ),
+    )
+    real_side: int | None = Field(
+        None,
+        ge=8,
+        description=(
+            "shorter side of real pictures is resized to it and the centre square kept; as they are"
+            " by default"
+        ),
+    )
+    images: int = Field(ge=2, description="the number of images; fewer are refused")
+    size: int = Field(299, ge=8, description="side that pictures are resized to; 299 for Inception")
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> FeatureMetric:
+        if self.statistics and (self.real or self.real_side):
+            raise ValueError(
+                "statistics and real (with real_side) are two ways to say the same: give one"
+            )
+        return self
+
+    def fits(self, suite: Suite) -> None:
+        if self.statistics:
+            read_features(suite.path(self.statistics))
+
+    def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
+        return {"quality": [CleanFeatures(suite.path(self.weights), self.size, device)]}
+
+    def network(self, evaluation: Evaluation) -> CleanFeatures:
+        return evaluation.loaded(
+            CleanFeatures(evaluation.path(self.weights), self.size, evaluation.device)
+        )
+
+    def real_features(
+        self, evaluation: Evaluation, extractor: CleanFeatures, prompts: Sequence[Prompt]
+    ) -> RealFeatures:
+        """Of the file, the folder, or the references of `prompts`."""
+        if not self.statistics:
+            real = (
+                pictures_in(evaluation.path(self.real), self.real_side)
+                if self.real
+                else originals(prompts, self.real_side)
+            )
+            blocks = feature_blocks(real, extractor, evaluation.cache, evaluation.report)
+            return RealFeatures(np.concatenate(list(blocks)), real.name, real.digest, real.crop)
+        file = evaluation.path(self.statistics)
+        features, known = read_features(file), read_statistics(file)
+        if known.fingerprint not in ("", extractor.fingerprint):
+            raise UserError(
+                f"reference statistics {self.statistics} were made with {known.fingerprint} and not"
+                f" with {extractor.fingerprint}"
+            )
+        name, digest = known.pictures or file.name, known.digest or path_digest(file)
+        return RealFeatures(features, name, digest, known.crop or "unknown")
+
+
+def jackknife_variance(left_out: np.ndarray) -> float:
+    """Of a statistic, from its values `[blocks]` with each equal block left out (Tukey 1958)."""
+    count = len(left_out)
+    return float((count - 1) / count * np.square(left_out - left_out.mean()).sum())
+
+
+def margin(variance: float, blocks: int) -> float:
+    """Half the width of a 95 % interval with a variance from so many blocks."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, blocks - 1)) * math.sqrt(variance)
