@@ -11,14 +11,14 @@ from torch import Tensor
 
 from bench import Denoiser, UserError
 from methods._nemo_layers import Neurons, RowMasks
-from methods._nemo_similarity import pairwise, similarity, unit_range
+from methods._nemo_similarity import Kind, pairwise, similarity, unit_range
 
 
 @dataclass(frozen=True)
 class Detection:
     """How memorization is measured. A threshold belongs to one of these and to one model."""
 
-    similarity: Literal["ms_ssim", "ssim"]
+    similarity: Kind
     normalization: Literal["channel", "sample"]
     timestep: Literal["second", "first"]
     seeds: int

@@ -11,6 +11,9 @@ from torch import Tensor
 
 REFERENCE_SIDE = 44  # three halvings of a smaller latent leave less than one 11 x 11 window
 SIGMA, KERNEL = 1.5, 11
+# `ms_ssim_batch` takes the range of values from each batch and scale, as the reference code does
+# without saying so; the other two know it to be 1.
+Kind = Literal["ms_ssim", "ssim", "ms_ssim_batch"]
 EXPONENTS = 0.99  # of all scales together: the reference code has three of 0.33
 
 
@@ -41,10 +44,11 @@ class Scales:
         return SIGMA * self.kernel / KERNEL
 
 
-def similarity(first: Tensor, second: Tensor, kind: Literal["ms_ssim", "ssim"]) -> Tensor:
+def similarity(first: Tensor, second: Tensor, kind: Kind) -> Tensor:
     """Structural similarity of rows in [0, 1], `[N, C, h, w]` each: `[N]`, 1 for equal rows.
 
-    `ms_ssim` is the reference code's, `ssim` the paper's.
+    `ms_ssim` is the reference code's but for the range of values, `ms_ssim_batch` with it: then a
+    row's similarity depends on the rows beside it, by up to 0.01. `ssim` is the paper's.
     """
     from torchmetrics.functional.image import (
         multiscale_structural_similarity_index_measure,
@@ -55,7 +59,7 @@ def similarity(first: Tensor, second: Tensor, kind: Literal["ms_ssim", "ssim"]) 
     window = {
         "sigma": scales.sigma,
         "kernel_size": scales.kernel,
-        "data_range": 1.0,
+        "data_range": None if kind == "ms_ssim_batch" else 1.0,
         "reduction": "none",
     }
     if kind == "ssim":
@@ -64,7 +68,7 @@ def similarity(first: Tensor, second: Tensor, kind: Literal["ms_ssim", "ssim"]) 
     return multiscale_structural_similarity_index_measure(first, second, betas=exponents, **window)
 
 
-def pairwise(rows: Tensor, kind: Literal["ms_ssim", "ssim"]) -> Tensor:
+def pairwise(rows: Tensor, kind: Kind) -> Tensor:
     """Similarity of every row with every other, symmetric `[N, N]`; a row with itself is 0, because
     nothing asks for it.
     """

@@ -17,12 +17,18 @@ class InitNoise(Method):
     """
 
     where: ClassVar[Where] = "noise"
+    version: ClassVar[int] = 2  # 2: of what the model predicts, not of noise
     paper: ClassVar[str] = "Han et al. 2025, arXiv:2510.08625"
     neutral: ClassVar[dict[str, Any] | None] = {"rounds": 0, "transition": 1000}
 
     rounds: int = Field(2, ge=0, description="moves; 2 for Stable Diffusion 1.4, 4 for 2.0")
     gamma: float = Field(
-        0.7, ge=0, description="factor of the move, whose length depends on the sharpness"
+        0.7,
+        ge=0,
+        description=(
+            "factor of the move, whose length depends on the sharpness, in units of what the model"
+            " predicts"
+        ),
     )
     radius: float = Field(
         50 / 128,
@@ -38,7 +44,8 @@ class InitNoise(Method):
 
     def adjust(self, denoiser: Denoiser, request: Request, state: State) -> Request:
         """`x <- x - gamma (D(x + d) - D(x))`, `d` of the probing radius along D(x), D conditional
-        minus unconditional. Four row evaluations a round.
+        minus unconditional, of what the model predicts: the published factors for models that
+        predict velocity are of that. Four row evaluations a round.
         """
         latents = request.latents
         radius = self.radius * latents[0].numel() ** 0.5
@@ -51,9 +58,12 @@ class InitNoise(Method):
         return request.replace(latents=latents)
 
     def _pull(self, denoiser: Denoiser, latents: Tensor, request: Request) -> Tensor:
+        scaled, timestep = denoiser.start(latents)
         with torch.no_grad():
-            unconditional, conditional = denoiser.branches(*denoiser.start(latents), request)
-        return conditional - unconditional
+            unconditional, conditional = denoiser.branches(scaled, timestep, request)
+        return denoiser.as_predicted(conditional, scaled, 0) - denoiser.as_predicted(
+            unconditional, scaled, 0
+        )
 
     def guide(self, step: Step, state: State) -> Tensor:
         """Unconditional until the transition, as in the reference, which then needs no conditional

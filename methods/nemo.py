@@ -32,6 +32,7 @@ from methods._nemo_layers import (
 )
 from methods._nemo_probe import Detection, Probe
 from methods._nemo_search import Scores, Sweep, initial_selection, refined, selected
+from methods._nemo_similarity import Kind
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Nemo(Method):
             "similarity above which a prompt counts as memorized; by default mean + 1 standard"
             " deviation on clean prompts, measured on this model as prompts are. The published"
             " 0.428 is of Stable Diffusion 1.4 and of the reference's arithmetic, which takes the"
-            " range of values from each batch (up to 0.01 apart from the fixed range here)"
+            " range of values from each batch (up to 0.01 apart; similarity=ms_ssim_batch)"
         ),
     )
     calibration: Literal["best", "pairs"] = Field(
@@ -96,9 +97,12 @@ class Nemo(Method):
     calibration_prompts: int = Field(
         100, ge=2, description="clean prompts, evenly spread, that the threshold is measured on"
     )
-    similarity: Literal["ms_ssim", "ssim"] = Field(
+    similarity: Kind = Field(
         "ms_ssim",
-        description="three scales (code) or one (paper); fewer on latents below 44 pixels",
+        description=(
+            "three scales (code) or one (paper); fewer on latents below 44 pixels. ms_ssim_batch is"
+            " the code's own arithmetic, in which a similarity depends on the images beside it"
+        ),
     )
     normalization: Literal["channel", "sample"] = Field(
         "channel", description="noise changes fill [0, 1] by channel (code) or as a whole (paper)"
@@ -135,6 +139,9 @@ class Nemo(Method):
         hand is enough.
         """
         return self.needs if self.mode == "permanent" else ("clean_prompts",)
+
+    def mixes_images(self) -> bool:
+        return self.similarity == "ms_ssim_batch"
 
     def fit(self, denoiser: Denoiser, data: FitData) -> State:
         """`threshold`; of clean prompts `mean.LAYER` and `std.LAYER` `[C]`; for a permanent edit

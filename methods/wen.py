@@ -26,6 +26,7 @@ class Wen(Method):
 
     where: ClassVar[Where] = "embedding"
     needs: ClassVar[tuple[Need, ...]] = ("clean_prompts",)
+    version: ClassVar[int] = 2  # 2: the reference preset's bound follows the size of the group
     paper: ClassVar[str] = "Wen et al. 2024, arXiv:2407.21720"
     neutral: ClassVar[dict[str, Any] | None] = {"target": 1e9}
 
@@ -34,7 +35,15 @@ class Wen(Method):
         gt=0,
         description=(
             "magnitude to reach, epsilon units: of an image (1.5 for SD 1.4) or, under"
-            " preset=reference, of a batch (3); else the quantile"
+            " preset=reference, of `target_rows` images together (3 for 4); else the quantile"
+        ),
+    )
+    target_rows: int = Field(
+        4,
+        ge=1,
+        description=(
+            "under preset=reference the number of images that a given target is the norm over; a"
+            " group of another size has a bound that grows with the root of its images"
         ),
     )
     quantile: float = Field(
@@ -136,12 +145,10 @@ class Wen(Method):
         by_prompt: dict[str, list[int]] = {}
         for row, prompt in enumerate(request.prompts):
             by_prompt.setdefault(prompt, []).append(row)
-        # A given target is the code's norm over the whole batch of a prompt; a calibrated one is an
-        # image's.
-        return [
-            _Group(rows, target * (1 if self.target is not None else len(rows) ** 0.5))
-            for rows in by_prompt.values()
-        ]
+        # A given target is the code's norm over the whole batch of a prompt, a calibrated one is an
+        # image's; a batch that holds a part of the prompt's images has the same target an image.
+        together = self.target_rows if self.target is not None else 1
+        return [_Group(rows, target * (len(rows) / together) ** 0.5) for rows in by_prompt.values()]
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from bench.base.pictures import small_png
 from bench.base.progress import Report, silent
 from bench.contracts.attack import Attack, Scores, edited_weights
 from bench.contracts.method import State
-from bench.contracts.metric import Evaluation, Metric, PerImage
+from bench.contracts.metric import Evaluation, Metric, PerImage, PerSet
 from bench.contracts.samples import SampleSet, Timing
 from bench.contracts.target import EXHIBITS, Exhibit, Target
 from bench.diffusion.denoiser import Denoiser
@@ -188,6 +189,7 @@ def _ask(
     failure: BaseException | None = None
     try:
         by_generation = _every_generation(judge, scores_of, generations)
+        _refuse_undeclared(judge, by_generation)
         for score_name in dict.fromkeys(name for scores in by_generation for name in scores):
             score, by_seed = together(
                 [scores[score_name] for scores in by_generation if score_name in scores]
@@ -200,7 +202,7 @@ def _ask(
                 "shown": judge.shown.get(score_name),
                 "by_seed": by_seed,
             }
-            measured[score_name] = as_score(name, judge.version, score).model_copy(update=described)
+            measured[score_name] = _recorded(name, judge, score_name, score, described)
             _warn_of_lost_pictures(record, score.details)
             if (
                 isinstance(score, PerImage)
@@ -230,6 +232,35 @@ def _ask(
             )
     into |= measured
     return failure
+
+
+def _refuse_undeclared(judge: Metric | Attack, by_generation: Sequence[Scores]) -> None:
+    """A name that nobody expects would take the place of another judge's score."""
+    given = dict.fromkeys(name for scores in by_generation for name in scores)
+    if extra := [str(name) for name in given if name not in judge.names]:
+        raise UserError(
+            f"it gave the score '{extra[0][:80]}' without declaring it in `names`"
+            f" ({', '.join(judge.names)})"
+        )
+
+
+def _recorded(
+    name: str,
+    judge: Metric | Attack,
+    score_name: str,
+    score: PerImage | PerSet,
+    described: dict[str, Any],
+) -> Score:
+    """A score as a record holds it, if a record that holds it can be written and read again."""
+    try:
+        recorded = as_score(name, judge.version, score).model_copy(update=described)
+        plain = json.loads(json.dumps(recorded.model_dump(), allow_nan=False))
+        Score.model_validate(plain)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"its score {score_name} holds what a record cannot: {one_line(error)[:200]}"
+        ) from error
+    return recorded
 
 
 def _warn_of_lost_pictures(record: RunRecord, details: Mapping[str, Any]) -> None:

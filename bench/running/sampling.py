@@ -47,13 +47,18 @@ def _guided(method: Method, step: Step, state: State) -> Tensor:
     if (
         not isinstance(guided, Tensor)
         or guided.shape != step.latents.shape
-        or guided.dtype != step.latents.dtype
+        or guided.dtype not in _types(step.latents)
     ):
         raise UserError(
             f"method {_name(method)}: guide must return a {_shape(step.latents)}, not"
             f" {_shape(guided)}"
         )
     return guided
+
+
+def _types(latents: Tensor) -> set[torch.dtype]:
+    """The types that predictions for latents may have: converted ones are float32 at least."""
+    return {latents.dtype, torch.promote_types(latents.dtype, torch.float32)}
 
 
 def _check_request(method: Method, asked: Request, given: Any) -> None:
@@ -96,7 +101,10 @@ def _check_request(method: Method, asked: Request, given: Any) -> None:
     if given.first is not None:
         parts = given.first if isinstance(given.first, tuple) else ()
         if len(parts) != 2 or not all(
-            _shape(part) == _shape(given.latents) and bool(torch.isfinite(part).all())
+            isinstance(part, Tensor)
+            and part.shape == given.latents.shape
+            and part.dtype in _types(given.latents)
+            and bool(torch.isfinite(part).all())
             for part in parts
         ):
             raise UserError(

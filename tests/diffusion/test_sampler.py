@@ -52,6 +52,29 @@ def test_a_v_prediction_model_gives_the_pictures_of_its_own_pipeline():
     assert np.abs(ours.astype(int) - (theirs * 255).round().astype(int)).max() <= 1
 
 
+def test_half_precision_v_predictions_are_converted_and_kept_in_float32():
+    """Their differences are small beside the latents that they are mixed with."""
+    pipe = build_tiny_pipeline(prediction_type="v_prediction")
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        part.to(torch.bfloat16)
+    denoiser = Denoiser(pipe, steps=4, guidance_scale=5.0)
+    request = denoiser.request(PROMPTS, SEEDS)
+    scaled, timestep = denoiser.start(request.latents)
+    both = torch.cat([request.null_embeddings, request.embeddings])
+    with torch.no_grad():
+        unconditional, conditional = denoiser.branches(scaled, timestep, request, 0)
+        raw = pipe.unet(torch.cat([scaled] * 2), timestep, encoder_hidden_states=both).sample
+    assert raw.dtype == torch.bfloat16 and conditional.dtype == torch.float32
+    v_unconditional, v_conditional = raw.double().chunk(2)
+    exact = denoiser.alphas[0].double().sqrt() * (v_conditional - v_unconditional)
+    lost = (conditional.double() - unconditional.double() - exact).norm() / exact.norm()
+    assert lost < 1e-3
+    narrow = (conditional.bfloat16() - unconditional.bfloat16()).double()
+    assert (narrow - exact).norm() / exact.norm() > 0.1  # what was lost before
+    pictures = denoiser.decode(sample(denoiser, request, Method(), {}))
+    assert pictures.dtype == np.uint8 and len(pictures) == 3
+
+
 def test_an_image_does_not_depend_on_the_images_beside_it(denoiser):
     together = sample(denoiser, denoiser.request(PROMPTS, SEEDS), Method(), {})
     alone = torch.cat(

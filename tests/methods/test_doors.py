@@ -308,6 +308,9 @@ class Linear:
     def branches(self, scaled, timestep, request):
         return torch.zeros_like(scaled), (scaled.flatten(1) @ self.matrix.T).reshape(scaled.shape)
 
+    def as_predicted(self, epsilon, scaled, index):
+        return epsilon
+
 
 def test_a_move_on_a_linear_model_is_the_closed_form():
     torch.manual_seed(0)
@@ -318,6 +321,28 @@ def test_a_move_on_a_linear_model_is_the_closed_form():
         pull = matrix @ x[row].flatten()
         expected = x[row].flatten() - 0.7 * matrix @ (2.0 * 8**0.5 * pull / pull.norm())
         torch.testing.assert_close(moved[row].flatten(), expected)
+
+
+def test_a_move_of_a_v_prediction_model_is_of_its_own_outputs():
+    """As the published factors are; differences of noise are 15 times smaller at the first step."""
+    pipe = build_tiny_pipeline(prediction_type="v_prediction")
+    denoiser = Denoiser(pipe, steps=4, guidance_scale=4.0)
+    request = denoiser.request(PROMPTS[:2], [0, 1])
+
+    def pull(latents):
+        scaled, timestep = denoiser.start(latents)
+        both = torch.cat([request.null_embeddings, request.embeddings])
+        with torch.no_grad():
+            raw = pipe.unet(torch.cat([scaled] * 2), timestep, encoder_hidden_states=both).sample
+        unconditional, conditional = raw.chunk(2)
+        return conditional - unconditional
+
+    x = request.latents
+    first = pull(x)
+    reach = 0.4 * x[0].numel() ** 0.5 / first.flatten(1).norm(dim=1)[:, None, None, None]
+    expected = x - 0.7 * (pull(x + reach * first) - first)
+    moved = InitNoise(rounds=1, gamma=0.7, radius=0.4).adjust(denoiser, request, {}).latents
+    torch.testing.assert_close(moved - x, expected - x, rtol=1e-2, atol=1e-5)
 
 
 def test_moving_costs_four_evaluations_a_round_and_late_guidance_gives_some_back(denoiser):

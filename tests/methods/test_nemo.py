@@ -189,6 +189,18 @@ def test_latents_of_44_and_more_are_compared_as_in_the_reference_code():
         )
 
 
+def test_the_range_of_a_batch_is_the_reference_codes_own():
+    """It passes no range, so torchmetrics takes one from the data."""
+    torch.manual_seed(1)
+    first, second = 0.7 * torch.rand(2, 3, 4, 64, 64)
+    expected = torchmetrics_ms_ssim(
+        first, second, reduction="none", kernel_size=11, betas=(0.33, 0.33, 0.33)
+    )
+    assert torch.equal(similarity(first, second, "ms_ssim_batch"), expected)
+    assert not torch.allclose(similarity(first, second, "ms_ssim"), expected, atol=1e-4)
+    assert Nemo(similarity="ms_ssim_batch").mixes_images() and not Nemo().mixes_images()
+
+
 @pytest.mark.parametrize(
     ("side", "scales", "kernel"),
     [

@@ -105,13 +105,12 @@ def test_the_reference_preset_shares_norm_and_embedding_in_a_prompt_and_lets_the
     prompts, seeds = [PROMPTS[0]] * 3 + [PROMPTS[1]] * 2, [1, 2, 3, 4, 5]
     request = precise.request(prompts, seeds)
     target = 0.9 * float(magnitudes(precise, request)[:3].norm())
-    adjusted = Wen(target=target, iterations=3, lr=0.02, preset="reference").adjust(
+    adjusted = Wen(target=target, target_rows=3, iterations=3, lr=0.02, preset="reference").adjust(
         precise, request, {}
     )
-    for rows in ([0, 1, 2], [3, 4]):
-        expected, updates, converged = reference(
-            precise, request, rows, target, 3, 0.02, decay=True
-        )
+    for rows in ([0, 1, 2], [3, 4]):  # of two images the target of two, not of three
+        bound = target * math.sqrt(len(rows) / 3)
+        expected, updates, converged = reference(precise, request, rows, bound, 3, 0.02, decay=True)
         for row in rows:
             torch.testing.assert_close(adjusted.embeddings[row], expected, atol=1e-9, rtol=1e-9)
             assert (request.facts["updates"][row], request.facts["converged"][row]) == (
@@ -130,7 +129,7 @@ def test_the_reference_preset_shares_norm_and_embedding_in_a_prompt_and_lets_the
 def test_identical_images_with_the_target_times_root_n_behave_as_one_image(precise):
     one, many = precise.request(PROMPTS[:1], [3]), precise.request(PROMPTS[:1] * 4, [3] * 4)
     target = 0.8 * float(magnitudes(precise, one)[0])
-    method = Wen(target=target, iterations=3, lr=0.02, preset="reference")
+    method = Wen(target=target, target_rows=1, iterations=3, lr=0.02, preset="reference")
     single = method.adjust(precise, one, {}).embeddings[0]
     several = (
         Wen(target=target * math.sqrt(4), iterations=3, lr=0.02, preset="reference")

@@ -173,15 +173,26 @@ def test_an_edited_file_is_another_run(tiny_suite, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("statement", "raised"), [("return 1 / 0", ZeroDivisionError), ("raise SystemExit", SystemExit)]
+    ("statement", "raised"),
+    [
+        ("return 1 / 0", ZeroDivisionError),
+        ("raise SystemExit", SystemExit),
+        ("return {'sscd': PerSet(0.0, 1, 'x', False)}", UserError),
+        ("return {'a/b': PerSet(0.0, 1, 'x', False)}", UserError),
+        ("return {'bad': PerSet(float('nan'), 1, 'x', False)}", UserError),
+        ("return {'bad': PerSet(0.0, 1, 'x', False, details={'a': float('nan')})}", UserError),
+        ("return {'bad': PerSet(0.0, 1, 'x', False, details={'a': np.float32(1)})}", UserError),
+    ],
 )
 def test_one_broken_metric_costs_only_its_own_numbers(tiny_folder, tmp_path, statement, raised):
     from conftest import SUITE
 
     path = tmp_path / "bad.py"
     path.write_text(
-        "from bench import Metric\nclass Bad(Metric):\n    names = ('bad',)\n    roles ="
-        " ('clean',)\n    def measure(self, evaluation):\n        " + statement + "\n"
+        "import numpy as np\nfrom bench import Metric, PerSet\nclass Bad(Metric):\n    names ="
+        " ('bad',)\n    roles = ('clean',)\n    def measure(self, evaluation):\n        "
+        + statement
+        + "\n"
     )
     (tiny_folder / "bad.toml").write_text(
         SUITE.replace("[metrics.sscd]", f"[metrics.'{path}']\n\n[metrics.sscd]")
