@@ -15,6 +15,7 @@ _HOMES = {
     "FitData": "bench.contracts.method",
     "Need": "bench.contracts.method",
     "State": "bench.contracts.method",
+    "Swept": "bench.contracts.method",
     "Where": "bench.contracts.method",
     "MaskedMethod": "bench.contracts.masked",
     "MaskFunction": "bench.contracts.masked",
@@ -94,6 +95,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.contracts.method import Method as Method
     from bench.contracts.method import Need as Need
     from bench.contracts.method import State as State
+    from bench.contracts.method import Swept as Swept
     from bench.contracts.method import Where as Where
     from bench.contracts.metric import Evaluation as Evaluation
     from bench.contracts.metric import Metric as Metric

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from bench import Method, State, Step, Where
+from bench import Method, State, Step, Swept, Where
 
 
 class CfgDelay(Method):
@@ -18,6 +18,7 @@ class CfgDelay(Method):
     where: ClassVar[Where] = "guidance"
     paper: ClassVar[str] = "Jain et al. 2025, arXiv:2411.16738"
     neutral: ClassVar[dict[str, Any] | None] = {"transition": 1000}
+    swept: ClassVar[Swept | None] = ("transition", (900, 800, 700, 600, 500, 400, 300))
 
     transition: float = Field(
         500,

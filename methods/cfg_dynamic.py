@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench import Method, State, Step, Where
+from bench import Method, State, Step, Swept, Where
 
 
 class CfgDynamic(Method):
@@ -19,6 +19,7 @@ class CfgDynamic(Method):
     where: ClassVar[Where] = "guidance"
     paper: ClassVar[str] = "Jain et al. 2025, arXiv:2411.16738"
     neutral: ClassVar[dict[str, Any] | None] = {"fallback": 1000}
+    swept: ClassVar[Swept | None] = ("fallback", (900, 800, 700, 600, 500, 400))
 
     before: float = Field(
         0, description="guidance scale until the switch: 0 in the paper, 1 in its code"

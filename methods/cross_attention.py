@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from bench import Denoiser, Method, Request, State, UserError, Where
+from bench import Denoiser, Method, Request, State, Swept, UserError, Where
 
 
 class CrossAttention(Method):
@@ -24,6 +24,7 @@ class CrossAttention(Method):
     where: ClassVar[Where] = "attention"
     paper: ClassVar[str] = "Ren et al. 2024, arXiv:2403.11052"
     neutral: ClassVar[dict[str, Any] | None] = {"c1": 1, "mask": "none"}
+    swept: ClassVar[Swept | None] = ("c1", (1.1, 1.25, 1.5, 2, 3))
 
     c1: float = Field(
         1.25,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from bench import Method, State, Step, Where
+from bench import Method, State, Step, Swept, Where
 
 
 class Guidance(Method):
@@ -18,6 +18,7 @@ class Guidance(Method):
 
     where: ClassVar[Where] = "guidance"
     neutral: ClassVar[dict[str, Any] | None] = {"share": 1}
+    swept: ClassVar[Swept | None] = ("share", (0.9, 0.75, 0.6, 0.45, 0.3, 0.15))
 
     share: float = Field(0.5, ge=0, le=1, description="of the suite's guidance scale, at all steps")
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench import Denoiser, Method, Request, State, Step, Where
+from bench import Denoiser, Method, Request, State, Step, Swept, Where
 
 
 class InitNoise(Method):
@@ -20,6 +20,7 @@ class InitNoise(Method):
     version: ClassVar[int] = 2  # 2: of what the model predicts, not of noise
     paper: ClassVar[str] = "Han et al. 2025, arXiv:2510.08625"
     neutral: ClassVar[dict[str, Any] | None] = {"rounds": 0, "transition": 1000}
+    swept: ClassVar[Swept | None] = ("gamma", (0.35, 0.7, 1, 1.4, 2))
 
     rounds: int = Field(2, ge=0, description="moves; 2 for Stable Diffusion 1.4, 4 for 2.0")
     gamma: float = Field(

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, PrivateAttr
 
-from bench import Denoiser, FitData, Method, Need, Request, State, UserError, Where, spread
+from bench import Denoiser, FitData, Method, Need, Request, State, Swept, UserError, Where, spread
 from methods._nemo_layers import (
     Neuron,
     Neurons,
@@ -63,6 +63,7 @@ class Nemo(Method):
     needs: ClassVar[tuple[Need, ...]] = ("clean_prompts", "fit_prompts")
     paper: ClassVar[str] = "Hintersdorf et al. 2024, arXiv:2406.02366"
     neutral: ClassVar[dict[str, Any] | None] = {"scaling_factor": 1}
+    swept: ClassVar[Swept | None] = ("scaling_factor", (0.8, 0.6, 0.4, 0.2, 0))
 
     mode: Literal["per_prompt", "permanent"] = Field(
         "per_prompt",

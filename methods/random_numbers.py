@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from bench import Denoiser, Method, Request, State, Where
+from bench import Denoiser, Method, Request, State, Swept, Where
 from methods._insertion import insert_words, with_prompts
 
 
@@ -16,6 +16,7 @@ class RandomNumbers(Method):
     where: ClassVar[Where] = "prompt"
     paper: ClassVar[str] = "Somepalli et al. 2023, arXiv:2305.20086"
     neutral: ClassVar[dict[str, Any] | None] = {"count": 0}
+    swept: ClassVar[Swept | None] = ("count", (1, 2, 4, 8))
 
     count: int = Field(4, ge=0, description="numbers inserted; the published scripts use 1, 2 or 4")
     seed: int = Field(0, ge=0, description="of the perturbation, together with the prompt")

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from bench import Denoiser, Method, Request, State, Where
+from bench import Denoiser, Method, Request, State, Swept, Where
 from methods._insertion import insert_words, with_prompts
 
 # the reference draws below 49,400 of CLIP's 49,408 tokens: neither the start nor the end of a text
@@ -19,6 +19,7 @@ class RandomTokens(Method):
     where: ClassVar[Where] = "prompt"
     paper: ClassVar[str] = "Somepalli et al. 2023, arXiv:2305.20086"
     neutral: ClassVar[dict[str, Any] | None] = {"count": 0}
+    swept: ClassVar[Swept | None] = ("count", (1, 2, 4, 8))
 
     count: int = Field(4, ge=0, description="tokens inserted; the published scripts use 1, 2 or 4")
     seed: int = Field(0, ge=0, description="of the perturbation, together with the prompt")

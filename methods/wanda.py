@@ -24,6 +24,7 @@ from bench import (
     Need,
     Report,
     State,
+    Swept,
     UserError,
     Where,
     classifier_free_guidance,
@@ -41,6 +42,7 @@ class Wanda(Method):
     needs: ClassVar[tuple[Need, ...]] = ("fit_prompts",)
     paper: ClassVar[str] = "Chavhan et al. 2024, arXiv:2406.18566"
     neutral: ClassVar[dict[str, Any] | None] = {"sparsity": 0}
+    swept: ClassVar[Swept | None] = ("sparsity", (0.01, 0.02, 0.05, 0.1, 0.2, 0.3))
 
     sparsity: float = Field(
         0.01, ge=0, le=1, description="share of every row that is a candidate at one call"

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench import Denoiser, FitData, Method, Need, Request, State, Where
+from bench import Denoiser, FitData, Method, Need, Request, State, Swept, Where
 
 
 class Wen(Method):
@@ -29,6 +29,7 @@ class Wen(Method):
     version: ClassVar[int] = 2  # 2: the reference preset's bound follows the size of the group
     paper: ClassVar[str] = "Wen et al. 2024, arXiv:2407.21720"
     neutral: ClassVar[dict[str, Any] | None] = {"target": 1e9}
+    swept: ClassVar[Swept | None] = ("quantile", (0.99, 0.9, 0.75, 0.5, 0.25, 0.05))
 
     target: float | None = Field(
         None,

@@ -18,7 +18,7 @@ PANELS = {
     "Measure": ("run", "compare", "report", "fetch"),
     "Look": ("list", "show", "doctor"),
     "Bring your own": ("check", "suite", "statistics"),
-    "Study a method": ("tune", "calibrate", "analyze", "finetune"),
+    "Study a method": ("tune", "sweep", "calibrate", "analyze", "finetune"),
     "Maintain the leaderboard": ("leaderboard", "submit", "verify", "testbed"),
 }
 LARGEST_INTEGER = 2**63 - 1  # torch, NumPy and Arrow hold no larger ones

@@ -22,6 +22,7 @@ Where = Literal[
     "nothing", "prompt", "embedding", "noise", "guidance", "attention", "activations", "weights"
 ]
 Need = Literal["fit_prompts", "clean_prompts", "training_images"]
+Swept = tuple[str, tuple[float, ...]]  # a parameter, and values of it
 State = dict[str, Any]  # names to tensors: what `fit` learned, saved as safetensors
 
 
@@ -51,6 +52,9 @@ class Method(BaseModel):
     version: ClassVar[int] = 1
     # parameters under which it does nothing; `bench check` holds it to that
     neutral: ClassVar[dict[str, Any] | None] = None
+    # the parameter that says how much it does, and the values that `bench sweep` takes, from least
+    # to most
+    swept: ClassVar[Swept | None] = None
 
     def needed(self) -> tuple[Need, ...]:
         """What these parameters need of `needs`."""

@@ -19,6 +19,7 @@ from bench.leaderboard.family import adjusted
 from bench.leaderboard.front import REPLICATION, front, ranks, replication_of
 from bench.records.parts import PARTS, REFERENCE, Protocol, protocol
 from bench.records.record import RunRecord, Score
+from bench.records.sweep import Sweep
 from bench.statistics import intervals as stats
 
 Interval = tuple[float, float, float]  # value, low, high
@@ -147,6 +148,7 @@ class Board:
     # submitted by others, of the same protocol; beside our reference, never in `rows`
     reported: tuple[Row, ...] = ()
     damaged: tuple[str, ...] = ()  # one line for each record file that cannot be used
+    sweeps: tuple[Sweep, ...] = ()  # strength curves of the same protocol, by method
 
 
 def columns_of(board: Board) -> list[Column]:
@@ -192,11 +194,12 @@ def make_boards(
     records: Sequence[RunRecord],
     reported: Sequence[RunRecord] = (),
     damaged: Sequence[tuple[str, str]] = (),
+    sweeps: Sequence[Sweep] = (),
 ) -> list[Board]:
     """One board for every suite that has records, rows by replication.
 
     `reported`: records that others measured. `damaged`: (suite, what is wrong) for each file that
-    cannot be used.
+    cannot be used. `sweeps`: strength curves, of which those of a board's own protocol stand on it.
     """
     suites = sorted(
         {record.suite for record in (*records, *reported)} | {suite for suite, _ in damaged}
@@ -207,13 +210,18 @@ def make_boards(
             [record for record in records if record.suite == suite],
             [record for record in reported if record.suite == suite],
             tuple(what for place, what in damaged if place == suite),
+            [sweep for sweep in sweeps if sweep.suite == suite],
         )
         for suite in suites
     ]
 
 
 def _board(
-    suite: str, records: list[RunRecord], reported: list[RunRecord], damaged: tuple[str, ...]
+    suite: str,
+    records: list[RunRecord],
+    reported: list[RunRecord],
+    damaged: tuple[str, ...],
+    sweeps: list[Sweep],
 ) -> Board:
     """The board of one suite, from our records and those that others reported."""
     unfit = _unfitness(records)
@@ -235,7 +243,28 @@ def _board(
         tuple(apart),
         _rows(theirs, references, twins),
         damaged,
+        _current_sweeps(sweeps, current, _newest_versions(records)),
     )
+
+
+def _current_sweeps(
+    sweeps: Sequence[Sweep], current: Protocol, versions: dict[str, int]
+) -> tuple[Sweep, ...]:
+    """Those of the suite as it is now, and of no older version of their method than its records."""
+    version, _, fingerprint = current
+    return tuple(
+        sweep
+        for sweep in sorted(sweeps, key=lambda sweep: sweep.label)
+        if (sweep.suite_version, sweep.suite_fingerprint) == (version, fingerprint)
+        and sweep.method_version >= versions.get(sweep.method, 0)
+    )
+
+
+def _newest_versions(records: Sequence[RunRecord]) -> dict[str, int]:
+    newest: dict[str, int] = {}
+    for record in records:
+        newest[record.method] = max(record.method_version, newest.get(record.method, 0))
+    return newest
 
 
 def _split(
@@ -253,10 +282,7 @@ def _unfitness(records: Sequence[RunRecord]) -> Callable[[RunRecord], str]:
     """Why a record can stand in no table beside ours: it is unfinished, limited, or of an older
     version of its method; empty where it can.
     """
-    newest: dict[str, int] = {}
-    for record in records:
-        version = max(record.method_version, newest.get(record.method, 0))
-        newest[record.method] = version
+    newest = _newest_versions(records)
     expected = sorted(
         {name for record in records for part in PARTS for name in getattr(record, part)}
     )

@@ -113,7 +113,7 @@ def _measured(board: Board, columns: Sequence[Column]) -> list[Column]:
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
     """Values laid out between two places of the view box; its ticks are values."""
 
     start: float
@@ -151,8 +151,8 @@ def _scatter(board: Board, x: Column, y: Column, label: Callable[[Row], str]) ->
     of the Pareto front.
     """
     shown = _measured_in_both(board, x, y)
-    axis_x = _Axis(LEFT, WIDTH - RIGHT, _ticks_of([each.across for each in shown], 7))
-    axis_y = _Axis(HEIGHT - BOTTOM, TOP, _ticks_of([each.up for each in shown], 6))
+    axis_x = Axis(LEFT, WIDTH - RIGHT, _ticks_of([each.across for each in shown], 7))
+    axis_y = Axis(HEIGHT - BOTTOM, TOP, _ticks_of([each.up for each in shown], 6))
     values = [each.value for each in shown]
     best = set(front(values))
     points: list[dict[str, Any]] = [
@@ -333,7 +333,7 @@ def groups(board: Board, label: Callable[[Row], str]) -> dict[str, Any]:
     if not names:
         return {}
     values = [value for _, _, score in scores for value in score.groups.values()]
-    at_y = _Axis(HEIGHT - BOTTOM, TOP, ticks(min(0.0, *values), max(values), 5))
+    at_y = Axis(HEIGHT - BOTTOM, TOP, ticks(min(0.0, *values), max(values), 5))
     across = [
         round(LEFT + INSET + (WIDTH - RIGHT - LEFT - 2 * INSET) * i / max(len(names) - 1, 1), 1)
         for i in range(len(names))

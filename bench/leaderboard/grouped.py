@@ -16,7 +16,7 @@ from bench.leaderboard.columns import COLUMNS, Column
 from bench.records.parts import REFERENCE
 from bench.records.record import Score
 
-FEW = 12  # groups, beyond which a table of them cannot be read
+FEW = 16  # groups, beyond which a table of them cannot be read
 # of the built-in scores; what a plug-in declares has a table too
 ALWAYS = ("sscd", "memorized_ratio")
 

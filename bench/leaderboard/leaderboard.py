@@ -23,6 +23,7 @@ from bench.leaderboard.published import markdown as published_markdown
 from bench.leaderboard.tables import as_csv, as_json
 from bench.records.parts import REFERENCE, protocol
 from bench.records.record import RunRecord, load_records, record_schema
+from bench.records.sweep import load_sweeps
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 # Beside the folder of records:
 PUBLISHED = "published.csv"  # figures from papers, which have a page of their own
+SWEEPS = "sweeps"  # strength curves (`bench sweep`)
 REPORTED = "self-reported"  # records that others measured (`bench submit`)
 RECORD_SCHEMA = "record.schema.json"
 SUMS = "SHA256SUMS"  # beside the pictures: those that records do not make
@@ -54,7 +56,10 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
             )
         raise UserError(f"no records below {records}; make one with `bench run --method none`")
     boards = make_boards(
-        loaded, reported, [(found.suite, found.why) for found in unusable if found.suite]
+        loaded,
+        reported,
+        [(found.suite, found.why) for found in unusable if found.suite],
+        load_sweeps(records.parent / SWEEPS),
     )
     pages = (
         {"../README.md": with_tables(readme.read_text(encoding="utf-8"), boards).encode()}

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of, order_column
 from bench.leaderboard.cells import cell, difference_cell, escape, heading, spread
 from bench.leaderboard.columns import Column
+from bench.leaderboard.curves import MEANS, curves, headings
+from bench.leaderboard.curves import cell as curve_cell
 from bench.leaderboard.extraction import HEADINGS, Extraction, extraction
 from bench.leaderboard.grouped import Grouped, grouped
 from bench.leaderboard.legend import HOLDS, PARETO, RANK, definition
@@ -52,6 +54,7 @@ def markdown(board: Board) -> str:
     if board.rows:
         group_name = board.rows[0].record.group_name
         lines += _main_table(board, columns)
+        lines += _strength_curves(board)
         lines += _group_tables(board, group_name)
         lines += _attack(board, group_name)
     lines += _self_reported(board, columns)
@@ -76,6 +79,19 @@ def _main_table(board: Board, columns: Sequence[Column]) -> list[str]:
     lines += [f"- **rank**: {RANK}", f"- **holds against**: {HOLDS}", f"- **Pareto**: {PARETO}"]
     lines += [f"- {TUNED_MEANS}"] if any(row.record.tuning for row in board.rows) else []
     return lines
+
+
+def _strength_curves(board: Board) -> list[str]:
+    """How much replication is left at equal utility, where there are strength curves."""
+    found = curves(board)
+    if not found:
+        return []
+    lines = ["", "## At equal utility", ""]
+    lines += _pipes(["method (what is varied)", *headings(found)])
+    for curve in found:
+        name = escape(curve.sweep.label) + (" (control)" if curve.control else "")
+        lines.append(_cells([name, *(curve_cell(at) for at in curve.left)]))
+    return [*lines, "", f"In each cell {MEANS}. `bench sweep` measures the curves."]
 
 
 def _group_tables(board: Board, group_name: str) -> list[str]:

@@ -21,6 +21,8 @@ from bench.leaderboard import charts
 from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of, order_column
 from bench.leaderboard.cells import cell, difference_cell, group_order, heading, number, spread
 from bench.leaderboard.columns import Column
+from bench.leaderboard.curves import MEANS, chart, curves, headings
+from bench.leaderboard.curves import cell as curve_cell
 from bench.leaderboard.extraction import HEADINGS, extraction
 from bench.leaderboard.front import each_against_each
 from bench.leaderboard.glance import (
@@ -76,6 +78,7 @@ def html(board: Board) -> str:
     scales = _scales(board, columns)
     script = package_file("leaderboard.js")
     group_name = board.rows[0].record.group_name if board.rows else "group"
+    found_curves = curves(board)
     content: str = template("leaderboard.html").render(
         board=board,
         # this package's own files: nothing of a record is in them
@@ -95,6 +98,13 @@ def html(board: Board) -> str:
         by_group=charts.groups(board, _label),
         grouped=grouped(board),
         matrix=_matrix(board),
+        curves=chart(found_curves),
+        curve_headings=headings(found_curves) if found_curves else [],
+        curve_rows=[
+            (curve.sweep.label, curve.control, [curve_cell(at) for at in curve.left])
+            for curve in found_curves
+        ],
+        curve_means=MEANS,
         group_name=group_name,
         pareto=PARETO,
         order=order_column(board).plain,

@@ -13,7 +13,7 @@ from bench.contracts.metric import PerImage, PerSet
 from bench.records.record import Score
 from bench.statistics import intervals as stats
 
-FEW_GROUPS = 12  # of prompts, which tables can show apart
+FEW_GROUPS = 16  # of prompts, which tables can show apart
 
 
 def as_score(name: str, version: int, score: PerImage | PerSet) -> Score:

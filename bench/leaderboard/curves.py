@@ -1,0 +1,144 @@
+"""Strength curves on a page: replication against utility for each method as it does more and more,
+and how much replication is left where utility has fallen by the same amount.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.leaderboard import charts
+from bench.leaderboard.board import Board
+from bench.leaderboard.cells import number
+from bench.leaderboard.columns import BY_NAME
+from bench.records.sweep import Measured, Point, Sweep
+from bench.statistics.curves import At, at_equal_utility
+
+# What every mitigation has to beat: less guidance, and as many weights or neurons taken at random.
+CONTROLS = ("guidance", "random_prune", "random_neurons")
+LOSSES = (0.01, 0.02, 0.05)  # of clean CLIP below none
+MEANS = (
+    "what is left where the mean utility has fallen by so much below none, between two strengths"
+    " evenly, with a 95 % bootstrap interval over prompts; – where the curve never falls so far"
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One method's curve, and what is left of replication at each of `LOSSES`."""
+
+    sweep: Sweep
+    control: bool
+    left: tuple[At | None, ...]
+
+
+def curves(board: Board) -> list[Curve]:
+    """The curves of a board, methods before controls."""
+    found = [
+        Curve(sweep, sweep.method in CONTROLS, tuple(at_equal_utility(*_tables(sweep), LOSSES)))
+        for sweep in board.sweeps
+    ]
+    return sorted(found, key=lambda curve: (curve.control, curve.sweep.label))
+
+
+def _tables(sweep: Sweep) -> tuple[np.ndarray, np.ndarray]:
+    """Replication and utility by prompt at every strength, `[points, prompts]` each, over the
+    prompts that all points have.
+    """
+    points = sweep.measured()
+    tables = []
+    for name in (sweep.replication, sweep.utility):
+        values = [point.per_prompt[name] for point in points]
+        shared = sorted(set.intersection(*(set(means) for means in values)))
+        tables.append(np.array([[means[prompt] for prompt in shared] for means in values]))
+    return tables[0], tables[1]
+
+
+def cell(at: At | None) -> str:
+    """`0.123 [0.100, 0.150]`, or a dash."""
+    return "–" if at is None else f"{number(at[0], 3)} [{number(at[1], 3)}, {number(at[2], 3)}]"
+
+
+def headings(found: Sequence[Curve]) -> list[str]:
+    """Of the table of what is left, in the words of the first curve's scores."""
+    replication, utility = (
+        plain_name(name) for name in (found[0].sweep.replication, found[0].sweep.utility)
+    )
+    return [f"{replication} at {utility} −{loss:g}" for loss in LOSSES]
+
+
+def plain_name(name: str) -> str:
+    """A score's heading without its arrow."""
+    return BY_NAME[name].heading.rstrip(" ↑↓") if name in BY_NAME else name
+
+
+def chart(found: Sequence[Curve]) -> dict[str, Any]:
+    """What the template draws, empty without curves: utility across (more to the right),
+    replication upwards, a line a method from `none` on, its points with both intervals.
+    """
+    if not found:
+        return {}
+    measured = [(curve, curve.sweep.measured()) for curve in found]
+    across, up = (
+        charts.Axis(start, end, charts.ticks(*_range(measured, which), wanted))
+        for which, start, end, wanted in (
+            ("utility", charts.LEFT, charts.WIDTH - charts.RIGHT, 7),
+            ("replication", charts.HEIGHT - charts.BOTTOM, charts.TOP, 6),
+        )
+    )
+    methods = [curve for curve in found if not curve.control]
+    lines = []
+    for curve, points in measured:
+        hue = "ref" if curve.control else str(methods.index(curve) % charts.HUES)
+        marks = [_mark(curve.sweep, point, across, up) for point in points]
+        shape = [c for c in found if c.control].index(curve) + 1 if curve.control else 0
+        lines.append(
+            {
+                "label": curve.sweep.label,
+                "look": (hue, shape % charts.MARKS),
+                "control": curve.control,
+                "points": marks,
+            }
+        )
+    return {
+        "x_name": plain_name(found[0].sweep.utility),
+        "y_name": plain_name(found[0].sweep.replication),
+        "x_ticks": across.marks(),
+        "y_ticks": up.marks(),
+        "lines": lines,
+    }
+
+
+def _score(sweep: Sweep, point: Point, which: str) -> Measured:
+    return point.scores[sweep.utility if which == "utility" else sweep.replication]
+
+
+def _range(measured: Sequence[tuple[Curve, Sequence[Point]]], which: str) -> tuple[float, float]:
+    scores = [_score(curve.sweep, point, which) for curve, points in measured for point in points]
+    bounds = [b for score in scores for b in (score.value, score.low, score.high) if b is not None]
+    return min(bounds), max(bounds)
+
+
+def _mark(sweep: Sweep, point: Point, across: charts.Axis, up: charts.Axis) -> dict[str, Any]:
+    utility, replication = (_score(sweep, point, which) for which in ("utility", "replication"))
+    strength = "none" if point.strength is None else f"{sweep.field} {point.strength:g}"
+    return {
+        "x": across(utility.value),
+        "y": up(replication.value),
+        "across": _places(across, utility),
+        "up": _places(up, replication),
+        "title": (
+            f"{sweep.method}, {strength}: {plain_name(sweep.replication)}"
+            f" {number(replication.value, 3)}, {plain_name(sweep.utility)}"
+            f" {number(utility.value, 3)}"
+        ),
+    }
+
+
+def _places(axis: charts.Axis, score: Measured) -> tuple[float, float] | None:
+    if score.low is None or score.high is None:
+        return None
+    return axis(score.low), axis(score.high)

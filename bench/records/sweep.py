@@ -1,0 +1,92 @@
+"""The file of a strength curve (`bench sweep`): one method at several strengths on the held-out
+prompts of one suite, with the values by prompt that intervals need.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.base.errors import UserError, one_line
+from bench.base.files import write_atomically
+from bench.base.parameters import validation_line
+from bench.records.record import Number
+
+# What a curve is drawn of; the first of each pair that the suite measures counts.
+REPLICATION = ("copies", "sscd")
+UTILITY = ("clip_score_clean", "clip_score")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Measured(_Strict):
+    """One score of one point, with its 95 % interval where it has one."""
+
+    value: Number
+    low: Number | None = None
+    high: Number | None = None
+
+
+class Point(_Strict):
+    """One strength; without scores where it could not be measured, and `error` says why."""
+
+    strength: float | None = Field(description="null: without any method")
+    scores: dict[str, Measured] = Field(default_factory=dict)
+    per_prompt: dict[str, dict[str, Number]] = Field(
+        default_factory=dict, description="of replication and utility: prompt id to mean"
+    )
+    error: str = ""
+
+
+class Sweep(_Strict):
+    """The content of `leaderboards/sweeps/<suite>/<method>.json`; points from least to most."""
+
+    schema_version: Literal[1] = 1
+    suite: str
+    suite_version: int
+    suite_fingerprint: str
+    method: str
+    method_version: int
+    source: str | None
+    field: str = Field(description="the parameter that is varied")
+    parameters: dict[str, Any] = Field(description="those that are the same at every point")
+    replication: str
+    utility: str
+    none: Point
+    points: list[Point]
+    environment: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write the file, atomically."""
+        content = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
+        write_atomically(path, (content + "\n").encode())
+
+    @property
+    def label(self) -> str:
+        """`wanda (sparsity)`, with the parameters that are not the method's defaults."""
+        fixed = "".join(f", {name}={value}" for name, value in sorted(self.parameters.items()))
+        return f"{self.method} ({self.field}{fixed})"
+
+    def measured(self) -> list[Point]:
+        """`none` and the points that have scores, from least to most."""
+        return [self.none, *(point for point in self.points if point.scores)]
+
+
+def load_sweep(path: Path) -> Sweep:
+    """Read one file. Raises `UserError` when it is missing, damaged or of another form."""
+    try:
+        return Sweep.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"curve {path} cannot be read ({one_line(error)})") from error
+    except ValidationError as error:
+        raise UserError(f"curve {path}: {validation_line(error)}") from error
+
+
+def load_sweeps(folder: Path) -> list[Sweep]:
+    """All curves below a folder, by suite and file name."""
+    return [load_sweep(path) for path in sorted(folder.glob("*/*.json"))]

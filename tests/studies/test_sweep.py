@@ -1,0 +1,154 @@
+"""Strength curves: what is measured, what is kept, and what a page makes of them."""
+
+import json
+
+import pytest
+import torch
+
+from bench.base.errors import UserError
+from bench.leaderboard.leaderboard import make_pages
+from bench.records.sweep import Measured, Point, Sweep, load_sweep
+from bench.registry import registry
+from bench.studies.sweep import sweep
+from conftest import bench
+from one_run import Run
+
+CPU = torch.device("cpu")
+
+
+def measure(suite, tmp_path, name, values=(), **parameters):
+    return sweep(suite, name, values, parameters, tmp_path / "work", tmp_path / "store", CPU)
+
+
+def test_every_strength_is_an_ordinary_run_without_attacks(tiny_suite, tmp_path):
+    found = measure(tiny_suite, tmp_path, "guidance", [0.9, 0.5])
+    run = Run(tiny_suite, "guidance", {"share": 0.5}, tmp_path / "r", tmp_path / "store", CPU)
+    assert not run.images.lacking(run.keys("memorized"))  # its images are there already
+    record = run.execute()
+    assert [point.strength for point in found.points] == [0.9, 0.5]
+    point = found.points[1]
+    assert (found.replication, found.utility) == ("sscd", "clip_score_clean")
+    for name in ("sscd", "clip_score_clean"):
+        score = record.scores[name]
+        assert point.scores[name] == Measured(value=score.value, low=score.low, high=score.high)
+        assert point.per_prompt[name] == record.per_prompt[name]
+    assert found.suite_fingerprint == tiny_suite.fingerprint and found.none.strength is None
+
+
+def test_finished_strengths_are_found_again(tiny_suite, tmp_path, monkeypatch):
+    first = measure(tiny_suite, tmp_path, "guidance", [0.5])
+    monkeypatch.setattr(
+        "bench.running.engine.load_denoiser", lambda *_: pytest.fail("the model was loaded again")
+    )
+    again = measure(tiny_suite, tmp_path, "guidance", [0.5])
+    assert again.points == first.points
+
+
+def test_what_cannot_be_measured_costs_only_its_point(tiny_suite, tmp_path, monkeypatch):
+    from methods.guidance import Guidance
+
+    plain = Guidance.guide
+
+    def breaks(self, step, state):
+        if self.share == 0.25:
+            raise RuntimeError("out of order")
+        return plain(self, step, state)
+
+    monkeypatch.setattr(Guidance, "guide", breaks)
+    found = measure(tiny_suite, tmp_path, "guidance", [0.5, 0.25])
+    assert [bool(point.scores) for point in found.points] == [True, False]
+    assert "out of order" in found.points[1].error and len(found.measured()) == 2
+
+
+def test_a_strength_outside_its_range_is_refused_before_any_work(tiny_suite, tmp_path):
+    with pytest.raises(UserError, match="share"):
+        measure(tiny_suite, tmp_path, "guidance", [0.5, 3])
+    with pytest.raises(UserError, match="is the strength of guidance; give its values"):
+        measure(tiny_suite, tmp_path, "guidance", [0.5], share=0.2)
+    with pytest.raises(UserError, match="does not say which parameter is its strength"):
+        measure(tiny_suite, tmp_path, "none")
+    assert not (tmp_path / "store").exists()
+
+
+def test_every_built_in_with_parameters_names_its_strength():
+    for entry in registry.entries("method"):
+        if entry.name in ("none",) or entry.plugin:
+            continue
+        cls = entry.load()
+        field, values = cls.swept
+        built = [getattr(cls(**{field: value}), field) for value in values]
+        assert len(set(built)) == len(built) >= 4
+        assert built in (sorted(built), sorted(built, reverse=True)), "from least to most"
+        assert (cls.neutral or {}).get(field) not in built
+
+
+def test_the_command_writes_a_file_that_can_be_read(tiny_suite, tmp_path):
+    out = tmp_path / "curve.json"
+    words = ["sweep", "guidance", "--suite", tiny_suite.file, "--values", "0.8,0.4"]
+    places = ["--work", tmp_path / "w", "--store", tmp_path / "s", "--device", "cpu"]
+    done = bench(*words, *places, "--out", out)
+    assert done.returncode == 0 and "share" in done.stdout
+    assert [point.strength for point in load_sweep(out).points] == [0.8, 0.4]
+    wrong = bench(*words[:-1], "0.8,x", *places)
+    assert wrong.returncode == 2 and "--values are numbers" in wrong.stderr
+
+
+def curve(record, method, left):
+    """A made-up curve of four strengths on the suite of a record."""
+    points = []
+    for number, (copies, clip) in enumerate(left):
+        per_prompt = {
+            "sscd": {f"p{i}": copies + 0.01 * (i % 3 - 1) for i in range(12)},
+            "clip_score_clean": {f"c{i}": clip for i in range(9)},
+        }
+        scores = {
+            "sscd": Measured(value=copies, low=copies - 0.02, high=copies + 0.02),
+            "clip_score_clean": Measured(value=clip, low=clip - 0.01, high=clip + 0.01),
+        }
+        strength = number / 10 if number else None
+        points.append(Point(strength=strength, scores=scores, per_prompt=per_prompt))
+    return Sweep(
+        suite=record.suite,
+        suite_version=record.suite_version,
+        suite_fingerprint=record.suite_fingerprint,
+        method=method,
+        method_version=record.method_version,
+        source=None,
+        field="share",
+        parameters={},
+        replication="sscd",
+        utility="clip_score_clean",
+        none=points[0],
+        points=points[1:],
+        environment={},
+    )
+
+
+def test_a_page_draws_curves_and_says_what_is_left_at_equal_utility(tiny_suite, tmp_path):
+    records = tmp_path / "leaderboards" / "records"
+    record = Run(tiny_suite, "none", {}, records, tmp_path / "store", CPU).execute()
+    folder = tmp_path / "leaderboards" / "sweeps" / record.suite
+    curve(record, "wanda", [(0.8, 0.7), (0.5, 0.68), (0.2, 0.66)]).save(folder / "wanda.json")
+    curve(record, "guidance", [(0.8, 0.7), (0.7, 0.68), (0.6, 0.66)]).save(folder / "guidance.json")
+    other = curve(record, "wen", [(0.8, 0.7), (0.7, 0.6)])
+    foreign = other.model_copy(update={"suite_fingerprint": "other"})
+    foreign.save(folder / "wen.json")
+    pages, problems = make_pages(records)
+    assert problems == []
+    text, page = pages[f"{record.suite}.md"].decode(), pages[f"{record.suite}.html"].decode()
+    rows = [line for line in text.splitlines() if "(share)" in line]
+    assert [row.split(" | ")[0] for row in rows] == [
+        "| wanda (share)",
+        "| guidance (share) (control)",
+    ]
+    # at 0.02 below none: exactly the first strength
+    assert "0.500 [" in rows[0] and "0.700 [" in rows[1] and "–" in rows[0]
+    assert page.count('class="curve h-') == 2 and 'class="curve h-ref control"' in page
+    assert "wanda, share 0.1: SSCD 0.500" in page and "wen (share)" not in page
+
+
+def test_a_damaged_curve_is_named(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"schema_version": 1}))
+    with pytest.raises(UserError, match="curve .*x.json"):
+        load_sweep(path)
