@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bench.diffusion.denoiser import Denoiser
     from bench.records.record import Shown
     from bench.suite.prompts import Prompt
+    from bench.suite.schema import Role
     from bench.suite.suite import Suite
 
 Scores = Mapping[str, PerImage | PerSet | Unmeasurable]
@@ -41,6 +42,11 @@ class Attack(BaseModel):
     # settings with which `bench check` tries it on its tiny suite, where defaults cannot work there
     trial: ClassVar[Mapping[str, Any]] = {}
     version: ClassVar[int] = 1
+
+    def role_of(self, name: str) -> Role:
+        """The role whose prompts a score is of."""
+        role: Role = getattr(self, "role", "memorized")
+        return role
 
     def fits(self, suite: Suite) -> None:
         """Asked before any work.

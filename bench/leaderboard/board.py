@@ -17,7 +17,7 @@ from types import MappingProxyType
 from bench.leaderboard.columns import BY_NAME, COLUMNS, Column
 from bench.leaderboard.family import adjusted
 from bench.leaderboard.front import REPLICATION, front, ranks, replication_of
-from bench.records.parts import PARTS, REFERENCE, Protocol, protocol
+from bench.records.parts import PARTS, REFERENCE, Protocol, design_for, protocol
 from bench.records.record import RunRecord, Score
 from bench.records.sweep import Sweep
 from bench.statistics import intervals as stats
@@ -77,8 +77,12 @@ class Row:
     def _paired(self) -> dict[str, Interval]:
         if self.differences is not None or self.reference is None:
             return self.differences or {}
+        means = means_of(self.record)
         return stats.paired_differences(
-            means_of(self.record), self.reference.per_prompt, shares=shares_of(self.record)
+            means,
+            self.reference.per_prompt,
+            shares=shares_of(self.record),
+            designs={name: design_for(self.record, name) for name in means},
         )
 
     def score(self, column: Column) -> Score | None:
@@ -396,7 +400,7 @@ def _differences(
     computed together, which is much faster.
     """
     shown = {column.name for column in COLUMNS}
-    values, baseline, shares = {}, {}, set()
+    values, baseline, shares, designs = {}, {}, set(), {}
     for place, (record, reference) in enumerate(zip(records, references, strict=True)):
         for name, means in means_of(record).items() if reference else ():
             if name in shown or any(
@@ -407,9 +411,12 @@ def _differences(
                     means,
                     (reference.per_prompt.get(name, {}) if reference else {}),
                 )
+                designs[key] = design_for(record, name)
         shares |= {f"{place:06d} {name}" for name in shares_of(record)}
     by_record: list[dict[str, Interval]] = [{} for _ in records]
-    for key, difference in stats.paired_differences(values, baseline, shares=shares).items():
+    for key, difference in stats.paired_differences(
+        values, baseline, shares=shares, designs=designs
+    ).items():
         by_record[int(key[:6])][key[7:]] = difference
     return by_record
 

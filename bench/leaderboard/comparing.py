@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from bench.base.errors import visible
 from bench.leaderboard.board import Row
 from bench.leaderboard.columns import BY_NAME
-from bench.records.parts import flat, protocol
+from bench.records.parts import design_for, flat, protocol
 from bench.records.record import RunRecord, Score, load_record
 from bench.statistics import intervals as stats
 
@@ -298,7 +298,11 @@ def _pair(part: str, name: str, a: RunRecord, b: RunRecord) -> Pair:
     share = bool(mine and mine.unit.startswith("share"))
     # a difference of medians is no mean of differences
     of_means = part != "cost" and not (mine and mine.statistic)
-    paired = stats.paired_difference(values_b, values_a, share=share) if of_means else None
+    paired = (
+        stats.paired_difference(values_b, values_a, share=share, design=design_for(a, name))
+        if of_means
+        else None
+    )
     if paired:
         return Pair(part, name, mine, theirs, paired, len(values_a.keys() & values_b.keys()))
     # without a reason, both have values

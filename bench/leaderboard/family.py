@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bench.leaderboard.front import REPLICATION, UTILITY, headline
-from bench.records.parts import REFERENCE
+from bench.records.parts import REFERENCE, design_for
 from bench.records.record import RunRecord
 from bench.statistics.claims import holm, sign_flip_p
 
@@ -36,8 +36,9 @@ def adjusted(
             shared = sorted(mine.keys() & theirs.keys())
             if len(shared) > 1:
                 differences = np.array([mine[prompt] - theirs[prompt] for prompt in shared])
+                units = design_for(record, name).units(shared)
                 claims.append((record.run, name))
-                p_values.append(sign_flip_p(differences))
+                p_values.append(sign_flip_p(units.totals(differences) if units else differences))
     found: dict[str, dict[str, float]] = {}
     for (run, name), value in zip(claims, holm(p_values), strict=True):
         found.setdefault(run, {})[name] = value

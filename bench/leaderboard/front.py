@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bench.records.parts import design_for
 from bench.records.record import RunRecord, Score
 from bench.statistics import intervals as stats
 from bench.statistics.claims import rank_intervals
@@ -63,7 +64,9 @@ def ranks(records: Sequence[RunRecord]) -> dict[str, tuple[int, int]]:
         if (score := replication_of(record)) and record.run in values
     }
     shares = all(unit.startswith("share") for unit in units)
-    return dict(zip(values, rank_intervals(table, shares=shares), strict=True))
+    first = next(record for record in records if record.run in values)
+    hanging = design_for(first, headline(first, REPLICATION)).units(shared)
+    return dict(zip(values, rank_intervals(table, shares=shares, units=hanging), strict=True))
 
 
 Difference = tuple[float, float, float]  # of two rows: mean, low, high
@@ -87,6 +90,7 @@ def each_against_each(records: Sequence[RunRecord]) -> list[list[Difference | No
         {keys[i, j]: means[i] for i, j in places},
         {keys[i, j]: means[j] for i, j in places},
         shares=shares,
+        designs={keys[i, j]: design_for(records[i], names[i]) for i, j in places},
     )
     table: list[list[Difference | None]] = [[None] * len(records) for _ in records]
     for i, j in places:
@@ -105,7 +109,8 @@ def _beaten(record: RunRecord, others: Sequence[RunRecord]) -> bool:
             values[f"{place} {name}"] = rival.per_prompt.get(name, {})
             baseline[f"{place} {name}"] = record.per_prompt.get(name, {})
     shares = [key for key in values if record.scores[key.split(" ")[1]].unit.startswith("share")]
-    found = stats.paired_differences(values, baseline, shares=shares)
+    designs = {key: design_for(record, key.split(" ")[1]) for key in values}
+    found = stats.paired_differences(values, baseline, shares=shares, designs=designs)
     for place, rival in enumerate(rivals):
         signs = [_advantage(rival, record, name, found.get(f"{place} {name}")) for name in names]
         spared = _number(_evaluations(record)) - _number(_evaluations(rival))

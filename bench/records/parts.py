@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from bench.records.record import RunRecord
+from bench.statistics.units import Design
 
 REFERENCE = "none"
 
@@ -27,6 +28,15 @@ def protocol(record: RunRecord) -> Protocol:
         for score in (*record.scores.values(), *record.cost.values(), *record.attacks.values())
     }
     return record.suite_version, tuple(sorted(versions.items())), record.suite_fingerprint
+
+
+def design_for(record: RunRecord, name: str) -> Design:
+    """How the prompts of a score hang together."""
+    for part in PARTS:
+        score = getattr(record, part).get(name)
+        if score and score.role and (known := record.design.get(score.role)):
+            return Design(known.clusters, known.strata)
+    return Design()
 
 
 def flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:

@@ -141,6 +141,7 @@ class Score(_Strict):
     threat: Literal["api", "weights"] | None = Field(
         default=None, description="of an attack: what the attacker holds"
     )
+    role: str | None = Field(default=None, description="the role of prompts that it is of")
     shown: Shown | None = Field(
         default=None, description="how a table shows it, where its metric or attack says so"
     )
@@ -193,6 +194,21 @@ class RecordedMaker(_Strict):
     )
     bench: str | None = None
     packages: dict[str, str | None] = Field(default_factory=dict)
+
+
+class RecordedDesign(_Strict):
+    """How the prompts of one role hang together, by their ids."""
+
+    clusters: dict[str, Count] = Field(
+        default_factory=dict,
+        description=(
+            "number of the cluster of each prompt that shares its training picture or half of its"
+            " words with another"
+        ),
+    )
+    strata: dict[str, str] = Field(
+        default_factory=dict, description="group of each prompt, where their numbers were fixed"
+    )
 
 
 class RecordedReferences(_Strict):
@@ -267,6 +283,10 @@ class RunRecord(_Strict):
     made_by: list[RecordedMaker] = Field(
         default_factory=list,
         description="what made the images, most first; images may be older than the run",
+    )
+    design: dict[str, RecordedDesign] = Field(
+        default_factory=dict,
+        description="by prompt role, which prompts stand or fall together: intervals follow it",
     )
     scores: dict[ScoreName, Score] = Field(default_factory=dict)
     facts: dict[str, dict[str, Number]] = Field(

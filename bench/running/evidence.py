@@ -17,11 +17,18 @@ from bench.base.pictures import decode_png, read_picture, small_png
 from bench.base.spread import evenly
 from bench.contracts.method import State
 from bench.records.parts import REFERENCE
-from bench.records.record import RecordedMaker, RecordedReferences, RecordedSamples, Thumbnail
+from bench.records.record import (
+    RecordedDesign,
+    RecordedMaker,
+    RecordedReferences,
+    RecordedSamples,
+    Thumbnail,
+)
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.images import Images
 from bench.running.units import PROMPTS, THUMBNAILS
+from bench.suite.design import design_of
 from bench.suite.schema import Role
 from bench.suite.suite import Suite
 
@@ -130,6 +137,16 @@ def reported_facts(images: Images) -> dict[str, dict[str, float]]:
             for name in names
         }
     return {role: facts for role, facts in found.items() if facts}
+
+
+def recorded_design(experiment: Experiment) -> dict[str, RecordedDesign]:
+    """By role, which prompts hang together, where any do."""
+    found = {role: design_of(experiment.suite, role) for role in experiment.roles}
+    return {
+        role: RecordedDesign(clusters=dict(design.clusters), strata=dict(design.strata))
+        for role, design in found.items()
+        if design.clusters or any(design.strata.values())
+    }
 
 
 def recorded_references(suite: Suite) -> dict[str, RecordedReferences]:

@@ -24,6 +24,7 @@ from bench.running.fitting import Fitted
 from bench.running.images import Images
 from bench.running.scoring import as_score, together
 from bench.running.timing import time_against_none
+from bench.statistics.units import Design
 from bench.suite.prompts import Prompt
 from bench.suite.schema import Role
 
@@ -202,7 +203,7 @@ def _ask(
                 "shown": judge.shown.get(score_name),
                 "by_seed": by_seed,
             }
-            measured[score_name] = _recorded(name, judge, score_name, score, described)
+            measured[score_name] = _recorded(name, judge, score_name, score, described, record)
             _warn_of_lost_pictures(record, score.details)
             if (
                 isinstance(score, PerImage)
@@ -250,10 +251,15 @@ def _recorded(
     score_name: str,
     score: PerImage | PerSet,
     described: dict[str, Any],
+    record: RunRecord,
 ) -> Score:
     """A score as a record holds it, if a record that holds it can be written and read again."""
+    reads_none = isinstance(judge, Metric) and not judge.roles
+    role = None if reads_none else judge.role_of(score_name)
+    known = record.design.get(role or "")
+    design = Design(known.clusters, known.strata) if known else None
     try:
-        recorded = as_score(name, judge.version, score).model_copy(update=described)
+        recorded = as_score(name, judge.version, score, role, design).model_copy(update=described)
         plain = json.loads(json.dumps(recorded.model_dump(), allow_nan=False))
         Score.model_validate(plain)
     except (TypeError, ValueError, RecursionError) as error:

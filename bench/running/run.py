@@ -15,6 +15,7 @@ from bench.running.evidence import (
     holds_against,
     makers,
     other_makers,
+    recorded_design,
     recorded_references,
     recorded_samples,
     reported_facts,
@@ -117,6 +118,7 @@ def _new_record(
         changed=method.model_dump(mode="json", exclude_defaults=True),
         tuning=tuning,
         references=recorded_references(suite),
+        design=recorded_design(experiment),
         sources=dict(experiment.sources),
         environment=environment(engine.device) | made_with,
     )

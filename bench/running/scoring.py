@@ -12,20 +12,29 @@ from bench.base.errors import Unmeasurable
 from bench.contracts.metric import PerImage, PerSet
 from bench.records.record import Score
 from bench.statistics import intervals as stats
+from bench.statistics.units import Design, Units
 
 FEW_GROUPS = 16  # of prompts, which tables can show apart
 
 
-def as_score(name: str, version: int, score: PerImage | PerSet) -> Score:
+def as_score(
+    name: str,
+    version: int,
+    score: PerImage | PerSet,
+    role: str | None = None,
+    design: Design | None = None,
+) -> Score:
     """Add to the numbers of a metric or attack what every score carries: interval, counts, groups,
-    versions.
+    versions. `design` says which of the prompts of the score's `role` hang together.
     """
+    design = design or Design()
     common: dict[str, Any] = {
         "unit": score.unit,
         "higher_is_better": score.higher_is_better,
         "metric": name,
         "metric_version": version,
         "details": score.details,
+        "role": role,
     }
     if isinstance(score, PerSet):
         low, high = score.interval or (None, None)
@@ -33,14 +42,18 @@ def as_score(name: str, version: int, score: PerImage | PerSet) -> Score:
             value=score.value, low=low, high=high, n=score.n, prompts=score.prompts, **common
         )
     statistic = _statistic(score)
-    low, high = _interval(score, score.table) or (None, None)
-    by_group: dict[str, list[np.ndarray]] = {}
-    for prompt, row in zip(score.prompts, score.table, strict=True):
+    ids = [prompt.id for prompt in score.prompts]
+    low, high = _interval(score, score.table, design.units(ids)) or (None, None)
+    by_group: dict[str, list[int]] = {}
+    for place, prompt in enumerate(score.prompts):
         if prompt.group:
-            by_group.setdefault(prompt.group, []).append(row)
-    groups = {group: np.stack(rows) for group, rows in by_group.items()}
+            by_group.setdefault(prompt.group, []).append(place)
+    groups = {group: score.table[places] for group, places in by_group.items()}
     intervals = (
-        {group: _interval(score, table) for group, table in groups.items()}
+        {
+            group: _interval(score, groups[group], design.units([ids[place] for place in places]))
+            for group, places in by_group.items()
+        }
         if len(groups) <= FEW_GROUPS
         else {}
     )
@@ -134,16 +147,18 @@ def _statistic(score: PerImage) -> stats.Statistic:
     )
 
 
-def _interval(score: PerImage, table: np.ndarray) -> tuple[float, float] | None:
-    """Over the prompts of `table`, all of the score's or those of a group; None where so few say
-    nothing.
+def _interval(
+    score: PerImage, table: np.ndarray, units: Units | None
+) -> tuple[float, float] | None:
+    """Over the prompts of `table`, all of the score's or those of a group, which are these `units`;
+    None where so few say nothing.
     """
-    if len(table) < 2 or (
+    if (len(units.strata) if units else len(table)) < 2 or (
         score.percentile is not None and not stats.enough_for(score.percentile, len(table))
     ):
         return None
     return (
-        stats.proportion_interval(table)
+        stats.proportion_interval(table, units=units)
         if score.proportion
-        else stats.cluster_bootstrap(table, _statistic(score))
+        else stats.cluster_bootstrap(table, _statistic(score), units=units)
     )

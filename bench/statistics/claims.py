@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bench.statistics.units import Units
+
 FLIPS = 9999
 RANK_DRAWS = 4000
 LEVEL = 0.95
@@ -14,7 +16,8 @@ BLOCK = 2**24  # signs or draws held at a time
 
 
 def sign_flip_p(differences: np.ndarray, seed: int = 0, flips: int = FLIPS) -> float:
-    """Two-sided p-value of a mean of paired differences `[n]` under random signs.
+    """Two-sided p-value of a mean of paired differences `[n]` of prompts, or of totals of clusters,
+    under random signs.
 
     If neither side is better, the sign of each prompt's difference is as likely as its opposite.
     The share of `flips` random sign vectors, and of the signs as they are, whose mean is at least
@@ -49,7 +52,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def rank_intervals(
-    values: np.ndarray, seed: int = 0, draws: int = RANK_DRAWS, shares: bool = False
+    values: np.ndarray,
+    seed: int = 0,
+    draws: int = RANK_DRAWS,
+    shares: bool = False,
+    units: Units | None = None,
 ) -> list[tuple[int, int]]:
     """For rows of values by prompt, `[rows, prompts]`, where less is better: the least and the
     greatest rank of each that the data allow, all rows together, with 95 % confidence.
@@ -61,8 +68,11 @@ def rank_intervals(
 
     `shares` says that the values are proportions: means and errors are then those of
     `difference_of_shares`, with one prompt more that changed all the way for the better and one for
-    the worse, so that no two rows are told apart here that their paired interval does not.
+    the worse, so that no two rows are told apart here that their paired interval does not. `units`
+    says which prompts hang together.
     """
+    if units:
+        values = units.totals(values) if shares else units.independent(values)
     rows, prompts = values.shape
     if rows < 2 or prompts < 2:
         return [(1, rows)] * rows

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 from scipy import stats
+
+from bench.statistics.units import Design, Units
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
 # prompts, beyond which bias and skew of a mean no longer show and the jackknife would take minutes
 MANY = 2000
 # of means and percentiles; proportions of one value a prompt are exact
-INTERVALS = "expanded BCa bootstrap over prompts"
+INTERVALS = "expanded BCa bootstrap over prompts, within strata and by clusters where there are any"
 Statistic = Callable[[np.ndarray], np.ndarray]  # [..., images] to [...]
 StatisticName = Literal["mean", "lower_median", "lower_mad", "std"]
 
@@ -55,9 +58,10 @@ STATISTICS: dict[StatisticName, Statistic] = {
 
 
 def cluster_bootstrap(
-    table: np.ndarray, statistic: Statistic = mean, seed: int = 0
+    table: np.ndarray, statistic: Statistic = mean, seed: int = 0, units: Units | None = None
 ) -> tuple[float, float]:
-    """95 % interval of a statistic over all images, by drawing whole prompts with replacement.
+    """95 % interval of a statistic over all images, by drawing whole prompts with replacement; of a
+    mean, by drawing `units`.
 
     Bias-corrected and accelerated (Efron 1987), at a level expanded for the number of prompts as
     Hesterberg (2015, section 4.3) does for percentiles: without it intervals of few prompts are too
@@ -68,7 +72,8 @@ def cluster_bootstrap(
     """
     table = np.asarray(table, dtype=np.float64)
     if statistic is mean:  # of the prompts' means, as all have the same number of images
-        return _of_means(table.mean(1)[None], seed)[0]
+        means = table.mean(1)[None]
+        return _of_means(units.independent(means) if units else means, seed)[0]
 
     def of_rows(rows: np.ndarray) -> np.ndarray:
         drawn = table[rows]  # [..., prompts, images]
@@ -150,17 +155,23 @@ def _expanded(prompts: int) -> float:
     return float(1 - 2 * stats.norm.cdf(-student))
 
 
-def proportion_interval(table: np.ndarray, seed: int = 0) -> tuple[float, float]:
+def proportion_interval(
+    table: np.ndarray, seed: int = 0, units: Units | None = None
+) -> tuple[float, float]:
     """Interval of a proportion from a 0/1 table `[prompts, images]`.
 
-    With one value a prompt the trials are independent: Clopper-Pearson, exact. The bootstrap has
-    nothing to resample when all entries agree; then Clopper-Pearson over prompts, which claims no
-    more independent trials than there are prompts.
+    With one value a prompt, and no clusters, the trials are independent: Clopper-Pearson, exact.
+    The bootstrap has nothing to resample when all entries agree; then Clopper-Pearson over prompts
+    or clusters, which claims no more independent trials than there are.
     """
     table = np.asarray(table, dtype=np.float64)
-    if table.shape[1] == 1 or table.min() == table.max():
+    if table.min() == table.max():
+        trials = len(units.strata) if units else len(table)
+        return clopper_pearson(trials * int(table[0, 0]), trials)
+    if table.shape[1] == 1 and not (units and units.clustered):
         return clopper_pearson(int(table[:, 0].sum()), len(table))
-    return cluster_bootstrap(table, seed=seed)
+    low, high = cluster_bootstrap(table, seed=seed, units=units)
+    return max(low, 0.0), min(high, 1.0)
 
 
 @lru_cache(maxsize=4096)
@@ -171,12 +182,19 @@ def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
 
 
 def paired_difference(
-    values: dict[str, float], baseline: dict[str, float], seed: int = 0, share: bool = False
+    values: dict[str, float],
+    baseline: dict[str, float],
+    seed: int = 0,
+    share: bool = False,
+    design: Design | None = None,
 ) -> tuple[float, float, float] | None:
     """Mean of `values - baseline` over the prompts that both have, with its 95 % bootstrap interval
-    (low, high); None for fewer than two such prompts. `share` says that the values are proportions.
+    (low, high); None for fewer than two such prompts. `share` says that the values are proportions,
+    `design` which prompts hang together.
     """
-    return paired_differences({"": values}, {"": baseline}, seed, [""] if share else []).get("")
+    designs = {"": design} if design else {}
+    shares = [""] if share else []
+    return paired_differences({"": values}, {"": baseline}, seed, shares, designs).get("")
 
 
 def paired_differences(
@@ -184,31 +202,37 @@ def paired_differences(
     baseline: dict[str, dict[str, float]],
     seed: int = 0,
     shares: Collection[str] = (),
+    designs: Mapping[str, Design] = MappingProxyType({}),
 ) -> dict[str, tuple[float, float, float]]:
     """`paired_difference` of several scores by name: the same numbers, but scores over the same
-    number of prompts are resampled together, which is faster. `shares` names those that are
-    proportions.
+    number of units are resampled together, which is faster. `shares` names those that are
+    proportions, `designs` has the design of the prompts of each.
     """
     by_count: dict[int, dict[str, np.ndarray]] = {}
+    found: dict[str, tuple[float, float, float]] = {}
     for name in sorted(values.keys() & baseline.keys()):
         shared = sorted(values[name].keys() & baseline[name].keys())
-        if len(shared) > 1:
-            by_count.setdefault(len(shared), {})[name] = np.array(
-                [values[name][prompt] - baseline[name][prompt] for prompt in shared]
-            )
-    found: dict[str, tuple[float, float, float]] = {}
+        if len(shared) < 2:
+            continue
+        row = np.array([values[name][prompt] - baseline[name][prompt] for prompt in shared])
+        units = designs[name].units(shared) if name in designs else None
+        if name in shares:
+            of_clusters = units.totals(row) if units and units.clustered else row
+            found[name] = (float(row.mean()), *difference_of_shares(of_clusters))
+            continue
+        of_units = units.independent(row) if units else row
+        if len(of_units) > 1:
+            by_count.setdefault(len(of_units), {})[name] = of_units
     for rows in by_count.values():
         intervals = _of_means(np.stack(list(rows.values())), seed)
         for (name, row), interval in zip(rows.items(), intervals, strict=True):
-            found[name] = (
-                float(row.mean()),
-                *(difference_of_shares(row) if name in shares else interval),
-            )
+            found[name] = (float(row.mean()), *interval)
     return found
 
 
 def difference_of_shares(differences: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of paired differences of shares, `[n]` in [-1, 1].
+    """95 % interval of the mean of paired differences of shares, `[n]` in [-1, 1], of prompts or
+    clusters (`Units.totals`).
 
     The adjusted Wald interval of Bonett and Price (2012): two prompts are added, one that changed
     all the way for the better and one for the worse. So it has a width where nothing changed, and

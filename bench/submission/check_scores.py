@@ -14,7 +14,9 @@ from bench.contracts.attack import Attack
 from bench.contracts.metric import Metric
 from bench.records.record import RunRecord, Score
 from bench.statistics import intervals as stats
+from bench.statistics.units import Design, Units
 from bench.submission.claim import NAME, Claim, is_built_in, judge_of, role_of, scores_of, short
+from bench.suite.design import design_of
 from bench.suite.prompts import Prompt
 
 # How far a number may be from what follows from the prompts' values: means are taken in float32,
@@ -393,8 +395,10 @@ def intervals(claim: Claim) -> Iterator[str]:
         possible: list[tuple[float | None, float | None]] = [(None, None)]
         if len(prompts) >= 2:
             values = np.array([[of_prompts[prompt.id]] for prompt in prompts])
-            possible = list(_intervals_of(values, score, built_in))
-        yield from _group_intervals(score, name, prompts, of_prompts, built_in)
+            design = design_of(claim.suite, role_of(judge, name))
+            units = design.units([prompt.id for prompt in prompts])
+            possible = list(_intervals_of(values, score, built_in, units))
+            yield from _group_intervals(score, name, prompts, of_prompts, built_in, design)
         if not any(_near(score, low, high) for low, high in possible):
             yield (
                 f"{name} has the interval [{score.low}, {score.high}], and [{possible[0][0]},"
@@ -403,14 +407,22 @@ def intervals(claim: Claim) -> Iterator[str]:
 
 
 def _group_intervals(
-    score: Score, name: str, prompts: Sequence[Prompt], means: dict[str, float], built_in: bool
+    score: Score,
+    name: str,
+    prompts: Sequence[Prompt],
+    means: dict[str, float],
+    built_in: bool,
+    design: Design,
 ) -> Iterator[str]:
     """The interval of every group is one that follows from the values of its prompts."""
     each = max(score.n // len(prompts), 1)
     for group, (low, high) in score.group_intervals.items():
-        values = np.array([[means[prompt.id]] for prompt in prompts if prompt.group == group])
+        ids = [prompt.id for prompt in prompts if prompt.group == group]
+        values = np.array([[means[prompt]] for prompt in ids])
+        units = design.units(ids) if ids else None
         if len(values) < 2 or not any(
-            _close((low, high), *again) for again in _intervals_of(values, score, built_in, each)
+            _close((low, high), *again)
+            for again in _intervals_of(values, score, built_in, units, each)
         ):
             yield (
                 f"{name} has the interval [{low}, {high}] for {group[:NAME]}, which does not follow"
@@ -419,7 +431,7 @@ def _group_intervals(
 
 
 def _intervals_of(
-    means: np.ndarray, score: Score, built_in: bool, images: int = 0
+    means: np.ndarray, score: Score, built_in: bool, units: Units | None, images: int = 0
 ) -> Iterator[tuple[float, float]]:
     """The intervals that may belong to prompts' means `[prompts, 1]`, of `images` images each (0:
     as many as the score counts).
@@ -436,14 +448,16 @@ def _intervals_of(
         and np.isin(means, (0.0, 1.0)).all()
         and (each == 1 or means.min() == means.max())
     ):
-        yield stats.proportion_interval(means)
+        yield stats.proportion_interval(means, units=units)
         if built_in:
             return
-    yield (
-        stats.cluster_bootstrap(means, stats.STATISTICS[score.statistic])
-        if score.statistic
-        else stats.cluster_bootstrap(means)
-    )
+    if score.statistic:
+        yield stats.cluster_bootstrap(means, stats.STATISTICS[score.statistic], units=units)
+        return
+    low, high = stats.cluster_bootstrap(means, units=units)
+    if score.unit.startswith("share"):
+        yield max(low, 0.0), min(high, 1.0)
+    yield low, high
 
 
 def _near(score: Score, low: float | None, high: float | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from bench.contracts.attack import Attack
 from bench.contracts.metric import Metric
@@ -71,6 +71,4 @@ def is_built_in(claim: Claim, part: str, score: Score) -> bool:
 
 def role_of(judge: Metric | Attack, name: str) -> Role:
     """The role whose prompts a built-in's score is of."""
-    if isinstance(judge, Attack):
-        return cast(Role, getattr(judge, "role", "memorized"))
     return judge.role_of(name)

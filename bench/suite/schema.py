@@ -125,6 +125,13 @@ class SuiteSettings(_Frozen):
     description: str = ""
     seed: int = Field(0, ge=0, description="base of every image's own seed")
     group_name: str = Field("group", description="what the column `group` means, for tables")
+    stratified: bool = Field(
+        False,
+        description=(
+            "the number of prompts of each group was fixed when the list was made, so intervals"
+            " keep it"
+        ),
+    )
     share_references: bool = Field(
         False, description="reference pictures may be stored in records and shown on pages"
     )

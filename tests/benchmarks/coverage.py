@@ -23,6 +23,7 @@ from bench.statistics.intervals import (
     paired_difference,
     proportion_interval,
 )
+from bench.statistics.units import Design
 
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]
 
@@ -88,7 +89,19 @@ def main() -> None:
             " by construction)"
         )
         print(f"paired difference {prompts:4d} prompts: {share(_paired, prompts):.3f}")
-        for name, better, worse in (("no effect", 0.05, 0.05), ("an effect", 0.2, 0.02)):
+        print(
+            f"mean, strata of unequal means {prompts:4d} prompts x 4: {share(_strata, prompts):.3f}"
+        )
+        print(
+            f"mean, two of three in clusters {prompts:4d} prompts x 4:"
+            f" {share(_clusters, prompts):.3f}"
+        )
+        for name, better, worse in (
+            ("no effect", 0.05, 0.05),
+            ("an effect", 0.2, 0.02),
+            ("few changes", 0.02, 0.02),
+            ("few changes, all for the better", 0.03, 0.0),
+        ):
             print(
                 f"paired difference of proportions, {name}, {prompts:4d} prompts:"
                 f" {share(_changed, prompts, better, worse):.3f}"
@@ -101,6 +114,29 @@ def _inside(interval: tuple[float, float], truth: float) -> bool:
 
 def _mean(rng: np.random.Generator, draw: Draw, truth: float, prompts: int) -> bool:
     return _inside(cluster_bootstrap(draw(rng, prompts, 4)), truth)
+
+
+def _strata(rng: np.random.Generator, prompts: int) -> bool:
+    """Six levels of unequal size, of fixed numbers of prompts, with means from 0 to 1."""
+    sizes = np.maximum((np.array([1, 2, 3, 3, 2, 1]) * prompts / 12).round().astype(int), 2)
+    levels = np.repeat(np.arange(6), sizes)
+    table = 0.2 * levels[:, None] + normal(rng, len(levels), 4) - 0.5
+    ids = [str(i) for i in range(len(levels))]
+    design = Design({}, dict(zip(ids, map(str, levels), strict=True)))
+    return _inside(cluster_bootstrap(table, units=design.units(ids)), float(0.2 * levels.mean()))
+
+
+def _clusters(rng: np.random.Generator, prompts: int) -> bool:
+    """A third stands alone, the others in clusters of two to four that share their effect."""
+    clusters: list[int] = []
+    while len(clusters) < prompts:
+        size = 1 if rng.random() < 0.5 else int(rng.integers(2, 5))
+        clusters += [len(set(clusters))] * size
+    effects = rng.standard_normal(len(set(clusters)))[clusters]
+    table = 0.1 * effects[:, None] + 0.05 * rng.standard_normal((len(clusters), 4))
+    ids = [str(i) for i in range(len(clusters))]
+    design = Design(dict(zip(ids, clusters, strict=True)), {})
+    return _inside(cluster_bootstrap(table, units=design.units(ids)), 0.0)
 
 
 def _percentile(rng: np.random.Generator, prompts: int) -> bool:

@@ -24,7 +24,14 @@ def row(run, copies=0.0, clip=0.0, method="some", seeds=1):
         for name in NAMES
     }
     return SimpleNamespace(
-        run=run, method=method, seeds=seeds, scores=dict.fromkeys(NAMES), per_prompt=per_prompt
+        run=run,
+        method=method,
+        seeds=seeds,
+        scores=dict.fromkeys(NAMES),
+        cost={},
+        attacks={},
+        per_prompt=per_prompt,
+        design={},
     )
 
 

@@ -33,8 +33,10 @@ def row(
         )
         for name, values in per_prompt.items()
     }
-    cost = {} if nfe is None else {"nfe_per_image": SimpleNamespace(value=nfe)}
-    return SimpleNamespace(run=run, seeds=1, scores=scores, cost=cost, per_prompt=per_prompt)
+    cost = {} if nfe is None else {"nfe_per_image": SimpleNamespace(value=nfe, role=None)}
+    return SimpleNamespace(
+        run=run, seeds=1, scores=scores, cost=cost, attacks={}, per_prompt=per_prompt, design={}
+    )
 
 
 def test_a_row_that_is_clearly_better_in_one_and_worse_in_none_beats_another():
