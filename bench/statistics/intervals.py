@@ -73,7 +73,9 @@ def cluster_bootstrap(
     table = np.asarray(table, dtype=np.float64)
     if statistic is mean:  # of the prompts' means, as all have the same number of images
         means = table.mean(1)[None]
-        return _of_means(units.independent(means) if units else means, seed)[0]
+        if units:
+            return _of_means(units.independent(means), seed, units.effective)[0]
+        return _of_means(means, seed)[0]
 
     def of_rows(rows: np.ndarray) -> np.ndarray:
         drawn = table[rows]  # [..., prompts, images]
@@ -89,9 +91,12 @@ def enough_for(percentile: float, prompts: int) -> bool:
     return prompts * min(percentile, 100 - percentile) / 100 >= 5 - 1e-9
 
 
-def _of_means(columns: np.ndarray, seed: int) -> list[tuple[float, float]]:
+def _of_means(
+    columns: np.ndarray, seed: int, effective: float | None = None
+) -> list[tuple[float, float]]:
     """The interval of the mean of each row of `[scores, prompts]`. All rows share the same
-    resamples, so that each interval is what it would be if its row were given alone.
+    resamples, so that each interval is what it would be if its row were given alone. `effective` is
+    the number of prompts that tell as much of the variance, where it is not theirs.
     """
     prompts = columns.shape[1]
 
@@ -104,11 +109,14 @@ def _of_means(columns: np.ndarray, seed: int) -> list[tuple[float, float]]:
         )
         return (columns @ drawn.T / rows.shape[-1]).reshape(len(columns), *rows.shape[:-1])
 
-    return _intervals(of_rows, prompts, seed)
+    return _intervals(of_rows, prompts, seed, effective)
 
 
 def _intervals(
-    statistics: Callable[[np.ndarray], np.ndarray], prompts: int, seed: int
+    statistics: Callable[[np.ndarray], np.ndarray],
+    prompts: int,
+    seed: int,
+    effective: float | None = None,
 ) -> list[tuple[float, float]]:
     """Intervals of several statistics. `statistics` takes rows of prompt numbers `[..., drawn]` to
     values `[scores, ...]`.
@@ -121,7 +129,7 @@ def _intervals(
         # correction counts ties.
         return np.round(statistics(rows.astype(int)), 9)
 
-    level, whole = _expanded(prompts), rounded(np.arange(prompts), -1)
+    level, whole = _expanded(prompts, effective or prompts), rounded(np.arange(prompts), -1)
     with warnings.catch_warnings():
         # scipy's of a degenerate distribution, which is dealt with below
         warnings.simplefilter("ignore")
@@ -147,11 +155,11 @@ def _intervals(
     return found
 
 
-def _expanded(prompts: int) -> float:
+def _expanded(prompts: int, effective: float) -> float:
     """The confidence level at which a normal interval with the plug-in deviation is as wide as
-    Student's interval for so many prompts.
+    Student's interval for so many prompts, of which `effective` tell of the variance.
     """
-    student = stats.t.ppf((1 + CONFIDENCE) / 2, prompts - 1) * math.sqrt(prompts / (prompts - 1))
+    student = stats.t.ppf((1 + CONFIDENCE) / 2, effective - 1) * math.sqrt(prompts / (prompts - 1))
     return float(1 - 2 * stats.norm.cdf(-student))
 
 
@@ -208,7 +216,7 @@ def paired_differences(
     number of units are resampled together, which is faster. `shares` names those that are
     proportions, `designs` has the design of the prompts of each.
     """
-    by_count: dict[int, dict[str, np.ndarray]] = {}
+    by_count: dict[tuple[int, float | None], dict[str, np.ndarray]] = {}
     found: dict[str, tuple[float, float, float]] = {}
     for name in sorted(values.keys() & baseline.keys()):
         shared = sorted(values[name].keys() & baseline[name].keys())
@@ -222,11 +230,12 @@ def paired_differences(
             continue
         of_units = units.independent(row) if units else row
         if len(of_units) > 1:
-            by_count.setdefault(len(of_units), {})[name] = of_units
-    for rows in by_count.values():
-        intervals = _of_means(np.stack(list(rows.values())), seed)
+            alike = (len(of_units), units.effective if units else None)
+            by_count.setdefault(alike, {})[name] = of_units
+    for (_, effective), rows in by_count.items():
+        intervals = _of_means(np.stack(list(rows.values())), seed, effective)
         for (name, row), interval in zip(rows.items(), intervals, strict=True):
-            found[name] = (float(row.mean()), *interval)
+            found[name] = (float(np.mean(row)), *interval)
     return found
 
 

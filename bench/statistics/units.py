@@ -10,7 +10,7 @@ clusters. Whatever resamples or counts units needs to know no more.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,8 +26,14 @@ class Units:
     def clustered(self) -> bool:
         return len(self.strata) < len(self.clusters)
 
-    def without_strata(self) -> Units:
-        return replace(self, strata=np.zeros_like(self.strata))
+    @property
+    def effective(self) -> float:
+        """As many clusters of equal size in one stratum would tell as much of the variance, at
+        least two: Satterthwaite's degrees of freedom where clusters are alike, and one more.
+        """
+        sizes = np.bincount(self.clusters).astype(float)
+        alike = float(np.square(sizes).sum() ** 2 / (sizes**4).sum())
+        return max(alike - float(self.strata.max()), 2.0)
 
     def totals(self, values: np.ndarray) -> np.ndarray:
         """Sums over clusters of `[..., prompts]`, scaled so that their mean is the prompts':
