@@ -6,7 +6,7 @@ VENV ?= .venv
 JOBS ?= 2  # processes of tests, each with one thread
 BIN := $(VENV)/bin
 
-.PHONY: run test fuzz lint leaderboard tuning calibration records clean
+.PHONY: run test fuzz lint leaderboard tuning calibration records sweeps clean
 
 run: $(VENV)/installed
 	$(BIN)/bench run --method $(METHOD) --suite $(SUITE)
@@ -58,6 +58,15 @@ records: $(VENV)/installed
 	$(MEASURE) --method nemo
 	$(MEASURE) --method guidance
 	$(MEASURE) --method random_prune $(TENTH)
+
+# The strength curves of the board (an hour on two cores; goes on where it stopped).
+SWEEP := $(BIN)/bench sweep
+sweeps: $(VENV)/installed
+	$(SWEEP) guidance
+	$(SWEEP) random_prune -p branch=cond -p token_norm=none
+	$(SWEEP) wanda -p branch=cond -p token_norm=none
+	$(SWEEP) cfg_delay
+	$(SWEEP) wen
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %d.%d" % sys.version_info[:2])'
