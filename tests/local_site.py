@@ -16,6 +16,7 @@ class Site:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.moved: dict[str, str] = {}  # paths, and where they redirect to
         # the connection ends after so many bytes of the body; one entry a request
         self.cuts: dict[str, list[int]] = {}
         self.status: dict[str, list[int]] = {}  # answers before the first good one
@@ -74,6 +75,11 @@ class Site:
         if path.startswith("loop"):
             to.send_response(302)
             to.send_header("Location", f"/loop{1 - int(path[4:] or 0)}")
+            to.end_headers()
+            return
+        if path in self.moved:
+            to.send_response(302)
+            to.send_header("Location", self.moved[path])
             to.end_headers()
             return
         if path.startswith("to/"):

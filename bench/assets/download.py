@@ -343,6 +343,9 @@ def _open(
         if token:  # for the hub, and not for the servers that it redirects to
             request.add_unredirected_header("Authorization", f"Bearer {token}")
         answer: http.client.HTTPResponse = session.opener.open(request, timeout=session.timeout)
+        if urllib.parse.urldefrag(answer.url).url != urllib.parse.urldefrag(url).url:
+            with session.lock:
+                session.redirected[source] = answer.url
         return answer
     except HTTPError as error:
         with error:

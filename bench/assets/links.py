@@ -13,7 +13,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ COLUMNS = ("id", "url", "status", "file", "sha256", "bytes")
 # characters kept in images.csv: a picture inside its address (data:) makes a field that no reader
 # of CSV takes
 LONGEST_URL = 100_000
+REDIRECTED = "found: behind a redirect to "  # the status of such a picture, before its address
 SAVE_EVERY = 5.0  # seconds between two savings of images.csv
 # one picture at a time, so that large ones do not fill the memory together
 _DECODING = threading.Lock()
@@ -42,6 +43,7 @@ class ImageRow:
     """One row of images.csv.
 
     The first word of `status`: found, 404, 410, wrong (no picture, or another), failed, unasked.
+    Of a picture that was found behind a redirect, the address that it led to follows.
     """
 
     id: str
@@ -136,8 +138,38 @@ def fetch_images(
                         saved = time.monotonic()
         finally:
             save()
+        asked = {id: sha256 for id, _, sha256 in rows}
+        if placeholders := _placeholders(row for row in result.values() if not asked[row.id]):
+            result |= placeholders
+            save()
     tick()
     return Images(folder, tuple(result.values()))
+
+
+def _placeholders(rows: Iterable[ImageRow]) -> dict[str, ImageRow]:
+    """Of found pictures those that stand for missing ones, as wrong: servers redirect what they no
+    longer have to one picture that says so.
+    """
+    led: dict[str, list[ImageRow]] = {}
+    for row in rows:
+        if row.status.startswith(REDIRECTED):
+            led.setdefault(row.status.removeprefix(REDIRECTED), []).append(row)
+    return {
+        row.id: ImageRow(
+            row.id,
+            row.url,
+            f"wrong: {len(addresses)} addresses lead to this one picture, {target[:200]}, which"
+            " stands for what is gone",
+        )
+        for target, members in led.items()
+        if len(addresses := {_address(row.url) for row in members}) > 1
+        for row in members
+    }
+
+
+def _address(url: str) -> str:
+    """An address without what servers take for the same: the protocol, and www."""
+    return re.sub(r"^https?://(www\.)?", "", url.strip(), flags=re.IGNORECASE)
 
 
 def _settled(
@@ -194,7 +226,8 @@ def _fetch_image(id: str, url: str, sha256: str, folder: Path, session: Session)
         part.drop()
     except OSError as error:
         raise unwritable(folder / name, error) from error
-    return ImageRow(id, url, "found", name, digest, size)
+    led = session.redirected.get(url)
+    return ImageRow(id, url, f"{REDIRECTED}{led}" if led else "found", name, digest, size)
 
 
 def _picture_suffix(path: Path) -> str:

@@ -58,6 +58,9 @@ class Session:
     # bytes of every download whose size is known
     expected: dict[str, int] = field(default_factory=dict)
 
+    # by source, the address that answered in the end, where it was another one
+    redirected: dict[str, str] = field(default_factory=dict)
+
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise UserError(f"at least 1 worker is needed, not {self.workers}")

@@ -823,6 +823,34 @@ def test_a_source_that_is_no_path_is_a_problem_of_that_source_offline_too(tmp_pa
 # The Hugging Face hub
 
 
+def test_addresses_that_lead_to_one_picture_are_not_found(site, tmp_path):
+    """A server's picture that says that the pictures are gone is no training picture."""
+    site.files |= {
+        "gone.png": picture(1),
+        "there.png": picture(2),
+        "own.png": picture(3),
+        "twice.png": picture(2),
+    }
+    site.moved |= {"a.png": "/gone.png", "b.png": "/gone.png", "moved.png": "/there.png"}
+    rows = [
+        (str(number), site.url(path), "")
+        for number, path in enumerate(["a.png", "moved.png", "own.png", "twice.png"])
+    ]
+    other = ("4", site.url("b.png"), "")
+    first = fetch_images(rows, tmp_path)
+    assert [row.state for row in first.rows] == ["found"] * 4  # one alone may have moved
+    later = fetch_images([*rows, other], tmp_path)
+    assert [row.state for row in later.rows] == ["wrong", "found", "found", "found", "wrong"]
+    assert "2 addresses lead to this one picture" in later.rows[0].status
+    assert later.n_found == 3 and later.path(later.rows[0]) is None
+    asked = len(site.asked)
+    assert fetch_images([*rows, other], tmp_path).rows == later.rows
+    assert len(site.asked) == asked  # settled
+    # Whoever knows the picture gets it wherever it lies.
+    known = [(id, url, sha256(picture(1))) for id, url, _ in [rows[0], other]]
+    assert fetch_images(known, tmp_path / "known").n_found == 2
+
+
 def test_the_users_token_goes_to_the_hub_and_to_no_server_that_it_redirects_to(
     site, tmp_path, monkeypatch
 ):
