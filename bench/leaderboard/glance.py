@@ -20,6 +20,7 @@ KEPT = 0.02
 CLEAN, EXTRACTED, FIT, FIT_SECONDS = (
     BY_NAME[name] for name in ("clip_score_clean", "clique_extracted", "fit_nfe", "fit_seconds")
 )
+COPIES, ANY_COPY = BY_NAME["copies"], BY_NAME["any_copy"]
 # of clean prompts, and of memorized ones
 NFE, TIME = ((BY_NAME[f"{name}_clean"], BY_NAME[name]) for name in ("nfe_per_image", "time_ratio"))
 
@@ -87,6 +88,16 @@ def verdict(row: Row, column: Column) -> str:
     if row.adjusted.get(column.name, 0.0) > LEVEL:
         return NOT_IN_THE_FAMILY
     return CLEARLY_BETTER if (low > 0) == bool(column.higher_is_better) else CLEARLY_WORSE
+
+
+def copies_others(row: Row) -> bool:
+    """Whether copies of the prompts' own pictures became clearly fewer and copies of any training
+    picture did not: generations that copy another picture instead.
+    """
+    own, others = row.difference(COPIES), row.difference(ANY_COPY)
+    if own is None or others is None or own[2] is None or others[2] is None:
+        return False
+    return own[2] < 0 <= others[2]
 
 
 def no_fitting(row: Row) -> bool:

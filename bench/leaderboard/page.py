@@ -29,6 +29,7 @@ from bench.leaderboard.glance import (
     CLEARLY_WORSE,
     KEPT,
     Answer,
+    copies_others,
     glance,
     no_extra,
     no_fitting,
@@ -377,7 +378,12 @@ def _answer(answer: Answer) -> dict[str, Any]:
         "of": (
             f" of {row.reference.seeds} seeds" if row.reference and row.reference.seeds > 1 else ""
         ),
-        "harm": f"clearly worse than none in {', '.join(harms)}" if harms else "",
+        "harm": "; ".join(
+            [
+                *([f"clearly worse than none in {', '.join(harms)}"] if harms else []),
+                *(["copies other training pictures instead"] if copies_others(row) else []),
+            ]
+        ),
         "change": change,
         "verdict": verdict_text,
         "beside": "; ".join(beside),
