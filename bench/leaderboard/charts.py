@@ -37,7 +37,13 @@ ACROSS = tuple(BY_NAME[name] for name in ("copies", "sscd", "memorized_ratio", "
 UPWARDS = tuple(BY_NAME[name] for name in ("clip_score_clean", "clip_score"))  # higher is better
 BARS = tuple(
     BY_NAME[name]
-    for name in ("time_ratio_clean", "nfe_per_image_clean", "nfe_per_image", "fit_nfe")
+    for name in (
+        "time_ratio_clean",
+        "time_ratio",
+        "nfe_per_image_clean",
+        "nfe_per_image",
+        "fit_nfe",
+    )
 )
 
 

@@ -52,6 +52,8 @@ class Units:
         Linear in the values.
         """
         count, prompts = len(self.strata), len(self.clusters)
+        if count < 2:
+            return np.asarray(values.mean(-1, keepdims=True))
         of_prompts = self.strata[self.clusters]
         sizes = np.bincount(of_prompts)  # prompts of each stratum
         level = np.zeros((prompts, len(sizes)))

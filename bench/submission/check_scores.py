@@ -393,10 +393,10 @@ def intervals(claim: Claim) -> Iterator[str]:
         if prompts is None or not _over_prompts(claim, score)[1]:
             continue
         possible: list[tuple[float | None, float | None]] = [(None, None)]
-        if len(prompts) >= 2:
+        design = design_of(claim.suite, role_of(judge, name))
+        units = design.units([prompt.id for prompt in prompts]) if prompts else None
+        if (len(units.strata) if units else len(prompts)) >= 2:
             values = np.array([[of_prompts[prompt.id]] for prompt in prompts])
-            design = design_of(claim.suite, role_of(judge, name))
-            units = design.units([prompt.id for prompt in prompts])
             possible = list(_intervals_of(values, score, built_in, units))
             yield from _group_intervals(score, name, prompts, of_prompts, built_in, design)
         if not any(_near(score, low, high) for low, high in possible):

@@ -592,7 +592,7 @@ def test_marks_stand_where_their_values_are():
         and good["up"][1] < good["y"] < good["up"][0]
     )
     assert looks(board.rows) == [("0", 0), ("0", 1), ("ref", 0)]
-    time = next(column for column in bars(board)["columns"] if column["name"] == "time ×")
+    time = next(column for column in bars(board)["columns"] if column["name"] == "time × memorized")
     assert (
         time["lines"][0]["value"] == pytest.approx(3 * time["lines"][1]["value"], abs=0.1)
         and time["base"] == time["lines"][1]["value"]

@@ -155,7 +155,6 @@ def test_a_good_record_is_taken_and_stays_as_it_is(good, suite, tmp_path):
         "sscd_p95",
         "clique_precision",
         "time_ratio",
-        "nfe_per_image",
         "facts",
         "tuning",
         "environment",
@@ -783,10 +782,21 @@ def test_a_method_that_is_not_known_here_is_taken_with_the_digest_of_its_code(
 def test_a_method_that_is_not_known_here_may_do_with_few_evaluations_but_not_with_none(
     unknown, plain, tmp_path, no_pages
 ):
+    def spent(value):
+        """An edit of evaluations that contradicts nothing else."""
+        for name in ("nfe_per_image", "nfe_per_image_clean"):
+            changed = score(content, name)
+            changed |= {"value": value, "low": value, "high": value}
+            changed["groups"] = dict.fromkeys(changed["groups"], value)
+            changed["group_intervals"] = {
+                group: [value, value] for group in changed["group_intervals"]
+            }
+            content["per_prompt"][name] = dict.fromkeys(content["per_prompt"][name], value)
+
     content = json.loads(json.dumps(unknown[0]))
-    score(content, "nfe_per_image")["value"] = 0.5
+    spent(0.5)
     assert submitted(content, tmp_path, plain).path
-    score(content, "nfe_per_image")["value"] = 0.0
+    spent(0.0)
     assert "no image is made without the model" in submitted(content, tmp_path, plain).failures[0]
 
 
@@ -941,7 +951,7 @@ def test_intervals_can_be_made_again_from_written_decimals(images):
     ):
         made = as_score("m", 1, PerImage(table, prompts, unit, False, proportion=unit == "share"))
         means = np.round(table.mean(1, dtype=np.float64), 12)[:, None]
-        ((low, high),) = _intervals_of(means, made, built_in=True)
+        low, high = next(_intervals_of(means, made, built_in=True, units=None))
         assert _near(made, low, high) and (unit == "cosine" or (made.low, made.high) == (low, high))
         assert not _near(made.model_copy(update={"low": low - 0.01}), low, high) and not _near(
             made.model_copy(update={"high": None}), low, high
