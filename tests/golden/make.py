@@ -1,0 +1,169 @@
+"""Figures of the published procedures on the embedded model, from literal transcriptions of their
+code: what `test_golden.py` holds the methods against.
+
+    PYTHONPATH=.:tests:tests/methods python tests/golden/make.py     # a minute or two
+
+The transcriptions stand beside the tests of each method and are slow and plain; these figures were
+computed once and are kept, so that a change of a method is seen even where its own oracle changes
+with it. Numbers only. Make them again when the bundle is another model.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from published_nemo import Published, collected_activations
+from test_wanda import collected_inputs, norms
+
+from bench.base.digests import path_digest
+from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.model import load_denoiser
+from bench.suite.load import load_suite
+from bench.testbed.bundle import BUNDLE
+from methods._nemo_layers import value_layers
+from methods.nemo import Nemo
+from methods.wanda import feed_forward_outputs
+
+FIGURES = Path(__file__).parent / "figures.json"
+SOURCES = {
+    "wanda": "Chavhan et al. 2024, concept-prune at 72927d9",
+    "nemo": "Hintersdorf et al. 2024, localizing_memorization_in_diffusion_models at f952ede",
+    "wen": "Wen et al. 2024, diffusion_memorization at c8fe471",
+    "sscd": "Pizzi et al. 2022: ImageNet normalisation, unit vectors, inner product",
+}
+CALLS, SPARSITY, ROWS = 3, 0.05, 4  # of wanda; rows of each mask that are kept whole
+SEEDS, SEED = 4, 1  # of NeMo's noises
+UPDATES, RATE = 3, 0.05  # of Wen's descent
+
+
+def chosen_prompts(count: int) -> list[str]:
+    """The first fit captions of the largest numbers of views."""
+    with (BUNDLE / "prompts/canaries.csv").open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["split"] == "fit"]
+    rows = [row for row in rows if row["kind"] == "verbatim"]
+    rows.sort(key=lambda row: (-int(row["views"]), row["id"]))
+    return [row["prompt"] for row in rows[:count]]
+
+
+def calibration_prompts(count: int) -> list[str]:
+    with (BUNDLE / "prompts/calibration.csv").open(newline="", encoding="utf-8") as stream:
+        return [row["prompt"] for row in csv.DictReader(stream)][:count]
+
+
+def wanda(denoiser: Denoiser, branch: str, token_norm: str) -> dict[str, dict[str, object]]:
+    """By layer: how many weights a mask has, and its first rows as hexadecimal bits."""
+    prompts = chosen_prompts(2)
+    active = collected_inputs(denoiser, prompts, CALLS)
+    empty = collected_inputs(denoiser, [""] * len(prompts), CALLS)
+    found: dict[str, dict[str, object]] = {}
+    for name, layer in feed_forward_outputs(denoiser.pipe.unet).items():
+        rows, columns = layer.weight.shape
+        mask = torch.zeros(rows, columns, dtype=torch.bool)
+        for call in range(CALLS):
+            score = layer.weight.abs() * norms(active[call][name], branch, token_norm)
+            baseline = layer.weight.abs() * norms(empty[call][name], branch, token_norm)
+            for i in range(rows):
+                order = torch.argsort(-score[i], stable=True)[: int(SPARSITY * columns)]
+                mask[i, order] |= score[i, order] > baseline[i, order]
+        found[name] = {"pruned": int(mask.sum()), "rows": as_bits(mask[:ROWS])}
+    return found
+
+
+def as_bits(mask: torch.Tensor) -> str:
+    return np.packbits(mask.numpy().astype(bool)).tobytes().hex()
+
+
+def nemo(denoiser: Denoiser) -> dict[str, object]:
+    """Statistics of clean prompts, each seed's best similarity, and neurons by two criteria."""
+    layers = value_layers(denoiser.pipe.unet)
+    method = Nemo(seeds=SEEDS, seed=SEED)
+    state: dict[str, torch.Tensor] = {"threshold": torch.tensor(0.5)}
+    for name in layers:
+        state[f"mean.{name}"] = state[f"std.{name}"] = torch.zeros(1)
+    published = Published(denoiser, method, state)
+    clean = collected_activations(
+        denoiser, calibration_prompts(8), published.noise(1).to(denoiser.dtype), 901
+    )
+    published.mean = [rows.mean(0) for rows in clean]
+    published.std = [rows.std(0) for rows in clean]
+    prompts = {}
+    for prompt in chosen_prompts(2):
+        whole = published.noise_difference(prompt, [[]] * len(layers))
+        prompts[prompt] = {
+            "best": [round(value, 6) for value in published.best_of_each_seed(whole)],
+            "neurons": [sorted(set(ids)) for ids in published.candidates(prompt, 3.0, 2)],
+        }
+    return {
+        "mean": [round(float(rows.mean()), 6) for rows in published.mean],
+        "std": [round(float(rows.mean()), 6) for rows in published.std],
+        "prompts": prompts,
+    }
+
+
+def wen(denoiser: Denoiser) -> dict[str, object]:
+    """The magnitude before every update of one image's embedding, and the norm of the gradient."""
+    found = {}
+    for number, prompt in enumerate(chosen_prompts(2)):
+        request = denoiser.request([prompt], [number])
+        scheduler = denoiser.new_scheduler()
+        timestep = scheduler.timesteps[0]
+        x = scheduler.scale_model_input(request.latents * scheduler.init_noise_sigma, timestep)
+        y = request.embeddings.clone().requires_grad_()
+        first = y.detach()[:, :1].clone()
+        optimizer = torch.optim.AdamW([y], lr=RATE)
+        magnitudes, gradients = [], []
+        for _ in range(UPDATES + 1):
+            both = torch.cat([request.null_embeddings, y])
+            unconditional, conditional = denoiser.pipe.unet(
+                torch.cat([x, x]), timestep, encoder_hidden_states=both
+            ).sample.chunk(2)
+            magnitude = torch.linalg.vector_norm(conditional - unconditional)
+            magnitudes.append(round(magnitude.item(), 6))
+            y.grad = torch.autograd.grad(magnitude, y)[0]
+            y.grad[:, 0] = 0
+            gradients.append(round(float(y.grad.norm()), 6))
+            optimizer.step()
+            y.data[:, :1] = first
+        found[prompt] = {"magnitudes": magnitudes, "gradients": gradients}
+    return found
+
+
+def sscd() -> list[list[float]]:
+    """Similarities of six training pictures, each with each."""
+    network = torch.jit.load(str(BUNDLE / "scorers/descriptor.torchscript.pt")).eval()
+    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    deviation = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    rows = []
+    for path in sorted((BUNDLE / "references").glob("verbatim-*-00.png"))[:6]:
+        unit = torch.from_numpy(np.asarray(Image.open(path).convert("RGB"))).permute(2, 0, 1) / 255
+        with torch.no_grad():
+            row = network(((unit - mean) / deviation)[None])[0]
+        rows.append(row / row.norm())
+    table = torch.stack(rows) @ torch.stack(rows).T
+    return [[round(float(value), 5) for value in row] for row in table]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    denoiser = load_denoiser(load_suite("testbed-quick"), torch.device("cpu"), gradients=True)
+    figures = {
+        "model": path_digest(BUNDLE / "pipeline"),
+        "sources": SOURCES,
+        "wanda": {
+            f"{branch} {token_norm}": wanda(denoiser, branch, token_norm)
+            for branch, token_norm in (("both", "l2"), ("cond", "none"))
+        },
+        "nemo": nemo(denoiser),
+        "wen": wen(denoiser),
+        "sscd": sscd(),
+    }
+    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
