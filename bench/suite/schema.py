@@ -175,6 +175,7 @@ class SuiteSettings(_Frozen):
 # Settings that came after the first records: while they hold their default they are no part of
 # fingerprints and keys, which stay what they were.
 LATER = {
+    "suite": ("stratified",),
     "model": ("config", "vae_tiling"),
     "prompts": ("format", "delimiter", "columns", "references", "expected", "without", "per_group"),
 }
@@ -186,7 +187,8 @@ def protocol(settings: SuiteSettings) -> dict[str, Any]:
     """
     table = settings.model_dump(mode="json", exclude={"description", "store"})
     sections: list[tuple[str, dict[str, Any], BaseModel]] = [
-        ("model", table["model"], settings.model)
+        ("suite", table, settings),
+        ("model", table["model"], settings.model),
     ]
     sections += [
         ("prompts", table["prompts"][role], prompts) for role, prompts in settings.prompts.items()
