@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Report = Callable[[str, int, int], None]  # what is done, how much of it is, and how much is to do
+
+
+LINE_EVERY = 60.0  # seconds between two lines where nobody watches, in the log of a batch job say
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -14,7 +18,9 @@ def silent(what: str, done: int, total: int) -> None:
 
 @contextmanager
 def reporter() -> Iterator[Report]:
-    """A report function that draws one bar for each kind of work, with rate and time left."""
+    """A report function that draws one bar for each kind of work, with rate and time left. Where
+    standard error is no terminal it writes a line every minute.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -35,8 +41,13 @@ def reporter() -> Iterator[Report]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
         bars: dict[str, TaskID] = {}
+        told = time.monotonic()
 
         def report(what: str, done: int, total: int) -> None:
+            nonlocal told
+            if not progress.console.is_terminal and time.monotonic() - told > LINE_EVERY:
+                told = time.monotonic()
+                progress.console.print(f"{what}: {done:,} of {total:,}", highlight=False)
             name = what.split(" ")[0]
             if name not in bars:
                 bars[name] = progress.add_task(what, total=total)

@@ -1,0 +1,16 @@
+"""Progress where nobody watches: a line now and then, and no more."""
+
+import itertools
+
+from bench.base import progress
+
+
+def test_a_log_gets_a_line_a_minute(capsys, monkeypatch):
+    clock = itertools.count(0, 25)  # seconds from one report to the next
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(progress, "LINE_EVERY", 60.0)
+    with progress.reporter() as report:
+        for done in range(8):
+            report("generate", done * 100, 700)
+    lines = [line for line in capsys.readouterr().err.splitlines() if " of " in line]
+    assert 1 <= len(lines) <= 3 and lines[0].startswith("generate: ")
