@@ -45,8 +45,9 @@ def reporter() -> Iterator[Report]:
 
         def report(what: str, done: int, total: int) -> None:
             nonlocal told
-            if not progress.console.is_terminal and time.monotonic() - told > LINE_EVERY:
-                told = time.monotonic()
+            now = time.monotonic()
+            if not progress.console.is_terminal and now - told > LINE_EVERY:
+                told = now
                 progress.console.print(f"{what}: {done:,} of {total:,}", highlight=False)
             name = what.split(" ")[0]
             if name not in bars:
