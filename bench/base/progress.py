@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 Report = Callable[[str, int, int], None]  # what is done, how much of it is, and how much is to do
 
@@ -41,11 +41,11 @@ def reporter() -> Iterator[Report]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
         bars: dict[str, TaskID] = {}
-        told = time.monotonic()
+        told = monotonic()
 
         def report(what: str, done: int, total: int) -> None:
             nonlocal told
-            now = time.monotonic()
+            now = monotonic()
             if not progress.console.is_terminal and now - told > LINE_EVERY:
                 told = now
                 progress.console.print(f"{what}: {done:,} of {total:,}", highlight=False)
