@@ -8,7 +8,6 @@ from time import monotonic
 
 Report = Callable[[str, int, int], None]  # what is done, how much of it is, and how much is to do
 
-
 LINE_EVERY = 60.0  # seconds between two lines where nobody watches, in the log of a batch job say
 
 
