@@ -10,7 +10,7 @@ extends it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from bench.assets.catalogue import PREFIX, Assets
 from bench.base.digests import path_digest
 from bench.base.errors import UserError, visible
-from bench.base.files import is_there
+from bench.base.files import is_regular_file, is_there
 from bench.registry.registry import find_suite
 
 SUITE_PREFIX = "suite:"  # suite:NAME:PATH is a path as the file of the suite NAME states it
@@ -115,13 +115,25 @@ def looks_like_a_path(key: str, text: str, folder: Path) -> bool:
     return text.startswith(("./", "../")) or is_there(folder / text)
 
 
-def named_files(settings: Iterable[tuple[str, Any]], folder: Path) -> set[str]:
-    """Those of some settings of metrics and attacks, by key, that name files."""
+def named_files(
+    settings: Iterable[tuple[str, Any]], folder: Path, declared: Collection[str] = ()
+) -> set[str]:
+    """Those of some settings of a metric or attack, by key, that name files: the `declared` ones,
+    and others that are written as addresses or paths, or name a file that is there. A folder that
+    happens to bear the name of a setting is none.
+    """
     return {
         value
         for key, value in settings
         if isinstance(value, str)
         and value != ""
         and key not in NAMES
-        and (value.startswith((PREFIX, SUITE_PREFIX)) or is_there(folder / value))
+        and (
+            value.startswith((PREFIX, SUITE_PREFIX))
+            or (
+                is_there(folder / value)
+                if key in declared or "/" in value
+                else is_regular_file(folder / value)
+            )
+        )
     }

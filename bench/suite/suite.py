@@ -18,7 +18,7 @@ from typing import Any
 from bench.assets.asset import cache_folder
 from bench.assets.catalogue import PREFIX, Assets, Entry, PicturesEntry, name_of, shipped_entries
 from bench.base.digests import digest_of, path_digest
-from bench.registry.registry import SUITES
+from bench.registry.registry import SUITES, declared_files
 from bench.suite.places import Places, named_files
 from bench.suite.prompts import Prompt, read_prompts
 from bench.suite.schema import Role, SuiteSettings, protocol, texts_in
@@ -173,8 +173,9 @@ class Suite:
         settings = protocol(self.settings)
         files = {settings["model"]["path"], *(p["file"] for p in settings["prompts"].values())}
         files |= {config for config in (self.settings.model.config,) if config}
-        for _, _, parameters in self.settings.judges():
-            files |= named_files(parameters.items(), self.file.parent)
+        for kind, name, parameters in self.settings.judges():
+            declared = declared_files(kind, name, self.file.parent)
+            files |= named_files(parameters.items(), self.file.parent, declared)
         fetched = self._fetched_digests()
         content = {
             "settings": settings,

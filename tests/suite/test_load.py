@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -237,3 +238,24 @@ def test_code_and_files_of_metrics_stay_where_the_suite_that_names_them_has_them
         "name": "net",
         "model": "asset:x",
     }
+
+
+def test_a_folder_that_bears_a_settings_value_as_its_name_changes_nothing(tiny_folder, tmp_path):
+    folder = tmp_path / "suite"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "own.py").write_text(
+        "from bench import Metric\n\n\nclass Own(Metric):\n    names = ('own',)\n    roles ="
+        " ('clean',)\n    files = ('data',)\n    style: str = 'plain'\n    data: str = ''\n"
+    )
+    file = folder / "tiny.toml"
+    file.write_text(
+        file.read_text() + '\n[metrics."./own.py"]\nstyle = "plain"\ndata = "facts"\n'
+    )
+    (folder / "facts").mkdir()
+    (folder / "facts/a.txt").write_text("1")
+    before = load_suite(str(file)).fingerprint
+    (folder / "plain").mkdir()
+    (folder / "plain/notes.txt").write_text("x")
+    assert load_suite(str(file)).fingerprint == before
+    (folder / "facts/a.txt").write_text("2")  # declared as a file, so its content counts
+    assert load_suite(str(file)).fingerprint != before
