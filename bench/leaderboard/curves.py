@@ -75,9 +75,10 @@ def plain_name(name: str) -> str:
     return BY_NAME[name].heading.rstrip(" ↑↓") if name in BY_NAME else name
 
 
-def chart(found: Sequence[Curve]) -> dict[str, Any]:
+def chart(board: Board, found: Sequence[Curve]) -> dict[str, Any]:
     """What the template draws, empty without curves: utility across (more to the right),
-    replication upwards, a line a method from `none` on, its points with both intervals.
+    replication upwards, a line a method from `none` on, its points with both intervals. A method
+    has the colour that its rows have in the other charts.
     """
     if not found:
         return {}
@@ -89,10 +90,12 @@ def chart(found: Sequence[Curve]) -> dict[str, Any]:
             ("replication", charts.HEIGHT - charts.BOTTOM, charts.TOP, 6),
         )
     )
-    methods = [curve for curve in found if not curve.control]
+    rows = charts.looks(board.rows)
+    hues = {row.record.method: hue for row, (hue, _) in zip(board.rows, rows, strict=True)}
+    free = iter(str(hue) for hue in range(charts.HUES) if str(hue) not in hues.values())
     lines = []
     for curve, points in measured:
-        hue = "ref" if curve.control else str(methods.index(curve) % charts.HUES)
+        hue = "ref" if curve.control else hues.get(curve.sweep.method) or next(free, "0")
         marks = [_mark(curve.sweep, point, across, up) for point in points]
         shape = [c for c in found if c.control].index(curve) + 1 if curve.control else 0
         lines.append(

@@ -99,7 +99,7 @@ def html(board: Board) -> str:
         by_group=charts.groups(board, _label),
         grouped=grouped(board),
         matrix=_matrix(board),
-        curves=chart(found_curves),
+        curves=chart(board, found_curves),
         curve_headings=headings(found_curves) if found_curves else [],
         curve_rows=[
             (curve.sweep.label, curve.control, [curve_cell(at) for at in curve.left])

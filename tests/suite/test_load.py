@@ -248,9 +248,7 @@ def test_a_folder_that_bears_a_settings_value_as_its_name_changes_nothing(tiny_f
         " ('clean',)\n    files = ('data',)\n    style: str = 'plain'\n    data: str = ''\n"
     )
     file = folder / "tiny.toml"
-    file.write_text(
-        file.read_text() + '\n[metrics."./own.py"]\nstyle = "plain"\ndata = "facts"\n'
-    )
+    file.write_text(file.read_text() + '\n[metrics."./own.py"]\nstyle = "plain"\ndata = "facts"\n')
     (folder / "facts").mkdir()
     (folder / "facts/a.txt").write_text("1")
     before = load_suite(str(file)).fingerprint
