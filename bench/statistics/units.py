@@ -40,9 +40,9 @@ class Units:
         `[..., C]`.
         """
         count, prompts = len(self.strata), len(self.clusters)
-        member = np.zeros((prompts, count))
-        member[np.arange(prompts), self.clusters] = 1.0
-        return np.asarray(values @ member * (count / prompts))
+        found = np.zeros((*values.shape[:-1], count))
+        np.add.at(found, (..., self.clusters), values)
+        return found * (count / prompts)
 
     def independent(self, values: np.ndarray) -> np.ndarray:
         """`[..., prompts]` as values of units, `[..., C]`: the same mean, and the variance that
