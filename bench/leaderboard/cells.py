@@ -15,10 +15,17 @@ LONGEST = 300  # characters of a text in a table
 NAMED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
+MANY = 3  # decimals
+
+
 def number(value: float | None, decimals: int, signed: bool = False) -> str:
-    """A number for people; an en dash for null; never a negative zero."""
+    """A number for people; an en dash for null; never a negative zero. Of more than `MANY` decimals,
+    those that go beyond four digits of a large number are left out.
+    """
     if value is None:
         return "–"
+    if decimals > MANY and abs(value) >= 1:
+        decimals = max(MANY + 1 - len(str(int(abs(value)))), 0)
     rounded = round(value, decimals) + 0.0
     return f"{rounded:+.{decimals}f}" if signed else f"{rounded:.{decimals}f}"
 

@@ -585,6 +585,13 @@ def test_a_score_without_value_needs_a_reason_and_nan_is_no_value():
 
 
 def test_numbers_for_people():
+    assert [number(v, 5) for v in (159.91267, -28.8, 2.5, 0.00123456, 123456.7)] == [
+        "159.9",
+        "-28.80",
+        "2.500",
+        "0.00123",
+        "123457",
+    ]
     assert [number(-0.0001, 2), number(None, 2), number(0.126, 2, True)] == ["0.00", "–", "+0.13"]
 
 
