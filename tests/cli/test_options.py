@@ -50,7 +50,8 @@ OPTIONS = {
     ),
     "show": "name! --json",
     "statistics": (
-        "--images! --inception! --out! --side --size=299 --store=runs/store --device --force --json"
+        "--images! --inception! --out! --side --size=299 --features --store=runs/store --device"
+        " --force --json"
     ),
     "submit": "record! --store --suite --out=leaderboards/self-reported --json",
     "suite new": (
@@ -61,6 +62,10 @@ OPTIONS = {
     "testbed build": "--plan=cpu --work --out --device --only*",
     "testbed info": "--bundle --measure --sheets --json",
     "testbed scenes": "--out! --count=160 --seed=1",
+    "sweep": (
+        "method! --suite=testbed --values= -p/--parameter* --out --work=runs/sweeps"
+        " --store=runs/store --device --json"
+    ),
     "tune": (
         "method! --grid!* --suite=testbed --out --work=runs/tuning --tolerance=0.02"
         " --tolerance-fit=0.15 --clean=48 --images=4 --device --json"
