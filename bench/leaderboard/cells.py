@@ -31,12 +31,15 @@ def number(value: float | None, decimals: int, signed: bool = False) -> str:
 
 
 def cell(score: Score | None, decimals: int) -> str:
-    """`0.523 [0.480, 0.561]`, or an en dash."""
+    """`0.523 [0.480, 0.561]`, or an en dash. Counts that are the same for every image have no
+    brackets.
+    """
     if score is None or score.value is None:
         return "–"
+    counted = score.unit == "row evaluations" and score.low == score.high
     interval = (
         f" [{number(score.low, decimals)}, {number(score.high, decimals)}]"
-        if score.low is not None
+        if score.low is not None and not counted
         else ""
     )
     return number(score.value, decimals) + interval
