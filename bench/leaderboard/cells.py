@@ -19,8 +19,8 @@ MANY = 3  # decimals
 
 
 def number(value: float | None, decimals: int, signed: bool = False) -> str:
-    """A number for people; an en dash for null; never a negative zero. Of more than `MANY` decimals,
-    those that go beyond four digits of a large number are left out.
+    """A number for people; an en dash for null; never a negative zero. Where there are more than
+    `MANY` decimals, a large number keeps four digits.
     """
     if value is None:
         return "–"
