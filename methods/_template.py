@@ -24,8 +24,7 @@ class Template(Method):
     paper: ClassVar = ""  # "Author et al. 2026, arXiv:..."
     version: ClassVar = 1  # raise it when results change
     neutral: ClassVar = {"strength": 0}  # parameters under which nothing changes
-    # for `bench sweep`: the parameter that says how much it does, and values from least to most
-    swept: ClassVar = ("strength", (0.1, 0.25, 0.5, 0.75, 1))
+    swept: ClassVar = ("strength", (0.1, 0.25, 0.5, 0.75, 1))  # `bench sweep`: from least to most
 
     strength: float = Field(0.5, ge=0, le=1, description="share of the guidance that is withheld")
     steps: int = Field(5, ge=0, description="first steps that are concerned")

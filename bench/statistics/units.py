@@ -41,7 +41,7 @@ class Units:
         """
         count, prompts = len(self.strata), len(self.clusters)
         found = np.zeros((*values.shape[:-1], count))
-        np.add.at(found, (..., self.clusters), values)
+        np.add.at(found.T, self.clusters, np.asarray(values).T)
         return found * (count / prompts)
 
     def independent(self, values: np.ndarray) -> np.ndarray:
