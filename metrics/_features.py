@@ -1,5 +1,5 @@
-"""What measures of picture quality share that hold the features of two sets of pictures: their
-settings, the features of real pictures, and errors by leaving blocks out.
+"""What measures of picture quality share: the settings of their features and real pictures, what
+they refuse, and errors by leaving blocks out.
 """
 
 from __future__ import annotations
@@ -13,9 +13,19 @@ import numpy as np
 from pydantic import Field, model_validator
 from scipy import stats
 
-from bench import Evaluation, Metric, Prompt, Role, Suite, UserError, path_digest
+from bench import (
+    Evaluation,
+    Metric,
+    Prompt,
+    Role,
+    SampleSet,
+    Suite,
+    Unmeasurable,
+    UserError,
+    path_digest,
+)
 from bench.features import CleanFeatures, Extractor, feature_blocks, originals, pictures_in
-from bench.statistics import read_features, read_statistics
+from bench.statistics import Statistics, read_features
 
 CONFIDENCE = 0.95
 
@@ -39,8 +49,8 @@ class RealFeatures:
 
 
 class FeatureMetric(Metric):
-    """The settings of a metric that compares features of generations with those of real pictures,
-    held at once: features and cached files are those of `fid`.
+    """The settings of a metric that compares features of generations with those of real pictures:
+    all of them have the same features, made once.
     """
 
     weights: str = Field(
@@ -92,6 +102,22 @@ class FeatureMetric(Metric):
             CleanFeatures(evaluation.path(self.weights), self.size, evaluation.device)
         )
 
+    def enough(self, evaluation: Evaluation, what: str) -> SampleSet:
+        """The images to measure. Raises `Unmeasurable` where there are fewer than asked for."""
+        samples = evaluation.samples("quality")
+        if len(samples) < self.images:
+            raise Unmeasurable(
+                f"{what} of {self.images} images asked for and only {len(samples)} are there"
+            )
+        return samples
+
+    def refuse_other_network(self, known: Statistics, extractor: CleanFeatures) -> None:
+        if known.fingerprint not in ("", extractor.fingerprint):
+            raise UserError(
+                f"reference statistics {self.statistics} were made with {known.fingerprint} and not"
+                f" with {extractor.fingerprint}"
+            )
+
     def real_features(
         self, evaluation: Evaluation, extractor: CleanFeatures, prompts: Sequence[Prompt]
     ) -> RealFeatures:
@@ -105,12 +131,8 @@ class FeatureMetric(Metric):
             blocks = feature_blocks(real, extractor, evaluation.cache, evaluation.report)
             return RealFeatures(np.concatenate(list(blocks)), real.name, real.digest, real.crop)
         file = evaluation.path(self.statistics)
-        features, known = read_features(file), read_statistics(file)
-        if known.fingerprint not in ("", extractor.fingerprint):
-            raise UserError(
-                f"reference statistics {self.statistics} were made with {known.fingerprint} and not"
-                f" with {extractor.fingerprint}"
-            )
+        known, features = read_features(file)
+        self.refuse_other_network(known, extractor)
         name, digest = known.pictures or file.name, known.digest or path_digest(file)
         return RealFeatures(features, name, digest, known.crop or "unknown")
 

@@ -8,7 +8,6 @@ numbers: a whole collection, and the originals of just these captions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -27,15 +26,9 @@ from bench import (
     UserError,
     path_digest,
 )
-from bench.features import (
-    CleanFeatures,
-    Extractor,
-    crop_name,
-    originals,
-    pictures_in,
-    statistics_of,
-)
+from bench.features import CleanFeatures, crop_name, originals, pictures_in, statistics_of
 from bench.statistics import Statistics, first_rows, frechet_distance, moments, read_statistics
+from metrics._features import FeatureMetric
 
 
 class _Names:
@@ -54,7 +47,7 @@ class _Names:
         )
 
 
-class Fid(Metric):
+class Fid(FeatureMetric, Metric):
     """Frechet distance between features of generations and of real pictures, clean-fid semantics.
 
     `fid` is to a whole collection: reference `statistics`, or a folder of `real` pictures, whose
@@ -75,11 +68,6 @@ class Fid(Metric):
         )
     }
 
-    weights: str = Field(
-        description=(
-            "TorchScript with `.layers`, as clean-fid's Inception file, relative to the suite file"
-        )
-    )
     statistics: str = Field(
         "",
         description=(
@@ -88,20 +76,10 @@ class Fid(Metric):
         ),
     )
     real: str = Field("", description="folder of real pictures, instead of `statistics`")
-    real_side: int | None = Field(
-        None,
-        ge=8,
-        description=(
-            "shorter side of real pictures is resized to it and the centre square kept; as they are"
-            " by default"
-        ),
-    )
     matched: bool = Field(
         False,
         description="also `fid_matched`: against the pictures that the prompts name as references",
     )
-    images: int = Field(ge=2, description="the number of images; fewer are refused")
-    size: int = Field(299, ge=8, description="side that pictures are resized to; 299 for Inception")
 
     @model_validator(mode="after")
     def _one_reference(self) -> Fid:
@@ -120,19 +98,9 @@ class Fid(Metric):
         if self.statistics:
             read_statistics(suite.path(self.statistics))
 
-    def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
-        return {"quality": [CleanFeatures(suite.path(self.weights), self.size, device)]}
-
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet | Unmeasurable]:
         """Moments of the images once; then each distance, or the reason why there is none."""
-        samples = evaluation.samples("quality")
-        if len(samples) < self.images:
-            raise Unmeasurable(
-                f"FID of {self.images} images asked for and only {len(samples)} are there"
-            )
-        extractor = evaluation.loaded(
-            CleanFeatures(evaluation.path(self.weights), self.size, evaluation.device)
-        )
+        samples, extractor = self.enough(evaluation, "FID"), self.network(evaluation)
         generated = moments(first_rows(samples.feature_blocks(extractor), self.images))
         scores: dict[str, PerImage | PerSet | Unmeasurable] = {}
         for name in self.names:
@@ -157,11 +125,7 @@ class Fid(Metric):
             )
         file = evaluation.path(self.statistics)
         known = read_statistics(file, dims)
-        if known.fingerprint not in ("", extractor.fingerprint):
-            raise UserError(
-                f"reference statistics {self.statistics} were made with {known.fingerprint} and not"
-                f" with {extractor.fingerprint}"
-            )
+        self.refuse_other_network(known, extractor)
         if self.real_side and known.crop not in ("", crop_name(self.real_side)):
             raise UserError(
                 f"reference statistics {self.statistics} were made with the cut '{known.crop}', and"

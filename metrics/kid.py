@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bench import Evaluation, Metric, PerImage, PerSet, Role, Shown, Unmeasurable
+from bench import Evaluation, Metric, PerImage, PerSet, Role, Shown
 from bench.statistics import first_rows
 from metrics._features import FeatureMetric, jackknife_variance, margin
 
@@ -57,11 +57,7 @@ class Kid(FeatureMetric, Metric):
     seed: int = Field(0, ge=0, description="of the subsets")
 
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
-        samples = evaluation.samples("quality")
-        if len(samples) < self.images:
-            raise Unmeasurable(
-                f"KID of {self.images} images asked for and only {len(samples)} are there"
-            )
+        samples = self.enough(evaluation, "KID")
         extractor = self.network(evaluation)
         used = samples.prompts[: -(-self.images // samples.images)]
         real = self.real_features(evaluation, extractor, used)

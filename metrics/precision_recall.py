@@ -53,12 +53,7 @@ class PrecisionRecall(FeatureMetric, Metric):
     nearest: int = Field(3, ge=1, description="the neighbour that a ball reaches to")
 
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
-        samples = evaluation.samples("quality")
-        if len(samples) < self.images:
-            raise Unmeasurable(
-                f"precision and recall of {self.images} images asked for and only {len(samples)}"
-                " are there"
-            )
+        samples = self.enough(evaluation, "precision and recall")
         used = samples.prompts[: -(-self.images // samples.images)]
         extractor = self.network(evaluation)
         real = self.real_features(evaluation, extractor, used)

@@ -96,11 +96,17 @@ class Engine:
     @property
     def made_by(self) -> dict[str, Any]:
         """What makes images here, as far as it may decide a pixel: every shard carries it."""
+        return self.known_of_makers | {
+            "dtype": str(self.denoiser.dtype).removeprefix("torch."),
+            "batch_size": self.batch_size,
+        }
+
+    @property
+    def known_of_makers(self) -> dict[str, Any]:
+        """The part of it that is known without loading the model."""
         return {
             "device": self.device.type,
             "device_name": device_name(self.device),
-            "dtype": str(self.denoiser.dtype).removeprefix("torch."),
-            "batch_size": self.batch_size,
             "execution": self.execution.of_pixels,
             "bench": package_version("diffusion-memorization-bench"),
             "packages": {name: package_version(name) for name in ("torch", "diffusers")},

@@ -104,23 +104,25 @@ def makers(images: Images) -> list[RecordedMaker]:
     ]
 
 
-def other_makers(made_by: Sequence[RecordedMaker]) -> list[str]:
-    """A line where images were not all made alike; the environment of a record says how the most
-    recent ones were.
+def other_makers(made_by: Sequence[RecordedMaker], engine: Engine) -> list[str]:
+    """A line for the images that were not made as this run makes them, of which its environment
+    says nothing: on another device, by other versions, or otherwise executed. What only the loaded
+    model tells (number type, batch size) is compared among the images.
     """
-    if len(made_by) < 2:
-        return []
-    first, total = made_by[0], sum(maker.images for maker in made_by)
+    here, total = engine.known_of_makers, sum(maker.images for maker in made_by)
     words = []
-    for maker in made_by[1:]:
-        old, new = first.model_dump(exclude={"images"}), maker.model_dump(exclude={"images"})
+    for maker in made_by:
+        usual = made_by[0].model_dump(exclude={"images"}) | here
         differs = [
-            f"{name} {new[name]} and not {value}"
-            for name, value in old.items()
-            if new[name] != value
+            f"{name} {value} and not {usual[name]}"
+            for name, value in maker.model_dump(exclude={"images"}).items()
+            if value != usual[name]
         ]
-        words.append(f"{maker.images} with {', '.join(differs)}")
-    return [f"not all {total} images were made alike: {'; '.join(words)}"]
+        if differs:
+            words.append(f"{maker.images} with {', '.join(differs)}")
+    if not words:
+        return []
+    return [f"not all {total} images were made as this run makes them: {'; '.join(words)}"]
 
 
 def reported_facts(images: Images) -> dict[str, dict[str, float]]:

@@ -96,8 +96,8 @@ def write_statistics(
     write_atomically(path, buffer.getvalue())
 
 
-def read_features(path: Path) -> np.ndarray:
-    """The features `[n, d]` that a file of reference statistics keeps, float32.
+def read_features(path: Path) -> tuple[Statistics, np.ndarray]:
+    """Reference statistics, and the features `[n, d]` that their file keeps, float32.
 
     Raises `UserError` where it keeps none, or where its statistics are those of other features.
     """
@@ -121,7 +121,7 @@ def read_features(path: Path) -> np.ndarray:
             f"reference statistics {path}: the mean is not that of the features beside it; make"
             " the file again"
         )
-    return features
+    return statistics, features
 
 
 def moments(blocks: Iterable[np.ndarray]) -> Statistics:

@@ -79,8 +79,19 @@ def test_a_record_lists_what_made_its_images_and_warns_where_that_differs(
     by_device = {maker.device: maker.images for maker in mixed.made_by}
     assert by_device == {"cuda": count, "cpu": total - count}
     (warning,) = mixed.warnings
-    assert warning.startswith(f"not all {total} images were made alike: ")
-    assert "device c" in warning and "'torch': '2.0'" in warning
+    assert warning.startswith(f"not all {total} images were made as this run makes them: ")
+    assert "device cuda and not cpu" in warning and "'torch': '2.0'" in warning
+
+    # All of them from elsewhere: a store that somebody copied from a machine with a GPU.
+    store = tmp_path / "copied"
+    older = Run(tiny_suite, "none", {}, tmp_path / "older", store, CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "made_by", property(lambda engine: there))
+        older.generate({}, older.missing())
+    copied = Run(tiny_suite, "none", {}, tmp_path / "copied-records", store, CPU).execute()
+    assert [maker.device for maker in copied.made_by] == ["cuda"]
+    (warning,) = copied.warnings
+    assert f"{total} with device cuda and not cpu" in warning
 
 
 def test_evaluations_are_counted_over_all_images_of_the_run(tiny_suite, tmp_path):
