@@ -41,13 +41,14 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
     """Every file of the leaderboards by name, and `../README.md` with its tables where one is
     given; and a line for each record that cannot be used.
 
-    A damaged record costs its own row only, and the page of its suite says so. Raises `UserError`
-    when no record is left.
+    A damaged record or curve costs itself only, and the page of its suite says so. Raises
+    `UserError` when no record is left.
     """
     loaded, damaged = load_records(records)
     reported, damaged_reports = load_records(records.parent / REPORTED)
     unusable = [*damaged, *damaged_reports]
-    problems = [found.why for found in unusable]
+    sweeps, damaged_sweeps = load_sweeps(records.parent / SWEEPS)
+    problems = [*(found.why for found in unusable), *(why for _, why in damaged_sweeps)]
     if not loaded:
         if damaged:
             raise UserError(
@@ -58,8 +59,8 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
     boards = make_boards(
         loaded,
         reported,
-        [(found.suite, found.why) for found in unusable if found.suite],
-        load_sweeps(records.parent / SWEEPS),
+        [*((found.suite, found.why) for found in unusable if found.suite), *damaged_sweeps],
+        sweeps,
     )
     pages = (
         {"../README.md": with_tables(readme.read_text(encoding="utf-8"), boards).encode()}

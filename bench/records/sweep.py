@@ -87,6 +87,14 @@ def load_sweep(path: Path) -> Sweep:
         raise UserError(f"curve {path}: {validation_line(error)}") from error
 
 
-def load_sweeps(folder: Path) -> list[Sweep]:
-    """All curves below a folder, by suite and file name."""
-    return [load_sweep(path) for path in sorted(folder.glob("*/*.json"))]
+def load_sweeps(folder: Path) -> tuple[list[Sweep], list[tuple[str, str]]]:
+    """All curves below a folder, by suite and file name; and of each that cannot be used, the suite
+    that it stands under and what is wrong.
+    """
+    found, damaged = list[Sweep](), list[tuple[str, str]]()
+    for path in sorted(folder.glob("*/*.json")):
+        try:
+            found.append(load_sweep(path))
+        except UserError as error:
+            damaged.append((path.parent.name, one_line(error)))
+    return found, damaged

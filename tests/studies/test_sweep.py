@@ -149,6 +149,18 @@ def test_a_page_draws_curves_and_says_what_is_left_at_equal_utility(tiny_suite, 
     assert "wanda, share 0.1: SSCD 0.500" in page and "wen (share)" not in page
 
 
+def test_a_damaged_curve_costs_itself_only_and_the_page_says_so(tiny_suite, tmp_path):
+    records = tmp_path / "leaderboards" / "records"
+    record = Run(tiny_suite, "none", {}, records, tmp_path / "store", CPU).execute()
+    folder = tmp_path / "leaderboards" / "sweeps" / record.suite
+    curve(record, "guidance", [(0.8, 0.7), (0.7, 0.68)]).save(folder / "guidance.json")
+    (folder / "wanda.json").write_text("{")
+    pages, problems = make_pages(records)
+    assert len(problems) == 1 and "wanda.json" in problems[0]
+    page = pages[f"{record.suite}.html"].decode()
+    assert "wanda.json" in page and page.count('class="curve h-') == 1
+
+
 def test_a_damaged_curve_is_named(tmp_path):
     path = tmp_path / "x.json"
     path.write_text(json.dumps({"schema_version": 1}))
