@@ -19,6 +19,7 @@ from bench.statistics.units import Design, Units
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
+PER_STRATUM = 6  # units of strata on average, from which single trials tell of the variance
 # prompts, beyond which bias and skew of a mean no longer show and the jackknife would take minutes
 MANY = 2000
 # of means and percentiles; proportions of one value a prompt are exact
@@ -168,15 +169,17 @@ def proportion_interval(
 ) -> tuple[float, float]:
     """Interval of a proportion from a 0/1 table `[prompts, images]`.
 
-    With one value a prompt, and no clusters, the trials are independent: Clopper-Pearson, exact.
-    The bootstrap has nothing to resample when all entries agree; then Clopper-Pearson over prompts
+    With one value a prompt, and neither clusters nor strata, the trials are independent and alike:
+    Clopper-Pearson, exact. So where strata are small, whose variance so few trials cannot tell; it
+    covers nearly always then. The bootstrap has nothing to resample when all entries agree; then Clopper-Pearson over prompts
     or clusters, which claims no more independent trials than there are.
     """
     table = np.asarray(table, dtype=np.float64)
     if table.min() == table.max():
         trials = len(units.strata) if units else len(table)
         return clopper_pearson(trials * int(table[0, 0]), trials)
-    if table.shape[1] == 1 and not (units and units.clustered):
+    small = units and len(units.strata) < PER_STRATUM * (int(units.strata.max()) + 1)
+    if table.shape[1] == 1 and (units is None or (small and not units.clustered)):
         return clopper_pearson(int(table[:, 0].sum()), len(table))
     low, high = cluster_bootstrap(table, seed=seed, units=units)
     return max(low, 0.0), min(high, 1.0)

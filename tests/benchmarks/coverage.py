@@ -93,6 +93,9 @@ def main() -> None:
             f"mean, strata of unequal means {prompts:4d} prompts x 4: {share(_strata, prompts):.3f}"
         )
         print(
+            f"proportion of prompts, strata {prompts:4d}: {share(_strata_of_shares, prompts):.3f}"
+        )
+        print(
             f"mean, two of three in clusters {prompts:4d} prompts x 4:"
             f" {share(_clusters, prompts):.3f}"
         )
@@ -124,6 +127,17 @@ def _strata(rng: np.random.Generator, prompts: int) -> bool:
     ids = [str(i) for i in range(len(levels))]
     design = Design({}, dict(zip(ids, map(str, levels), strict=True)))
     return _inside(cluster_bootstrap(table, units=design.units(ids)), float(0.2 * levels.mean()))
+
+
+def _strata_of_shares(rng: np.random.Generator, prompts: int) -> bool:
+    """Levels of views of which the first give no copies and the last nothing else."""
+    chances = np.array([0.005, 0.03, 0.2, 0.6, 0.93, 0.995])
+    levels = np.repeat(np.arange(6), max(prompts // 6, 2))
+    drawn = (rng.random(len(levels)) < chances[levels]).astype(float)
+    ids = [str(i) for i in range(len(levels))]
+    design = Design({}, dict(zip(ids, map(str, levels), strict=True)))
+    interval = proportion_interval(drawn[:, None], units=design.units(ids))
+    return _inside(interval, float(chances[levels].mean()))
 
 
 def _clusters(rng: np.random.Generator, prompts: int) -> bool:

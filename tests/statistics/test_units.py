@@ -103,6 +103,16 @@ def test_shares_of_clusters():
     assert paired_difference(changed, none, share=True, design=pairs) == pytest.approx(alone)
 
 
+def test_a_share_of_strata_is_no_wider_than_they_leave_open():
+    """All that can vary lies in the middle level; an exact interval would not know that."""
+    levels = [f"level {i // 8}" for i in range(24)]
+    units = design([None] * 24, levels).units(IDS)
+    values = np.array([0.0] * 8 + [0, 1] * 4 + [1.0] * 8)[:, None]
+    low, high = proportion_interval(values, units=units)
+    exact = clopper_pearson(12, 24)
+    assert exact[0] < low < 0.5 < high < exact[1]
+
+
 def test_strata_take_out_what_lies_between_them():
     random = np.random.default_rng(1)
     values = np.repeat([0.0, 0.5, 1.0], 8) + 0.01 * random.normal(size=24)
