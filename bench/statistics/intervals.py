@@ -170,9 +170,10 @@ def proportion_interval(
     """Interval of a proportion from a 0/1 table `[prompts, images]`.
 
     With one value a prompt, and neither clusters nor strata, the trials are independent and alike:
-    Clopper-Pearson, exact. So where strata are small, whose variance so few trials cannot tell; it
-    covers nearly always then. The bootstrap has nothing to resample when all entries agree; then Clopper-Pearson over prompts
-    or clusters, which claims no more independent trials than there are.
+    Clopper-Pearson, exact. Likewise under small strata, whose variance single trials cannot tell;
+    it covers nearly always then. The bootstrap has nothing to resample when all entries agree; then
+    Clopper-Pearson over prompts or clusters, which claims no more independent trials than there
+    are.
     """
     table = np.asarray(table, dtype=np.float64)
     if table.min() == table.max():
