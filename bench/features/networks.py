@@ -8,7 +8,7 @@ preprocessing, so that features can be cached.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,13 +121,7 @@ class CopyDescriptor:
 
     def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
         parts = []
-        for start in range(0, len(pictures), self.batch_size):
-            batch = torch.stack(
-                [
-                    preprocess(picture, PROFILES[self.profile])
-                    for picture in pictures[start : start + self.batch_size]
-                ]
-            )
+        for batch in self._batches(pictures):
             with torch.no_grad():
                 descriptors = self.network(batch.to(self.device)).float()
             if not descriptors.abs().amax(1).gt(0).all():
@@ -141,6 +135,21 @@ class CopyDescriptor:
         if not np.isfinite(features).all():
             raise UserError(f"descriptor {self.weights.name} gives NaN or infinity for a picture")
         return features
+
+    def _batches(self, pictures: list[np.ndarray]) -> Iterator[torch.Tensor]:
+        """Prepared pictures in their order, `[n, 3, H, W]`: as many together as are of one size and
+        fit a batch. A profile that keeps sizes leaves training pictures of unlike ones.
+        """
+        waiting: list[torch.Tensor] = []
+        for picture in pictures:
+            prepared = preprocess(picture, PROFILES[self.profile])
+            full = len(waiting) == self.batch_size
+            if waiting and (full or prepared.shape != waiting[0].shape):
+                yield torch.stack(waiting)
+                waiting = []
+            waiting.append(prepared)
+        if waiting:
+            yield torch.stack(waiting)
 
 
 def preprocess(picture: np.ndarray, profile: Profile) -> torch.Tensor:

@@ -78,16 +78,19 @@ class Folder(Protocol):
 
 
 def open_folder(root: Root) -> Folder:
-    """The folder of a path or URL.
+    """The folder of a path or URL; `~` is the user's own.
 
     Raises `UserError` for a protocol that is unknown or whose package is not installed.
     """
-    if isinstance(root, Path):
-        return OnDisk(root)
-    for prefix in DISK:
-        if root.startswith(prefix):
-            return OnDisk(Path(root.removeprefix(prefix)))
-    return BehindUrl(root.rstrip("/")).checked() if "://" in root else OnDisk(Path(root))
+    if isinstance(root, str):
+        for prefix in DISK:
+            root = root.removeprefix(prefix)
+        if "://" in root:
+            return BehindUrl(root.rstrip("/")).checked()
+    try:
+        return OnDisk(Path(root).expanduser())
+    except RuntimeError as error:  # a user that this machine does not know
+        raise UserError(f"the store {root} cannot be opened: {one_line(error)}") from error
 
 
 def is_partial(name: str) -> bool:

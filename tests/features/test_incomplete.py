@@ -11,7 +11,7 @@ import torch
 
 from bench.base.errors import UserError
 from bench.diffusion.model import load_pipeline
-from bench.features import CleanFeatures, CopyDescriptor, OpenClip
+from bench.features import PROFILES, CleanFeatures, CopyDescriptor, OpenClip
 from bench.statistics.frechet import read_statistics
 from bench.suite.load import load_suite
 
@@ -104,3 +104,16 @@ def test_a_pipeline_whose_tokenizer_lost_its_files_is_refused(tiny_folder, tmp_p
     with pytest.raises(UserError) as error:
         load_pipeline(load_suite(str(tmp_path / "suite/tiny.toml")), CPU)
     assert "\n" not in str(error.value) and config["vocab_size"] > 2
+
+
+def test_pictures_of_unlike_sizes_are_described_as_each_alone(tmp_path):
+    """A profile that keeps sizes leaves training pictures as they are."""
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+    weights = saved(network, tmp_path / "d.pt")
+    keeps = next(name for name, p in PROFILES.items() if not (p.square or p.short or p.crop))
+    describe = CopyDescriptor(weights, keeps, CPU, batch_size=2)
+    random = np.random.default_rng(1)
+    sides = [(32, 32), (32, 32), (32, 32), (48, 32), (32, 48), (32, 32)]
+    pictures = [random.integers(0, 256, (*side, 3), dtype=np.uint8) for side in sides]
+    alone = np.concatenate([describe([picture]) for picture in pictures])
+    np.testing.assert_allclose(describe(pictures), alone, atol=1e-6)

@@ -1,4 +1,5 @@
 from itertools import count
+from pathlib import Path
 from typing import ClassVar
 
 import fsspec
@@ -404,3 +405,13 @@ def test_of_an_image_stored_several_times_the_first_picture_counts_or_else_the_n
             assert one.has_features(key, one.with_features("mean")) == having
             if having:
                 assert np.array_equal(one.features([key], "mean", None), mean_of([counts[1]]))
+
+
+@pytest.mark.parametrize("root", ["~/images", "file://~/images", Path("~/images")])
+def test_a_store_in_the_users_own_folder_is_there(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    open_store(root).append(keys(2), pictures(2))
+    again = open_store(root)
+    assert len(again.pictures(keys(2))) == 2 and again.folder.is_relative_to(tmp_path / "images")
+    assert not (tmp_path / "~").exists()
