@@ -36,6 +36,7 @@ from attacks._training_set import TrainingSet
 from attacks._verification import References, Verified, verified
 from bench import (
     EXHIBITS,
+    IMAGES_PER_PROMPT,
     Attack,
     Exhibit,
     Prompt,
@@ -67,7 +68,7 @@ class CliqueExtraction(Attack):
         "clean_prompts": 2,
     }
 
-    images: int = Field(500, ge=2, description="generations a prompt")
+    images: int = Field(500, ge=2, le=IMAGES_PER_PROMPT, description="generations a prompt")
     clique: int = Field(
         10, ge=2, description="a clique of at least this many generations flags the prompt"
     )
@@ -123,7 +124,7 @@ class CliqueExtraction(Attack):
     descriptor: str = Field(
         "",
         description=(
-            "TorchScript of a copy descriptor, to verify by similarity beside; none by default"
+            "weights of a copy descriptor, to verify by similarity beside; none by default"
         ),
     )
     profile: str = Field("nemo", description=f"of the descriptor: one of {', '.join(PROFILES)}")

@@ -33,6 +33,7 @@ from attacks._nearest import Report, nearest
 from attacks._training_set import TrainingSet
 from attacks._verification import training_references
 from bench import (
+    IMAGES_PER_PROMPT,
     Attack,
     PerImage,
     PerSet,
@@ -61,7 +62,7 @@ class KnnExtraction(Attack):
     files: ClassVar[tuple[str, ...]] = ("training",)
     trial: ClassVar[Mapping[str, Any]] = {"images": 2, "neighbours": 3}
 
-    images: int = Field(4, ge=1, description="generations a prompt")
+    images: int = Field(4, ge=1, le=IMAGES_PER_PROMPT, description="generations a prompt")
     role: Role = Field(
         "memorized", description="whose prompts: memorized, clean, quality, fit or calibration"
     )

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from bench import (
+    IMAGES_PER_PROMPT,
     Attack,
     PerImage,
     Prompt,
@@ -68,20 +69,20 @@ class Paraphrase(Attack):
         ),
     }
     trial: ClassVar[Mapping[str, Any]] = {
-        "descriptor": "descriptor.torchscript.pt",
+        "descriptor": "descriptor.safetensors",
         "profile": "testbed",
         "wordings": 2,
         "images": 1,
     }
 
-    wordings: int = Field(4, ge=1, description="other wordings of each caption")
-    images: int = Field(4, ge=1, description="generations of each wording")
+    wordings: int = Field(
+        4, ge=1, le=IMAGES_PER_PROMPT, description="other wordings of each caption"
+    )
+    images: int = Field(4, ge=1, le=IMAGES_PER_PROMPT, description="generations of each wording")
     prompts: int | None = Field(
         None, ge=1, description="memorized prompts attacked, evenly spread; all by default"
     )
-    descriptor: str = Field(
-        description="TorchScript of a copy descriptor, relative to the suite file"
-    )
+    descriptor: str = Field(description="weights of a copy descriptor, relative to the suite file")
     profile: ProfileName = Field(
         "nemo", description=f"of the descriptor: one of {', '.join(PROFILES)}"
     )

@@ -67,6 +67,11 @@ _HOMES = {
     "has_picture_suffix": "bench.base.pictures",
     "evenly": "bench.base.spread",
     "spread": "bench.base.spread",
+    # how much a suite may ask for
+    "IMAGES_PER_PROMPT": "bench.base.limits",
+    "ROUNDS": "bench.base.limits",
+    # files that may run code
+    "trust": "bench.features.weights",
 }
 __all__ = list(_HOMES)
 __getattr__ = door(__name__, _HOMES)
@@ -78,6 +83,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.base.errors import Unmeasurable as Unmeasurable
     from bench.base.errors import UserError as UserError
     from bench.base.errors import one_line as one_line
+    from bench.base.limits import IMAGES_PER_PROMPT as IMAGES_PER_PROMPT
+    from bench.base.limits import ROUNDS as ROUNDS
     from bench.base.parameters import validation_line as validation_line
     from bench.base.pictures import centred_square as centred_square
     from bench.base.pictures import decode_image as decode_image
@@ -112,6 +119,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.diffusion.request import Request as Request
     from bench.diffusion.request import Step as Step
     from bench.diffusion.request import classifier_free_guidance as classifier_free_guidance
+    from bench.features.weights import trust as trust
     from bench.leaderboard.frames import load_board as load_board
     from bench.records.record import RunRecord as RunRecord
     from bench.records.record import Shown as Shown

@@ -55,7 +55,8 @@ class FeatureMetric(Metric):
 
     weights: str = Field(
         description=(
-            "TorchScript with `.layers`, as clean-fid's Inception file, relative to the suite file"
+            "weights of a network with `.layers`, as clean-fid's Inception file, relative to the"
+            " suite file"
         )
     )
     statistics: str = Field(

@@ -113,10 +113,10 @@ class PaperSscd(Metric):
     paper: ClassVar[Paper]
     roles: ClassVar[tuple[Role, ...]] = ("memorized",)
     files: ClassVar[tuple[str, ...]] = ("weights",)
-    trial: ClassVar[Mapping[str, Any]] = {"weights": "./pooled.torchscript.pt"}
+    trial: ClassVar[Mapping[str, Any]] = {"weights": "./pooled.safetensors"}
 
     weights: str = Field(
-        description="TorchScript of the paper's copy descriptor, relative to the suite file"
+        description="weights of the paper's copy descriptor, relative to the suite file"
     )
 
     def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:

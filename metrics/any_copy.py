@@ -26,12 +26,9 @@ class AnyCopy(Metric):
     names: ClassVar[tuple[str, ...]] = tuple(name for name, _ in _SCORES)
     roles: ClassVar[tuple[Role, ...]] = tuple(role for _, role in _SCORES)
     files: ClassVar[tuple[str, ...]] = ("weights",)
-    trial: ClassVar[Mapping[str, Any]] = {
-        "weights": "descriptor.torchscript.pt",
-        "profile": "testbed",
-    }
+    trial: ClassVar[Mapping[str, Any]] = {"weights": "descriptor.safetensors", "profile": "testbed"}
 
-    weights: str = Field(description="TorchScript of a copy descriptor, relative to the suite file")
+    weights: str = Field(description="weights of a copy descriptor, relative to the suite file")
     profile: ProfileName = Field("nemo", description=f"one of {', '.join(PROFILES)}")
     threshold: float = Field(0.7, gt=-1, lt=1, description="an image above it counts as a copy")
 

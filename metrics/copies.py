@@ -76,13 +76,13 @@ class Copies(Metric):
     pictured: ClassVar[tuple[str, ...]] = names
     calibrated: ClassVar[str] = "labels"
     trial: ClassVar[Mapping[str, Any]] = {
-        "weights": "descriptor.torchscript.pt",
+        "weights": "descriptor.safetensors",
         "profile": "testbed",
         "threshold": 0.5,
         "labels": "labels.json",
     }
 
-    weights: str = Field(description="TorchScript of a copy descriptor, relative to the suite file")
+    weights: str = Field(description="weights of a copy descriptor, relative to the suite file")
     profile: ProfileName = Field("nemo", description=f"one of {', '.join(PROFILES)}")
     threshold: float = Field(0.7, gt=-1, lt=1, description="an image above it counts as a copy")
     labels: str = Field(

@@ -40,7 +40,7 @@ class Kid(FeatureMetric, Metric):
     }
 
     trial: ClassVar[Mapping[str, Any]] = {
-        "weights": "features.torchscript.pt",
+        "weights": "features.safetensors",
         "real": ".",
         "images": 6,
         "size": 32,

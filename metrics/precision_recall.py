@@ -43,7 +43,7 @@ class PrecisionRecall(FeatureMetric, Metric):
         ),
     }
     trial: ClassVar[Mapping[str, Any]] = {
-        "weights": "features.torchscript.pt",
+        "weights": "features.safetensors",
         "real": ".",
         "images": 6,
         "size": 32,

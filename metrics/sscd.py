@@ -48,7 +48,7 @@ class Sscd(Metric):
     roles: ClassVar[tuple[Role, ...]] = ("memorized",)
     files: ClassVar[tuple[str, ...]] = ("weights",)
 
-    weights: str = Field(description="TorchScript of a copy descriptor, relative to the suite file")
+    weights: str = Field(description="weights of a copy descriptor, relative to the suite file")
     profile: ProfileName = Field("nemo", description=f"one of {', '.join(PROFILES)}")
     threshold: float = Field(0.7, gt=-1, lt=1, description="an image above it counts as memorized")
 

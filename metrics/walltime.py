@@ -13,7 +13,17 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bench import Evaluation, Metric, PerImage, PerSet, Role, Suite, Unmeasurable
+from bench import (
+    IMAGES_PER_PROMPT,
+    ROUNDS,
+    Evaluation,
+    Metric,
+    PerImage,
+    PerSet,
+    Role,
+    Suite,
+    Unmeasurable,
+)
 from bench.features import Extractor
 
 MEASURED: tuple[tuple[str, Role], ...] = (("_clean", "clean"), ("", "memorized"))
@@ -40,9 +50,11 @@ class Walltime(Metric):
     version: ClassVar[int] = 3
 
     rounds: int = Field(
-        3, ge=1, description="batches sampled with the method and without it, in turn"
+        3, ge=1, le=ROUNDS, description="batches sampled with the method and without it, in turn"
     )
-    images: int = Field(8, ge=1, description="images a batch, as far as whole prompts fill it")
+    images: int = Field(
+        8, ge=1, le=IMAGES_PER_PROMPT, description="images a batch, as far as whole prompts fill it"
+    )
 
     def extractors(self, suite: Suite, device: Any) -> Mapping[Role, Sequence[Extractor]]:
         return {role: [] for role in self.roles}  # it reads no picture

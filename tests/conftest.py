@@ -111,6 +111,14 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _suites_may_read_what_tests_write(tmp_path_factory):
+    """Suites of tests extend the tiny one, which lies in another folder; see `bench --allow`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCH_ALLOW", str(tmp_path_factory.getbasetemp()))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     """Everything the tiny suite names, as files."""

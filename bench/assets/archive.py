@@ -16,8 +16,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
+from bench.base import limits
 from bench.base.errors import UserError, one_line, visible
 
+MIB = limits.MIB
 CHUNK = 1 << 18  # bytes read at once
 # what the standard library raises for an archive that is damaged
 UNREADABLE = (
@@ -79,7 +81,7 @@ def unpack(
                 if isinstance(opened, zipfile.ZipFile)
                 else _tar_members(opened, folder)
             )
-            _refuse_without_room(folder, archive.parent, members)
+            _refuse_without_room(folder, archive.parent, members, archive.stat().st_size)
             _make(folder)
             facts = {}
             for member in members:
@@ -96,8 +98,13 @@ def unpack(
         raise BadArchive(f"it is no whole {kind} archive: {one_line(error)[:200]}") from error
 
 
-def _refuse_without_room(folder: Path, disk: Path, members: Sequence[_Member]) -> None:
+def _refuse_without_room(folder: Path, disk: Path, members: Sequence[_Member], packed: int) -> None:
     needed, free = sum(member.size for member in members), shutil.disk_usage(disk).free
+    if needed > limits.ARCHIVE_RATIO * max(packed, MIB):
+        raise BadArchive(
+            f"it would unpack to {needed:,} bytes, more than {limits.ARCHIVE_RATIO} times its size:"
+            " nothing was unpacked"
+        )
     if needed > free:
         raise UserError(
             f"{folder} cannot be written: it needs {needed:,} bytes, and {free:,} are free"
@@ -159,6 +166,8 @@ def _judged(members: Iterable[_Member]) -> list[_Member]:
     files: set[PurePosixPath] = set()
     folders: set[PurePosixPath] = set()
     for member in members:
+        if len(judged) == limits.ARCHIVE_FILES:
+            raise BadArchive(f"it has more than {limits.ARCHIVE_FILES:,} members")
         shown, path = visible(member.name)[:200], PurePosixPath(member.name)
         if (
             path.is_absolute()

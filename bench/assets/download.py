@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
+from bench.assets.addresses import Asked, PrivateAddress
 from bench.assets.archive import CHUNK, writable, write_all
 from bench.assets.hub import hub_token, is_hub
 from bench.assets.session import MIB, Session, Stopped
@@ -101,12 +102,15 @@ class Wanted:
     """What must be true of a download.
 
     `whole_by_itself`: a cut is noticed later, even where the server does not tell the size.
+    `from_outside`: a stranger gave the address, so that it may lead neither to files of this
+    machine nor into its private network.
     """
 
     sha256: str | None = None
     bytes: int | None = None
     most: int | None = None
     whole_by_itself: bool = False
+    from_outside: bool = False
 
 
 def obtain(source: str, part: Part, wanted: Wanted, session: Session) -> str:
@@ -181,13 +185,15 @@ def _download(source: str, part: Part, wanted: Wanted, session: Session) -> bool
     """
     local = local_path(source)
     if local is not None:
+        if wanted.from_outside:
+            raise Refused("names a file of this machine, and it comes from a list of links")
         _copy_local(local, source, part, wanted, session)
         return False
     kept, version, total = part.kept(source)
     if kept and kept == total:
         _expect(source, kept, kept, session)
         return True
-    answer, start = _ask(source, kept, version, total, session)
+    answer, start = _ask(source, kept, version, total, wanted, session)
     with answer:
         if not start:
             strong = answer.headers.get("ETag", "")
@@ -298,13 +304,14 @@ def _of(total: int | None) -> str:
 
 
 def _ask(
-    source: str, kept: int, version: str, total: int | None, session: Session
+    source: str, kept: int, version: str, total: int | None, wanted: Wanted, session: Session
 ) -> tuple[http.client.HTTPResponse, int]:
     """The server's answer, and the byte that its body begins with: `kept`, or 0 where the server
     does not resume there.
     """
     if kept:
-        answer = _open(source, {"Range": f"bytes={kept}-", "If-Range": version}, session)
+        headers = {"Range": f"bytes={kept}-", "If-Range": version}
+        answer = _open(source, headers, wanted, session)
         if answer is not None:
             part = re.fullmatch(
                 r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", "")
@@ -318,14 +325,14 @@ def _ask(
             if part and same and int(part[1]) == kept and part[2] in ("*", str(total)):
                 return answer, kept
             answer.close()  # another part, or of another file: from the start, then
-    answer = _open(source, {}, session)
+    answer = _open(source, {}, wanted, session)
     if answer is None or answer.status != 200:
         raise Refused(f"answers {answer.status if answer else 416} to a plain request")
     return answer, 0
 
 
 def _open(
-    source: str, headers: dict[str, str], session: Session
+    source: str, headers: dict[str, str], wanted: Wanted, session: Session
 ) -> http.client.HTTPResponse | None:
     """One request. None for 416, which says that the bytes asked for are not there."""
     if not re.match("https?://", source, re.IGNORECASE):
@@ -338,7 +345,8 @@ def _open(
     try:
         # lists from the web hold spaces and letters of all languages
         url = urllib.parse.quote(source.strip(), safe=string.punctuation)
-        request = urllib.request.Request(url, headers=headers)
+        request = Asked(url, headers=headers)
+        request.may_be_private = not wanted.from_outside
         token = hub_token(url)
         if token:  # for the hub, and not for the servers that it redirects to
             request.add_unredirected_header("Authorization", f"Bearer {token}")
@@ -347,6 +355,11 @@ def _open(
             with session.lock:
                 session.redirected[source] = answer.url
         return answer
+    except PrivateAddress as error:
+        raise Refused(
+            f"leads to {error}, an address of this machine or of a private network, and only a"
+            " suite's own address may name one"
+        ) from error
     except HTTPError as error:
         with error:
             said = f"HTTP {error.code} {one_line(Exception(error.reason))[:60]}"

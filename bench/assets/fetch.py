@@ -19,6 +19,7 @@ from bench.assets.archive import BadArchive, facts_of, unpack, unwritable
 from bench.assets.asset import Asset, Receipt, beside, locate, read_receipt, write_receipt
 from bench.assets.download import GONE, Part, Refused, Wanted, flush, local_path, obtain
 from bench.assets.session import MIB, Session, folder_lock
+from bench.base import limits
 from bench.base.errors import UserError, one_line
 from bench.base.progress import Report, silent
 
@@ -155,7 +156,9 @@ def _fetch_one(asset: Asset, cache: Path, mirrors: Sequence[str], session: Sessi
             if session.offline and local_path(source) is None:
                 forbidden = True
                 continue
-            digest = obtain(source, part, Wanted(asset.sha256, asset.bytes), session)
+            digest = obtain(
+                source, part, Wanted(asset.sha256, asset.bytes, limits.DOWNLOAD_BYTES), session
+            )
             receipt = _settle(asset, path, cache, part, Receipt(digest, source, {}), session)
         except (Refused, BadArchive) as error:
             if isinstance(error, BadArchive):

@@ -21,13 +21,14 @@ from typing import Any
 
 from bench.assets.archive import sha256_of, unwritable
 from bench.assets.download import GONE, Part, Refused, Wanted, Wrong, flush, local_path, obtain
-from bench.assets.session import MIB, Session, folder_lock
+from bench.assets.session import Session, folder_lock
+from bench.base import limits
 from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
 from bench.base.pictures import FORMATS, MAX_PIXELS, BadPicture, decode_image
 from bench.base.progress import Report, silent
 
-MAX_BYTES = 64 * MIB  # of a picture: more is refused before it is read
+MAX_BYTES = limits.LINKED_PICTURE_BYTES
 COLUMNS = ("id", "url", "status", "file", "sha256", "bytes")
 # characters kept in images.csv: a picture inside its address (data:) makes a field that no reader
 # of CSV takes
@@ -95,6 +96,7 @@ def fetch_images(
     retry_dead: bool = False,
     again: bool = False,
     report: Report = silent,
+    private: bool = False,
 ) -> Images:
     """Fetch pictures into a folder, each under its own sha256, and write `images.csv` there.
 
@@ -103,11 +105,12 @@ def fetch_images(
     answered 404 or 410, or with something other than the picture, are asked again only with
     `retry_dead`; links that failed otherwise, always. Rows of other lists in the same folder stay
     in images.csv. A picture must decode, have at most `MAX_BYTES` bytes and `MAX_PIXELS` pixels,
-    and be in one of `FORMATS`.
+    and be in one of `FORMATS`. Addresses of this machine and of private networks are refused, and
+    redirects to them, unless `private`.
     """
     if len({id for id, _, _ in rows}) != len(rows):
         raise UserError(f"the ids of the {len(rows)} pictures for {folder} are not unique")
-    session = Session(workers, timeout, retries, offline)
+    session = Session(workers, timeout, retries, offline, private_links=private)
     with folder_lock(folder):
         recorded = read_images(folder)
         known = {id: recorded.get(id) for id, _, _ in rows}
@@ -205,7 +208,15 @@ def _fetch_image(id: str, url: str, sha256: str, folder: Path, session: Session)
         if session.offline and local_path(url) is None:
             return ImageRow(id, url, "unasked: --offline forbids it")
         digest = obtain(
-            url, part, Wanted(sha256 or None, most=MAX_BYTES, whole_by_itself=True), session
+            url,
+            part,
+            Wanted(
+                sha256 or None,
+                most=MAX_BYTES,
+                whole_by_itself=True,
+                from_outside=not session.private_links,
+            ),
+            session,
         )
     except Refused as error:
         if error.status in GONE:

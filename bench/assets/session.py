@@ -16,12 +16,14 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
+from bench.assets.addresses import Http, Https, Redirects
+from bench.base import limits
 from bench.base.background import in_background
 from bench.base.errors import UserError, one_line
 
 T = TypeVar("T")
 MIB = 1 << 20
-LONGEST = 86400  # seconds that a server may be silent; sockets refuse infinity
+LONGEST = limits.SILENT_SECONDS  # sockets refuse infinity
 TICK = 0.2  # seconds between two reports of progress
 GRACE = 2.0  # seconds that downloads have to end after the signal to stop
 # Of urllib's standard handlers, only these: a redirect cannot lead to a file of this machine or to
@@ -29,10 +31,10 @@ GRACE = 2.0  # seconds that downloads have to end after the signal to stop
 HANDLERS = (
     urllib.request.ProxyHandler,
     urllib.request.UnknownHandler,
-    urllib.request.HTTPHandler,
-    urllib.request.HTTPSHandler,
+    Http,
+    Https,
     urllib.request.HTTPDefaultErrorHandler,
-    urllib.request.HTTPRedirectHandler,
+    Redirects,
     urllib.request.HTTPErrorProcessor,
 )
 
@@ -52,6 +54,7 @@ class Session:
     timeout: float
     retries: int
     offline: bool
+    private_links: bool = False  # whether links of lists may lead to this machine or its network
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     received: int = 0  # bytes that arrived, or were there already when their download began

@@ -44,3 +44,17 @@ def _file_digest(path: Path) -> str:
 def _cached_file_digest(path: Path, size: int, modified: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sealed(content: bytes) -> bytes:
+    """Content with its own sha256 behind it, so that damage is noticed when it is read."""
+    return content + hashlib.sha256(content).digest()
+
+
+def unsealed(content: bytes) -> bytes:
+    """What was sealed. Raises `ValueError` when it was changed or cut since."""
+    size = hashlib.sha256().digest_size
+    content, digest = content[:-size], content[-size:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError("its content does not match its sha256")
+    return content

@@ -7,10 +7,13 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from bench.base.errors import UserError, one_line
+
+DEBRIS_AGE = 3600.0  # seconds; no file of ours takes nearly as long to write
 
 
 def read_regular_file(path: Path, most: int) -> bytes:
@@ -50,6 +53,16 @@ def is_there(path: Path) -> bool:
     with suppress(OSError, ValueError):
         return path.exists()
     return False
+
+
+def remove_debris(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder: their temporary files, once these are
+    so old that nobody can still be writing them.
+    """
+    with suppress(OSError):
+        for path in folder.glob(".*.tmp"):
+            if time.time() - path.stat().st_mtime > DEBRIS_AGE:
+                path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

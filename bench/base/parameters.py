@@ -12,12 +12,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from bench.base import limits
 from bench.base.errors import UnknownName, UserError, one_line, visible
 
 M = TypeVar("M", bound=BaseModel)
 Place = tuple[str | int, ...]  # keys and list positions from the outermost table inwards
 
-DEEPEST = 32  # tables and lists inside one another
+DEEPEST = limits.TABLES_DEEP
 LARGEST = 2**63 - 1  # the largest whole number that TOML promises to keep
 GIVEN = 60  # characters of a wrong value that an error shows
 PROBLEMS = 10  # of one table that an error tells; the others are counted

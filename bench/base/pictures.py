@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from bench.base import limits
 from bench.base.errors import UserError, one_line
 from bench.base.files import read_regular_file
 
@@ -45,8 +46,7 @@ FORMATS = {
 }
 # how names of picture files end, in lower case
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-MAX_PIXELS = 64_000_000  # of one picture; more is refused before it is decoded
-MAX_BYTES = 2**30  # of one picture file; more is refused before it is read
+MAX_PIXELS, MAX_BYTES = limits.PICTURE_PIXELS, limits.PICTURE_BYTES
 PNG_BYTES_PER_PIXEL = 2.2  # of a generated picture on disk, measured
 SIDE = 128  # pixels a side of a small picture, at most
 

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from bench.base import limits
 from bench.base.errors import UserError, one_line, visible
 from bench.base.files import read_regular_file
 
 Format = Literal["csv", "jsonl", "lines"]
 FORMAT_NAMES = {"csv": "CSV", "jsonl": "JSON lines", "lines": "lines"}
-MAX_BYTES = 2**30  # of one list; more is refused before it is read
 DELIMITERS = ",;\t"  # those that are tried where nobody says which
 NO_DELIMITERS = '"\r\n\0'  # a list cannot be cut at these
 KINDS = {type(None): "null", bool: "a truth value", float: "a number", list: "a list"}
@@ -149,7 +149,7 @@ def scan_list(file: Path, format: Format = "csv", delimiter: str | None = ",") -
 def _text_of(file: Path, form: str) -> str:
     start = f"the prompt list {file} cannot be read as {form}"
     try:
-        content = read_regular_file(file, MAX_BYTES)
+        content = read_regular_file(file, limits.LIST_BYTES)
         if content.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise ValueError("it is UTF-16: save it as UTF-8")
         text = content.decode("utf-8-sig")

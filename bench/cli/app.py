@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -87,6 +88,20 @@ app = Application(
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    allow: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--allow",
+            help=(
+                "A folder besides its own that a suite may read lists, pictures and code from"
+                " (docs/security.md). May be repeated; BENCH_ALLOW holds such folders for good."
+            ),
+        ),
+    ] = None,
 ) -> None:
     if debug:
         os.environ["BENCH_DEBUG"] = "1"
+    if allow:
+        from bench.suite.reach import allow as let
+
+        let(allow)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.app import app, examples
-from bench.cli.options import STORE, Device, Json, StorePlace, SuiteName, resumable
+from bench.cli.options import STORE, Device, Json, StorePlace, SuiteName, Trust, resumable
 
 LONGEST_SHOWN = 160  # characters of a value that is printed whole
 
@@ -40,6 +40,7 @@ def calibrate(
     ] = None,
     store: StorePlace = STORE,
     device: Device = None,
+    trust: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Measure on the model without mitigation what an attack or a metric needs before it can run.

@@ -16,7 +16,7 @@ import typer
 
 from bench.base.errors import UserError
 from bench.cli.app import app, examples
-from bench.cli.options import Device, Json, grouped, resumable
+from bench.cli.options import Device, Json, Trust, grouped, resumable
 
 if TYPE_CHECKING:
     import torch
@@ -184,7 +184,7 @@ class AttackOptions:
     images_batch: Annotated[int, typer.Option(min=1, help="Images sampled together.")] = 8
     sscd: Annotated[
         Path | None,
-        typer.Option(help="TorchScript of a copy descriptor, to verify by similarity beside."),
+        typer.Option(help="weights of a copy descriptor, to verify by similarity beside."),
     ] = None
     profile: Annotated[
         str, typer.Option(help="How pictures are prepared for it; see bench show sscd.")
@@ -238,6 +238,7 @@ def finetune(
     no_attack: Annotated[bool, typer.Option("--no-attack", help="Only train.")] = False,
     save: Annotated[Path | None, typer.Option(help="A second place for the result.")] = None,
     device: Device = None,
+    trust: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a model on repeated pictures, attack it, prune it, attack it again.

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
+from contextlib import suppress
 
 import typer
 
@@ -70,9 +73,40 @@ def main() -> None:
     An error is one line on standard error; with `--debug`, or BENCH_DEBUG in the environment, it
     is raised instead.
     """
-    with forgiving_streams():
-        code = _run()
+    # Nothing but `bench fetch` asks the network, and that one asks without this library.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    # A scheduler that ends a job sends SIGTERM: it is answered as Ctrl-C is, with whatever every
+    # command does to keep its work.
+    before, threads = signal.getsignal(signal.SIGTERM), set(threading.enumerate())
+    with suppress(ValueError):  # not the main thread: somebody calls this from a program
+        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with forgiving_streams():
+            code = _run()
+    finally:
+        with suppress(ValueError):
+            signal.signal(signal.SIGTERM, before)
+    _end_in_spite_of_threads(code, threads)
     sys.exit(code)
+
+
+def _end_in_spite_of_threads(code: int, before: set[threading.Thread]) -> None:
+    """End the process at once where code of others left threads that may never end."""
+    left = [
+        thread.name
+        for thread in threading.enumerate()
+        if thread not in before and not thread.daemon
+    ]
+    if left and any(name.startswith("bench_file_") for name in sys.modules):
+        print(f"bench: a plug-in left a thread running: {', '.join(left)}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _interrupt(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    raise KeyboardInterrupt
 
 
 def _run() -> int:

@@ -47,6 +47,28 @@ StorePlace = Annotated[
 ]
 
 
+def _trust(files: list[Path] | None) -> list[Path] | None:
+    if files:
+        from bench.features.weights import trust
+
+        trust(files)
+    return files
+
+
+# The option does its work when it is read: the commands need not look at it.
+Trust = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust",
+        callback=_trust,
+        help=(
+            "A TorchScript file that may run the code it brings (docs/security.md). Not needed for"
+            " the official files, of which only the numbers are read. May be repeated."
+        ),
+    ),
+]
+
+
 @dataclass(frozen=True)
 class PlaceOptions:
     """Where a run finds and leaves its files, and on which device it computes."""
@@ -56,6 +78,7 @@ class PlaceOptions:
     records: Records = RECORDS
     store: StorePlace = STORE
     device: Device = None
+    trust: Trust = None
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from bench.base import limits
 from bench.base.errors import UserError
 from bench.cli.app import app, examples
 from bench.cli.options import COMMITTED, Json, PlaceOptions, SuiteName, grouped, resumable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from bench.running.shard import Shard
     from bench.suite.suite import Suite
 
-MOST_SEEDS = 1_000  # generations of a run: each makes all its images again
+MOST_SEEDS = limits.GENERATIONS  # each makes all images again
 
 
 @dataclass(frozen=True)

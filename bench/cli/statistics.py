@@ -12,7 +12,7 @@ import typer
 
 from bench.base.errors import UserError
 from bench.cli.app import app, examples
-from bench.cli.options import STORE, Device, Json, resumable
+from bench.cli.options import STORE, Device, Json, Trust, resumable
 
 
 @app.command(
@@ -23,9 +23,7 @@ from bench.cli.options import STORE, Device, Json, resumable
 )
 def statistics(
     images: Annotated[Path, typer.Option(help="Folder of real pictures; all below it are read.")],
-    inception: Annotated[
-        Path, typer.Option(help="Inception as TorchScript with `.layers`, as clean-fid loads it.")
-    ],
+    inception: Annotated[Path, typer.Option(help="Weights of Inception, as clean-fid loads them.")],
     out: Annotated[Path, typer.Option(help="The .npz to write, for `statistics` of metrics.")],
     side: Annotated[
         int | None,
@@ -52,6 +50,7 @@ def statistics(
         Path, typer.Option(help="Folder where features are kept, to go on after an interruption.")
     ] = Path(STORE),
     device: Device = None,
+    trust: Trust = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write over a file that is there.")
     ] = False,

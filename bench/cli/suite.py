@@ -67,7 +67,7 @@ class ScorerOptions:
 
     panel: ClassVar[str] = "What measures it"
 
-    sscd: Annotated[Path | None, typer.Option(help="SSCD as TorchScript.")] = None
+    sscd: Annotated[Path | None, typer.Option(help="SSCD's weights.")] = None
     profile: Annotated[
         str, typer.Option(help="How pictures are prepared for SSCD; see bench show sscd.")
     ] = "nemo"
@@ -78,7 +78,7 @@ class ScorerOptions:
     clip_model: Annotated[
         str, typer.Option(help="Its architecture, where it is a checkpoint: ViT-B-32.")
     ] = ""
-    inception: Annotated[Path | None, typer.Option(help="Inception as TorchScript.")] = None
+    inception: Annotated[Path | None, typer.Option(help="Inception's weights.")] = None
     statistics: Annotated[
         Path | None, typer.Option(help="Reference statistics (npz) made with that Inception.")
     ] = None

@@ -10,7 +10,16 @@ import typer
 
 from bench.base.errors import UserError
 from bench.cli.app import app, examples
-from bench.cli.options import COMMITTED, STORE, Device, Json, StorePlace, SuiteName, resumable
+from bench.cli.options import (
+    COMMITTED,
+    STORE,
+    Device,
+    Json,
+    StorePlace,
+    SuiteName,
+    Trust,
+    resumable,
+)
 
 
 @app.command(
@@ -49,6 +58,7 @@ def sweep(
     ] = Path("runs/sweeps"),
     store: StorePlace = STORE,
     device: Device = None,
+    trust: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Run a method at several strengths on the held-out prompts, without attacks.

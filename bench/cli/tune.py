@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from bench.cli.app import app, examples
-from bench.cli.options import COMMITTED, Device, Json, SuiteName, grouped, resumable
+from bench.cli.options import COMMITTED, Device, Json, SuiteName, Trust, grouped, resumable
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def tune(
         ),
     ] = Path("runs/tuning"),
     device: Device = None,
+    trust: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Choose parameters on fit prompts only: the lowest SSCD that keeps alignment.

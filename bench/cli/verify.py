@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.app import app, examples
-from bench.cli.options import Device, Json, SuiteOfRecord
+from bench.cli.options import Device, Json, SuiteOfRecord, Trust
 
 
 @app.command(
@@ -41,6 +41,7 @@ def verify(
         ),
     ] = None,
     device: Device = None,
+    trust: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Make a random part of a run again and compare it with its record.

@@ -7,7 +7,6 @@ preprocessing, so that features can be cached.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,9 +20,10 @@ from pydantic import AfterValidator
 
 from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UnknownName, UserError, one_line
+from bench.features.open_clip_files import check_folder, check_name
+from bench.features.weights import load_network
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CLIP_WEIGHTS = (".safetensors", ".bin", ".pth")
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -69,25 +69,6 @@ def _known_profile(name: str) -> str:
 ProfileName = Annotated[str, AfterValidator(_known_profile)]
 
 
-def load_torchscript(path: Path, device: Any) -> Any:
-    """The network of a TorchScript file, in evaluation mode, on a device.
-
-    Raises `UserError` when the file is truncated or no TorchScript.
-    """
-    try:
-        with warnings.catch_warnings():
-            # The official SSCD and Inception files are TorchScript, whatever torch now recommends
-            # for new ones.
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return torch.jit.load(str(path), map_location=device).eval()
-    except (RuntimeError, ValueError, OSError) as error:
-        raise UserError(
-            f"{path} is no readable TorchScript file ({one_line(error)[:100]}); fetch or build it"
-            " again"
-        ) from error
-
-
 def unit_pixels(picture: np.ndarray) -> torch.Tensor:
     """uint8 `[H, W, 3]` to float32 `[3, H, W]` in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() / 255.0
@@ -95,7 +76,7 @@ def unit_pixels(picture: np.ndarray) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class CopyDescriptor:
-    """A copy descriptor (SSCD, Pizzi et al. 2022, say) as a TorchScript file, with a profile's
+    """A copy descriptor (SSCD, Pizzi et al. 2022, say) as a file of weights, with a profile's
     preprocessing: pictures, uint8 `[H, W, 3]`, to unit vectors, float32 `[n, d]`.
 
     Raises `UserError` when a descriptor is not finite.
@@ -117,7 +98,7 @@ class CopyDescriptor:
 
     @cached_property
     def network(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        return load_torchscript(self.weights, self.device)
+        return load_network(self.weights, self.device)
 
     def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
         parts = []
@@ -205,12 +186,10 @@ class OpenClip:
     def loaded(self) -> tuple[Any, Any]:
         import open_clip
 
-        if self.folder and not any(path.suffix in CLIP_WEIGHTS for path in self.folder.glob("*")):
-            # open_clip would go on with random weights.
-            raise UserError(
-                f"the open_clip folder {self.folder} holds no weights"
-                f" ({', '.join(CLIP_WEIGHTS)}); fetch or build it again"
-            )
+        if self.folder:
+            check_folder(self.folder)
+        else:
+            check_name(self.name)
         try:
             pretrained = str(self.weights) if self.weights else None
             # weights are drawn at random before the checkpoint replaces them
@@ -272,9 +251,9 @@ def _is_cut(tokenizer: Any, prompt: str) -> bool:
 class CleanFeatures:
     """Features as clean-fid's mode `clean` has them (Parmar et al. 2022): each channel is resized
     to `size` by Pillow's bicubic filter in floats, without rounding; then come the `.layers` of a
-    TorchScript, on (x - 128) / 128.
+    network, on (x - 128) / 128.
 
-    Raises `UserError` for a TorchScript without `.layers`.
+    Raises `UserError` for a network without `.layers`.
     """
 
     weights: Path
@@ -292,7 +271,7 @@ class CleanFeatures:
 
     @cached_property
     def layers(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        network = load_torchscript(self.weights, self.device)
+        network = load_network(self.weights, self.device)
         if not hasattr(network, "layers"):
             raise UserError(
                 f"{self.weights} has no `.layers`; it is no feature network of clean-fid's form"

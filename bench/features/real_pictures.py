@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.base.digests import digest_of, path_digest
+from bench.base.digests import digest_of, path_digest, sealed, unsealed
 from bench.base.errors import Unmeasurable, UserError, one_line
 from bench.base.files import write_atomically
 from bench.base.pictures import (
@@ -219,8 +220,9 @@ def _part(
     file: Path, real: RealSet, start: int, extractor: Extractor, report: Report
 ) -> np.ndarray:
     paths = real.files[start : start + PART]
-    if file.exists():
-        return _read_part(file, len(paths))
+    kept = _read_part(file, len(paths)) if file.exists() else None
+    if kept is not None:
+        return kept
     blocks = []
     for batch in _batches(decoded(paths, real.side)):
         blocks.append(extractor(batch))
@@ -228,20 +230,23 @@ def _part(
     features = np.concatenate(blocks).astype(np.float32)
     buffer = io.BytesIO()
     np.save(buffer, features, allow_pickle=False)
-    write_atomically(file, buffer.getvalue())
+    write_atomically(file, sealed(buffer.getvalue()))
     return features
 
 
-def _read_part(file: Path, count: int) -> np.ndarray:
+def _read_part(file: Path, count: int) -> np.ndarray | None:
+    """Features of a part; None for a damaged file, which is named on standard error."""
     try:
-        features = np.asarray(np.load(file, allow_pickle=False))
+        features = np.asarray(np.load(io.BytesIO(unsealed(file.read_bytes())), allow_pickle=False))
         if features.ndim != 2 or len(features) != count:
             raise ValueError(f"it holds {features.shape} numbers for {count} pictures")
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"features of real pictures {file} are unreadable: {one_line(error)}; delete the file"
-            " and repeat the command"
-        ) from error
+        print(
+            f"bench: features of real pictures {file} are damaged and are made again:"
+            f" {one_line(error)}",
+            file=sys.stderr,
+        )
+        return None
     return features
 
 

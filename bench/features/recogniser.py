@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from bench.base.digests import path_digest
 from bench.base.errors import UserError, one_line
+from bench.base.files import write_atomically
 
 WIDTHS = (32, 64, 96, 128, 128)
 
@@ -136,6 +137,4 @@ class ObjectRecogniser:
 def save_recogniser(network: ObjectNetwork, names: tuple[str, ...], path: Path) -> None:
     """Write the file that `ObjectRecogniser` reads."""
     weights = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
-    temporary = path.with_suffix(".tmp")
-    save_file(weights, temporary, metadata={"objects": json.dumps(list(names))})
-    temporary.replace(path)
+    write_atomically(path, save(weights, metadata={"objects": json.dumps(list(names))}))

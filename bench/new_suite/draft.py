@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 
 from bench.base.digests import path_digest
 from bench.base.errors import UserError, one_line, visible
@@ -84,7 +85,7 @@ class SuiteDraft(Checks):
         return chosen
 
     def _sscd(self, weights: Path, references: bool) -> dict[str, Any]:
-        self._torchscript(weights)
+        self._network(weights)
         if not references:
             self.problems.append(
                 "SSCD compares with training pictures and none are given: add a folder of them or"
@@ -97,7 +98,7 @@ class SuiteDraft(Checks):
         }
 
     def _fid(self, network: Path, statistics: Path, clean: int) -> dict[str, Any]:
-        self._torchscript(network)
+        self._network(network)
         if not clean:
             self.problems.append("FID is measured on pictures of clean prompts: give a CSV of them")
         if 0 < clean < ENOUGH:
@@ -112,16 +113,22 @@ class SuiteDraft(Checks):
             "size": self._statistics(statistics, network),
         }
 
-    def _torchscript(self, path: Path) -> None:
+    def _network(self, path: Path) -> None:
         try:
+            if not zipfile.is_zipfile(path):
+                with safe_open(path, framework="numpy"):
+                    return
             with zipfile.ZipFile(path) as archive:
                 if not any("/code/" in name for name in archive.namelist()):
                     self.problems.append(
                         f"{path} is a checkpoint and no TorchScript; the official file's name ends"
                         " in .torchscript.pt"
                     )
-        except (OSError, zipfile.BadZipFile) as error:
-            self.problems.append(f"{path} is no readable TorchScript file: {one_line(error)[:100]}")
+        except (OSError, SafetensorError, zipfile.BadZipFile) as error:
+            self.problems.append(
+                f"{path} is neither a readable TorchScript nor a safetensors file:"
+                f" {one_line(error)[:100]}"
+            )
 
     def _clip(self, path: Path) -> dict[str, Any]:
         if path.is_dir():

@@ -29,9 +29,9 @@ ASKED = {  # field: question; the first three must be answered
     "out": "Suite file to write (.toml)",
     "images": "Folder of training pictures (file name = prompt id, or column reference)",
     "clean": "CSV of clean prompts, which no training picture belongs to",
-    "sscd": "SSCD TorchScript file",
+    "sscd": "SSCD file",
     "clip": "open_clip folder or checkpoint",
-    "inception": "Inception TorchScript file of clean-fid",
+    "inception": "Inception file of clean-fid",
     "statistics": "Reference statistics (.npz) for it",
 }
 LISTED = 5  # examples of one kind of problem

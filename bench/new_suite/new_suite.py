@@ -27,6 +27,7 @@ from bench.new_suite.model import ModelChecks
 from bench.new_suite.prompts import PromptChecks, Row
 from bench.new_suite.toml_file import suite_toml
 from bench.suite.load import load_suite
+from bench.suite.reach import allow
 from bench.suite.schema import SuiteSettings
 
 
@@ -61,15 +62,18 @@ class Created:
     metrics: tuple[str, ...]
     left_out: tuple[str, ...]  # sections that stand in the file as comments
     notes: tuple[str, ...]
+    outside: tuple[Path, ...] = ()  # folders of training pictures that do not lie below the suite's
 
     @property
     def next(self) -> str:
-        return f"bench run --method none --suite {shlex.quote(str(self.suite))} --dry-run"
+        allowed = "".join(f"--allow {shlex.quote(str(folder))} " for folder in self.outside)
+        return f"bench {allowed}run --method none --suite {shlex.quote(str(self.suite))} --dry-run"
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {
             "suite": str(self.suite),
             "files": [str(path) for path in self.files],
+            "outside": [str(folder) for folder in self.outside],
             "next": self.next,
         }
 
@@ -124,6 +128,8 @@ def new_suite(given: Given, force: bool = False, report: Report = silent) -> Cre
     if problems or settings is None:
         raise CannotCreate(list(dict.fromkeys(problems)))
     files[draft.out], left_out = suite_toml(table, given, found, expected)
+    outside = _outside(rows, given, draft.out.parent)
+    allow(outside)  # they were named on the command line
     with _taken_back_on_failure([*files, draft.assembled]):
         if given.parts:
             model.assemble(draft.assembled)
@@ -142,7 +148,21 @@ def new_suite(given: Given, force: bool = False, report: Report = silent) -> Cre
         tuple(metrics),
         left_out,
         tuple(notes),
+        outside,
     )
+
+
+def _outside(rows: Sequence[Row], given: Given, folder: Path) -> tuple[Path, ...]:
+    """The folders of training pictures that a suite in `folder` does not reach by itself: the one
+    that was named, or where pictures lie elsewhere, their own.
+    """
+    named = [given.images.resolve()] if given.images else []
+    found: dict[Path, None] = {}
+    for path in (path.resolve() for row in rows for path in row.references):
+        if not path.is_relative_to(folder.resolve()):
+            whole = [parent for parent in named if path.is_relative_to(parent)]
+            found[whole[0] if whole else path.parent] = None
+    return tuple(found)
 
 
 def _prompts(

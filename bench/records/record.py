@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bench.base import limits
 from bench.base.digests import digest_of
 from bench.base.errors import UnknownName, UserError, one_line
-from bench.base.files import write_atomically
+from bench.base.files import read_regular_file, write_atomically
 from bench.base.names import PAGES
 from bench.base.parameters import unknown_key, validation_line
 from bench.records.versions import SCHEMA, upgraded
@@ -302,8 +303,8 @@ class RunRecord(_Strict):
             " generations"
         ),
     )
-    thumbnails: list[Thumbnail] = Field(default_factory=list)
-    exhibits: list[RecordedExhibit] = Field(default_factory=list)
+    thumbnails: list[Thumbnail] = Field(default_factory=list, max_length=limits.RECORD_PICTURES)
+    exhibits: list[RecordedExhibit] = Field(default_factory=list, max_length=limits.RECORD_PICTURES)
     environment: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
     errors: list[str] = Field(default_factory=list)
@@ -411,7 +412,7 @@ def load_record(path: Path | str) -> RunRecord:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular_file(path, limits.RECORD_BYTES).decode()
         content = json.loads(text, parse_constant=_refuse)
         if LONE.search(text):
             json.dumps(content, ensure_ascii=False).encode()

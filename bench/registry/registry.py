@@ -124,15 +124,29 @@ class Entry:
 
     def _import(self) -> ModuleType:
         if self.plugin:
+            _announce(f"plug-in {self.plugin.full_name} {self.plugin.version}")
             return importlib.import_module(self.plugin.module)
         assert self.path is not None
-        return importlib.import_module(self.module) if self.module else import_file(self.path)
+        if self.module:
+            return importlib.import_module(self.module)
+        _announce(f"{self.path}, sha256 {_file_hash(self.path)}")
+        return import_file(self.path)
 
     def _refuse_problem(self) -> None:
         if self.plugin and self.plugin.problem:
             raise UserError(
                 f"{self.kind} '{self.plugin.full_name}' cannot be used: {self.plugin.problem}"
             )
+
+
+_ANNOUNCED: set[str] = set()
+
+
+def _announce(code: str) -> None:
+    """Say, once in a process, whose code is about to run: it may do whatever its user may do."""
+    if code not in _ANNOUNCED:
+        _ANNOUNCED.add(code)
+        print(f"bench: running code of {visible(code)}", file=sys.stderr)
 
 
 def entries(kind: str) -> dict[str, Entry]:

@@ -5,7 +5,6 @@ measured, facts that the method reported, and whom the mitigation meets.
 from __future__ import annotations
 
 import hashlib
-import json
 import statistics
 from collections.abc import Sequence
 from typing import Literal
@@ -28,6 +27,7 @@ from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.images import Images
 from bench.running.units import PROMPTS, THUMBNAILS
+from bench.store.notes import read_note, write_note
 from bench.suite.design import design_of
 from bench.suite.schema import Role
 from bench.suite.suite import Suite
@@ -186,13 +186,14 @@ def holds_against(
     if experiment.method_name == REFERENCE:
         return []
     files, name = images.store.files, "weights.json"
-    if not files.exists(name):
+    known = read_note(files, name)
+    if known is None:
         pipe = engine.denoiser.pipe
         before = _weights_digest(pipe)
         with experiment.method.attach(pipe, state):
-            changed = _weights_digest(pipe) != before
-        files.write(name, json.dumps({"changed": changed}).encode())
-    return ["api", "weights"] if json.loads(files.read(name))["changed"] else ["api"]
+            known = {"changed": _weights_digest(pipe) != before}
+        write_note(files, name, known)
+    return ["api", "weights"] if known["changed"] else ["api"]
 
 
 def _weights_digest(pipe: object) -> str:

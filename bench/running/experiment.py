@@ -248,9 +248,10 @@ class _Judges:
     def of(cls, suite: Suite) -> _Judges:
         found = cls()
         for kind, name, settings in suite.settings.judges():
-            entry = registry.find(
-                kind, str(suite.file.parent / name) if name.endswith(".py") else name
-            )
+            code = suite.file.parent / name if name.endswith(".py") else None
+            if code:
+                suite.places.refuse_outside("code", code)
+            entry = registry.find(kind, str(code) if code else name)
             found.entries[f"{kind} {name}"] = entry
             judge: Any = configure(kind, name, entry.load(), settings)
             if kind == "attack":

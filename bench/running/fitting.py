@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import sys
 import time
 from dataclasses import dataclass
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load, save
 
 from bench.base.errors import UserError, one_line
 from bench.base.progress import Report, silent
 from bench.contracts.method import Method, State
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
+from bench.running.process_state import process_kept
 from bench.running.timing import wait_for
+from bench.store.notes import read_note, write_note
 from bench.store.store import SampleStore
 
 TENSORS, FACTS = "fit.safetensors", "fit.json"
@@ -37,23 +40,23 @@ def learns(method: Method) -> bool:
 
 def is_fitted(experiment: Experiment, store: SampleStore) -> bool:
     """Whether the store has what the method learned, or it learns nothing."""
-    return not learns(experiment.method) or store.files.exists(FACTS)
+    return not learns(experiment.method) or read_note(store.files, FACTS) is not None
 
 
 def fitted(
     experiment: Experiment, engine: Engine, store: SampleStore, report: Report = silent
 ) -> Fitted:
-    """What the method learned. Raises `UserError` for a stored state that is damaged."""
+    """What the method learned. A stored state that is damaged is named and learned again."""
     with engine.precision():
-        if store.files.exists(FACTS):
-            return _stored(store, engine.device)
         if not learns(experiment.method):
             return Fitted({})
+        if stored := _stored(store, engine.device):
+            return stored
         report(f"fit {experiment.method_name}", 0, 1)
         found = _learned(experiment, engine)
         # Another process may have been faster: what all of them sample with is what the store has.
-        if store.files.exists(FACTS):
-            return _stored(store, engine.device)
+        if stored := _stored(store, engine.device):
+            return stored
         _keep(found, store)
     report(f"fit {experiment.method_name}", 1, 1)
     return found
@@ -62,7 +65,8 @@ def fitted(
 def _learned(experiment: Experiment, engine: Engine) -> Fitted:
     denoiser = engine.denoiser
     before, start = denoiser.evaluations, time.perf_counter()
-    state = experiment.method.fit(denoiser, experiment.fit_data)
+    with process_kept(f"method {experiment.method_name}: fit"):
+        state = experiment.method.fit(denoiser, experiment.fit_data)
     if not isinstance(state, dict) or not all(
         isinstance(value, torch.Tensor) for value in state.values()
     ):
@@ -76,27 +80,33 @@ def _learned(experiment: Experiment, engine: Engine) -> Fitted:
 
 def _keep(found: Fitted, store: SampleStore) -> None:
     """The tensors first: where the facts are, both are there."""
+    digest = ""
     if found.state:
         tensors = {name: value.detach().cpu().contiguous() for name, value in found.state.items()}
-        store.files.write(TENSORS, save(tensors))
-    facts = {"seconds": found.seconds, "rows": found.rows, "tensors": len(found.state)}
-    store.files.write(FACTS, json.dumps(facts).encode())
+        content = save(tensors)
+        store.files.write(TENSORS, content)
+        digest = hashlib.sha256(content).hexdigest()
+    write_note(
+        store.files, FACTS, {"seconds": found.seconds, "rows": found.rows, "tensors": digest}
+    )
 
 
-def _stored(store: SampleStore, device: torch.device) -> Fitted:
-    files = store.files
-    known = json.loads(files.read(FACTS))
+def _stored(store: SampleStore, device: torch.device) -> Fitted | None:
+    """What the store has; None where nothing was learned yet, or it is damaged."""
+    known = read_note(store.files, FACTS)
+    if known is None:
+        return None
+    if not known["tensors"]:
+        return Fitted({}, known["seconds"], known["rows"])
     try:
-        state = _read_state(store, device) if known["tensors"] else {}
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"fitted state {files}/{TENSORS} is damaged: {one_line(error)}; delete {files}/{FACTS}"
-            " and repeat the command"
-        ) from error
+        content = store.files.read(TENSORS)
+        if hashlib.sha256(content).hexdigest() != known["tensors"]:
+            raise UserError("its content does not match its sha256")
+        state = {name: value.to(device) for name, value in load(content).items()}
+    except (UserError, SafetensorError) as error:
+        print(
+            f"bench: {store.files}/{TENSORS} is damaged and is learned again: {one_line(error)}",
+            file=sys.stderr,
+        )
+        return None
     return Fitted(state, known["seconds"], known["rows"])
-
-
-def _read_state(store: SampleStore, device: torch.device) -> State:
-    if path := store.files.local(TENSORS):
-        return load_file(path, device=str(device))
-    return {name: value.to(device) for name, value in load(store.files.read(TENSORS)).items()}

@@ -22,6 +22,7 @@ from bench.running.executors import Executor, Local
 from bench.running.experiment import Experiment
 from bench.running.fitting import Fitted
 from bench.running.images import Images
+from bench.running.process_state import process_kept
 from bench.running.scoring import as_score, together
 from bench.running.timing import time_against_none
 from bench.statistics.units import Design
@@ -288,7 +289,9 @@ def _every_generation(
     reasons: list[Unmeasurable] = []
     for generation in range(generations):
         try:
-            given.append(_as_scores(scores_of(generation)))
+            with process_kept("it"):
+                scores = scores_of(generation)
+            given.append(_as_scores(scores))
         except Unmeasurable as why:
             reasons.append(why)
             given.append(dict.fromkeys(judge.names, why))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.base.errors import one_line
+from bench.base.errors import UserError, one_line
 from bench.base.progress import Report, silent
+from bench.features.weights import trusted
 from bench.records.environment import environment
 from bench.records.record import RunRecord, load_record
 from bench.running.engine import Engine
@@ -49,7 +50,7 @@ def run(
     if images.missing():
         images.keeping.try_networks(experiment.suite.settings.model.side)
     record = _new_record(experiment, engine, images, tuning)
-    record.save(records)
+    _keep(record, records)
     try:
         images.store.prepare()
         learned = fitted(experiment, engine, images.store, report)
@@ -68,8 +69,21 @@ def run(
         raise
     finally:
         record.environment |= engine.described()
-        record.save(records)
+        _keep(record, records)
     return record
+
+
+def _keep(record: RunRecord, records: Path) -> None:
+    """Write the record; only a complete one takes the place of a complete one."""
+    if record.status == "complete" or not _is_complete(record.path(records)):
+        record.save(records)
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        return path.is_file() and load_record(path).status == "complete"
+    except UserError:  # damaged: nothing is lost
+        return False
 
 
 def record_file(experiment: Experiment, records: Path) -> Path:
@@ -100,6 +114,8 @@ def _new_record(
 ) -> RunRecord:
     suite, method = experiment.suite, experiment.method
     made_with = {"plugins": dict(experiment.plugins), "keep_images": images.keep}
+    if trusted():  # programs that ran beside this one
+        made_with["trusted"] = trusted()
     return RunRecord(
         run=experiment.id,
         status="running",

@@ -12,6 +12,7 @@ from bench.base.errors import UserError
 from bench.contracts.method import Method, State
 from bench.diffusion.denoiser import Denoiser, trajectory
 from bench.diffusion.request import Request, Step
+from bench.running.process_state import process_kept
 
 
 def sample(denoiser: Denoiser, request: Request, method: Method, state: State) -> Tensor:
@@ -21,11 +22,12 @@ def sample(denoiser: Denoiser, request: Request, method: Method, state: State) -
     Raises `UserError` when a door returns something of the wrong shape or dtype, or a latent that
     is not finite.
     """
-    adjusted = method.adjust(denoiser, request, state)
+    with process_kept(f"method {_name(method)}: adjust"):
+        adjusted = method.adjust(denoiser, request, state)
     _check_request(method, request, adjusted)
     if adjusted.prompts != request.prompts and adjusted.embeddings is request.embeddings:
         adjusted = adjusted.replace(embeddings=denoiser.encode(adjusted.prompts))
-    with torch.no_grad():
+    with torch.no_grad(), process_kept(f"method {_name(method)}: guide"):
         latents = trajectory(denoiser, adjusted, lambda step: _guided(method, step, state))
     _check_facts(method, request)
     bad = (~torch.isfinite(latents)).flatten(1).any(1)

@@ -4,11 +4,11 @@ hand; kept in the store.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 
@@ -22,6 +22,7 @@ from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.generating import make_batch
 from bench.running.images import Images
+from bench.store.notes import read_note, write_note
 from bench.store.store import SampleKey, SampleStore
 from bench.suite.schema import Role
 
@@ -44,8 +45,8 @@ def time_against_none(
     batches = _batches(images.samples(role), rounds, images_per_round)
     files = images.store.files
     name = timing_file(engine.device, engine.execution, engine.batch_size, batches)
-    if files.exists(name):
-        return _read(files.read(name))
+    if known := read_note(files, name):
+        return _timing(known)
     taken: dict[bool, list[float]] = {True: [], False: []}
     spent = {True: 0, False: 0}
     # A whole round comes before those that count: kernels are chosen, memory is taken and programs
@@ -61,7 +62,7 @@ def time_against_none(
     timing = Timing(
         tuple(taken[True]), tuple(taken[False]), sum(map(len, batches)), spent[True], spent[False]
     )
-    files.write(name, json.dumps(asdict(timing)).encode())
+    write_note(files, name, asdict(timing))
     return timing
 
 
@@ -107,9 +108,8 @@ def wait_for(device: torch.device) -> None:
 def timings(store: SampleStore, device: torch.device, execution: Execution) -> list[Timing]:
     """Timings of the store's method on this kind of machine that the store holds."""
     pattern = timing_file(device, execution, None)
-    return [
-        _read(store.files.read(name)) for name in store.files.names() if fnmatchcase(name, pattern)
-    ]
+    there = [name for name in store.files.names() if fnmatchcase(name, pattern)]
+    return [_timing(known) for name in there if (known := read_note(store.files, name))]
 
 
 def timing_file(
@@ -135,8 +135,7 @@ def timing_file(
     return f"timing-{machine}-{'*' if batches is None else batch_size}-{which}.json"
 
 
-def _read(content: bytes) -> Timing:
-    known = json.loads(content)
+def _timing(known: dict[str, Any]) -> Timing:
     return Timing(
         tuple(known["method_seconds"]),
         tuple(known["none_seconds"]),

@@ -16,6 +16,7 @@ import torch
 from bench.assets.catalogue import Entry
 from bench.base.errors import UserError, one_line
 from bench.diffusion.execution import Execution
+from bench.features.weights import trust_as, trusted
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.fitting import fitted, is_fitted
@@ -27,6 +28,7 @@ from bench.running.ray_task import FROM_FILE, Refusal
 from bench.running.units import Unit
 from bench.store.folders import Root, open_folder
 from bench.store.store import SampleKey
+from bench.suite.reach import VARIABLE
 from bench.suite.schema import SuiteSettings
 from bench.suite.suite import Suite
 
@@ -54,6 +56,8 @@ class Spec:
     keep: KeepImages
     # The store's folder must be the same here and there, or other pictures would be made.
     folder: str
+    trusted: dict[str, str]  # TorchScript files that may run
+    allowed: str  # folders that a suite may read
 
     @classmethod
     def of(cls, experiment: Experiment, engine: Engine, images: Images) -> Spec:
@@ -75,6 +79,8 @@ class Spec:
             engine.execution,
             images.keep,
             images.store.name,
+            trusted(),
+            os.environ.get(VARIABLE, ""),
         )
 
     def prepared(self) -> Prepared:
@@ -83,6 +89,8 @@ class Spec:
         Raises `UserError` when its files are not here, or are others than those of the process
         that sent this.
         """
+        trust_as(self.trusted)
+        os.environ[VARIABLE] = self.allowed
         suite = Suite(self.settings, Path(self._here(self.suite_file)), self.limit, self.entries)
         found = prepare(
             suite,

@@ -21,7 +21,7 @@ from uuid import uuid4
 from filelock import FileLock
 
 from bench.base.errors import UserError, one_line
-from bench.base.files import write_atomically
+from bench.base.files import remove_debris, write_atomically
 
 Root = Path | str  # of a store: a path, or a URL
 DISK = ("file://", "local://")
@@ -58,6 +58,10 @@ class Folder(Protocol):
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file atomically: readers see the old one, or none, and then the whole new one."""
+        ...
+
+    def tidy(self, inside: str = "") -> None:
+        """Remove what writers that were killed left, where files lie on a disk."""
         ...
 
     def alone(self) -> AbstractContextManager[object]:
@@ -141,6 +145,9 @@ class OnDisk:
 
     def write(self, name: str, content: bytes) -> None:
         write_atomically(self.path / name, content)
+
+    def tidy(self, inside: str = "") -> None:
+        remove_debris(self.path / inside)
 
     def alone(self) -> AbstractContextManager[object]:
         try:
@@ -257,6 +264,9 @@ class BehindUrl:
                     " before is kept"
                 ) from error
             raise
+
+    def tidy(self, inside: str = "") -> None:
+        pass  # a store's service has no half-written files
 
     def alone(self) -> AbstractContextManager[object]:
         return nullcontext()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.base.digests import digest_of
+from bench.base.digests import digest_of, sealed, unsealed
 from bench.base.errors import UserError, one_line
 from bench.base.pictures import encode_png, pixel_digest
 from bench.store.folders import Folder
@@ -139,30 +140,27 @@ def corrupt(files: Folder, shard: str, why: str) -> str:
 
 
 def features_as_bytes(values: np.ndarray) -> bytes:
+    """Features as an .npy file with the sha256 of all of it behind the numbers."""
     buffer = io.BytesIO()
     np.save(buffer, values.astype(np.float32), allow_pickle=False)
-    return buffer.getvalue()
+    return sealed(buffer.getvalue())
 
 
-def read_features(files: Folder, name: str, last: int) -> np.ndarray:
-    """Features `[rows, d]` of a shard, mapped into memory where they lie on this machine's disk.
-
-    Raises `UserError` for a damaged file and for one that has no row `last`.
+def read_features(files: Folder, name: str, last: int) -> np.ndarray | None:
+    """Features `[rows, d]` of a shard; None for a damaged file and for one that has no row `last`,
+    which is named on standard error.
     """
-    path = files.local(name)
     try:
-        values: np.ndarray = (
-            np.load(path, mmap_mode="r", allow_pickle=False)
-            if path
-            else np.load(io.BytesIO(files.read(name)), allow_pickle=False)
-        )
+        content = unsealed(files.read(name))
+        values: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
         if values.ndim == 0 or len(values) <= last:
             raise ValueError(f"row {last} is wanted of features of shape {values.shape}")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"cached features {files}/{name} are unreadable: {one_line(error)}; delete the file and"
-            " repeat the command"
-        ) from error
+    except (UserError, OSError, ValueError, EOFError) as error:
+        print(
+            f"bench: features {files}/{name} are damaged and are made again: {one_line(error)}",
+            file=sys.stderr,
+        )
+        return None
     return values
 
 

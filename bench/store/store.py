@@ -108,6 +108,9 @@ class SampleStore:
         """Make the folder, so that one that cannot be written is noticed before anything is
         sampled.
         """
+        self.files.tidy()
+        for extractor in self.files.at("features").folders():
+            self.files.tidy(f"features/{extractor}")
         self.files.write("key.json", json.dumps(self._identity, indent=1, sort_keys=True).encode())
 
     def refresh(self) -> None:
@@ -285,11 +288,12 @@ class SampleStore:
         result: np.ndarray | None = None
         for shard, positions in _by_shard(places).items():
             rows = [places[position].row for position in positions]
-            if shard in kept:
-                values = shards.read_features(
-                    self.files, _features_file(extractor, shard), max(rows)
-                )
-            else:
+            values = (
+                shards.read_features(self.files, _features_file(extractor, shard), max(rows))
+                if shard in kept
+                else None
+            )
+            if values is None:
                 values = self._extracted(shard, rows, extractor, extract)
             if result is None:
                 result = np.empty((len(keys), *values.shape[1:]), dtype=np.float32)

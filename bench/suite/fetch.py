@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.assets.addresses import leads_to_private
 from bench.assets.asset import Asset, delete_receipt, locate, read_receipt
 from bench.assets.catalogue import (
     Assets,
@@ -191,7 +192,12 @@ def _pictures(
         rows = assets.picture_rows(entry)
     except UserError as error:
         return one_line(error)
-    return fetch_images(rows, assets.cache / entry.path, *options)
+    own = assets.entry(entry.list)
+    # Whoever keeps the list itself in a private network means its links to lie there too.
+    private = isinstance(own, FileEntry) and any(
+        leads_to_private(url) for url in own.urls if "://" in url
+    )
+    return fetch_images(rows, assets.cache / entry.path, *options, private)
 
 
 def _unsettled(images: Images) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.assets.catalogue import parse_entries
+from bench.base import limits
 from bench.base.errors import UserError, one_line, visible
 from bench.base.files import read_regular_file
 from bench.base.parameters import parse_toml, refusal
@@ -18,9 +19,6 @@ from bench.registry.registry import find_suite
 from bench.suite.places import looks_like_a_path, stated_by
 from bench.suite.schema import SuiteSettings
 from bench.suite.suite import Suite
-
-MAX_BYTES = 2**24  # of a suite file
-DEEPEST = 16  # suites that extend one another
 
 
 def load_suite(name: str, limit: int | None = None) -> Suite:
@@ -50,8 +48,10 @@ def _extended(file: Path, before: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = table.pop("extends")
     if not isinstance(base, str):
         raise UserError(f"suite file {file}: extends must be the name or the path of a suite")
-    if len(before) == DEEPEST:
-        raise UserError(f"suite file {file}: more than {DEEPEST} suites extend one another")
+    if len(before) == limits.SUITES_DEEP:
+        raise UserError(
+            f"suite file {file}: more than {limits.SUITES_DEEP} suites extend one another"
+        )
     by_path = base.endswith(".toml")
     parent = find_suite(str(file.parent / base) if by_path else base).resolve()
     if parent in (*before, file.resolve()):
@@ -65,7 +65,7 @@ def _extended(file: Path, before: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _table_of(file: Path) -> dict[str, Any]:
     try:
-        return parse_toml(read_regular_file(file, MAX_BYTES).decode())
+        return parse_toml(read_regular_file(file, limits.SUITE_BYTES).decode())
     except UnicodeDecodeError as error:
         raise UserError(f"suite file {file} is not valid TOML: {one_line(error)}") from error
     except (OSError, ValueError) as error:

@@ -20,6 +20,7 @@ from bench.base.digests import path_digest
 from bench.base.errors import UserError, visible
 from bench.base.files import is_regular_file, is_there
 from bench.registry.registry import find_suite
+from bench.suite.reach import refuse_outside
 
 SUITE_PREFIX = "suite:"  # suite:NAME:PATH is a path as the file of the suite NAME states it
 # settings of metrics and attacks that are names, whatever files lie beside the suite
@@ -75,6 +76,22 @@ class Places:
                 f" {visible(str(path))[:LONGEST]})"
             )
         return path
+
+    def refuse_outside(self, what: str, path: Path, stated: str = "") -> None:
+        """Raises `UserError` for a list, a picture or code that the suite may not reach.
+
+        `stated`: the path that led there, as the suite file says it; one that a suite known by
+        name states may also lie beside that suite.
+        """
+        if Path(os.path.normpath(path)).is_relative_to(self.assets.cache):
+            return  # the user keeps the cache, with links to other disks, say
+        own = [self.file.parent]
+        if stated.startswith(SUITE_PREFIX):
+            own.append(self._named_folder(stated))
+        refuse_outside(self.suite, what, path, tuple(own))
+
+    def _named_folder(self, stated: str) -> Path:
+        return find_suite(stated.removeprefix(SUITE_PREFIX).partition(":")[0]).parent
 
     def is_there(self, relative: str) -> bool:
         """Whether `path` would find it."""

@@ -45,6 +45,7 @@ def read_prompts(
         return _placeholders(role, settings, limit)
     suite = f"suite {places.suite}"
     file = places.path(settings.file)
+    places.refuse_outside("list", file, settings.file)
     called = {"prompt": "prompt"} | {str(ours): theirs for ours, theirs in settings.columns.items()}
     rows = spread(_chosen(suite, file, settings, called), settings.limit)
     if settings.expected not in (None, len(rows)):
@@ -164,6 +165,7 @@ class _References:
             names = (row.get(self.column) or "").split("|")
             paths = tuple(self.file.parent / name for name in names if name)
         for path in () if self.places.lenient else paths:
+            self.places.refuse_outside("training picture", path, self.settings.file)
             if not is_regular_file(path):
                 raise UserError(
                     f"suite {self.places.suite}: reference picture {visible(str(path))} is missing"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from bench.base import limits
 from bench.base.names import PAGES
 from bench.base.prompt_lists import NO_DELIMITERS, Format
 
@@ -100,7 +101,7 @@ class PromptSettings(_Frozen):
         None, ge=1, description="keep this many of each group, evenly spread over its rows"
     )
     limit: int | None = Field(None, ge=1, description="keep this many, evenly spread over the list")
-    images_per_prompt: int = Field(1, ge=1)
+    images_per_prompt: int = Field(1, ge=1, le=limits.IMAGES_PER_PROMPT)
 
     @field_validator("delimiter")
     @classmethod

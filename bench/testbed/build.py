@@ -29,6 +29,7 @@ from bench.base.files import write_atomically
 from bench.base.pictures import encode_png
 from bench.features.networks import CleanFeatures
 from bench.features.recogniser import ObjectNetwork, ObjectRecogniser, save_recogniser
+from bench.features.weights import save_network
 from bench.records.environment import PACKAGES, package_version
 from bench.statistics.frechet import moments, write_statistics
 from bench.testbed.autoencoder import (
@@ -52,12 +53,12 @@ from bench.testbed.plan import TestbedPlan
 from bench.testbed.recogniser import recogniser_job
 from bench.testbed.scenes import Canary, canary_scenes, clean_scene, render
 from bench.testbed.scorers import (
+    FeatureNetwork,
     clip_job,
     descriptor_job,
     features_job,
     parameters_of,
     save_clip,
-    save_torchscript,
 )
 from bench.testbed.sheets import level_title, write_blocks, write_grid
 from bench.testbed.sprites import ATTRIBUTION, concept_names, license_text
@@ -95,7 +96,10 @@ class Workshop:
         return torch.stack(pictures).to(self.device)
 
     def tokenizer(self) -> CLIPTokenizer:
-        return cast(CLIPTokenizer, CLIPTokenizer.from_pretrained(self.folder / "tokenizer"))
+        found = cast(CLIPTokenizer, CLIPTokenizer.from_pretrained(self.folder / "tokenizer"))
+        # It is saved with this setting, which follows the environment: the bundle must not.
+        found.init_kwargs["local_files_only"] = False
+        return found
 
     def autoencoder(self) -> AutoencoderKL:
         model = AutoencoderKL.from_pretrained(self.folder / "autoencoder")
@@ -217,7 +221,7 @@ def build_descriptor(shop: Workshop) -> dict[str, Any]:
     plan = shop.plan
     job = descriptor_job(plan.seed, plan.side, plan.descriptor_steps, shop.tokenizer())
     module, facts = train(job, shop.checkpoints, shop.device)
-    save_torchscript(module, plan.side, shop.folder / "descriptor.torchscript.pt")
+    save_network(module, shop.folder / "descriptor.safetensors")
     return facts | {"parameters": parameters_of(module)}
 
 
@@ -233,7 +237,8 @@ def build_features(shop: Workshop) -> dict[str, Any]:
     job = features_job(plan.seed, plan.side, plan.features_steps, shop.tokenizer())
     module, facts = train(job, shop.checkpoints, shop.device)
     facts |= {"parameters": parameters_of(module)}
-    save_torchscript(module, plan.side, shop.folder / "features.torchscript.pt")
+    network = cast(FeatureNetwork, module).without_head()
+    save_network(network, shop.folder / "features.safetensors")
     return facts
 
 
@@ -246,7 +251,7 @@ def assemble_bundle(shop: Workshop) -> dict[str, Any]:
     autoencoder = AutoencoderKL.from_pretrained(shop.folder / "autoencoder")
     pipeline = assemble_pipeline(shop.denoiser(), autoencoder, shop.tokenizer())
     save_half(pipeline, bundle / "pipeline")
-    scorers = ("descriptor.torchscript.pt", "features.torchscript.pt", "recogniser.safetensors")
+    scorers = ("descriptor.safetensors", "features.safetensors", "recogniser.safetensors")
     for name in scorers:
         shutil.copy(shop.folder / name, bundle / "scorers" / name)
     shutil.copytree(shop.folder / "clip", bundle / "scorers/clip")
@@ -276,7 +281,7 @@ def _write_statistics(shop: Workshop) -> None:
     features.
     """
     plan, scorers = shop.plan, shop.bundle / "scorers"
-    extractor = CleanFeatures(scorers / "features.torchscript.pt", plan.side, torch.device("cpu"))
+    extractor = CleanFeatures(scorers / "features.safetensors", plan.side, torch.device("cpu"))
     scenes = (clean_scene(plan.seed, i, "reference") for i in range(plan.reference_pictures))
     features = extractor([render(scene, plan.side) for scene in scenes])
     known = replace(

@@ -2,7 +2,7 @@
 
 manifest.json     plan, seconds, losses, versions, hashes of files, acceptance figures
 pipeline/         an ordinary diffusers folder, fp16
-scorers/          descriptor.torchscript.pt, clip/ (open_clip), features.torchscript.pt,
+scorers/          descriptor.safetensors, clip/ (open_clip), features.safetensors,
                   frechet_reference.npz, recogniser.safetensors
 prompts/          canaries.csv (with views, kind and split), clean.csv, quality.csv,
                   calibration.csv, labels.json (share of copies of each canary, once measured)

@@ -41,7 +41,7 @@ class OpenedBundle:
         self.folder, self.suite, self.denoiser, self.report = folder, suite, denoiser, report
         cpu, scorers = torch.device("cpu"), folder / "scorers"
         self.model_digest = path_digest(folder / "pipeline")
-        self.descriptor = CopyDescriptor(scorers / "descriptor.torchscript.pt", "testbed", cpu)
+        self.descriptor = CopyDescriptor(scorers / "descriptor.safetensors", "testbed", cpu)
         self.clip = OpenClip("clip", scorers / "clip", None, cpu)
         self.recogniser = ObjectRecogniser(scorers / "recogniser.safetensors", cpu)
 

@@ -1,10 +1,12 @@
 """The three judges of testbed pictures, trained here and saved in the formats of the real ones.
 
 * a copy descriptor trained the SSCD way (Pizzi et al., CVPR 2022): contrastive with strong
-  augmentations, mixed images and an entropy term; a TorchScript of unit-norm descriptors;
+  augmentations, mixed images and an entropy term;
 * an open_clip model: its own `open_clip_config.json` and checkpoint, loaded through `open_clip`;
-* a feature network for the Frechet distance, a TorchScript with `.layers` like the Inception file
-  that clean-fid loads.
+* a feature network for the Frechet distance, with `.layers` like the Inception that clean-fid
+  loads.
+
+The first and the last are safetensors that name their architecture (`bench.features.weights`).
 
 None of them sees a canary: they are trained on scenes of their own stream.
 """
@@ -13,8 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import CLIPTokenizer
 
+from bench.features.architectures.small import SmallDescriptor, SmallFeatures
 from bench.testbed.captions import MAX_TOKENS, canary_caption, clean_caption, invented_words
 from bench.testbed.denoiser import token_ids
 from bench.testbed.scenes import (
@@ -81,75 +82,36 @@ def scorer_scene(seed: int, index: int) -> Scene:
     return Scene(caption, random_background(own), random_placements(own, concepts))
 
 
-class Trunk(nn.Sequential):
-    """A small residual network: `[B, 3, H, W]` to `[B, 128, H/4, W/4]`."""
+class FeatureNetwork(SmallFeatures):
+    """The features with the head that trains them."""
 
     def __init__(self) -> None:
-        super().__init__(
-            nn.Conv2d(3, 32, 3, padding=1, bias=False),
-            nn.BatchNorm2d(32),
-            nn.ReLU(),
-            Residual(32, 64, stride=2),
-            Residual(64, 128, stride=2),
-            Residual(128, 128, stride=1),
-        )
-
-
-class Residual(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.first = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-        )
-        self.second = nn.Sequential(
-            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
-        )
-        same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.second(self.first(x)) + self.shortcut(x))
-
-
-class Descriptor(nn.Module):
-    """Trunk, generalised-mean pooling with exponent 3, linear layer, L2 normalisation.
-
-    ImageNet-normalised pixels to unit vectors.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trunk, self.embeddings = Trunk(), nn.Linear(128, DESCRIPTOR_DIMS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.described(self.trunk(x))
-
-    def described(self, seen: Tensor) -> Tensor:
-        """What the trunk saw, `[B, 128, h, w]`, as a unit vector."""
-        pooled = seen.clamp(min=1e-6).pow(3).mean(dim=(2, 3)).pow(1 / 3)
-        return F.normalize(self.embeddings(pooled), dim=1)
-
-
-class FeatureNetwork(nn.Module):
-    """`layers` takes pixels in [-1, 1] to features `[B, FEATURE_DIMS]`; the head only trains it.
-
-    The form of the Inception file of clean-fid.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        pool = nn.AdaptiveAvgPool2d(2)
-        self.layers = nn.Sequential(Trunk(), pool, nn.Flatten(), nn.Linear(512, FEATURE_DIMS))
+        super().__init__(FEATURE_DIMS)
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(FEATURE_DIMS, len(CODEPOINTS) + 12))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.layers(x))
 
+    def without_head(self) -> SmallFeatures:
+        """What remains after training."""
+        plain = SmallFeatures(FEATURE_DIMS)
+        plain.layers = self.layers
+        return plain
+
 
 def descriptor_job(seed: int, side: int, steps: int, tokenizer: CLIPTokenizer) -> Job:
     torch.manual_seed(seed)
     pictures = ScorerPictures(seed, side, tokenizer)
-    return Job("descriptor", Descriptor(), pictures, _descriptor_loss, steps, 96, 2e-3, seed)
+    return Job(
+        "descriptor",
+        SmallDescriptor(DESCRIPTOR_DIMS),
+        pictures,
+        _descriptor_loss,
+        steps,
+        96,
+        2e-3,
+        seed,
+    )
 
 
 def _descriptor_loss(
@@ -330,28 +292,6 @@ def _features_loss(
     quarters = F.adaptive_avg_pool2d(pixels, 2).flatten(1)
     wrong = F.binary_cross_entropy_with_logits(named, present, pos_weight=weight)
     return wrong + F.mse_loss(colours, quarters)
-
-
-def save_torchscript(module: nn.Module, side: int, path: Path) -> None:
-    """Trace a scorer and save it; `layers` of a feature network stays reachable."""
-    module = module.cpu().eval().to(memory_format=torch.contiguous_format)
-    if isinstance(module, FeatureNetwork):
-        module.head = nn.Identity()  # type: ignore[assignment]
-    with torch.no_grad(), warnings.catch_warnings():
-        # TorchScript is what the official scorers come in.
-        warnings.simplefilter("ignore", FutureWarning)
-        torch.jit.trace(module, torch.rand(2, 3, side, side)).save(str(path))
-    _drop_debug_entries(path)
-
-
-def _drop_debug_entries(path: Path) -> None:
-    """Take out the notes on where each line of source lay, which hold this machine's paths."""
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if not name.endswith(".debug_pkl")]
-        kept = {name: archive.read(name) for name in names}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in kept.items():
-            archive.writestr(zipfile.ZipInfo(name), content)
 
 
 def parameters_of(module: nn.Module) -> int:

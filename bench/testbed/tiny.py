@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 from bench.base.pictures import encode_png
+from bench.features.architectures.small import Colours, SmallDescriptor, SmallFeatures
 from bench.features.networks import CopyDescriptor
 from bench.features.recogniser import ObjectNetwork, save_recogniser
+from bench.features.weights import save_network
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
 from bench.testbed.captions import train_tokenizer
@@ -61,7 +63,7 @@ file = "clean.csv"
 file = "clean.csv"
 
 [metrics.sscd]
-weights = "./descriptor.torchscript.pt"
+weights = "./descriptor.safetensors"
 profile = "testbed"
 threshold = 0.5
 
@@ -69,7 +71,7 @@ threshold = 0.5
 model = "./clip"
 
 [metrics.fid]
-weights = "./features.torchscript.pt"
+weights = "./features.safetensors"
 statistics = "./frechet_reference.npz"
 images = 6
 size = 32
@@ -166,27 +168,18 @@ def build_tiny_suite(folder: Path) -> Suite:
     """Everything that `SUITE` names, as files in `folder`, and the suite."""
     from open_clip.model import CLIP
 
-    from bench.testbed.scorers import (
-        Descriptor,
-        FeatureNetwork,
-        clip_config,
-        save_clip,
-        save_torchscript,
-    )
+    from bench.testbed.scorers import DESCRIPTOR_DIMS, FEATURE_DIMS, clip_config, save_clip
 
     pipe = build_tiny_pipeline()
     pipe.save_pretrained(folder / "pipeline", safe_serialization=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        save_torchscript(Descriptor(), SIDE, folder / "descriptor.torchscript.pt")
-        save_torchscript(FeatureNetwork(), SIDE, folder / "features.torchscript.pt")
+        save_network(SmallDescriptor(DESCRIPTOR_DIMS), folder / "descriptor.safetensors")
+        save_network(SmallFeatures(FEATURE_DIMS), folder / "features.safetensors")
         save_clip(CLIP(**clip_config(len(pipe.tokenizer))), folder / "clip", pipe.tokenizer)
         # For metrics that enlarge pictures first, to 320 pixels say: convolutions would take most
         # of the time of their checks.
-        pooled = torch.nn.Sequential(
-            torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 16)
-        )
-        save_torchscript(pooled, SIDE, folder / "pooled.torchscript.pt")
+        save_network(Colours(16), folder / "pooled.safetensors")
         save_recogniser(ObjectNetwork(len(OBJECTS)), OBJECTS, folder / "objects.safetensors")
     np.savez(folder / "frechet_reference.npz", mu=np.zeros(64), sigma=np.eye(64), n=100)
     random = np.random.default_rng(0)
@@ -220,7 +213,7 @@ def build_tiny_suite(folder: Path) -> Suite:
 
 def _write_labels(folder: Path) -> None:
     """One memorized prompt of each stratum, and a second one that is copied."""
-    descriptor = CopyDescriptor(folder / "descriptor.torchscript.pt", "testbed", None)
+    descriptor = CopyDescriptor(folder / "descriptor.safetensors", "testbed", None)
     labels = {
         "images_per_prompt": 16,
         "descriptor": descriptor.fingerprint,

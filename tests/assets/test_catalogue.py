@@ -152,7 +152,7 @@ def far(site, tiny_folder, tmp_path, monkeypatch):
             opened.writestr(f"val/COCO_val_{id}.jpg", picture(int(id), "JPEG"))
     site.files["val.zip"] = archive.getvalue()
     for name in ("descriptor", "features"):
-        site.files[f"{name}.pt"] = (tiny_folder / f"{name}.torchscript.pt").read_bytes()
+        site.files[f"{name}.pt"] = (tiny_folder / f"{name}.safetensors").read_bytes()
     assets = [
         f'[assets.model]\nhub = "you/tiny"\nrevision = "{REVISION}"\npath = "hub/tiny"\ntflop ='
         " 0.5\n[assets.model.files]\n"

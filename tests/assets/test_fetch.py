@@ -28,15 +28,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from bench.assets import addresses, links, session
 from bench.assets import asset as assets
 from bench.assets import download as downloading
 from bench.assets import fetch as fetching
 from bench.assets import links as fetching_images
-from bench.assets import session
 from bench.assets.archive import BadArchive, unpack
 from bench.assets.asset import Asset, cache_folder, locate, read_receipt
 from bench.assets.fetch import fetch, text
-from bench.assets.links import fetch_images, images_text, read_images
+from bench.assets.links import images_text, read_images
 from bench.assets.session import folder_lock
 from bench.base.errors import UserError
 from local_site import Site, sha256
@@ -608,6 +608,11 @@ def test_a_damaged_archive_is_refused_and_nothing_of_it_is_used(site, tmp_path, 
 # Pictures
 
 
+def fetch_images(*arguments, **settings):
+    """From the tests' own server, which stands in a private network."""
+    return links.fetch_images(*arguments, **{"private": True} | settings)
+
+
 def picture(number: int, kind: str = "PNG", side: int = 16) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(
@@ -632,6 +637,44 @@ def gallery(site):
         (f"id{i}", site.url(str(i)), {4: sha256(b"else"), 5: sha256(picture(5, "WEBP"))}.get(i, ""))
         for i in range(6)
     ]
+
+
+def test_links_lead_neither_to_this_machine_nor_into_its_network(gallery, site, tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(picture(9))
+    rows = [gallery[0], ("a", f"file://{secret}", ""), ("b", str(secret), "")]
+    rows.append(("c", "http://[::1]:1/x.png", ""))
+    found = fetch_images(rows, tmp_path / "images", private=False, retries=0)
+    assert found.n_found == 0 and site.asked == []
+    assert "127.0.0.1, an address of this machine" in found.rows[0].status
+    assert all("a file of this machine" in row.status for row in found.rows[1:3])
+
+
+def test_a_public_address_may_not_redirect_to_a_private_one(site, tmp_path, monkeypatch):
+    site.files["there.png"] = picture(1)
+    site.moved["moved.png"] = "/there.png"
+    rows = [("1", site.url("moved.png"), "")]
+    answers = iter([False, True])
+    monkeypatch.setattr(addresses, "is_private", lambda host: next(answers))
+    found = fetch_images(rows, tmp_path, private=False, retries=0)
+    assert "private network" in found.rows[0].status and site.requests("there.png") == []
+    monkeypatch.setattr(addresses, "is_private", lambda host: False)
+    assert fetch_images(rows, tmp_path, private=False, retries=0).n_found == 1
+    # an asset of the suite's own, which the user wrote, may lie in a private network
+    asset = Asset(name="a", urls=(site.url("there.png"),), sha256=None, bytes=None, path="a.png",
+                  unpack="none")  # fmt: skip
+    monkeypatch.undo()
+    assert fetch([asset], tmp_path / "cache")[0].state == "fetched"
+
+
+@pytest.mark.parametrize(
+    ("host", "private"),
+    [("127.0.0.1", True), ("10.1.2.3", True), ("169.254.169.254", True), ("::1", True),
+     ("fd00::1", True), ("fe80::1%eth0", True), ("::ffff:192.168.0.1", True), ("0.0.0.0", True),
+     ("8.8.8.8", False), ("2606:4700::1", False), ("a.name", False)],
+)  # fmt: skip
+def test_private_addresses(host, private):
+    assert addresses.is_private(host) == private
 
 
 def test_pictures_get_their_digest_as_name_and_every_link_its_status(gallery, tmp_path):
@@ -887,7 +930,7 @@ from bench.assets.links import fetch_images
 signal.signal(signal.SIGINT, signal.default_int_handler)
 folder, *urls = sys.argv[1:]
 try:
-    fetch_images([(url, url, "") for url in urls[1:]], Path(folder) / "images")
+    fetch_images([(url, url, "") for url in urls[1:]], Path(folder) / "images", private=True)
     fetch([Asset(name="body", urls=(urls[0],), path="body.bin")], Path(folder))
 except KeyboardInterrupt:
     sys.exit(130)

@@ -81,8 +81,8 @@ def scene(tiny_folder, tmp_path):
     text = text.replace('[prompts.fit]\nfile = "prompts.csv"\nwhere = { split = "fit" }\n', "")
     for name in (
         "pipeline",
-        "descriptor.torchscript.pt",
-        "features.torchscript.pt",
+        "descriptor.safetensors",
+        "features.safetensors",
         "frechet_reference.npz",
         "clip",
         "calibration.csv",

@@ -13,7 +13,7 @@ from bench import Prompt, Target, Unmeasurable, read_picture
 
 CAPTION = "zund brakfo: owl and key"
 COMMON = {"owl", "and", "key"}
-SETTINGS = {"descriptor": "./descriptor.torchscript.pt", "profile": "testbed", "similarity": 0.999}
+SETTINGS = {"descriptor": "./descriptor.safetensors", "profile": "testbed", "similarity": 0.999}
 
 
 @pytest.mark.parametrize("count", [1, 4, 9, 40])

@@ -328,12 +328,7 @@ def test_every_missing_file_of_a_suite_is_named_with_the_path_looked_at(tmp_path
         for file in suite.files
         if file.problem == "missing"
     }
-    named = {
-        "descriptor.torchscript.pt",
-        "clip",
-        "features.torchscript.pt",
-        "frechet_reference.npz",
-    }
+    named = {"descriptor.safetensors", "clip", "features.safetensors", "frechet_reference.npz"}
     assert lacking == {"pipeline", "calibration.csv", "clean.csv", "one.png", "three.png", *named}
     assert (
         suite.verdict == "cannot run: 9 missing of 11 files"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench import trust
 from bench.base.errors import UserError
 from bench.diffusion.model import load_pipeline
 from bench.features import PROFILES, CleanFeatures, CopyDescriptor, OpenClip
@@ -51,6 +52,7 @@ class Features(torch.nn.Module):
 
 def saved(module, path):
     torch.jit.trace(module.eval(), torch.rand(2, 3, 32, 32)).save(str(path))
+    trust([path])
     return path
 
 

@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 from published_nemo import Published, collected_activations
+from safetensors.torch import load_file
 from test_wanda import collected_inputs, norms
+from torch.nn import functional as F
 
 from bench.base.digests import path_digest
 from bench.diffusion.denoiser import Denoiser
@@ -133,16 +135,38 @@ def wen(denoiser: Denoiser) -> dict[str, object]:
     return found
 
 
+def _described(weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """The network of the file, written out layer by layer."""
+
+    def convolved(x: torch.Tensor, name: str, number: str, stride: int, padding: int = 1):
+        x = F.conv2d(x, weights[f"{name}.weight"], stride=stride, padding=padding)
+        norm = {
+            part: weights[f"{number}.{part}"]
+            for part in ("running_mean", "running_var", "weight", "bias")
+        }
+        return F.batch_norm(x, **norm)
+
+    x = F.relu(convolved(x, "trunk.0", "trunk.1", 1))
+    for block, stride in (("trunk.3", 2), ("trunk.4", 2), ("trunk.5", 1)):
+        inner = F.relu(convolved(x, f"{block}.first.0", f"{block}.first.1", stride))
+        inner = convolved(inner, f"{block}.second.0", f"{block}.second.1", 1)
+        if f"{block}.shortcut.weight" in weights:
+            x = F.conv2d(x, weights[f"{block}.shortcut.weight"], stride=stride)
+        x = F.relu(inner + x)
+    pooled = x.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3)
+    return F.linear(pooled, weights["embeddings.weight"], weights["embeddings.bias"])
+
+
 def sscd() -> list[list[float]]:
     """Similarities of six training pictures, each with each."""
-    network = torch.jit.load(str(BUNDLE / "scorers/descriptor.torchscript.pt")).eval()
+    weights = load_file(BUNDLE / "scorers/descriptor.safetensors")
     mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
     deviation = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     rows = []
     for path in sorted((BUNDLE / "references").glob("verbatim-*-00.png"))[:6]:
         unit = torch.from_numpy(np.asarray(Image.open(path).convert("RGB"))).permute(2, 0, 1) / 255
         with torch.no_grad():
-            row = network(((unit - mean) / deviation)[None])[0]
+            row = _described(weights, ((unit - mean) / deviation)[None])[0]
         rows.append(row / row.norm())
     table = torch.stack(rows) @ torch.stack(rows).T
     return [[round(float(value), 5) for value in row] for row in table]

@@ -109,7 +109,7 @@ def test_magnitudes_and_first_gradients_of_wen(denoiser, monkeypatch):
 
 def test_similarities_of_the_descriptor():
     paths = sorted((BUNDLE / "references").glob("verbatim-*-00.png"))[:6]
-    described = CopyDescriptor(BUNDLE / "scorers/descriptor.torchscript.pt", "testbed", CPU)
+    described = CopyDescriptor(BUNDLE / "scorers/descriptor.safetensors", "testbed", CPU)
     rows = described([read_picture(path) for path in paths])
     np.testing.assert_allclose(rows @ rows.T, FIGURES["sscd"], atol=2e-5)
 

@@ -224,7 +224,7 @@ def lost(tiny_folder):
         )
     write_csv(tiny_folder / "lost.csv", rows)
     profiles = "".join(
-        f'\n[metrics.{name}]\nweights = "./pooled.torchscript.pt"\n'
+        f'\n[metrics.{name}]\nweights = "./pooled.safetensors"\n'
         for name in ("sscd_nemo24", "sscd_membench25", "sscd_dcr23")
     )
     text = (

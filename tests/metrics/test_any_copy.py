@@ -37,7 +37,7 @@ def setting(tiny_suite):
 
 def test_a_copy_of_another_prompts_picture_counts(setting, tiny_suite, tiny_folder):
     pictures, evaluation = setting
-    weights = tiny_folder / "descriptor.torchscript.pt"
+    weights = tiny_folder / "descriptor.safetensors"
     describe = CopyDescriptor(weights, "testbed", CPU)
     named = [*tiny_suite.prompts("memorized"), *tiny_suite.prompts("fit")]
     training = [describe([read_picture(prompt.references[0])])[0] for prompt in named]
@@ -45,7 +45,7 @@ def test_a_copy_of_another_prompts_picture_counts(setting, tiny_suite, tiny_fold
         [[max(float(describe([p])[0] @ t) for t in training) for p in row] for row in pictures]
     )
     threshold = 0.9999
-    metric = AnyCopy(weights="./descriptor.torchscript.pt", profile="testbed", threshold=threshold)
+    metric = AnyCopy(weights="./descriptor.safetensors", profile="testbed", threshold=threshold)
     scores = metric.measure(evaluation)
     assert scores["any_copy"].table.tolist() == (nearest > threshold).astype(float).tolist()
     assert scores["any_copy"].table[0, 1] == scores["any_copy"].table[1, 0] == 1
@@ -55,6 +55,6 @@ def test_a_copy_of_another_prompts_picture_counts(setting, tiny_suite, tiny_fold
 
 def test_without_any_training_picture_there_is_no_number():
     bare = SimpleNamespace(prompts=lambda role: ())
-    metric = AnyCopy(weights="./descriptor.torchscript.pt", profile="testbed")
+    metric = AnyCopy(weights="./descriptor.safetensors", profile="testbed")
     with pytest.raises(Unmeasurable, match="no prompt of the suite has a training picture"):
         metric.measure(Evaluation(bare, CPU, None, time=None))

@@ -19,7 +19,7 @@ from metrics.copies import Copies, read_labels
 
 CPU = torch.device("cpu")
 SETTINGS = {
-    "weights": "./descriptor.torchscript.pt",
+    "weights": "./descriptor.safetensors",
     "profile": "testbed",
     "threshold": 0.5,
     "labels": "./labels.json",
@@ -54,7 +54,7 @@ def an_evaluation(folder):
 
 def test_every_stratum_is_scored_on_its_own_prompts(folder):
     pictures, evaluation = an_evaluation(folder)
-    describe = CopyDescriptor(folder / "descriptor.torchscript.pt", "testbed", CPU)
+    describe = CopyDescriptor(folder / "descriptor.safetensors", "testbed", CPU)
     prompts = {prompt.id: row for row, prompt in enumerate(evaluation.suite.prompts("memorized"))}
     threshold = 0.999
     relabelled(folder, threshold=threshold)

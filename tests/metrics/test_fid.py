@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
+from bench import trust
 from bench.base.digests import path_digest
 from bench.base.errors import Unmeasurable, UserError
 from bench.base.parameters import configure
@@ -174,7 +175,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def network(tiny_folder):
-    return CleanFeatures(tiny_folder / "features.torchscript.pt", 32, CPU)
+    return CleanFeatures(tiny_folder / "features.safetensors", 32, CPU)
 
 
 def test_features_of_a_folder_are_those_of_clean_fid(folder, tiny_folder, tmp_path):
@@ -195,6 +196,7 @@ def test_features_of_a_folder_are_those_of_clean_fid(folder, tiny_folder, tmp_pa
     torch.manual_seed(0)
     file = tmp_path / "inception-2015-12-05.pt"
     torch.jit.trace(Shaped().eval(), torch.rand(2, 3, 299, 299)).save(str(file))
+    trust([file])
     wrapper = InceptionV3W(str(tmp_path), download=False)
     theirs = get_folder_features(
         str(folder), wrapper, num_workers=0, device=CPU, mode="clean", verbose=False
@@ -303,12 +305,15 @@ def test_killed_half_way_it_goes_on_after_the_last_whole_part(
     )
 
 
-def test_damaged_features_are_named_and_not_used(folder, network, tmp_path):
+@pytest.mark.parametrize("where", [-50, 200])
+def test_damaged_features_are_named_and_made_again(folder, network, tmp_path, capsys, where):
     list(feature_blocks(pictures_in(folder), network, tmp_path / "cache"))
     (part,) = (tmp_path / "cache").rglob("*.npy")
-    part.write_bytes(part.read_bytes()[:-50])
-    with pytest.raises(UserError, match="00000.npy are unreadable: .* delete the file and repeat"):
-        statistics_of(pictures_in(folder), network, tmp_path / "cache")
+    whole = part.read_bytes()
+    part.write_bytes(whole[:where] + bytes([whole[where] ^ 1]) + whole[where:][1:])
+    statistics_of(pictures_in(folder), network, tmp_path / "cache")
+    assert "00000.npy are damaged and are made again" in capsys.readouterr().err
+    assert part.read_bytes() == whole
 
 
 def test_another_picture_cut_or_network_is_measured_anew(folder, network, tmp_path):
@@ -346,7 +351,7 @@ def suite_of(tiny_folder, tmp_path):
         head, tail = (tiny_folder / "tiny.toml").read_text().split("[prompts.quality]")
         text = (
             head + '[prompts.quality]\nfile = "quality.csv"\nimages_per_prompt ='
-            ' 2\n[metrics.fid]\nweights = "./features.torchscript.pt"\nsize = 32\n' + lines
+            ' 2\n[metrics.fid]\nweights = "./features.safetensors"\nsize = 32\n' + lines
         )
         assert tail
         (folder / "tiny.toml").write_text(text)
@@ -440,7 +445,7 @@ def test_a_suite_may_ask_for_the_matched_originals_only(suite_of, tmp_path):
 
 def test_kid_shares_the_features_of_fid(suite_of, network, tmp_path, monkeypatch):
     suite = suite_of(
-        'images = 7\nreal = "real"\n[metrics.kid]\nweights = "./features.torchscript.pt"\nreal ='
+        'images = 7\nreal = "real"\n[metrics.kid]\nweights = "./features.safetensors"\nreal ='
         ' "real"\nimages = 7\nsize = 32\nsubset_size = 5\n'
     )
     run, seen, read = run_of(suite, tmp_path), [], real_pictures.read_image

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bench import trust
 from bench.base.errors import Unmeasurable, UserError
 from bench.features.networks import PROFILES, CleanFeatures, CopyDescriptor, OpenClip, preprocess
 from bench.registry.registry import find
@@ -43,10 +44,10 @@ def test_sscd_preprocessing_equals_torchvision_on_pil_images(name):
 def test_descriptors_are_unit_vectors_whatever_the_batch(tiny_folder):
     pictures = [random_picture(seed) for seed in range(7)]
     one = CopyDescriptor(
-        tiny_folder / "descriptor.torchscript.pt", "testbed", torch.device("cpu"), batch_size=1
+        tiny_folder / "descriptor.safetensors", "testbed", torch.device("cpu"), batch_size=1
     )(pictures)
     many = CopyDescriptor(
-        tiny_folder / "descriptor.torchscript.pt", "testbed", torch.device("cpu"), batch_size=64
+        tiny_folder / "descriptor.safetensors", "testbed", torch.device("cpu"), batch_size=64
     )(pictures)
     np.testing.assert_allclose(np.linalg.norm(many, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(one, many, atol=1e-5)
@@ -55,7 +56,7 @@ def test_descriptors_are_unit_vectors_whatever_the_batch(tiny_folder):
 def test_another_profile_is_another_fingerprint(tiny_folder):
     prints = {
         CopyDescriptor(
-            tiny_folder / "descriptor.torchscript.pt", name, torch.device("cpu")
+            tiny_folder / "descriptor.safetensors", name, torch.device("cpu")
         ).fingerprint
         for name in PROFILES
     }
@@ -124,6 +125,7 @@ def test_clean_features_equal_clean_fid_on_an_inception_shaped_file(tmp_path):
     torch.manual_seed(0)
     file = tmp_path / "inception-2015-12-05.pt"
     torch.jit.trace(Shaped().eval(), torch.rand(2, 3, 299, 299)).save(str(file))
+    trust([file])
     pictures = [random_picture(s) for s in range(3)]
     ours = CleanFeatures(file, 299, torch.device("cpu"))(pictures)
     batch = torch.from_numpy(
@@ -162,7 +164,7 @@ def test_walltime_is_the_method_over_none():
 
 def test_a_truncated_scorer_is_one_clear_line(tiny_folder, tmp_path):
     cut = tmp_path / "cut.pt"
-    cut.write_bytes((tiny_folder / "descriptor.torchscript.pt").read_bytes()[:1000])
+    cut.write_bytes((tiny_folder / "descriptor.safetensors").read_bytes()[:1000])
     with pytest.raises(UserError, match="no readable TorchScript") as error:
         CopyDescriptor(cut, "testbed", torch.device("cpu"))([random_picture(0)])
     assert "\n" not in str(error.value)

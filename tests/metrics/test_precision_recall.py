@@ -85,9 +85,7 @@ def suite_of(tiny_folder, tmp_path):
 
     def make(reference, images=8, nearest=2):
         head = (tiny_folder / "tiny.toml").read_text().split("[prompts.quality]")[0]
-        common = (
-            f'weights = "./features.torchscript.pt"\nsize = 32\nimages = {images}\n{reference}\n'
-        )
+        common = f'weights = "./features.safetensors"\nsize = 32\nimages = {images}\n{reference}\n'
         (folder / "tiny.toml").write_text(
             f'{head}[prompts.quality]\nfile = "quality.csv"\nimages_per_prompt = 2\n'
             f"[metrics.precision_recall]\n{common}nearest = {nearest}\n"
@@ -104,7 +102,7 @@ def run_of(suite, tmp_path):
 
 def keep(suite, *options):
     out = suite.file.parent / "real.npz"
-    network = suite.file.parent / "features.torchscript.pt"
+    network = suite.file.parent / "features.safetensors"
     return bench(
         *("statistics", "--images", suite.file.parent / "real", "--inception", network),
         *("--out", out, "--size", 32, "--device", "cpu", "--force", *options),
@@ -122,7 +120,7 @@ def test_a_folder_and_its_kept_features_give_the_same_numbers(suite_of, tmp_path
         assert file[name].value == folder[name].value and file[name].low == folder[name].low
         assert file[name].details == folder[name].details
     assert folder["precision"].prompts == 4 and folder["recall"].details["real_images"] == 8
-    network = CleanFeatures(suite.path("./features.torchscript.pt"), 32, CPU)
+    network = CleanFeatures(suite.path("./features.safetensors"), 32, CPU)
     generated = run.samples("quality").features(network).reshape(8, -1)
     paths = sorted((suite.file.parent / "real").glob("*.png"))[:8]
     real = network([read_picture(path) for path in paths])

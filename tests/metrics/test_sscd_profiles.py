@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from bench.base.errors import Unmeasurable
 from bench.contracts.metric import Evaluation, PerImage
 from bench.contracts.samples import SampleSet
+from bench.features.architectures.small import Colours
 from bench.features.networks import CopyDescriptor
+from bench.features.weights import save_network
 from bench.registry.registry import entries, find
 from bench.running.scoring import as_score, together
 from bench.statistics import intervals as stats
@@ -227,12 +229,7 @@ def folder(tmp_path_factory):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         # much sooner than the tiny descriptor
-        network = torch.nn.Sequential(
-            torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 16)
-        )
-    torch.jit.trace(network.eval(), torch.rand(2, 3, 64, 64)).save(
-        str(folder / "descriptor.torchscript.pt")
-    )
+        save_network(Colours(16), folder / "descriptor.safetensors")
     listed = (
         (folder / "prompts.csv")
         .read_text()
@@ -283,13 +280,13 @@ def evaluation_of(folder, prompts="prompts.csv", images=IMAGES):
 
 
 def metric_of(name, **settings):
-    return find("metric", name).load()(weights="descriptor.torchscript.pt", **settings)
+    return find("metric", name).load()(weights="descriptor.safetensors", **settings)
 
 
 def tables_by_hand(evaluation, profile, references=None):
     """Similarities one picture at a time: by prompt `[images, references]`."""
     describe = CopyDescriptor(
-        evaluation.suite.file.parent / "descriptor.torchscript.pt", profile, torch.device("cpu")
+        evaluation.suite.file.parent / "descriptor.safetensors", profile, torch.device("cpu")
     )
     samples, found = evaluation.samples("memorized"), {}
     for row, prompt in enumerate(samples.prompts):
@@ -397,7 +394,7 @@ def test_every_profile_declares_itself_and_a_column_for_each_score():
 
 
 def test_another_profile_is_another_fingerprint_and_preprocessing_is_said_in_words(folder):
-    weights = folder / "descriptor.torchscript.pt"
+    weights = folder / "descriptor.safetensors"
     assert len(
         {
             CopyDescriptor(weights, profile, torch.device("cpu")).fingerprint

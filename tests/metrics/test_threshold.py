@@ -33,9 +33,9 @@ def test_one_clean_generation_in_a_thousand_is_above_it(tiny_suite, tiny_folder)
         generated.images = images
         return generated
 
-    metric = Sscd(weights="./descriptor.torchscript.pt", profile="testbed")
+    metric = Sscd(weights="./descriptor.safetensors", profile="testbed")
     found = metric.calibrate(Target(tiny_suite, CPU, "api", generate, None))
-    describe = CopyDescriptor(tiny_folder / "descriptor.torchscript.pt", "testbed", CPU)
+    describe = CopyDescriptor(tiny_folder / "descriptor.safetensors", "testbed", CPU)
     pictures = [tiny_folder / f"reference-{i}.png" for i in range(6)]
     training = describe([read_picture(path) for path in pictures])
     nearest = [

@@ -73,9 +73,9 @@ def given(desk, tiny_folder) -> Given:
 
 def scored(given: Given, tiny_folder: Path) -> Given:
     files = {
-        "sscd": "descriptor.torchscript.pt",
+        "sscd": "descriptor.safetensors",
         "clip": "clip",
-        "inception": "features.torchscript.pt",
+        "inception": "features.safetensors",
         "statistics": "frechet_reference.npz",
     }
     return replace(
@@ -174,9 +174,7 @@ def test_files_outside_the_suites_folder_are_named_absolutely(given, desk, tiny_
         suite.settings.model.path == str(desk / "model")
         and suite.settings.prompts["fit"].file == "mine.prompts.csv"
     )
-    assert suite.settings.metrics["sscd"]["weights"] == str(
-        tiny_folder / "descriptor.torchscript.pt"
-    )
+    assert suite.settings.metrics["sscd"]["weights"] == str(tiny_folder / "descriptor.safetensors")
     assert suite.prompts("memorized")[0].references[0].is_file()
 
 
@@ -190,7 +188,7 @@ def test_all_problems_are_told_together(given, desk, tiny_folder):
     )
     (desk / "pictures" / "p2.png").write_bytes((desk / "pictures" / "p2.png").read_bytes()[:60])
     write_csv(desk / "clean.csv", [["prompt"], ["B"], ["clean"]])
-    (desk / "half.pt").write_bytes((tiny_folder / "descriptor.torchscript.pt").read_bytes()[:-100])
+    (desk / "half.pt").write_bytes((tiny_folder / "descriptor.safetensors").read_bytes()[:-100])
     said = problems(
         replace(
             given,
@@ -580,7 +578,7 @@ def test_on_a_terminal_what_is_missing_is_asked_for(given, desk, tiny_folder):
             f'"{desk / "new.toml"}"',
             "",
             "",
-            str(tiny_folder / "descriptor.torchscript.pt"),
+            str(tiny_folder / "descriptor.safetensors"),
             "",
             "",
             "",
@@ -600,7 +598,7 @@ def test_on_a_terminal_what_is_missing_is_asked_for(given, desk, tiny_folder):
         desk / "new.toml",
         None,
         None,
-        tiny_folder / "descriptor.torchscript.pt",
+        tiny_folder / "descriptor.safetensors",
         steps=3,
     )
     assert "nowhere is not there" in questions[1] and "Profile" in questions[-1]
@@ -623,7 +621,7 @@ def test_an_open_clip_checkpoint_needs_a_known_architecture(given, desk, tiny_fo
     assert "knows no architecture 'ViT-B-33'" in problems(
         replace(given, clip=checkpoint, clip_model="ViT-B-33")
     )
-    (desk / "half.bin").write_bytes((tiny_folder / "descriptor.torchscript.pt").read_bytes()[:-100])
+    (desk / "half.bin").write_bytes((tiny_folder / "descriptor.safetensors").read_bytes()[:-100])
     assert "half.bin is missing, truncated or no checkpoint" in problems(
         replace(given, clip=desk / "half.bin", clip_model="ViT-B-32")
     )

@@ -221,9 +221,9 @@ def test_a_missing_scorer_is_noticed_before_any_image_is_made(tiny_folder, tmp_p
     from conftest import SUITE
 
     (tiny_folder / "early.toml").write_text(
-        SUITE.replace("./descriptor.torchscript.pt", "descriptr.torchscript.pt")
+        SUITE.replace("./descriptor.safetensors", "descriptr.safetensors")
     )
-    with pytest.raises(UserError, match="'descriptr.torchscript.pt' is missing"):
+    with pytest.raises(UserError, match="'descriptr.safetensors' is missing"):
         new_run(load_suite(str(tiny_folder / "early.toml")), tmp_path)
     assert not (tmp_path / "store").exists()
 
@@ -371,7 +371,7 @@ def test_scores_of_a_run_equal_scores_from_its_pictures(tiny_suite, tmp_path):
 
     run = new_run(tiny_suite, tmp_path)
     record = run.execute()
-    describe = CopyDescriptor(tiny_suite.path("./descriptor.torchscript.pt"), "testbed", CPU)
+    describe = CopyDescriptor(tiny_suite.path("./descriptor.safetensors"), "testbed", CPU)
     samples = run.samples("memorized")
     similarities = []
     for row, prompt in enumerate(samples.prompts):

@@ -160,7 +160,7 @@ def test_every_network_is_loaded_once_a_run(suite, tmp_path, monkeypatch):
     assert set(loads.values()) == {1}
 
 
-@pytest.mark.parametrize("name", ["descriptor.torchscript.pt", "features.torchscript.pt"])
+@pytest.mark.parametrize("name", ["descriptor.safetensors", "features.safetensors"])
 def test_a_cut_network_is_named_before_anything_is_generated(suite, tmp_path, name):
     folder = tmp_path / "suite"
     shutil.copytree(suite.file.parent, folder)

@@ -211,10 +211,10 @@ def test_ctrl_c_in_the_middle_of_a_unit_changes_no_picture(tiny_suite, tmp_path,
 def test_features_of_a_picture_do_not_depend_on_what_it_is_extracted_with(tiny_folder, name):
     extractor = {
         "descriptor": lambda: CopyDescriptor(
-            tiny_folder / "descriptor.torchscript.pt", "testbed", CPU, 16
+            tiny_folder / "descriptor.safetensors", "testbed", CPU, 16
         ),
         "clip": lambda: OpenClip("clip", tiny_folder / "clip", None, CPU, 16),
-        "features": lambda: CleanFeatures(tiny_folder / "features.torchscript.pt", 32, CPU, 16),
+        "features": lambda: CleanFeatures(tiny_folder / "features.safetensors", 32, CPU, 16),
     }[name]()
     pictures = list(np.random.default_rng(0).integers(0, 256, (37, 32, 32, 3), dtype=np.uint8))
     together = in_whole_batches(extractor)(pictures)

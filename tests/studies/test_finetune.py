@@ -523,7 +523,7 @@ def test_the_command_trains_attacks_prunes_attacks_and_repeats_nothing(
         f"finetune --model {tiny_folder / 'pipeline'} --data {data} --duplicate 4 --times 3 --out"
         f" {out} --steps 3 --batch-size 2 --fit 2 --images 3 --clique 2 --rate 0.5"
         " --calibration-prompts 2 --clean-prompts 2 --inference-steps 2 --sscd"
-        f" {tiny_folder / 'descriptor.torchscript.pt'} --profile testbed --device cpu -p"
+        f" {tiny_folder / 'descriptor.safetensors'} --profile testbed --device cpu -p"
         f" sparsity=0.01,0.5 --save {tmp_path / 'kept.json'}"
     ).split()
 

@@ -104,7 +104,7 @@ training.one_cycle = counted
 stages = ("tokenizer", "autoencoder", "recogniser", "denoiser", "descriptor", "features")
 run_stages(Workshop(PLANS["tiny"], folder, torch.device("cpu"), folder / "bundle"), stages)
 """
-FINISHED = ("autoencoder", "recogniser.safetensors", "features.torchscript.pt")
+FINISHED = ("autoencoder", "recogniser.safetensors", "features.safetensors")
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ class Protocol:
     guidance: float = 7.5
     scheduler: Scheduler = "DDIMScheduler"
     batch_size: int = 8
-    sscd: Path | None = None  # TorchScript of a copy descriptor
+    sscd: Path | None = None  # weights of a copy descriptor
     profile: str = "nemo"
     similarity: float = 0.7
     seed: int = 0  # of the images and of both splits

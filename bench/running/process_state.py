@@ -1,0 +1,67 @@
+"""Settings of the process that code of others may not leave changed: every number measured after
+it would be made under another setting, and nobody would know.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.base.errors import UserError
+
+
+def _set_environment(values: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(values)
+
+
+def _set_search_path(values: list[str]) -> None:
+    sys.path[:] = values
+
+
+# By the name in messages: how a setting is read, and how it is set back.
+_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "torch's default number type": (torch.get_default_dtype, torch.set_default_dtype),
+    "torch's default device": (torch.get_default_device, torch.set_default_device),
+    "torch's recording of gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "torch's choice of deterministic algorithms": (
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+    "torch's precision of products": (
+        torch.get_float32_matmul_precision,
+        torch.set_float32_matmul_precision,
+    ),
+    "NumPy's treatment of floating-point errors": (np.geterr, lambda kept: np.seterr(**kept)),
+    "the working folder": (os.getcwd, os.chdir),
+    "the environment": (lambda: dict(os.environ), _set_environment),
+    "Python's search path": (lambda: list(sys.path), _set_search_path),
+    "the answer to Ctrl-C": (
+        lambda: signal.getsignal(signal.SIGINT),
+        lambda kept: signal.signal(signal.SIGINT, kept),
+    ),
+}
+
+
+@contextmanager
+def process_kept(whose: str) -> Iterator[None]:
+    """Raises `UserError` when the block left a setting of the process changed, and sets it back;
+    also when the block itself raised. `whose`: the code and its door, for the message.
+    """
+    before = {name: read() for name, (read, _) in _SETTINGS.items()}
+    try:
+        yield
+    finally:
+        changed = [name for name, (read, _) in _SETTINGS.items() if read() != before[name]]
+        for name in changed:
+            _SETTINGS[name][1](before[name])
+    if changed:
+        raise UserError(f"{whose} left {', '.join(changed)} changed; it is set back")

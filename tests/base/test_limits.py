@@ -1,0 +1,54 @@
+"""What a stranger's file may ask for, and what the page about it says."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from bench.assets.archive import BadArchive, unpack
+from bench.base import limits
+from bench.base.errors import UserError
+from bench.records.record import load_record
+from bench.suite.load import load_suite
+
+PAGE = Path(__file__).parents[2] / "docs/security.md"
+
+
+def test_the_page_repeats_the_limits():
+    said = dict(re.findall(r"^\| `([A-Z_]+)`: .* \| ([\d,]+) \|$", PAGE.read_text(), re.M))
+    known = {name: value for name, value in vars(limits).items() if name.isupper()}
+    del known["MIB"]
+    assert {name: int(value.replace(",", "")) for name, value in said.items()} == known
+
+
+def test_an_archive_that_grows_a_thousandfold_is_refused(tmp_path):
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(limits.ARCHIVE_RATIO * limits.MIB + 1))
+    with pytest.raises(BadArchive, match="times its size"):
+        unpack(path, "zip", tmp_path / "out", lambda: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_record_is_a_regular_file_of_a_usual_size(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="no regular file"):
+        load_record("/dev/zero")
+    path = tmp_path / "large.json"
+    monkeypatch.setattr(limits, "RECORD_BYTES", 10)
+    path.write_text("[" + " " * 100 + "]")
+    with pytest.raises(UserError, match="are allowed"):
+        load_record(path)
+
+
+def test_a_suite_asks_for_no_more_images_than_anyone_needs(tiny_folder, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        f'name = "mine"\nextends = "{tiny_folder}/tiny.toml"\n[prompts.memorized]\n'
+        "images_per_prompt = 1000000000000\n"
+    )
+    with pytest.raises(UserError) as error:
+        load_suite(str(path))
+    assert "\n" not in str(error.value) and "10000" in str(error.value)

@@ -1,0 +1,77 @@
+"""Let the disk be full at a random write of `bench run`, and repeat it when there is room again.
+
+python tests/campaigns/full_disks.py --count 100
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from kills import RUN, _clear
+from stage import HANGS, bench, generator, import_everything, report, scores_of, unsound
+
+
+def full_at(write: int) -> None:
+    """From the given flush to the disk on, none succeeds in this process."""
+    left, flush = write, os.fsync
+
+    def refuse(descriptor: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    os.fsync = refuse
+
+
+def campaign(count: int, seed: int, folder: Path) -> int:
+    import_everything()
+    from bench.testbed.tiny import build_tiny_suite
+
+    (folder / "suite").mkdir()
+    build_tiny_suite(folder / "suite")
+    random, failures = generator(seed), list[str]()
+    command = [*RUN, "--method", "none"]
+    child = bench(command, folder)
+    if child.wait(10 * HANGS) != 0:
+        print(child.errors.read_text())
+        return 1
+    wanted = scores_of(folder / "records")
+    writes = sum(path.is_file() for path in folder.glob("store/**/*")) + 2  # the record, twice
+    _clear(folder)
+    for number in range(count):
+        place = random.randrange(writes)
+        child = bench(command, folder, lambda place=place: full_at(place))
+        code = child.wait(10 * HANGS)
+        said = child.errors.read_text()
+        if code != 2 or "No space left" not in said:
+            failures.append(f"{number}: full at write {place}: exit code {code}: {said[-200:]}")
+        elif wrong := unsound(child):
+            failures.append(f"{number}: full at write {place}: {wrong}")
+        child = bench(command, folder)
+        try:
+            if child.wait(10 * HANGS) != 0:
+                failures.append(f"{number}: repeated: {child.errors.read_text()[-200:]}")
+            elif scores_of(folder / "records") != wanted:
+                failures.append(f"{number}: other scores after a full disk at write {place}")
+        except AssertionError as error:
+            failures.append(f"{number}: {error}")
+        if list(folder.glob("store/**/.*.tmp")):
+            failures.append(f"{number}: a temporary file was left")
+        _clear(folder)
+    return report("full disks", count, failures)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        sys.exit(campaign(given.count, given.seed, Path(place)))
