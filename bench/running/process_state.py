@@ -17,9 +17,18 @@ import torch
 from bench.base.errors import UserError
 
 
-def _set_environment(values: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(values)
+class _Environment(dict[str, str]):
+    """The environment, equal to a later one that only has more: libraries add to it when they are
+    imported.
+    """
+
+    def __eq__(self, later: object) -> bool:
+        return isinstance(later, dict) and self.items() <= later.items()
+
+    def __ne__(self, later: object) -> bool:
+        return not self == later
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _set_search_path(values: list[str]) -> None:
@@ -42,7 +51,7 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     ),
     "NumPy's treatment of floating-point errors": (np.geterr, lambda kept: np.seterr(**kept)),
     "the working folder": (os.getcwd, os.chdir),
-    "the environment": (lambda: dict(os.environ), _set_environment),
+    "the environment": (lambda: _Environment(os.environ), os.environ.update),
     "Python's search path": (lambda: list(sys.path), _set_search_path),
     "the answer to Ctrl-C": (
         lambda: signal.getsignal(signal.SIGINT),
@@ -60,7 +69,7 @@ def process_kept(whose: str) -> Iterator[None]:
     try:
         yield
     finally:
-        changed = [name for name, (read, _) in _SETTINGS.items() if read() != before[name]]
+        changed = [name for name, (read, _) in _SETTINGS.items() if before[name] != read()]
         for name in changed:
             _SETTINGS[name][1](before[name])
     if changed:

@@ -23,7 +23,7 @@ CHANGES = {
     "torch's precision of products": lambda: torch.set_float32_matmul_precision("medium"),
     "NumPy's treatment of floating-point errors": lambda: np.seterr(all="raise"),
     "the working folder": lambda: os.chdir("/"),
-    "the environment": lambda: os.environ.update(BENCH_TEST="1"),
+    "the environment": lambda: os.environ.update(PATH="/nowhere"),
     "Python's search path": lambda: sys.path.append("/nowhere"),
 }
 
@@ -38,6 +38,12 @@ def test_a_changed_setting_is_named_and_set_back(what):
         pass
     assert (Path.cwd(), torch.get_num_threads()) == (here, threads)
     assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled()
+
+
+def test_what_libraries_add_to_the_environment_is_no_change(monkeypatch):
+    monkeypatch.delenv("BENCH_ADDED", raising=False)
+    with process_kept("it"):
+        monkeypatch.setenv("BENCH_ADDED", "1")
 
 
 def test_settings_are_set_back_after_an_error_too():
