@@ -21,6 +21,7 @@ from bench.base.errors import UserError, one_line
 from bench.diffusion.batch_size import batch_size_by_trial
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.execution import Execution, prepare
+from bench.diffusion.model_index import check_model_index
 from bench.diffusion.weight_files import part_variants, refuse_pickle, stored_types
 from bench.suite.suite import Suite
 
@@ -101,6 +102,7 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
                 f"suite {suite.name}: [model] config is for a checkpoint in one file, and {path} is"
                 " a folder, which has its own; leave it out"
             )
+        check_model_index(path)
         pipe = _from_folder(path, DTYPES[settings.dtype])
     elif not settings.config:
         raise UserError(
@@ -266,6 +268,7 @@ def _from_single_file(file: Path, config: Path, dtype: torch.dtype) -> Any:
             f"{config} is no diffusers folder: it has no model_index.json; give one with the"
             f" configs of the model in {file.name}"
         )
+    check_model_index(config)
     with _clear_errors(file):
         return diffusers.StableDiffusionPipeline.from_single_file(
             str(file),

@@ -8,6 +8,7 @@ tensors and attribute tables and refuses every other name.
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
 from collections import OrderedDict, deque
@@ -124,6 +125,8 @@ def _plain(value: Any) -> Any:
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
     if not isinstance(storage, Tensor):
         raise ValueError("a tensor without numbers")
+    if math.prod(size) > len(storage):  # one number could stand for as many as one likes
+        raise ValueError("a tensor of more numbers than it holds")
     # `as_strided` refuses whatever leads outside the storage.
     return storage.as_strided(tuple(size), tuple(stride), int(offset)).clone()
 

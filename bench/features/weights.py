@@ -29,6 +29,11 @@ ARCHITECTURE = "architecture"  # the key of a safetensors file's metadata
 # sha256 of TorchScript files that the user trusts, by the name under which they were given.
 _TRUSTED: dict[str, str] = {}
 
+# What tensors of wrong names or shapes raise where a network is built from them.
+_NO_NETWORK = (KeyError, ValueError, RuntimeError, TypeError, IndexError, ArithmeticError)
+# Whether tensors are those of a published network, and the network of such tensors.
+_OFFICIAL = ((sscd.recognises, sscd.sscd), (inception.recognises, inception.inception))
+
 
 def trust(files: Iterable[Path]) -> None:
     """Let these TorchScript files run in this process. Prints the sha256 of each on stderr.
@@ -99,15 +104,11 @@ def _of_safetensors(path: Path) -> nn.Module:
         )
     try:
         return small.small(name, tensors)
-    except (KeyError, RuntimeError) as error:
+    except _NO_NETWORK as error:
         raise UserError(
             f"{path} holds not the tensors of '{name}' ({one_line(error)[:100]}); fetch or build it"
             " again"
         ) from error
-
-
-# Whether tensors are those of a published network, and the network of such tensors.
-_OFFICIAL = ((sscd.recognises, sscd.sscd), (inception.recognises, inception.inception))
 
 
 def _official(tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
@@ -115,7 +116,7 @@ def _official(tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
         if recognises(tensors):
             try:
                 return network(tensors)
-            except (KeyError, ValueError, RuntimeError) as error:
+            except _NO_NETWORK as error:
                 raise UserError(
                     f"{path} has some tensors of a published network and is none of it"
                     f" ({one_line(error)[:100]})"

@@ -295,6 +295,38 @@ class Writer(nn.Module):
         return x.flatten(1)[:, :8] + left.fill_(1.0).sum()
 
 
+@pytest.mark.parametrize(
+    ("name", "tensors"),
+    [
+        ("colours", {"linear.weight": torch.tensor(1.0)}),
+        ("small-descriptor", {}),
+        (None, {"backbone.conv1.weight": torch.zeros(1), "backbone.fc.weight": torch.zeros(1)}),
+        (
+            None,
+            {
+                "backbone.conv1.weight": torch.zeros(1),
+                "backbone.fc.weight": torch.zeros(2, 2),
+                "backbone.layer1.0.conv2.weight": torch.zeros(4, 0),
+                **{f"backbone.layer{n}.10000000000.conv2.weight": torch.zeros(1) for n in range(5)},
+            },
+        ),
+        (
+            None,
+            dict.fromkeys(
+                ("layers.conv.beta", "layers.mixed_10.tower_2_conv.weight"), torch.zeros(1)
+            ),
+        ),
+    ],
+)  # fmt: skip
+def test_tensors_of_wrong_shapes_are_one_line(tmp_path, name, tensors):
+    path = tmp_path / "w.safetensors"
+    held = {key: value.clone() for key, value in tensors.items()}
+    save_file(held, path, {"architecture": name} if name else None)
+    with pytest.raises(UserError) as error:
+        load_network(path, CPU)
+    assert "\n" not in str(error.value)
+
+
 @pytest.fixture
 def nobody_trusted(monkeypatch):
     monkeypatch.setattr(weights, "_TRUSTED", {})

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 EXPONENT = 3.0
+DEEPEST = 100  # blocks of a stage; ResNeXt-101 has 23
 FEWEST = 1e-6  # activations below are raised to it before their power is taken
 # Versions of Classy Vision name a block by its number or `block0-1`, and wrap it or not.
 _BLOCK = re.compile(r"backbone\.blocks\.(\d)\.(?:block\d[-_])?(\d+)\.(?:_module\.)?(.+)\.(\w+)")
@@ -84,8 +85,8 @@ def _depth(state: Mapping[str, Tensor], layer: int) -> int:
         for name in state
         if (match := re.match(rf"backbone\.layer{layer}\.(\d+)\.", name))
     ]
-    if not found:
-        raise ValueError(f"it has no block {layer}")
+    if not found or max(found) >= DEEPEST:
+        raise ValueError(f"it has no stage {layer}, or one of more than {DEEPEST} blocks")
     return max(found) + 1
 
 
