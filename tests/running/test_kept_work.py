@@ -126,3 +126,24 @@ def test_sigterm_is_answered_as_ctrl_c(tiny_folder, tmp_path):
     assert process.returncode == 130 and "goes on where it stopped" in said, said
     (path,) = Path(tmp_path).glob("r/*/*/*.json")
     assert json.loads(path.read_text())["status"] == "partial"
+
+
+def test_a_record_says_which_programs_were_trusted(tiny_folder, tmp_path, monkeypatch):
+    from bench.features import weights
+    from bench.features.architectures.small import Colours
+
+    monkeypatch.setattr(weights, "_TRUSTED", {})
+    monkeypatch.chdir(tmp_path)
+    network = torch.nn.Sequential(Colours(8))  # the same network under names that are not ours
+    torch.jit.trace(network.eval(), torch.rand(2, 3, 32, 32)).save("odd.pt")
+    Path("mine.toml").write_text(
+        f'name = "mine"\nextends = "{tiny_folder}/tiny.toml"\n'
+        '[metrics.sscd]\nweights = "./odd.pt"\n'
+    )
+    command = ["run", "--method", "none", "--suite", "mine.toml", "--records", "r", "--store", "s"]
+    refused = bench(*command)
+    assert refused.returncode == 2 and "give --trust odd.pt" in refused.stderr
+    done = bench(*command, "--trust", "odd.pt")
+    assert done.returncode == 0 and "trusting odd.pt to run code, sha256" in done.stderr
+    (path,) = Path("r").rglob("*.json")
+    assert list(load_record(path).environment["trusted"].values()) == ["odd.pt"]
