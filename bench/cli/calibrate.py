@@ -40,8 +40,8 @@ def calibrate(
     ] = None,
     store: StorePlace = STORE,
     device: Device = None,
-    trust: Trust = None,
     as_json: Json = False,
+    trust: Trust = None,
 ) -> None:
     """Measure on the model without mitigation what an attack or a metric needs before it can run.
 

@@ -238,8 +238,8 @@ def finetune(
     no_attack: Annotated[bool, typer.Option("--no-attack", help="Only train.")] = False,
     save: Annotated[Path | None, typer.Option(help="A second place for the result.")] = None,
     device: Device = None,
-    trust: Trust = None,
     as_json: Json = False,
+    trust: Trust = None,
 ) -> None:
     """Fine-tune a model on repeated pictures, attack it, prune it, attack it again.
 

@@ -50,11 +50,11 @@ def statistics(
         Path, typer.Option(help="Folder where features are kept, to go on after an interruption.")
     ] = Path(STORE),
     device: Device = None,
-    trust: Trust = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write over a file that is there.")
     ] = False,
     as_json: Json = False,
+    trust: Trust = None,
 ) -> None:
     """Measure mean and covariance of the features of real pictures, which FID compares with.
 

@@ -58,8 +58,8 @@ def sweep(
     ] = Path("runs/sweeps"),
     store: StorePlace = STORE,
     device: Device = None,
-    trust: Trust = None,
     as_json: Json = False,
+    trust: Trust = None,
 ) -> None:
     """Run a method at several strengths on the held-out prompts, without attacks.
 

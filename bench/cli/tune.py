@@ -66,8 +66,8 @@ def tune(
         ),
     ] = Path("runs/tuning"),
     device: Device = None,
-    trust: Trust = None,
     as_json: Json = False,
+    trust: Trust = None,
 ) -> None:
     """Choose parameters on fit prompts only: the lowest SSCD that keeps alignment.
 

@@ -41,8 +41,8 @@ def verify(
         ),
     ] = None,
     device: Device = None,
-    trust: Trust = None,
     as_json: Json = False,
+    trust: Trust = None,
 ) -> None:
     """Make a random part of a run again and compare it with its record.
 

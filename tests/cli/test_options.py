@@ -17,12 +17,14 @@ from bench.cli.options import grouped
 # Every command's options as users' scripts know them: `!` is required, `*` may be repeated, `=` a
 # default other than none. Add to it; take nothing away and change nothing.
 OPTIONS = {
-    "": "--debug",
+    "": "--debug --allow*",
     "analyze masks": (
         "--suite=testbed --method=wanda -p/--parameter* --subsets=10 --size --seed=0 --device --out"
         " --json"
     ),
-    "calibrate": "attack! --suite=testbed -p/--parameter* --out --store=runs/store --device --json",
+    "calibrate": (
+        "attack! --suite=testbed -p/--parameter* --out --store=runs/store --device --trust* --json"
+    ),
     "check": "name! -p/--parameter* --json",
     "compare": "a! b! --json",
     "doctor": "--suite* --records=runs/records --store=runs/store --json",
@@ -37,7 +39,7 @@ OPTIONS = {
         " --fit=10 --images=50 --clique=3 --threshold=calibrated --rate=0.01"
         " --calibration-prompts=100 --clean-prompts=16 --clean --early-stop --inference-steps=50"
         " --guidance=7.5 --images-batch=8 --sscd --profile=nemo --similarity=0.7 --no-train"
-        " --no-attack --save --device --json"
+        " --no-attack --save --device --trust* --json"
     ),
     "leaderboard": "--records=leaderboards/records --out=leaderboards --check --json",
     "list": "kind --json",
@@ -46,12 +48,12 @@ OPTIONS = {
         "--method! --suite=testbed -p/--parameter* --records=runs/records --store=runs/store"
         " --device --tuned --limit --seeds=1 --executor=local --workers --address --gpus --shard"
         " --keep-images=all --dry-run --batch-size --memory --channels-last --attention=sdpa"
-        " --vae-slicing --compile --tf32 --json"
+        " --vae-slicing --compile --tf32 --trust* --json"
     ),
     "show": "name! --json",
     "statistics": (
         "--images! --inception! --out! --side --size=299 --features --store=runs/store --device"
-        " --force --json"
+        " --force --trust* --json"
     ),
     "submit": "record! --store --suite --out=leaderboards/self-reported --json",
     "suite new": (
@@ -64,13 +66,13 @@ OPTIONS = {
     "testbed scenes": "--out! --count=160 --seed=1",
     "sweep": (
         "method! --suite=testbed --values= -p/--parameter* --out --work=runs/sweeps"
-        " --store=runs/store --device --json"
+        " --store=runs/store --device --trust* --json"
     ),
     "tune": (
         "method! --grid!* --suite=testbed --out --work=runs/tuning --tolerance=0.02"
-        " --tolerance-fit=0.15 --clean=48 --images=4 --device --json"
+        " --tolerance-fit=0.15 --clean=48 --images=4 --device --trust* --json"
     ),
-    "verify": "record! --prompts=8 --seed --suite --method --store --device --json",
+    "verify": "record! --prompts=8 --seed --suite --method --store --device --trust* --json",
 }
 
 

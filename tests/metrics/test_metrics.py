@@ -165,7 +165,7 @@ def test_walltime_is_the_method_over_none():
 def test_a_truncated_scorer_is_one_clear_line(tiny_folder, tmp_path):
     cut = tmp_path / "cut.pt"
     cut.write_bytes((tiny_folder / "descriptor.safetensors").read_bytes()[:1000])
-    with pytest.raises(UserError, match="no readable TorchScript") as error:
+    with pytest.raises(UserError, match="neither a readable safetensors nor") as error:
         CopyDescriptor(cut, "testbed", torch.device("cpu"))([random_picture(0)])
     assert "\n" not in str(error.value)
 

@@ -209,7 +209,7 @@ def test_all_problems_are_told_together(given, desk, tiny_folder):
         "more fields than the header",
         "3 of 5 training pictures found; 1 missing: p9; 1 do not decode: p2.png",
         "also among the suspicious ones, line 2",
-        "no readable TorchScript",
+        "neither a readable TorchScript nor a safetensors file",
         "did you mean 'nemo'",
         "open_clip_config.json is missing",
         "give both",

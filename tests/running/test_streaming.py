@@ -150,11 +150,11 @@ def test_every_network_is_loaded_once_a_run(suite, tmp_path, monkeypatch):
 
     loads = Counter()
 
-    def counted(path, device, load=extractors.load_torchscript):
+    def counted(path, device, load=extractors.load_network):
         loads[path.name] += 1
         return load(path, device)
 
-    monkeypatch.setattr(extractors, "load_torchscript", counted)
+    monkeypatch.setattr(extractors, "load_network", counted)
     monkeypatch.setattr("bench.running.units.IMAGES_PER_UNIT", 4)
     resolve(suite, tmp_path).execute()
     assert set(loads.values()) == {1}

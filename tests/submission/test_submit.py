@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bench.base import limits
 from bench.base.errors import UserError
 from bench.base.parameters import configure
 from bench.records.record import content_digest, load_record
@@ -327,7 +328,9 @@ def exhibit(**changes):
 def many_exhibits(record):
     exhibit()(record)
     (shown,) = record["exhibits"]
-    record["exhibits"] = [shown | {"attack": f"a{number}"} for number in range(100_000)]
+    record["exhibits"] = [
+        shown | {"attack": f"a{number}"} for number in range(limits.RECORD_PICTURES)
+    ]
 
 
 LIES = {
@@ -557,7 +560,7 @@ LIES = {
     ),
     "exhibit of no prompt": (exhibit(prompt="buy"), "is of no attack or prompt of the suite"),
     "exhibit without picture": (exhibit(pictures=["AAAA"]), "has a picture that is none"),
-    "exhibits of many attacks": (many_exhibits, "100000 of 100000 attacks; the suite has "),
+    "exhibits of many attacks": (many_exhibits, "1000 of 1000 attacks; the suite has "),
 }
 
 
