@@ -9,7 +9,6 @@ carries over to another model, size, sampler or number of generations.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from attacks._exact import normalised, squared_limit
-from bench import Prompt, Suite, UserError, digest_of, one_line, validation_line
+from bench import Prompt, Suite, UserError, digest_of, one_line, read_table, validation_line
 
 STEP = 10_000  # thresholds are multiples of 1 / STEP, so that a record says them in full
 
@@ -67,10 +66,10 @@ def read_calibration(path: Path, wanted: dict[str, Any]) -> Calibration:
     operating point.
     """
     try:
-        calibration = Calibration.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        calibration = Calibration.model_validate(read_table(path))
     except ValidationError as error:
         raise UserError(f"calibration {path}: {validation_line(error)}") from error
-    except (OSError, ValueError) as error:
+    except UserError as error:
         raise UserError(f"calibration {path} cannot be read: {one_line(error)}") from error
     made_for = calibration.operating_point | {
         "rate": calibration.rate,

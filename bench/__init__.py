@@ -59,6 +59,7 @@ _HOMES = {
     "validation_line": "bench.base.parameters",
     "Report": "bench.base.progress",
     "digest_of": "bench.base.digests",
+    "read_table": "bench.base.foreign",
     "path_digest": "bench.base.digests",
     "read_picture": "bench.base.pictures",
     "read_image": "bench.base.pictures",
@@ -83,6 +84,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.base.errors import Unmeasurable as Unmeasurable
     from bench.base.errors import UserError as UserError
     from bench.base.errors import one_line as one_line
+    from bench.base.foreign import read_table as read_table
     from bench.base.limits import IMAGES_PER_PROMPT as IMAGES_PER_PROMPT
     from bench.base.limits import ROUNDS as ROUNDS
     from bench.base.parameters import validation_line as validation_line

@@ -9,7 +9,6 @@ last is a mitigation's merit.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -29,6 +28,7 @@ from bench import (
     UserError,
     one_line,
     read_picture,
+    read_table,
     validation_line,
 )
 from bench.features import PROFILES, CopyDescriptor, Extractor, ProfileName
@@ -179,10 +179,10 @@ class Copies(Metric):
 def read_labels(path: Path) -> Labels:
     """Raises `UserError` when the file cannot be read or is no labels file."""
     try:
-        return Labels.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return Labels.model_validate(read_table(path))
     except ValidationError as error:
         raise UserError(f"{path} is no labels file: {validation_line(error)}") from error
-    except (OSError, ValueError) as error:
+    except UserError as error:
         raise UserError(
             f"labels {path} cannot be read ({one_line(error)[:100]}); make them again: bench"
             " calibrate copies"

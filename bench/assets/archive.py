@@ -76,12 +76,14 @@ def unpack(
     """
     try:
         with zipfile.ZipFile(archive) if kind == "zip" else tarfile.open(archive, "r:*") as opened:
+            packed = archive.stat().st_size
             members = _judged(
                 _zip_members(opened)
                 if isinstance(opened, zipfile.ZipFile)
-                else _tar_members(opened, folder)
+                else _tar_members(opened, folder),
+                limits.ARCHIVE_RATIO * max(packed, MIB),
             )
-            _refuse_without_room(folder, archive.parent, members, archive.stat().st_size)
+            _refuse_without_room(folder, archive.parent, members)
             _make(folder)
             facts = {}
             for member in members:
@@ -98,13 +100,8 @@ def unpack(
         raise BadArchive(f"it is no whole {kind} archive: {one_line(error)[:200]}") from error
 
 
-def _refuse_without_room(folder: Path, disk: Path, members: Sequence[_Member], packed: int) -> None:
+def _refuse_without_room(folder: Path, disk: Path, members: Sequence[_Member]) -> None:
     needed, free = sum(member.size for member in members), shutil.disk_usage(disk).free
-    if needed > limits.ARCHIVE_RATIO * max(packed, MIB):
-        raise BadArchive(
-            f"it would unpack to {needed:,} bytes, more than {limits.ARCHIVE_RATIO} times its size:"
-            " nothing was unpacked"
-        )
     if needed > free:
         raise UserError(
             f"{folder} cannot be written: it needs {needed:,} bytes, and {free:,} are free"
@@ -136,7 +133,7 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
 
 
 def _tar_members(archive: tarfile.TarFile, folder: Path) -> Iterator[_Member]:
-    for info in archive.getmembers():
+    for info in archive:  # header by header, so that limits hold while it is read
         yield _Member(
             info.name,
             info.size,
@@ -160,14 +157,23 @@ def _special_of_tar(info: tarfile.TarInfo, folder: Path) -> str:
     return ""
 
 
-def _judged(members: Iterable[_Member]) -> list[_Member]:
-    """The members with plain names. Raises `BadArchive` when one must not be unpacked."""
+def _judged(members: Iterable[_Member], most: int) -> list[_Member]:
+    """The members with plain names. Raises `BadArchive` when one must not be unpacked, and when
+    all of them have more than `most` bytes.
+    """
+    size = 0
     judged: list[_Member] = []
     files: set[PurePosixPath] = set()
     folders: set[PurePosixPath] = set()
     for member in members:
         if len(judged) == limits.ARCHIVE_FILES:
             raise BadArchive(f"it has more than {limits.ARCHIVE_FILES:,} members")
+        size += member.size
+        if size > most:
+            raise BadArchive(
+                f"it would unpack to more than {limits.ARCHIVE_RATIO} times its size: nothing was"
+                " unpacked"
+            )
         shown, path = visible(member.name)[:200], PurePosixPath(member.name)
         if (
             path.is_absolute()

@@ -95,14 +95,19 @@ class Receipt:
         return sum(size for size, _, _ in self.files.values())
 
 
+def _absolute(folder: Path) -> Path:
+    """A folder without `~` and `..`, so that what lies in it can be told by its path."""
+    return Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100 (resolve follows links)
+
+
 def cache_folder(given: Path | None = None) -> Path:
     """Where assets are kept: the folder given, else the environment variable BENCH_CACHE, else the
     user's cache folder.
     """
     if given is not None:
-        return given.expanduser()
+        return _absolute(given)
     if named := os.environ.get("BENCH_CACHE"):
-        return Path(named).expanduser()
+        return _absolute(Path(named))
     from platformdirs import user_cache_dir
 
     return Path(user_cache_dir("diffusion-memorization-bench", appauthor=False))

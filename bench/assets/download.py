@@ -102,15 +102,16 @@ class Wanted:
     """What must be true of a download.
 
     `whole_by_itself`: a cut is noticed later, even where the server does not tell the size.
-    `from_outside`: a stranger gave the address, so that it may lead neither to files of this
-    machine nor into its private network.
+    `from_list`: a list of links gave the address, so that it is no file of this machine and the
+    user's login is not sent along. `public`: it may not lead into a private network either.
     """
 
     sha256: str | None = None
     bytes: int | None = None
     most: int | None = None
     whole_by_itself: bool = False
-    from_outside: bool = False
+    from_list: bool = False
+    public: bool = False
 
 
 def obtain(source: str, part: Part, wanted: Wanted, session: Session) -> str:
@@ -185,7 +186,7 @@ def _download(source: str, part: Part, wanted: Wanted, session: Session) -> bool
     """
     local = local_path(source)
     if local is not None:
-        if wanted.from_outside:
+        if wanted.from_list:
             raise Refused("names a file of this machine, and it comes from a list of links")
         _copy_local(local, source, part, wanted, session)
         return False
@@ -346,8 +347,8 @@ def _open(
         # lists from the web hold spaces and letters of all languages
         url = urllib.parse.quote(source.strip(), safe=string.punctuation)
         request = Asked(url, headers=headers)
-        request.may_be_private = not wanted.from_outside
-        token = hub_token(url)
+        request.may_be_private = not wanted.public
+        token = None if wanted.from_list else hub_token(url)
         if token:  # for the hub, and not for the servers that it redirects to
             request.add_unredirected_header("Authorization", f"Bearer {token}")
         answer: http.client.HTTPResponse = session.opener.open(request, timeout=session.timeout)
@@ -357,8 +358,8 @@ def _open(
         return answer
     except PrivateAddress as error:
         raise Refused(
-            f"leads to {error}, an address of this machine or of a private network, and only a"
-            " suite's own address may name one"
+            f"leads to {error}, an address of this machine or of a private network: links of"
+            " lists and redirects from outside may not"
         ) from error
     except HTTPError as error:
         with error:

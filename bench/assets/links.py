@@ -106,7 +106,7 @@ def fetch_images(
     `retry_dead`; links that failed otherwise, always. Rows of other lists in the same folder stay
     in images.csv. A picture must decode, have at most `MAX_BYTES` bytes and `MAX_PIXELS` pixels,
     and be in one of `FORMATS`. Addresses of this machine and of private networks are refused, and
-    redirects to them, unless `private`.
+    redirects to them, unless `private`; files of this machine always.
     """
     if len({id for id, _, _ in rows}) != len(rows):
         raise UserError(f"the ids of the {len(rows)} pictures for {folder} are not unique")
@@ -214,7 +214,8 @@ def _fetch_image(id: str, url: str, sha256: str, folder: Path, session: Session)
                 sha256 or None,
                 most=MAX_BYTES,
                 whole_by_itself=True,
-                from_outside=not session.private_links,
+                from_list=True,
+                public=not session.private_links,
             ),
             session,
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import stat
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -37,6 +39,8 @@ def _files(folder: Path) -> Iterable[Path]:
 
 def _file_digest(path: Path) -> str:
     status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a device or a pipe may never end
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     return _cached_file_digest(path, status.st_size, status.st_mtime_ns)
 
 
@@ -44,17 +48,3 @@ def _file_digest(path: Path) -> str:
 def _cached_file_digest(path: Path, size: int, modified: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sealed(content: bytes) -> bytes:
-    """Content with its own sha256 behind it, so that damage is noticed when it is read."""
-    return content + hashlib.sha256(content).digest()
-
-
-def unsealed(content: bytes) -> bytes:
-    """What was sealed. Raises `ValueError` when it was changed or cut since."""
-    size = hashlib.sha256().digest_size
-    content, digest = content[:-size], content[-size:]
-    if hashlib.sha256(content).digest() != digest:
-        raise ValueError("its content does not match its sha256")
-    return content

@@ -14,6 +14,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -220,7 +221,8 @@ def _read_csv(found: PromptList, text: str, delimiter: str) -> None:
             if cells and heading is None:
                 heading = cells
                 found.columns = tuple(dict.fromkeys(cells))
-                found.twice = frozenset(name for name in cells if cells.count(name) > 1)
+                counts = Counter(cells)
+                found.twice = frozenset(name for name in cells if counts[name] > 1)
             elif cells and heading:
                 _add_row(found, begins, heading, cells)
             begins = reader.line_num + 1

@@ -6,44 +6,40 @@ names. A folder that strangers made may name the parts of Stable Diffusion and n
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from bench.base.errors import UserError, one_line, visible
+from bench.base.errors import UserError, visible
+from bench.base.foreign import read_table, refuse_code
 
+CLASSES = {
+    "unet": {"UNet2DConditionModel"},
+    "vae": {"AutoencoderKL"},
+    "text_encoder": {"CLIPTextModel"},
+    "tokenizer": {"CLIPTokenizer", "CLIPTokenizerFast"},
+    "feature_extractor": {"CLIPImageProcessor", "CLIPFeatureExtractor"},
+    "image_encoder": {"CLIPVisionModelWithProjection"},
+    "safety_checker": {"StableDiffusionSafetyChecker"},
+}
 PACKAGES = ("diffusers", "transformers", "stable_diffusion")
-TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 
 
 def check_model_index(folder: Path) -> None:
-    """Raises `UserError` for a folder whose parts are of other packages, whose tokenizer is none of
-    CLIP, or that brings Python code.
+    """Raises `UserError` for a folder that names other parts or classes than those of Stable
+    Diffusion, or that brings code.
     """
     path = folder / "model_index.json"
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        parts = {name: value for name, value in index.items() if not name.startswith("_")}
-    except (OSError, ValueError, RecursionError, AttributeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({one_line(error)[:100]}); a file is missing or damaged, fetch"
-            " or build it again"
-        ) from error
-    for name, value in parts.items():
-        if not isinstance(value, list) or len(value) != 2:
-            continue  # a setting such as requires_safety_checker
-        package, kind = value
-        if package is not None and package not in PACKAGES:
-            raise UserError(
-                f"{path}: its {visible(name)[:40]} is of the package"
-                f" '{visible(str(package))[:40]}', and parts are of {', '.join(PACKAGES)}"
-            )
-        if name == "tokenizer" and kind not in TOKENIZERS:
-            raise UserError(
-                f"{path}: its tokenizer is '{visible(str(kind))[:40]}', and CLIP's is needed"
-                f" ({', '.join(TOKENIZERS)})"
-            )
-    if code := sorted(folder.rglob("*.py")):
-        raise UserError(
-            f"the model in {folder} brings Python code ({visible(code[0].name)[:60]}), which is"
-            " never run; remove it"
+    for name, value in read_table(path).items():
+        plain = name.startswith("_") or not isinstance(value, list | dict)
+        if plain or value == [None, None]:
+            continue  # a setting such as requires_safety_checker, or a part that is not there
+        package, kind = value if isinstance(value, list) and len(value) == 2 else (None, None)
+        known = kind in CLASSES.get(name, ()) or (
+            # any of diffusers: the suite names the scheduler that is used
+            name == "scheduler" and package == "diffusers" and str(kind).endswith("Scheduler")
         )
+        if not isinstance(kind, str) or package not in PACKAGES or not known:
+            raise UserError(
+                f"{path}: its {visible(name)[:40]} is {visible(str(value))[:80]}, which is no part"
+                " of Stable Diffusion"
+            )
+    refuse_code(folder)

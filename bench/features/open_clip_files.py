@@ -7,12 +7,13 @@ reach a hub. The settings that shape a network are allowed here by name; every o
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from bench.base.errors import UserError, one_line, visible
+from bench.base import limits
+from bench.base.errors import UserError, visible
+from bench.base.foreign import read_table, refuse_code
 
 CONFIG, WEIGHTS = "open_clip_config.json", (".safetensors", ".bin", ".pth")
 _BLOCKS = (
@@ -47,7 +48,7 @@ def check_folder(folder: Path) -> None:
     """Raises `UserError` for a folder of open_clip that is not whole, or whose files name a
     setting that is not on the list.
     """
-    config = _read_json(folder / CONFIG)
+    config = read_table(folder / CONFIG)
     if not any(path.suffix in WEIGHTS for path in folder.glob("*")):
         # open_clip would go on with random weights.
         raise UserError(
@@ -55,12 +56,7 @@ def check_folder(folder: Path) -> None:
             " it again"
         )
     _check_model(config.get("model_cfg", {}), f"{folder / CONFIG}: model_cfg")
-    tokenizer = folder / "tokenizer_config.json"
-    if tokenizer.is_file() and "auto_map" in _read_json(tokenizer):
-        raise UserError(
-            f"{tokenizer} brings a tokenizer with Python code of its own (`auto_map`), which is"
-            " never run"
-        )
+    refuse_code(folder)
 
 
 def check_name(name: str) -> None:
@@ -102,21 +98,11 @@ def _check_model(settings: Any, where: str) -> None:
 def _only(settings: Any, part: str, where: str) -> None:
     if not isinstance(settings, dict):
         raise UserError(f"{where} is no table")
-    for key in settings:
+    for key, value in settings.items():
+        if isinstance(value, int | float) and not abs(value) <= limits.NETWORK_SETTING:
+            raise UserError(f"{where}: {visible(str(key))[:60]} is larger than any network's")
         if key not in _ALLOWED[part]:
             raise UserError(
                 f"{where} sets '{visible(str(key))[:60]}', which is not among the settings that a"
                 " folder may make (docs/security.md)"
             )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} cannot be read ({one_line(error)[:100]}); fetch or build it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is no table")
-    return content

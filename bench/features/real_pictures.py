@@ -11,7 +11,6 @@ whole or not at all: it is the unit of resume.
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections import deque
@@ -26,7 +25,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.base.digests import digest_of, path_digest, sealed, unsealed
+from bench.base.arrays import array_as_bytes, array_of
+from bench.base.digests import digest_of, path_digest
 from bench.base.errors import Unmeasurable, UserError, one_line
 from bench.base.files import write_atomically
 from bench.base.pictures import (
@@ -228,16 +228,14 @@ def _part(
         blocks.append(extractor(batch))
         report(f"real pictures {real.name}", start + sum(map(len, blocks)), len(real.files))
     features = np.concatenate(blocks).astype(np.float32)
-    buffer = io.BytesIO()
-    np.save(buffer, features, allow_pickle=False)
-    write_atomically(file, sealed(buffer.getvalue()))
+    write_atomically(file, array_as_bytes(features))
     return features
 
 
 def _read_part(file: Path, count: int) -> np.ndarray | None:
     """Features of a part; None for a damaged file, which is named on standard error."""
     try:
-        features = np.asarray(np.load(io.BytesIO(unsealed(file.read_bytes())), allow_pickle=False))
+        features = array_of(file.read_bytes())
         if features.ndim != 2 or len(features) != count:
             raise ValueError(f"it holds {features.shape} numbers for {count} pictures")
     except (OSError, ValueError, EOFError) as error:

@@ -125,6 +125,9 @@ def _official(tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
 
 
 def _placed(network: nn.Module, device: Any) -> nn.Module:
+    for name, value in network.state_dict().items():
+        if not (value.is_floating_point() or name.endswith("num_batches_tracked")):
+            raise UserError(f"a network's {name} is of {value.dtype} and not of real numbers")
     return network.float().to(device).eval().requires_grad_(False)
 
 

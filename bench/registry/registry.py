@@ -387,12 +387,12 @@ def _only_class(kind: str, place: str, module: ModuleType) -> type[Any]:
     return classes[0]
 
 
-def declared_files(kind: str, name: str, folder: Path) -> tuple[str, ...]:
+def declared_files(kind: str, name: str) -> tuple[str, ...]:
     """The fields of a metric or attack that name files, by its class; none where that cannot be
-    loaded, which whoever runs it will hear. `folder` is that of the suite that names it.
+    loaded, which whoever runs it will hear.
     """
     try:
-        found: Any = find(kind, str(folder / name) if name.endswith(".py") else name).load()
+        found: Any = find(kind, name).load()
     except Exception:  # of a stranger's module
         return ()
     return tuple(getattr(found, "files", ()))

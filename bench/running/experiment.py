@@ -248,12 +248,10 @@ class _Judges:
     def of(cls, suite: Suite) -> _Judges:
         found = cls()
         for kind, name, settings in suite.settings.judges():
-            code = suite.file.parent / name if name.endswith(".py") else None
-            if code:
-                suite.places.refuse_outside("code", code)
-            entry = registry.find(kind, str(code) if code else name)
+            entry = registry.find(kind, suite.places.judge(name))
             found.entries[f"{kind} {name}"] = entry
             judge: Any = configure(kind, name, entry.load(), settings)
+            _refuse_far_files(suite, name, judge)
             if kind == "attack":
                 found.attacks[name] = judge
             else:
@@ -266,6 +264,18 @@ class _Judges:
                 if file:
                     suite.path(file)
         return found
+
+
+# Of these a record gets digests alone, and people keep them on other disks.
+ANYWHERE = ("weights", "descriptor", "statistics")
+
+
+def _refuse_far_files(suite: Suite, name: str, judge: Metric | Attack) -> None:
+    """Labels, calibrations and pictures of a metric or attack lie where the suite may read."""
+    for field_name in judge.files:
+        if field_name not in ANYWHERE and (file := getattr(judge, field_name)):
+            what = f"{field_name} of {name}"
+            suite.places.refuse_outside(what, suite.places.beside_suite(file), file)
 
 
 def _refuse_equal_names(suite: Suite, judges: _Judges) -> None:

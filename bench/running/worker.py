@@ -130,6 +130,7 @@ class Worker:
 
     def __init__(self, spec: Spec, threads: int) -> None:
         torch.set_num_threads(threads)
+        os.environ["HF_HUB_OFFLINE"] = "1"
         self._spec = spec
 
     def load(self) -> Refusal | None:

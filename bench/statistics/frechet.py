@@ -8,6 +8,7 @@ they are cut again, in order.
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,12 @@ class Statistics:
     crop: str = ""  # what was cut from each
 
 
+# what numpy raises for a file that is damaged, or asks for more than there is memory
+_UNREADABLE = (
+    OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, MemoryError, zlib.error
+)  # fmt: skip
+
+
 def read_statistics(path: Path, dims: int | None = None) -> Statistics:
     """Read reference statistics, of `dims` features where that is known.
 
@@ -54,7 +61,7 @@ def read_statistics(path: Path, dims: int | None = None) -> Statistics:
                 for name in ("fingerprint", "pictures", "digest", "crop")
             }
             statistics = Statistics(mu, sigma, int(content["n"]) if "n" in content else 0, **said)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile) as error:
+    except _UNREADABLE as error:
         raise UserError(
             f"reference statistics {path} cannot be read: {one_line(error)}; make the file again"
         ) from error

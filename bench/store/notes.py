@@ -27,13 +27,15 @@ def write_note(files: Folder, name: str, facts: Mapping[str, Any]) -> None:
 
 
 def read_note(files: Folder, name: str) -> dict[str, Any] | None:
-    """The facts under a name; None where there are none or the file is damaged."""
+    """The facts under a name; None where there are none or the file is damaged. One without a
+    digest is of before there was one.
+    """
     if not files.exists(name):
         return None
     try:
         found = json.loads(files.read(name))
-        digest = found.pop(DIGEST, None) if isinstance(found, dict) else None
-        if digest == digest_of(found):
+        digest = found.pop(DIGEST, None) if isinstance(found, dict) else ""
+        if digest in (None, digest_of(found)):
             return dict(found)
     except (UserError, ValueError, RecursionError):
         pass

@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.base.digests import digest_of, sealed, unsealed
+from bench.base.arrays import array_of
+from bench.base.digests import digest_of
 from bench.base.errors import UserError, one_line
 from bench.base.pictures import encode_png, pixel_digest
 from bench.store.folders import Folder
@@ -139,20 +140,12 @@ def corrupt(files: Folder, shard: str, why: str) -> str:
     )
 
 
-def features_as_bytes(values: np.ndarray) -> bytes:
-    """Features as an .npy file with the sha256 of all of it behind the numbers."""
-    buffer = io.BytesIO()
-    np.save(buffer, values.astype(np.float32), allow_pickle=False)
-    return sealed(buffer.getvalue())
-
-
 def read_features(files: Folder, name: str, last: int) -> np.ndarray | None:
     """Features `[rows, d]` of a shard; None for a damaged file and for one that has no row `last`,
     which is named on standard error.
     """
     try:
-        content = unsealed(files.read(name))
-        values: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
+        values = array_of(files.read(name))
         if values.ndim == 0 or len(values) <= last:
             raise ValueError(f"row {last} is wanted of features of shape {values.shape}")
     except (UserError, OSError, ValueError, EOFError) as error:

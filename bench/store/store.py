@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from bench.base.arrays import array_as_bytes
 from bench.base.digests import digest_of
 from bench.base.errors import UserError
 from bench.base.files import write_atomically
@@ -216,7 +217,7 @@ class SampleStore:
         )
         name = shards.name_of(table, self.shard_names())
         for extractor, values in features.items():
-            self.files.write(_features_file(extractor, name), shards.features_as_bytes(values))
+            self.files.write(_features_file(extractor, name), array_as_bytes(values))
         self.files.write(f"{name}{shards.ENDING}", shards.as_bytes(table))
         self._add_to_index(name, table)
 
@@ -360,7 +361,7 @@ class SampleStore:
         pictures = [decode_png(shards.checked_png(self.files, shard, table, row)) for row in there]
         values = shards.extracted(extract, extractor, pictures).astype(np.float32)
         if len(there) == table.num_rows:
-            self.files.write(_features_file(extractor, shard), shards.features_as_bytes(values))
+            self.files.write(_features_file(extractor, shard), array_as_bytes(values))
             return values
         full = np.full((table.num_rows, *values.shape[1:]), np.nan, dtype=np.float32)
         full[there] = values

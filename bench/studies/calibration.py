@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bench.assets.catalogue import PREFIX
-from bench.base.errors import UnknownName, UserError
+from bench.base.errors import UnknownName, UserError, visible
 from bench.base.files import write_atomically
 from bench.base.parameters import configure
 from bench.base.progress import Report
@@ -50,7 +50,7 @@ def calibrate(
     if kind == "attack" and not name.endswith(".py") and not registry.knows("attack", name):
         raise UnknownName("attack, or metric of the suite,", name, known)
     beside_suite = name.endswith(".py") and not Path(name).exists()
-    entry = registry.find(kind, str(suite.file.parent / name) if beside_suite else name)
+    entry = registry.find(kind, suite.places.judge(name) if beside_suite else name)
     given = suite.settings.metrics if kind == "metric" else suite.settings.attacks
     settings, judge_class = given.get(name, {}) | values, entry.load()
     field_name = judge_class.calibrated
@@ -63,7 +63,13 @@ def calibrate(
             f"suite {suite.name} takes its calibration from {target_file}; say with --out where a"
             f" new one goes, and name that under [{kind}s.{name}] {field_name}"
         )
-    path = out or suite.file.parent / (target_file or f"{suite.name}.{entry.name}.json")
+    folder = suite.file.parent
+    path = out or folder / (target_file or f"{suite.name}.{entry.name}.json")
+    if out is None and not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"suite {suite.name} names {visible(str(path))[:200]} for its calibration, which lies"
+            " outside its folder; say with --out where it goes"
+        )
     unjudged = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
     run = prepare(replace(suite, settings=unjudged), "none", {}, store, device)
     run.images.store.prepare()

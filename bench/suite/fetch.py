@@ -192,12 +192,20 @@ def _pictures(
         rows = assets.picture_rows(entry)
     except UserError as error:
         return one_line(error)
-    own = assets.entry(entry.list)
-    # Whoever keeps the list itself in a private network means its links to lie there too.
-    private = isinstance(own, FileEntry) and any(
-        leads_to_private(url) for url in own.urls if "://" in url
-    )
+    private = _came_from_private(name_of(entry.list)[0], assets)
     return fetch_images(rows, assets.cache / entry.path, *options, private)
+
+
+def _came_from_private(name: str, assets: Assets) -> bool:
+    """Whether a list came from a private network, by the suite's own address: its links then lie
+    there too. What else the suite names as an address says nothing.
+    """
+    entry = assets.entry(name)
+    if not isinstance(entry, FileEntry):
+        return False
+    receipt = read_receipt(files_of(name, entry)[0], assets.cache)
+    source = receipt.source if receipt else ""
+    return source in entry.urls and "://" in source and leads_to_private(source)
 
 
 def _unsettled(images: Images) -> int:

@@ -4,19 +4,21 @@ every path led back to the file that states it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from bench.assets.catalogue import parse_entries
+from bench.assets.catalogue import Entry, FileEntry, parse_entries
+from bench.assets.download import Refused, local_path
 from bench.base import limits
 from bench.base.errors import UserError, one_line, visible
 from bench.base.files import read_regular_file
 from bench.base.parameters import parse_toml, refusal
 from bench.registry.registry import find_suite
 from bench.suite.places import looks_like_a_path, stated_by
+from bench.suite.reach import refuse_outside
 from bench.suite.schema import SuiteSettings
 from bench.suite.suite import Suite
 
@@ -34,10 +36,25 @@ def load_suite(name: str, limit: int | None = None) -> Suite:
     file = find_suite(name)
     table = _extended(file)
     entries = parse_entries(table.pop("assets", {}), file)
+    _refuse_far_assets(entries, file)
     try:
         return Suite(SuiteSettings.model_validate(table), file, limit, entries)
     except ValidationError as error:
         raise refusal(error, SuiteSettings, f"key in {file.name}", f"suite file {file}") from error
+
+
+def _refuse_far_assets(entries: Mapping[str, Entry], file: Path) -> None:
+    """A suite's own asset is a file of this machine only where the suite may read: what is fetched
+    lies in the cache, where it may be read as a list or a picture.
+    """
+    for name, entry in entries.items():
+        for url in entry.urls if isinstance(entry, FileEntry) else ():
+            try:
+                local = local_path(url)
+            except Refused:  # nothing that could be fetched
+                continue
+            if local is not None:
+                refuse_outside(file.stem, f"asset {name}", local, (file.parent,))
 
 
 def _extended(file: Path, before: tuple[Path, ...] = ()) -> dict[str, Any]:

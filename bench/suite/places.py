@@ -77,15 +77,31 @@ class Places:
             )
         return path
 
+    def judge(self, name: str) -> str:
+        """What finds a metric or attack: its name, or the path of its code.
+
+        Raises `UserError` for code that the suite may not reach.
+        """
+        if not name.endswith(".py"):
+            return name
+        code = self.file.parent / name
+        self.refuse_outside("code", code)
+        return str(code)
+
     def refuse_outside(self, what: str, path: Path, stated: str = "") -> None:
         """Raises `UserError` for a list, a picture or code that the suite may not reach.
 
-        `stated`: the path that led there, as the suite file says it; one that a suite known by
-        name states may also lie beside that suite.
+        `stated`: the path that led there, as the suite file says it. An asset lies in the cache,
+        which may hold links to other disks; what a suite known by name states may lie beside it.
         """
-        if Path(os.path.normpath(path)).is_relative_to(self.assets.cache):
-            return  # the user keeps the cache, with links to other disks, say
-        own = [self.file.parent]
+        cache = self.assets.cache
+        if (
+            stated.startswith(PREFIX)
+            and path.is_relative_to(cache)
+            and ".." not in path.relative_to(cache).parts
+        ):
+            return
+        own = [self.file.parent, cache]
         if stated.startswith(SUITE_PREFIX):
             own.append(self._named_folder(stated))
         refuse_outside(self.suite, what, path, tuple(own))

@@ -165,7 +165,8 @@ class _References:
             names = (row.get(self.column) or "").split("|")
             paths = tuple(self.file.parent / name for name in names if name)
         for path in () if self.places.lenient else paths:
-            self.places.refuse_outside("training picture", path, self.settings.file)
+            stated = self.settings.references or self.settings.file
+            self.places.refuse_outside("training picture", path, stated)
             if not is_regular_file(path):
                 raise UserError(
                     f"suite {self.places.suite}: reference picture {visible(str(path))} is missing"

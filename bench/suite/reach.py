@@ -8,6 +8,7 @@ or the user names the folder: with `bench --allow FOLDER`, or for good in BENCH_
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from bench.base.errors import UserError, visible
 
 VARIABLE = "BENCH_ALLOW"  # folders, separated as in PATH
+LONGEST = 1000  # characters of a path that an error shows
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -27,6 +29,8 @@ def allow(folders: Iterable[Path]) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--allow: there is no folder {folder}")
+        if os.pathsep in str(folder.resolve()):
+            raise UserError(f"--allow: {folder} holds '{os.pathsep}', which stands between folders")
     known = [part for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
     more = [str(folder.resolve()) for folder in folders]
     os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*known, *more]))
@@ -39,12 +43,16 @@ def refuse_outside(suite: str, what: str, path: Path, inside: tuple[Path, ...]) 
     found = path.resolve()
     if not any(found.is_relative_to(folder) for folder in _roots(inside, os.environ.get(VARIABLE))):
         raise UserError(
-            f"suite {suite}: its {what} {visible(str(found))[:200]} lies outside the suite's"
-            f" folder; if it may read there: bench --allow {visible(str(found.parent))[:200]} ..."
+            f"suite {suite}: its {what} {visible(str(found))[:LONGEST]} lies outside the suite's"
+            " folder, and what a suite reads can become public in a record; if it may read there:"
+            f" bench --allow {shlex.quote(visible(str(found.parent)))[:LONGEST]} ..."
         )
 
 
 @lru_cache(64)
 def _roots(inside: tuple[Path, ...], allowed: str | None) -> tuple[Path, ...]:
-    named = (Path(part) for part in (allowed or "").split(os.pathsep) if part)
+    named = [Path(part).expanduser() for part in (allowed or "").split(os.pathsep) if part]
+    for folder in named:
+        if not folder.is_absolute():
+            raise UserError(f"{VARIABLE} holds the relative folder {folder}; give its whole path")
     return tuple(folder.resolve() for folder in (*inside, PACKAGE, *named))

@@ -174,7 +174,7 @@ class Suite:
         files = {settings["model"]["path"], *(p["file"] for p in settings["prompts"].values())}
         files |= {config for config in (self.settings.model.config,) if config}
         for kind, name, parameters in self.settings.judges():
-            declared = declared_files(kind, name, self.file.parent)
+            declared = declared_files(kind, self.places.judge(name))
             files |= named_files(parameters.items(), self.file.parent, declared)
         fetched = self._fetched_digests()
         content = {

@@ -650,6 +650,26 @@ def test_links_lead_neither_to_this_machine_nor_into_its_network(gallery, site, 
     assert all("a file of this machine" in row.status for row in found.rows[1:3])
 
 
+@pytest.mark.parametrize("private", [True, False])
+def test_a_list_never_names_files_of_this_machine_and_takes_no_login_along(
+    site, tmp_path, monkeypatch, private
+):
+    (tmp_path / "secret.png").write_bytes(picture(9))
+    rows = [("a", f"file://{tmp_path}/secret.png", "")]
+    assert fetch_images(rows, tmp_path / "images", private=private).n_found == 0
+    site.files["0"] = picture(0)
+    monkeypatch.setattr(downloading, "hub_token", lambda url: "secret")
+    assert fetch_images([("0", site.url("0"), "")], tmp_path / "images").n_found == 1
+    assert site.authorized == []
+
+
+def test_behind_a_proxy_private_addresses_are_refused_too(site, tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", site.url("").rstrip("/"))
+    rows = [("1", "http://10.0.0.1/admin.png", ""), ("2", "http://localhost/admin.png", "")]
+    found = fetch_images(rows, tmp_path, private=False, retries=0)
+    assert all("private network" in row.status for row in found.rows) and site.asked == []
+
+
 def test_a_public_address_may_not_redirect_to_a_private_one(site, tmp_path, monkeypatch):
     site.files["there.png"] = picture(1)
     site.moved["moved.png"] = "/there.png"
@@ -671,7 +691,9 @@ def test_a_public_address_may_not_redirect_to_a_private_one(site, tmp_path, monk
     ("host", "private"),
     [("127.0.0.1", True), ("10.1.2.3", True), ("169.254.169.254", True), ("::1", True),
      ("fd00::1", True), ("fe80::1%eth0", True), ("::ffff:192.168.0.1", True), ("0.0.0.0", True),
-     ("8.8.8.8", False), ("2606:4700::1", False), ("a.name", False)],
+     ("64:ff9b::7f00:1", True), ("2002:7f00:1::1", True), ("::127.0.0.1", True),
+     ("224.0.0.1", True), ("64:ff9b::808:808", False), ("8.8.8.8", False),
+     ("2606:4700::1", False), ("a.name", False)],
 )  # fmt: skip
 def test_private_addresses(host, private):
     assert addresses.is_private(host) == private

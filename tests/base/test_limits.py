@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -10,7 +12,10 @@ import pytest
 
 from bench.assets.archive import BadArchive, unpack
 from bench.base import limits
+from bench.base.digests import path_digest
 from bench.base.errors import UserError
+from bench.base.foreign import read_table
+from bench.base.prompt_lists import read_list
 from bench.records.record import load_record
 from bench.suite.load import load_suite
 
@@ -31,6 +36,35 @@ def test_an_archive_that_grows_a_thousandfold_is_refused(tmp_path):
     with pytest.raises(BadArchive, match="times its size"):
         unpack(path, "zip", tmp_path / "out", lambda: None)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_of_too_many_members_is_refused_while_it_is_read(tmp_path, monkeypatch):
+    path, read = tmp_path / "many.tar.gz", []
+    with tarfile.open(path, "w:gz") as archive:
+        for number in range(200):
+            archive.addfile(tarfile.TarInfo(f"f{number}"))
+    monkeypatch.setattr(limits, "ARCHIVE_FILES", 20)
+    following = tarfile.TarFile.next
+    monkeypatch.setattr(tarfile.TarFile, "next", lambda self: read.append(1) or following(self))
+    with pytest.raises(BadArchive, match="more than 20 members"):
+        unpack(path, "tar", tmp_path / "out", lambda: None)
+    assert len(read) < 30
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe"])
+def test_devices_and_pipes_are_no_tables_and_have_no_digest(tmp_path, name):
+    path = tmp_path / name
+    if name == "pipe":
+        os.mkfifo(path)
+    for read in (read_table, path_digest):
+        with pytest.raises((UserError, OSError), match="no regular file"):
+            read(path)
+
+
+def test_a_heading_of_many_columns_takes_no_time(tmp_path):
+    path = tmp_path / "wide.csv"
+    path.write_text(",".join(f"c{n}" for n in range(200_000)) + "\n" + "," * 199_999 + "\n")
+    read_list(path)
 
 
 def test_a_record_is_a_regular_file_of_a_usual_size(tmp_path, monkeypatch):

@@ -5,15 +5,22 @@ python tests/campaigns/full_disks.py --count 100
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
-import sys
-import tempfile
 from pathlib import Path
 
-from kills import RUN, _clear
-from stage import HANGS, bench, generator, import_everything, report, scores_of, unsound
+from stage import (
+    HANGS,
+    RUN,
+    begun,
+    bench,
+    clear,
+    from_command_line,
+    generator,
+    report,
+    scores_of,
+    unsound,
+)
 
 
 def full_at(write: int) -> None:
@@ -43,20 +50,11 @@ def counted(into: Path) -> None:
 
 
 def campaign(count: int, seed: int, folder: Path) -> int:
-    import_everything()
-    from bench.testbed.tiny import build_tiny_suite
-
-    (folder / "suite").mkdir()
-    build_tiny_suite(folder / "suite")
     random, failures = generator(seed), list[str]()
     command = [*RUN, "--method", "none"]
-    child = bench(command, folder, lambda: counted(folder / "writes"))
-    if child.wait(10 * HANGS) != 0:
-        print(child.errors.read_text())
-        return 1
-    wanted = scores_of(folder / "records")
+    wanted = begun(folder, command, lambda: counted(folder / "writes"))
     writes = (folder / "writes").stat().st_size
-    _clear(folder)
+    clear(folder)
     for number in range(count):
         place = random.randrange(writes)
         child = bench(command, folder, lambda place=place: full_at(place))
@@ -76,14 +74,9 @@ def campaign(count: int, seed: int, folder: Path) -> int:
             failures.append(f"{number}: {error}")
         if list(folder.glob("store/**/.*.tmp")):
             failures.append(f"{number}: a temporary file was left")
-        _clear(folder)
+        clear(folder)
     return report("full disks", count, failures)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        sys.exit(campaign(given.count, given.seed, Path(place)))
+    from_command_line(campaign, __doc__, 100)

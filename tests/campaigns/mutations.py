@@ -6,15 +6,12 @@ in one line, within seconds.
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from random import Random
 
-from kills import RUN
-from stage import HANGS, bench, generator, import_everything, report, unsound
+from stage import HANGS, RUN, begun, bench, from_command_line, generator, report, unsound
 
 DRY = [*RUN, "--method", "none", "--dry-run"]
 FULL = [*RUN, "--method", "none", "--limit", "1"]
@@ -70,15 +67,7 @@ def damaged(content: bytes, random: Random) -> bytes:
 
 
 def campaign(count: int, seed: int, folder: Path) -> int:
-    import_everything()
-    from bench.testbed.tiny import build_tiny_suite
-
-    (folder / "suite").mkdir()
-    build_tiny_suite(folder / "suite")
-    child = bench([*RUN, "--method", "none"], folder)
-    if child.wait(10 * HANGS) != 0:
-        print(child.errors.read_text())
-        return 1
+    begun(folder, [*RUN, "--method", "none"])
     (record,) = (folder / "records").rglob("*.json")
     shutil.copy(record, folder / "record.json")
     shutil.rmtree(folder / "records")
@@ -103,9 +92,4 @@ def campaign(count: int, seed: int, folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        sys.exit(campaign(given.count, given.seed, Path(place)))
+    from_command_line(campaign, __doc__, 2000)

@@ -6,31 +6,29 @@ and no image is stored twice.
 
 from __future__ import annotations
 
-import argparse
-import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
-from kills import RUN, _clear
-from stage import HANGS, bench, generator, import_everything, report, scores_of, unsound
+from stage import (
+    HANGS,
+    RUN,
+    begun,
+    bench,
+    clear,
+    from_command_line,
+    generator,
+    report,
+    scores_of,
+    unsound,
+)
 
 
 def campaign(count: int, seed: int, folder: Path) -> int:
-    import_everything()
-    from bench.testbed.tiny import build_tiny_suite
-
-    (folder / "suite").mkdir()
-    build_tiny_suite(folder / "suite")
     random, failures = generator(seed), list[str]()
     command = [*RUN, "--method", "none"]
-    child = bench(command, folder)
-    if child.wait(10 * HANGS) != 0:
-        print(child.errors.read_text())
-        return 1
-    wanted = scores_of(folder / "records")
-    _clear(folder)
+    wanted = begun(folder, command)
+    clear(folder)
     for number in range(count):
         first = bench(command, folder)
         time.sleep(random.uniform(0, 1))
@@ -45,7 +43,7 @@ def campaign(count: int, seed: int, folder: Path) -> int:
             failures.append(f"{number}: {error}")
         if twice := stored_twice(folder / "store"):
             failures.append(f"{number}: {twice} images are stored twice")
-        _clear(folder)
+        clear(folder)
     return report("pairs", count, failures)
 
 
@@ -62,9 +60,4 @@ def stored_twice(store: Path) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        sys.exit(campaign(given.count, given.seed, Path(place)))
+    from_command_line(campaign, __doc__, 20)

@@ -4,16 +4,20 @@ that begin in an instant, because they are copies of one that has imported every
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+RUN = ["run", "--suite", "suite/tiny.toml", "--records", "records", "--store", "store"]
 HANGS = 30.0  # seconds after which a command counts as hanging, if it had no more to do
 
 
@@ -101,6 +105,43 @@ def scores_of(records: Path) -> dict[str, Any]:
     (record,) = found
     assert record.status == "complete", record.status
     return {name: score.value for name, score in (record.scores | record.attacks).items()}
+
+
+def begun(
+    folder: Path, command: list[str], before: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Write the tiny suite where it is not there yet, and carry the command out undisturbed.
+
+    Returns the scores that it gives. Ends the campaign where it does not work.
+    """
+    import_everything()
+    from bench.testbed.tiny import build_tiny_suite
+
+    if not (folder / "suite").exists():
+        (folder / "suite").mkdir()
+        build_tiny_suite(folder / "suite")
+    child = bench(command, folder, before)
+    if child.wait(10 * HANGS) != 0:
+        sys.exit(f"the undisturbed command fails: {child.errors.read_text()}")
+    return scores_of(folder / "records")
+
+
+def clear(folder: Path) -> None:
+    """Remove what a command left."""
+    for name in ("records", "store"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def from_command_line(campaign: Callable[[int, int, Path], int], about: str, count: int) -> None:
+    """Carry a campaign out as `--count` and `--seed` say, and end with its exit code."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=count)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        sys.exit(campaign(given.count, given.seed, Path(place)))
 
 
 def report(campaign: str, tried: int, failures: list[str]) -> int:

@@ -21,6 +21,10 @@ from bench.suite.load import load_suite
         ("tokenizer", ["transformers", "AutoTokenizer"]),
         ("feature_extractor", ["feature_extractor", "MyExtractor"]),
         ("anything", [3, None]),
+        ("anything", ["transformers", "CLIPTextModel"]),
+        ("text_encoder", ["transformers", "AutoModel"]),
+        ("vae", ["os", "x", "y"]),
+        ("unet", {"a": 1}),
     ],
 )
 def test_parts_of_other_packages_are_refused(tiny_folder, tmp_path, part, value):
@@ -36,6 +40,8 @@ def test_a_model_with_python_code_is_refused(tiny_folder, tmp_path):
     folder = shutil.copytree(tiny_folder, tmp_path / "suite")
     suite = load_suite(str(folder / "tiny.toml"))
     load_pipeline(suite, torch.device("cpu"))
-    (folder / "pipeline/unet/my_unet.py").write_text("raise SystemExit")
-    with pytest.raises(UserError, match="brings Python code"):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/my_unet.py").write_text("raise SystemExit")
+    (folder / "pipeline/linked").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="brings code"):
         load_pipeline(suite, torch.device("cpu"))

@@ -63,6 +63,21 @@ def test_a_tokenizer_with_code_of_its_own_is_refused(folder):
         OpenClip("clip", folder, None, CPU)(PICTURES)
 
 
+@pytest.mark.parametrize("file", ["config.json", "deeper/config.json", "t.py"])
+def test_code_is_found_wherever_it_stands(folder, tmp_path, file):
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "deeper").symlink_to(tmp_path / "elsewhere")
+    (folder / file).write_text(json.dumps({"auto_map": {"AutoTokenizer": ["t.T", None]}}))
+    with pytest.raises(UserError, match="never run"):
+        OpenClip("clip", folder, None, CPU)(PICTURES)
+
+
+def test_a_network_of_no_size_that_anyone_has_is_refused(folder):
+    changed(folder, CONFIG, "model_cfg.vision_cfg.width", 10**9)
+    with pytest.raises(UserError, match="larger than any network"):
+        OpenClip("clip", folder, None, CPU)(PICTURES)
+
+
 @pytest.mark.parametrize(
     "name", ["hf-hub:laion/CLIP-ViT-B-32", "local-dir:/tmp", "ViT-Z-1", "roberta-ViT-B-32"]
 )

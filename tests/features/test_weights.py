@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 import warnings
 import zipfile
@@ -19,7 +18,7 @@ from bench.features import CleanFeatures, CopyDescriptor, weights
 from bench.features.architectures.inception import Inception
 from bench.features.architectures.small import SmallDescriptor, SmallFeatures
 from bench.features.architectures.sscd import SSCD
-from bench.features.torchscript import read_tensors
+from bench.features.torchscript import _tensor, read_tensors
 from bench.features.weights import load_network, save_network, trust
 
 CPU = torch.device("cpu")
@@ -405,23 +404,61 @@ def test_tensors_that_lead_outside_their_numbers_are_refused(tmp_path):
         read_tensors(tmp_path / "cut.pt")
 
 
-def test_modules_that_stand_in_each_other_without_end_are_refused(tmp_path):
-    """Forty modules, each of which holds the next one twice: a million million tensors."""
+TEXT = b"X\x01\x00\x00\x00a"
+MODULE = b"c__torch__\nM\n)\x81"
 
-    class Named(pickle.Pickler):
-        pass
 
-    buffer = io.BytesIO()
-    buffer.write(b"\x80\x02")
-    depth = 40
-    for _ in range(depth):
-        buffer.write(b"c__torch__\nM\n)\x81}(X\x01\x00\x00\x00aq\x01")
-        # the inner module is written in place, remembered, and named a second time
-    buffer.write(b"N")
-    for level in range(depth):
-        memo = 2 + level
-        buffer.write(b"q" + bytes([memo]) + b"X\x01\x00\x00\x00bh" + bytes([memo]) + b"ub")
-    buffer.write(b".")
-    path = archive_of(buffer.getvalue(), tmp_path / "deep.pt")
-    with pytest.raises(UserError):
-        load_network(path, CPU)
+def tensors_of_one_storage(count):
+    """So many attributes, each all of the one storage."""
+    storage = (
+        b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000"
+        b"X\x03\x00\x00\x00cpuK\x04tQ"
+    )
+    tensor = (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00K\x04\x85K\x01\x85\x89"
+        b"ccollections\nOrderedDict\n)RtR"
+    )
+    named = b"".join(b"X\x04\x00\x00\x00" + b"%04d" % n + tensor for n in range(count))
+    return b"\x80\x02" + MODULE + b"}(" + named + b"ub."
+
+
+BOMBS = {
+    "memory for what is remembered": b"\x80\x02}r\xff\xff\xff\x03.",
+    "tuples within tuples": (
+        b"\x80\x02}(" + TEXT + b"\x85q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"K\x01u."
+    ),
+    "a module within itself": (
+        b"\x80\x02" + MODULE + b"q\x00}(X\xa0\x86\x01\x00" + b"n" * 100_000 + b"h\x00ub."
+    ),
+    "a tensor that is built anew": tensors_of_one_storage(1)[:-3] + b"(K\x00tbub.",
+    "a function that is changed": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}"
+    + TEXT
+    + b"K\x01sb.",
+    "an opcode of no network": b"\x80\x04\x8c\x01a\x94.",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_small_files_that_would_take_all_memory_or_time_are_refused(tmp_path, bomb):
+    path = archive_of(BOMBS[bomb], tmp_path / "bomb.pt")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("a/data/0", bytes(16))
+    with pytest.raises(UserError, match="no readable TorchScript"):
+        read_tensors(path)
+    assert _tensor.__defaults__ is None
+
+
+def test_a_storage_that_stands_for_many_tensors_takes_no_more_room_than_the_file(tmp_path):
+    for count, whole in ((1, True), (300, False)):
+        path = tmp_path / "many.pt"
+        archive_of(tensors_of_one_storage(1) if whole else tensors_of_one_storage(300), path)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("a/data/0", bytes(16))
+        assert len(read_tensors(path)) == count  # their names take more room than they do
+    large = bytes(4 * 2**20)
+    table = tensors_of_one_storage(50).replace(b"K\x04", b"J\x00\x00\x10\x00")
+    path = archive_of(table, tmp_path / "large.pt")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("a/data/0", large)
+    with pytest.raises(UserError, match="more room than the file"):
+        read_tensors(path)

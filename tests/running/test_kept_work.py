@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bench.base import files
 from bench.records.record import load_record
@@ -75,6 +76,25 @@ def test_a_damaged_file_beside_the_shards_is_named_and_made_again(
     assert scores(again) == scores(first)
     if name.startswith("fit.safe"):
         assert path.read_bytes() == whole
+
+
+def test_a_store_of_before_there_were_digests_is_read(tiny_suite, tmp_path, capsys):
+    first = new_run(tiny_suite, tmp_path, "wanda", sparsity=0.1).execute()
+    fitted = {}
+    for path in (tmp_path / "store").rglob("*.json"):
+        note = json.loads(path.read_text())
+        if path.name == "fit.json":
+            fitted = note
+            note["tensors"] = len(load_file(path.with_name("fit.safetensors")))
+        note.pop("sha256", None)
+        path.write_text(json.dumps(note))
+    for path in (tmp_path / "store").rglob("features/*/*.npy"):
+        path.write_bytes(path.read_bytes()[:-32])
+    first.path(tmp_path / "records").unlink()
+    capsys.readouterr()
+    again = new_run(tiny_suite, tmp_path, "wanda", sparsity=0.1).execute()
+    assert "damaged" not in capsys.readouterr().err and scores(again) == scores(first)
+    assert again.cost["fit_seconds"].value == fitted["seconds"]
 
 
 def test_what_killed_writers_left_is_removed_once_it_is_old(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import torch
 
 from bench.base.errors import UserError
 from bench.records.record import load_record
-from bench.running.process_state import process_kept
+from bench.running.process_state import _SETTINGS, process_kept
 from conftest import bench
 
 CHANGES = {
@@ -21,6 +21,7 @@ CHANGES = {
     "torch's recording of gradients": lambda: torch.set_grad_enabled(False),
     "torch's number of threads": lambda: torch.set_num_threads(2),
     "torch's precision of products": lambda: torch.set_float32_matmul_precision("medium"),
+    "cuDNN's choice of algorithms": lambda: setattr(torch.backends.cudnn, "benchmark", True),
     "NumPy's treatment of floating-point errors": lambda: np.seterr(all="raise"),
     "the working folder": lambda: os.chdir("/"),
     "the environment": lambda: os.environ.update(PATH="/nowhere"),
@@ -41,9 +42,26 @@ def test_a_changed_setting_is_named_and_set_back(what):
 
 
 def test_what_libraries_add_to_the_environment_is_no_change(monkeypatch):
-    monkeypatch.delenv("BENCH_ADDED", raising=False)
+    monkeypatch.delenv("SOME_LIBRARY_ADDED", raising=False)
     with process_kept("it"):
-        monkeypatch.setenv("BENCH_ADDED", "1")
+        monkeypatch.setenv("SOME_LIBRARY_ADDED", "1")
+
+
+def test_our_own_variables_are_not_added(monkeypatch):
+    monkeypatch.delenv("BENCH_CACHE", raising=False)
+    with pytest.raises(UserError, match="the environment"), process_kept("it"):
+        os.environ["BENCH_CACHE"] = "/nowhere"
+    assert "BENCH_CACHE" not in os.environ
+
+
+def test_a_setting_that_cannot_be_read_any_more_is_a_changed_one(monkeypatch):
+    def unreadable():
+        raise RuntimeError("two ways to say it disagree")
+
+    with pytest.raises(UserError, match="precision of products"), process_kept("it"):
+        name = "torch's precision of products"
+        back = _SETTINGS[name][1]
+        monkeypatch.setitem(_SETTINGS, name, (unreadable, back))
 
 
 def test_settings_are_set_back_after_an_error_too():

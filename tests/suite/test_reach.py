@@ -9,6 +9,7 @@ import pytest
 from bench.base.errors import UserError
 from bench.suite.load import load_suite
 from bench.suite.reach import VARIABLE, allow
+from conftest import bench
 
 SUITE = """
 name = "mine"
@@ -76,7 +77,73 @@ def test_code_outside_the_suites_folder_is_refused(tiny_folder, tmp_path, monkey
     path.write_text(f'name = "mine"\nextends = "{tiny_folder}/tiny.toml"\n[metrics."../code.py"]\n')
     with pytest.raises(UserError, match="its code .* lies outside"):
         Experiment.resolve(load_suite(str(path)), "none", {})
+    with pytest.raises(UserError, match="its code .* lies outside"):
+        load_suite(str(path)).fingerprint  # noqa: B018
+    assert bench("show", path).returncode == 2
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("url", ["{tmp}/diary.txt", "file://{tmp}/diary.txt", "../diary.txt"])
+def test_an_asset_of_a_suite_is_no_file_of_somebody_else(strangers, tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path / "theirs")
+    path = tmp_path / "theirs/suite.toml"
+    path.write_text(
+        SUITE.format(file="asset:stolen", format="lines")
+        + f'[assets.stolen]\npath = "x.txt"\nurls = ["{url.format(tmp=tmp_path)}"]\n'
+    )
+    with pytest.raises(UserError, match="its asset stolen .* lies outside"):
+        load_suite(str(path))
+    allow([tmp_path])
+    load_suite(str(path))
+
+
+@pytest.mark.parametrize("named", ["../diary.txt", "{tmp}/diary.txt"])
+def test_a_calibration_is_written_below_the_suites_folder_only(
+    tiny_folder, tmp_path, monkeypatch, named
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "diary.txt").write_text("mine")
+    path = tmp_path / "theirs/suite.toml"
+    path.write_text(
+        f'name = "mine"\nextends = "{tiny_folder}/tiny.toml"\n[attacks.clique_extraction]\n'
+        f'images = 2\nclique = 2\ncalibration = "{named.format(tmp=tmp_path)}"\n'
+    )
+    done = bench("calibrate", "clique_extraction", "--suite", path, "--store", "store")
+    assert done.returncode == 2 and "say with --out where it goes" in done.stderr
+    assert (tmp_path / "diary.txt").read_text() == "mine" and not (tmp_path / "store").exists()
+
+
+def test_pictures_of_a_metric_or_attack_lie_where_the_suite_may_read(
+    tiny_folder, tmp_path, monkeypatch
+):
+    from bench.running.experiment import Experiment
+
+    monkeypatch.setenv(VARIABLE, str(tiny_folder))
+    for name in ("theirs", "photos"):
+        (tmp_path / name).mkdir()
+    path = tmp_path / "theirs/suite.toml"
+    for section in ('metrics.fid]\nreal = "../photos"\nstatistics = ""',
+                    'attacks.knn_extraction]\ntraining = "../photos"'):  # fmt: skip
+        path.write_text(f'name = "mine"\nextends = "{tiny_folder}/tiny.toml"\n[{section}\n')
+        with pytest.raises(UserError, match="lies outside the suite's folder"):
+            Experiment.resolve(load_suite(str(path)), "none", {})
+
+
+@pytest.mark.parametrize("value", ["rel/ative", ".", "x:/tmp"])
+def test_folders_that_are_allowed_for_good_are_whole_paths(strangers, monkeypatch, value):
+    monkeypatch.setenv(VARIABLE, value)
+    with pytest.raises(UserError, match="holds the relative folder"):
+        strangers("../diary.txt").prompts("memorized")
+
+
+def test_the_users_own_folder_may_be_allowed(strangers, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(VARIABLE, "~")
+    assert strangers("../diary.txt").prompts("memorized")
+    (tmp_path / "a:b").mkdir()
+    with pytest.raises(UserError, match="stands between folders"):
+        allow([tmp_path / "a:b"])
 
 
 def test_shipped_suites_read_what_comes_with_them(monkeypatch):
@@ -99,6 +166,27 @@ def test_a_cache_whose_folders_are_links_is_a_good_cache(strangers, tmp_path, mo
     (tmp_path / "cache/pictures").symlink_to(tmp_path / "disk")
     suite = strangers("list.csv", "csv", "id,prompt\na,a photo\n")
     places = suite.places
-    places.refuse_outside("training picture", places.assets.cache / "pictures/a.png")
-    with pytest.raises(UserError, match="lies outside"):
-        places.refuse_outside("training picture", places.assets.cache / "../photo.png")
+    picture = places.assets.cache / "pictures/a.png"
+    places.refuse_outside("training picture", picture, "asset:pictures")
+    for path, stated in (
+        (picture, "pictures/a.png"),  # by a path of the suite's own it is the other disk's
+        (places.assets.cache / "../photo.png", "asset:pictures"),
+    ):
+        with pytest.raises(UserError, match="lies outside"):
+            places.refuse_outside("training picture", path, stated)
+
+
+def test_a_link_through_a_folder_named_like_the_cache_reaches_nothing(
+    strangers, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "theirs/x/cache"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes(b"x")
+    theirs = tmp_path / "theirs"
+    (theirs / "sub/deep/x").mkdir(parents=True)
+    (theirs / "sub/x").mkdir()
+    (theirs / "sub/x/cache").symlink_to(tmp_path / "photos")
+    (theirs / "l").symlink_to("sub/deep")
+    suite = strangers("list.csv", "csv", "prompt,reference\na,l/../x/cache/a.png\n")
+    with pytest.raises(UserError, match="its training picture .* lies outside"):
+        suite.prompts("memorized")
