@@ -12,13 +12,13 @@ from bench.base.errors import UserError, visible
 from bench.base.foreign import read_table, refuse_code
 
 CLASSES = {
-    "unet": {"UNet2DConditionModel"},
-    "vae": {"AutoencoderKL"},
-    "text_encoder": {"CLIPTextModel"},
-    "tokenizer": {"CLIPTokenizer", "CLIPTokenizerFast"},
-    "feature_extractor": {"CLIPImageProcessor", "CLIPFeatureExtractor"},
-    "image_encoder": {"CLIPVisionModelWithProjection"},
-    "safety_checker": {"StableDiffusionSafetyChecker"},
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "feature_extractor": ("CLIPImageProcessor", "CLIPFeatureExtractor"),
+    "image_encoder": ("CLIPVisionModelWithProjection",),
+    "safety_checker": ("StableDiffusionSafetyChecker",),
 }
 PACKAGES = ("diffusers", "transformers", "stable_diffusion")
 

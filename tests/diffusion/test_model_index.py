@@ -25,6 +25,8 @@ from bench.suite.load import load_suite
         ("text_encoder", ["transformers", "AutoModel"]),
         ("vae", ["os", "x", "y"]),
         ("unet", {"a": 1}),
+        ("image_encoder", [None, []]),
+        ("vae", [[], {}]),
     ],
 )
 def test_parts_of_other_packages_are_refused(tiny_folder, tmp_path, part, value):
