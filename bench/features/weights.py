@@ -8,6 +8,7 @@ where the user trusts it by name (`--trust FILE`), and its sha256 is said and re
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
@@ -74,7 +75,8 @@ def load_network(path: Path, device: Any) -> Any:
     except UserError as error:
         raise UserError(
             f"{error}. A TorchScript is a program, and only the numbers of SSCD's and Inception's"
-            f" are read without running it: if you trust this one, give --trust {path.name}"
+            f" are read without running it: if you trust this one, give --trust"
+            f" {shlex.quote(str(path))}"
         ) from error
     return _placed(network, device)
 

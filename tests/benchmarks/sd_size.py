@@ -27,6 +27,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from bench.features.architectures.inception import Inception
+from bench.features.architectures.sscd import SSCD
 from bench.store.store import encode_png
 from bench.testbed.tiny import tiny_tokenizer, write_csv
 
@@ -84,29 +86,6 @@ images = 1
 """
 
 
-class GeM(nn.Module):
-    """Generalised-mean pooling with p = 3, as SSCD ends its trunk (Pizzi et al. 2022)."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3)
-
-
-class Normalised(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.normalize(x, dim=1)
-
-
-class Layers(nn.Module):
-    """A network under the name `layers`, where clean-fid's Inception file has it."""
-
-    def __init__(self, layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = layers
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)
-
-
 def random_weights(make: Any, seed: int) -> Any:
     """A module in eval mode without its own slow initialisation: matrices uniform within 1/sqrt(fan
     in), norms 1, biases 0.
@@ -116,7 +95,7 @@ def random_weights(make: Any, seed: int) -> Any:
     buffers = [
         name
         for name, _ in module.named_buffers()
-        if "num_batches" not in name and "running" not in name
+        if not name.endswith(("num_batches_tracked", "mean", "var"))
     ]
     assert not buffers, f"buffers that nothing would fill: {buffers}"
     module.to_empty(device="cpu")
@@ -127,7 +106,7 @@ def random_weights(make: Any, seed: int) -> Any:
                 bound = 1 / math.sqrt(tensor[0].numel())
                 tensor.uniform_(-bound, bound, generator=generator)
             else:
-                tensor.fill_(1 if name.endswith(("weight", "running_var")) else 0)
+                tensor.fill_(1 if name.endswith(("weight", "var")) else 0)
     return module.eval().requires_grad_(False)
 
 
@@ -245,18 +224,11 @@ def build_scorers(folder: Path) -> None:
     import open_clip
     import torchvision
 
-    resnet = random_weights(lambda: torchvision.models.resnet50(weights=None), 3)
-    trunk = nn.Sequential(*list(resnet.children())[:-2])
-    head = random_weights(lambda: nn.Linear(2048, 512), 4)
-    _trace(nn.Sequential(trunk, GeM(), head, Normalised()), 288, folder / "sscd.torchscript.pt")
-    inception = random_weights(
-        lambda: torchvision.models.inception_v3(
-            weights=None, aux_logits=False, transform_input=False, init_weights=False
-        ),
-        5,
+    resnet = random_weights(
+        lambda: SSCD(torchvision.models.resnet50(weights=None, num_classes=512)), 3
     )
-    inception.fc = nn.Identity()
-    _trace(Layers(inception), 299, folder / "inception.torchscript.pt")
+    _trace(resnet, 288, folder / "sscd.torchscript.pt")
+    _trace(random_weights(Inception, 5), 299, folder / "inception.torchscript.pt")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(6)
         torch.save(
