@@ -225,19 +225,44 @@ class OpenClip:
         """Unit text embeddings, float32 `[n, d]`, and how many different texts were cut to the
         model's length. Each different text is encoded once.
         """
-        import open_clip
-
         model, _ = self.loaded
-        tokenizer = open_clip.get_tokenizer(self.identifier)
         unique = list(dict.fromkeys(prompts))
         parts = []
         with torch.no_grad():
             for start in range(0, len(unique), self.batch_size):
-                tokens = tokenizer(unique[start : start + self.batch_size]).to(self.device)
+                tokens = self._tokens(unique[start : start + self.batch_size]).to(self.device)
                 parts.append(model.encode_text(tokens, normalize=True).float().cpu().numpy())
         embedded = np.concatenate(parts)
         return embedded[[unique.index(prompt) for prompt in prompts]], sum(
-            _is_cut(tokenizer, prompt) for prompt in unique
+            _is_cut(self.tokenizer, prompt) for prompt in unique
+        )
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        import open_clip
+
+        try:
+            return open_clip.get_tokenizer(self.identifier)
+        except Exception as error:  # transformers raises its own, and asserts
+            raise self._damaged_tokenizer(error) from error
+
+    def _tokens(self, texts: list[str]) -> torch.Tensor:
+        """Token ids `[n, length]`, all of which the model has."""
+        model, _ = self.loaded
+        try:
+            tokens = self.tokenizer(texts)
+        except (ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
+            raise self._damaged_tokenizer(error) from error
+        known = getattr(model, "token_embedding", None)
+        if known is not None and int(tokens.max()) >= known.num_embeddings:
+            why = f"it gives token {int(tokens.max())} of {known.num_embeddings}"
+            raise self._damaged_tokenizer(IndexError(why))
+        return tokens
+
+    def _damaged_tokenizer(self, error: Exception) -> UserError:
+        return UserError(
+            f"the tokenizer of {self.identifier} is damaged or another model's"
+            f" ({one_line(error)[:100]}); fetch or build it again"
         )
 
 

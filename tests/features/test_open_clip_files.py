@@ -72,6 +72,21 @@ def test_code_is_found_wherever_it_stands(folder, tmp_path, file):
         OpenClip("clip", folder, None, CPU)(PICTURES)
 
 
+@pytest.mark.parametrize(
+    ("file", "where", "value"),
+    [
+        ("tokenizer_config.json", "eos_token", "another"),
+        ("tokenizer_config.json", "eos_token", True),
+        (CONFIG, "model_cfg.text_cfg.tokenizer_kwargs.clean", "whiteSpace"),
+    ],
+)
+def test_a_tokenizer_that_is_damaged_or_another_models_is_one_line(folder, file, where, value):
+    changed(folder, file, where, value)
+    with pytest.raises(UserError, match="the tokenizer of .* is damaged or another") as error:
+        OpenClip("clip", folder, None, CPU).texts(["an apple"])
+    assert "\n" not in str(error.value)
+
+
 def test_a_network_of_no_size_that_anyone_has_is_refused(folder):
     changed(folder, CONFIG, "model_cfg.vision_cfg.width", 10**9)
     with pytest.raises(UserError, match="larger than any network"):
