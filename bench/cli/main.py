@@ -73,6 +73,16 @@ def main() -> None:
     An error is one line on standard error; with `--debug`, or BENCH_DEBUG in the environment, it
     is raised instead.
     """
+    try:
+        code = _carried_out()
+    except KeyboardInterrupt:  # where no command is under way yet, or any more
+        print("bench: interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _carried_out() -> int:
+    """Carry the command out with the streams and signals that it needs; return the exit code."""
     # Nothing but `bench fetch` asks the network, and that one asks without this library.
     os.environ["HF_HUB_OFFLINE"] = "1"
     # A scheduler that ends a job sends SIGTERM: it is answered as Ctrl-C is, with whatever every
@@ -87,7 +97,7 @@ def main() -> None:
         with suppress(ValueError):
             signal.signal(signal.SIGTERM, before)
     _end_in_spite_of_threads(code, threads)
-    sys.exit(code)
+    return code
 
 
 def _end_in_spite_of_threads(code: int, before: set[threading.Thread]) -> None:

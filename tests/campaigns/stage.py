@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 RUN = ["run", "--suite", "suite/tiny.toml", "--records", "records", "--store", "store"]
+WAITING = (signal.SIGINT, signal.SIGTERM)
 HANGS = 30.0  # seconds after which a command counts as hanging, if it had no more to do
 
 
@@ -47,8 +48,11 @@ class Child:
 def bench(arguments: list[str], folder: Path, before: Callable[[], None] = lambda: None) -> Child:
     """Start `bench` with arguments in a folder. `before` is called in the child, first."""
     errors = folder / "stderr.txt"
+    # What is sent before `main` begins waits for it: this beginning is no part of `bench`.
+    signal.pthread_sigmask(signal.SIG_BLOCK, WAITING)
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WAITING)
         return Child(pid, errors)
     code = 70
     try:
@@ -60,9 +64,17 @@ def bench(arguments: list[str], folder: Path, before: Callable[[], None] = lambd
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
         before()
         sys.argv = ["bench", *arguments]
-        from bench.cli.main import main
+        from bench.cli import main
 
-        main()
+        # The first thing that `main` asks for, so that what waited is answered inside it.
+        asked = signal.getsignal
+
+        def unblocking(number: int) -> Any:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, WAITING)
+            return asked(number)
+
+        main.signal.getsignal = unblocking
+        main.main()
     except SystemExit as end:
         code = int(end.code or 0)
     except BaseException:

@@ -250,3 +250,15 @@ def test_a_class_that_describes_itself_in_strange_ways_is_shown_or_refused(
             assert (code, out) == (2, "") and says in line
         else:
             assert (code, err) == (0, "") and "Strange." in out and "{1}" in out
+
+
+def test_ctrl_c_where_no_command_is_under_way_is_one_line(monkeypatch, capsys):
+    from bench.cli import main
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "forgiving_streams", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    assert end.value.code == 130 and capsys.readouterr().err == "bench: interrupted\n"
