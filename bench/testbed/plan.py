@@ -23,15 +23,19 @@ class TestbedPlan:
     levels: tuple[tuple[int, int], ...] = (
         (1, 8),
         (50, 8),
-        (150, 12),
-        (250, 18),
-        (350, 24),
-        (500, 32),
-        (700, 40),
-        (1000, 32),
-        (1400, 12),
+        (150, 8),
+        (250, 8),
+        (350, 8),
+        (450, 8),
+        (500, 24),
+        (550, 24),
+        (600, 28),
+        (700, 28),
+        (850, 14),
+        (1000, 20),
+        (1400, 7),
     )
-    template_levels: tuple[tuple[int, int], ...] = ((300, 4), (500, 10), (900, 10))
+    template_levels: tuple[tuple[int, int], ...] = ((300, 4), (500, 10), (900, 9))
     variants: int = 40
     pristine: int = 32
     autoencoder_steps: int = 9000
@@ -39,7 +43,7 @@ class TestbedPlan:
     denoiser_batch: int = 64
     recogniser_steps: int = 900
     descriptor_steps: int = 1500
-    clip_steps: int = 2400
+    clip_steps: int = 4800
     features_steps: int = 500
     reference_pictures: int = 5000
     clean_prompts: int = 64
@@ -51,11 +55,11 @@ class TestbedPlan:
         return asdict(self)
 
 
-# Fixed on 28 November 2026, 17:57 UTC, before any method ran on what it makes. Views were laid out
-# by prototypes: after 9,000 steps half of the scenes that were shown 300 to 500 times come back,
-# of those with 800 views nearly all. Most scenes stand where copying rises. At 20:26 UTC the steps
-# of the open_clip judge were doubled, because it named 78 % of the single objects that the model
-# drew where the recogniser named 98 %; no score of a method had been read.
+# Fixed on 29 November 2026, 01:37 UTC. The levels are laid out from the rates of copying that two
+# models before this one showed by level of views: one with few scenes between 350 and 700 views
+# copied nearly all or nothing, one with many there and few above copied too few. No number of a
+# method entered. The open_clip judge takes twice the steps of the one before, because it named too
+# few of the single objects that the recogniser names.
 CPU_PLAN = TestbedPlan()
 # 64x64 pixels where a GPU is at hand. Nobody has built this plan to its end yet: the autoencoder,
 # the denoiser and the levels of views are extrapolated from 32x32.
