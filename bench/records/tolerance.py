@@ -49,8 +49,8 @@ TOLERANCES = {
     "sscd": Tolerance("absolute", 0.02),
     "sscd_p95": Tolerance("absolute", 0.02),
     # one of the 54 images of testbed-quick may cross the threshold, not two
-    "memorized_ratio": Tolerance("absolute", 0.03),
-    "any_copy": Tolerance("absolute", 0.03),
+    "memorized_ratio": Tolerance("absolute", 0.02),
+    "any_copy": Tolerance("absolute", 0.02),
     # likewise of the images that each of these is over, 6 at the fewest
     "copies": Tolerance("absolute", 0.06),
     "sscd_copied": Tolerance("absolute", 0.02),

@@ -301,7 +301,7 @@ def test_a_torch_that_hangs_costs_its_own_lines_and_no_more_than_the_time_allowe
     assert report.seconds < 4 and "repeat the command" in lines_of(report.facts)["torch"].text
     (suite,) = report.suites
     assert (
-        report.ok and suite.verdict == "can run" and suite.images == 163 and not suite.images_exact
+        report.ok and suite.verdict == "can run" and suite.images == 187 and not suite.images_exact
     )
 
 
@@ -599,7 +599,7 @@ def test_text_is_one_screen_with_marks_in_words(count):
 def test_on_this_machine_the_testbed_can_run(tmp_path):
     report = examine(["testbed-quick", "testbed"], tmp_path, tmp_path, seconds=60)
     assert report.ok and [suite.images_exact for suite in report.suites] == [True, True]
-    assert [suite.row_evaluations for suite in report.suites] == [8150, 165450]
+    assert [suite.row_evaluations for suite in report.suites] == [9350, 172700]
     facts = report.as_json()
     assert json.loads(json.dumps(facts, allow_nan=False))["ok"] is True
     assert {fact["name"] for fact in facts["facts"]} >= {
