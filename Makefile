@@ -6,7 +6,7 @@ VENV ?= .venv
 JOBS ?= 2  # processes of tests, each with one thread
 BIN := $(VENV)/bin
 
-.PHONY: run test fuzz lint leaderboard tuning calibration records sweeps clean
+.PHONY: run test fuzz lint leaderboard tuning calibration records sweeps detections clean
 
 run: $(VENV)/installed
 	$(BIN)/bench run --method $(METHOD) --suite $(SUITE)
@@ -64,6 +64,31 @@ SWEEP := $(BIN)/bench sweep
 sweeps: $(VENV)/installed
 	$(SWEEP) guidance --values 0.8,0.6,0.4,0.2
 	$(SWEEP) wanda -p branch=cond -p token_norm=none --values 0.02,0.05,0.1,0.2
+
+# The board of detectors (three quarters of an hour on one core, of which five minutes are sampling; goes on where it stopped).
+DETECT := $(BIN)/bench detect --out leaderboards/detections --detector
+detections: $(VENV)/installed
+	$(DETECT) wen_score
+	$(DETECT) wen_score -p steps=5
+	$(DETECT) wen_score -p steps=0
+	$(DETECT) energy
+	$(DETECT) attention_entropy
+	$(DETECT) bright_ending
+	$(DETECT) tiled_l2
+	$(DETECT) length
+	$(DETECT) tokens
+	$(DETECT) rarity
+	$(DETECT) dsm01
+	$(DETECT) dsm12
+	$(DETECT) anisotropy
+	$(DETECT) onestep_white
+	$(DETECT) onestep_edge
+	$(DETECT) plaplace
+	$(DETECT) plaplace -p timestep=10
+	$(DETECT) geometry_gap
+	$(DETECT) curvature_map
+	$(DETECT) sharpness
+	$(DETECT) score_shift
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %d.%d" % sys.version_info[:2])'

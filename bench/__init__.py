@@ -1,6 +1,6 @@
-"""The harness. Authors of methods, metrics and attacks import from here, from `bench.features` and
-from `bench.statistics`; so do readers of results. Names load on first use, so that `bench --help`
-stays fast.
+"""The harness. Authors of methods, metrics, attacks and detectors import from here, from
+`bench.features` and from `bench.statistics`; so do readers of results. Names load on first use, so
+that `bench --help` stays fast.
 """
 
 from __future__ import annotations
@@ -38,6 +38,12 @@ _HOMES = {
     "Exhibit": "bench.contracts.target",
     "EXHIBITS": "bench.contracts.target",
     "Shown": "bench.records.record",
+    # a detector, and what it sees
+    "Detector": "bench.contracts.detector",
+    "Needs": "bench.contracts.detector",
+    "Recorder": "bench.contracts.detector",
+    "Moment": "bench.contracts.detector",
+    "Observation": "bench.contracts.detector",
     # the protocol, a run of it, and what is left of runs
     "Suite": "bench.suite.suite",
     "Prompt": "bench.suite.prompts",
@@ -98,6 +104,11 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.base.spread import spread as spread
     from bench.contracts.attack import Attack as Attack
     from bench.contracts.attack import Scores as Scores
+    from bench.contracts.detector import Detector as Detector
+    from bench.contracts.detector import Moment as Moment
+    from bench.contracts.detector import Needs as Needs
+    from bench.contracts.detector import Observation as Observation
+    from bench.contracts.detector import Recorder as Recorder
     from bench.contracts.masked import MaskedMethod as MaskedMethod
     from bench.contracts.masked import MaskFunction as MaskFunction
     from bench.contracts.method import FitData as FitData

@@ -3,3 +3,9 @@
 from __future__ import annotations
 
 PAGES = ("published", "record.schema", "readme")  # of the leaderboards; no suite may have them
+DETECTORS = "detectors-"  # how the pages of detectors begin, and so no suite's name
+
+
+def detectors_page(suite: str) -> str:
+    """The name of the page of a suite's detectors, without ending."""
+    return f"{DETECTORS}{suite}"

@@ -1,4 +1,5 @@
-"""The contracts of methods, metrics and attacks, tried on a tiny model: `bench check NAME|FILE`.
+"""The contracts of methods, metrics, attacks and detectors, tried on a tiny model: `bench check
+NAME|FILE`.
 
 A contract is a function that raises `Broken`, with what differs and what to change, or
 `NotApplicable` with the reason. Each runs on a pipeline of its own, so that what one leaves behind
@@ -31,6 +32,7 @@ def check(entry: Entry, values: dict[str, Any], folder: Path | None = None) -> l
     `UserError` when the class cannot be imported or configured at all.
     """
     from bench.base.parameters import configure
+    from bench.checks.detector_contracts import DETECTOR_CONTRACTS
     from bench.checks.judge_contracts import ATTACK_CONTRACTS, METRIC_CONTRACTS
     from bench.checks.method_contracts import METHOD_CONTRACTS
     from bench.diffusion.model import quiet_libraries
@@ -42,6 +44,7 @@ def check(entry: Entry, values: dict[str, Any], folder: Path | None = None) -> l
         "method": METHOD_CONTRACTS,
         "metric": METRIC_CONTRACTS,
         "attack": ATTACK_CONTRACTS,
+        "detector": DETECTOR_CONTRACTS,
     }
     contracts = COMMON_CONTRACTS | contracts_of[entry.kind]
     with tempfile.TemporaryDirectory() as temporary, network_refused() as attempts:

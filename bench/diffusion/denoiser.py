@@ -120,6 +120,15 @@ class Denoiser:
             embeddings, _ = self.pipe.encode_prompt(unique, self.device, 1, False)
         return embeddings[[unique.index(prompt) for prompt in prompts]]
 
+    def lengths(self, prompts: Sequence[str]) -> Tensor:
+        """Tokens of each prompt, int64 `[B]` on the CPU: with those of its beginning and end, which
+        is at `length - 1`, and without padding; cut to what the text encoder takes.
+        """
+        tokenizer = self.pipe.tokenizer
+        most = tokenizer.model_max_length
+        found = tokenizer(list(prompts), truncation=True, max_length=most).input_ids
+        return torch.tensor([len(ids) for ids in found])
+
     def null_embeddings(self, count: int) -> Tensor:
         """The empty prompt's embedding, `[count, T, D]`.
 
@@ -244,10 +253,17 @@ class Denoiser:
 
 
 def trajectory(
-    denoiser: Denoiser, request: Request, guide: Callable[[Step], Tensor], calls: int | None = None
+    denoiser: Denoiser,
+    request: Request,
+    guide: Callable[[Step], Tensor],
+    calls: int | None = None,
+    watch: Callable[[Step, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """The denoising loop over the first `calls` timesteps (all by default), as
     `StableDiffusionPipeline` runs it.
+
+    `watch` is called after each step's guidance with the step, the model's input and the guided
+    noise, `[B, C, h, w]` both.
     """
     scheduler = denoiser.new_scheduler()
     latents = request.latents * scheduler.init_noise_sigma
@@ -277,6 +293,9 @@ def trajectory(
             memory,
             predict,
         )
-        predicted = denoiser.as_predicted(guide(step), scaled, index)
+        guided = guide(step)
+        if watch:
+            watch(step, scaled, guided)
+        predicted = denoiser.as_predicted(guided, scaled, index)
         latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
     return latents

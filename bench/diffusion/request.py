@@ -21,6 +21,8 @@ class Request:
     guidance_scale   of classifier-free guidance
     attention_mask   bool `[B, T]`: the tokens that cross-attention sees, in both branches; all of
                      them for None
+    lengths          int64 `[B]` on the CPU: tokens of each prompt with those of its beginning and
+                     end, so padding begins there; only where sampling is recorded
     first            both predictions of the first step, epsilon `[B, C, h, w]` (unconditional, then
                      conditional), where a method has made them for these latents and embeddings
     facts            filled by a method with lists of B numbers or truth values, which are stored
@@ -34,6 +36,7 @@ class Request:
     null_embeddings: Tensor
     guidance_scale: float
     attention_mask: Tensor | None = None
+    lengths: Tensor | None = None
     first: tuple[Tensor, Tensor] | None = None
     facts: dict[str, Sequence[float]] = field(default_factory=dict)
 
@@ -65,6 +68,11 @@ class Step:
     @cached_property
     def _both(self) -> tuple[Tensor, Tensor]:
         return self.predict(True)
+
+    @property
+    def predicted_both(self) -> bool:
+        """Whether both predictions were asked for so far."""
+        return "_both" in self.__dict__
 
     @property
     def unconditional(self) -> Tensor:

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING
 
 from bench.base.errors import UserError, visible
 from bench.base.files import write_atomically
+from bench.leaderboard import detectors_page
 from bench.leaderboard.board import Board, Row, columns_of, make_boards
 from bench.leaderboard.cells import LONGEST, cell, difference_cell, heading, number, spread
 from bench.leaderboard.columns import SIZED
+from bench.leaderboard.detectors import make_detector_boards
 from bench.leaderboard.latex import latex
 from bench.leaderboard.markdown import markdown, readme_columns, with_tables
 from bench.leaderboard.page import html, picture_of
 from bench.leaderboard.published import load_published
 from bench.leaderboard.published import markdown as published_markdown
 from bench.leaderboard.tables import as_csv, as_json
+from bench.records.detection import load_detections
 from bench.records.parts import REFERENCE, protocol
 from bench.records.record import RunRecord, load_records, record_schema
 from bench.records.sweep import load_sweeps
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 # Beside the folder of records:
 PUBLISHED = "published.csv"  # figures from papers, which have a page of their own
 SWEEPS = "sweeps"  # strength curves (`bench sweep`)
+DETECTIONS = "detections"  # scores of detectors (`bench detect`)
 REPORTED = "self-reported"  # records that others measured (`bench submit`)
 RECORD_SCHEMA = "record.schema.json"
 SUMS = "SHA256SUMS"  # beside the pictures: those that records do not make
@@ -48,7 +52,11 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
     reported, damaged_reports = load_records(records.parent / REPORTED)
     unusable = [*damaged, *damaged_reports]
     sweeps, damaged_sweeps = load_sweeps(records.parent / SWEEPS)
-    problems = [*(found.why for found in unusable), *(why for _, why in damaged_sweeps)]
+    detections, damaged_detections = load_detections(records.parent / DETECTIONS)
+    problems = [
+        *(found.why for found in unusable),
+        *(why for _, why in (*damaged_sweeps, *damaged_detections)),
+    ]
     if not loaded:
         if damaged:
             raise UserError(
@@ -82,6 +90,10 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
         pages[f"{board.suite}.tex"] = latex(
             board, columns, [heading(board, column) for column in columns]
         ).encode()
+    for found in make_detector_boards(detections, damaged_detections):
+        pages[f"{found.page}.md"] = detectors_page.markdown(found).encode()
+        pages[f"{found.page}.csv"] = detectors_page.as_csv(found).encode()
+        pages[f"{found.page}.html"] = detectors_page.html(found).encode()
     return pages, problems
 
 

@@ -2,12 +2,12 @@
 
 Everything here reads metadata; nothing imports their code.
 
-A distribution names a module or a class under `bench.methods`, `bench.metrics` or `bench.attacks`
-(`pkg.milder` or `pkg.milder:Milder`), and a file of a package under `bench.suites`
-(`pkg.suites:mine.toml`). Names may clash, so each has a full name `distribution/name` that always
-works. Records write `distribution.name`: it is a safe part of a path, no other name can mean the
-same (a distribution's normalized name has no dot), and it does not depend on what else is
-installed.
+A distribution names a module or a class under `bench.methods`, `bench.metrics`, `bench.attacks` or
+`bench.detectors` (`pkg.milder` or `pkg.milder:Milder`), and a file of a package under
+`bench.suites` (`pkg.suites:mine.toml`). Names may clash, so each has a full name
+`distribution/name` that always works. Records write `distribution.name`: it is a safe part of a
+path, no other name can mean the same (a distribution's normalized name has no dot), and it does not
+depend on what else is installed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ GROUPS = {
     "method": "bench.methods",
     "metric": "bench.metrics",
     "attack": "bench.attacks",
+    "detector": "bench.detectors",
     "suite": "bench.suites",
 }
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")

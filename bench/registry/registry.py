@@ -1,10 +1,11 @@
 """Names to classes and suite files: what `--method NAME` and `--suite NAME` can mean.
 
-A built-in is a file in `methods/`, `metrics/`, `attacks/` or `bench/suites/` whose name is the
-registered name; a Python file holds one subclass of the base class. Other distributions add names
-by entry points (`bench.registry.plugins`): a built-in keeps its name against them, and names that
-clash are reached as `distribution/name`. Wherever a name is taken, `./mine.py` and `./mine.toml`
-are too. Nothing is imported before `Entry.load`; what a class says of itself is read from the file.
+A built-in is a file in `methods/`, `metrics/`, `attacks/`, `metrics/detectors/` or `bench/suites/`
+whose name is the registered name; a Python file holds one subclass of the base class. Other
+distributions add names by entry points (`bench.registry.plugins`): a built-in keeps its name
+against them, and names that clash are reached as `distribution/name`. Wherever a name is taken,
+`./mine.py` and `./mine.toml` are too. Nothing is imported before `Entry.load`; what a class says of
+itself is read from the file.
 """
 
 from __future__ import annotations
@@ -28,7 +29,12 @@ from bench.base.files import is_folder, is_regular_file
 from bench.base.text import paragraphs
 from bench.registry.plugins import NAME, Plugin, normalized, plugins
 
-KINDS = {"method": "methods", "metric": "metrics", "attack": "attacks"}
+KINDS = {
+    "method": "methods",
+    "metric": "metrics",
+    "attack": "attacks",
+    "detector": "metrics.detectors",
+}
 SUITES = Path(__file__).parents[1] / "suites"
 
 

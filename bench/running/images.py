@@ -17,6 +17,7 @@ from bench.features.extractor import in_whole_batches
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.kept_pictures import KeepImages, Keeping, keeping_of
+from bench.running.recorded import Recorded
 from bench.running.units import Units
 from bench.store.folders import Root, open_folder
 from bench.store.shards import extracted
@@ -54,6 +55,11 @@ class Images:
         """
         local = open_folder(self.root).local("_real")
         return local or cache_folder() / "_real"
+
+    @cached_property
+    def recorded(self) -> Recorded:
+        """What is kept of the sampling of images, beside their pictures."""
+        return Recorded.of_run(self.experiment, self.store.files)
 
     @cached_property
     def units(self) -> Units:

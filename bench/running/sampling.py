@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,11 +14,18 @@ from bench.contracts.method import Method, State
 from bench.diffusion.denoiser import Denoiser, trajectory
 from bench.diffusion.request import Request, Step
 from bench.running.process_state import process_kept
+from bench.running.recording import Recording
 
 
-def sample(denoiser: Denoiser, request: Request, method: Method, state: State) -> Tensor:
+def sample(
+    denoiser: Denoiser,
+    request: Request,
+    method: Method,
+    state: State,
+    recording: Recording | None = None,
+) -> Tensor:
     """Draw one batch with a method that is attached already: final latents `[B, C, h, w]`;
-    `request.facts` holds what it reported.
+    `request.facts` holds what it reported. `recording` watches, where one is given.
 
     Raises `UserError` when a door returns something of the wrong shape or dtype, or a latent that
     is not finite.
@@ -27,8 +35,12 @@ def sample(denoiser: Denoiser, request: Request, method: Method, state: State) -
     _check_request(method, request, adjusted)
     if adjusted.prompts != request.prompts and adjusted.embeddings is request.embeddings:
         adjusted = adjusted.replace(embeddings=denoiser.encode(adjusted.prompts))
-    with torch.no_grad(), process_kept(f"method {_name(method)}: guide"):
-        latents = trajectory(denoiser, adjusted, lambda step: _guided(method, step, state))
+    watch = recording.watch if recording else None
+    attention = recording.attention() if recording else nullcontext()
+    with torch.no_grad(), process_kept(f"method {_name(method)}: guide"), attention:
+        latents = trajectory(
+            denoiser, adjusted, lambda step: _guided(method, step, state), watch=watch
+        )
     _check_facts(method, request)
     bad = (~torch.isfinite(latents)).flatten(1).any(1)
     if bool(bad.any()):

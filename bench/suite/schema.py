@@ -4,17 +4,20 @@ numbers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from bench.base import limits
-from bench.base.names import PAGES
+from bench.base.names import DETECTORS, PAGES
 from bench.base.prompt_lists import NO_DELIMITERS, Format
 
 ROLES = ("fit", "calibration", "memorized", "clean", "quality")
 Role = Literal["fit", "calibration", "memorized", "clean", "quality"]
+# What detectors are judged on has these kinds, and those that a suite names.
+KINDS_OF_PROMPTS = ("memorized", "clean", "calibration")
 Scheduler = Literal[
     "DDIMScheduler",
     "PNDMScheduler",
@@ -118,6 +121,46 @@ class PromptSettings(_Frozen):
         return part
 
 
+class DetectionSettings(_Frozen):
+    """What detectors are judged on (`bench detect`), beside the prompts of the suite's roles. It
+    changes no number of a method.
+    """
+
+    images: int = Field(4, ge=1, le=limits.IMAGES_PER_PROMPT, description="of each prompt")
+    calibration: int = Field(
+        200,
+        ge=1,
+        description="prompts of the role calibration, whose scores set each detector's threshold",
+    )
+    labels: str = Field(
+        "",
+        description=(
+            "which share of each prompt's images is a copy, by `bench calibrate copies`; without"
+            " it every memorized prompt counts as a positive"
+        ),
+    )
+    record: tuple[str, ...] = Field(
+        (), description="detectors whose view of sampling the ordinary run of `none` keeps"
+    )
+    negatives: dict[str, PromptSettings] = Field(
+        default_factory=dict,
+        description=(
+            "further prompts that are not memorized, by kind; clean and quality are `clean`"
+        ),
+    )
+
+    @field_validator("negatives")
+    @classmethod
+    def _no_kind_of_ours(cls, given: dict[str, PromptSettings]) -> dict[str, PromptSettings]:
+        for name in given:
+            if name in KINDS_OF_PROMPTS or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                raise ValueError(
+                    f"negatives cannot be called '{name}': take lower-case letters, and none of"
+                    f" {', '.join(KINDS_OF_PROMPTS)}"
+                )
+        return given
+
+
 class SuiteSettings(_Frozen):
     """The TOML file, checked. Unknown keys are errors."""
 
@@ -149,6 +192,9 @@ class SuiteSettings(_Frozen):
     attacks: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="attack names to their parameters"
     )
+    detection: DetectionSettings | None = Field(
+        None, description="what detectors are judged on (`bench detect`)"
+    )
 
     def judges(self) -> list[tuple[str, str, dict[str, Any]]]:
         """Metrics, then attacks: kind, name and parameters of each."""
@@ -159,7 +205,7 @@ class SuiteSettings(_Frozen):
     @field_validator("name")
     @classmethod
     def _no_page_has_it(cls, name: str) -> str:
-        if name in PAGES:
+        if name in PAGES or name.startswith(DETECTORS):
             raise ValueError(
                 f"a suite cannot be called '{name}': a page of the leaderboards has that name"
             )
@@ -183,10 +229,11 @@ LATER = {
 
 
 def protocol(settings: SuiteSettings) -> dict[str, Any]:
-    """The settings that decide numbers, as JSON: all except the description and the store's folder;
-    those in `LATER` only where they are not at their default.
+    """The settings that decide a method's numbers, as JSON: all except the description, the store's
+    folder and what detectors are judged on; those in `LATER` only where they are not at their
+    default.
     """
-    table = settings.model_dump(mode="json", exclude={"description", "store"})
+    table = settings.model_dump(mode="json", exclude={"description", "store", "detection"})
     sections: list[tuple[str, dict[str, Any], BaseModel]] = [
         ("suite", table, settings),
         ("model", table["model"], settings.model),

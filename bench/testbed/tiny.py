@@ -79,6 +79,13 @@ size = 32
 [metrics.walltime]
 rounds = 2
 images = 2
+
+[detection]
+images = 2
+
+[detection.negatives.hard]
+file = "clean.csv"
+limit = 3
 """
 
 
