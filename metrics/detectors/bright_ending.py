@@ -18,10 +18,10 @@ class BrightEnding(Detector):
     last step and averaged over all steps (Chen et al.).
 
     `|d m| / mean(m)`, where m is the map of the end token in the first two cross-attention layers;
-    a constant map gives the score of `wen_score` over all steps. In Stable Diffusion both layers have the
-    latents' size; elsewhere a smaller map is enlarged bilinearly. The published code samples every
-    image twice, once for the map and once for the norms; here the differences are kept until the
-    map is there, which is the same without the second run.
+    a constant map gives the score of `wen_score` over all steps. In Stable Diffusion both layers
+    have the latents' size; elsewhere a smaller map is enlarged bilinearly. The published code
+    samples every image twice, once for the map and once for the norms; here the differences are
+    kept until the map is there, which is the same without the second run.
     """
 
     needs: ClassVar[Needs] = "trajectory"
