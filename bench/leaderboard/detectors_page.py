@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bench.leaderboard import charts
-from bench.leaderboard.cells import escape, number
+from bench.leaderboard.cells import escape
 from bench.leaderboard.detectors import CLEAN, MEMORIZED, RATE, Area, DetectorBoard, DetectorRow
 from bench.leaderboard.templating import template
 from bench.records.detection import COPIED, Detection
@@ -76,7 +76,6 @@ def _headings(board: DetectorBoard) -> list[str]:
         "found at 1 %",
         "found, alarms as set up",
         "evaluations on top / alone",
-        "ms a prompt",
     ]
 
 
@@ -89,7 +88,6 @@ def _cells(board: DetectorBoard, row: DetectorRow) -> list[str]:
         f"{row.at_rate.found:.2f} ({row.at_rate.allowed})" if row.at_rate else DASH,
         _set_up(board, row),
         f"{record.rows_on_top:g} / {record.rows_alone:g}",
-        number(1000 * record.seconds, 1),
     ]
 
 
