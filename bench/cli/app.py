@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 # The panels of `bench --help` from the top, and in each its commands in the order in which a
 # newcomer meets them. A command that stands in none of them is not shown.
 PANELS = {
-    "Measure": ("run", "compare", "report", "fetch"),
+    "Measure": ("run", "detect", "compare", "report", "fetch"),
     "Look": ("list", "show", "doctor"),
     "Bring your own": ("check", "suite", "statistics"),
     "Study a method": ("tune", "sweep", "calibrate", "analyze", "finetune"),

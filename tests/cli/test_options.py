@@ -61,6 +61,10 @@ OPTIONS = {
         " --clip-model= --inception --statistics --part* --name= --steps=50 --guidance=7.5"
         " --images-per-prompt=4 --seed=0 --fit=0.25 --missing=refuse --force --json"
     ),
+    "detect": (
+        "--detector! --suite=testbed -p/--parameter* --picture* --out=runs/detections"
+        " --store=runs/store --device --dry-run --trust* --json"
+    ),
     "testbed build": "--plan=cpu --work --out --device --only*",
     "testbed info": "--bundle --measure --sheets --json",
     "testbed scenes": "--out! --count=160 --seed=1",
