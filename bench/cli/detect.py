@@ -55,6 +55,7 @@ def detect(
     negatives. Every score goes into a file; `bench leaderboard` makes the board of detectors of
     the files below leaderboards/detections. Interrupted, the same command goes on.
     """
+    from bench.base.errors import Unmeasurable, UserError
     from bench.base.parameters import parse_assignments
     from bench.base.progress import reporter
     from bench.diffusion.model import pick_device
@@ -78,7 +79,10 @@ def detect(
                 else "\n".join(f"{score:.6g}  {name}" for name, score in found.items())
             )
             return
-        result = study.detect(loaded, detector, values, store, place, report)
+        try:
+            result = study.detect(loaded, detector, values, store, place, report)
+        except Unmeasurable as reason:
+            raise UserError(f"detector {detector} has no score here: {reason}") from reason
     path = result.save(out)
     print(json.dumps(result.model_dump(mode="json"), indent=1) if as_json else in_words(result))
     print(f"detection: {path}", file=sys.stderr if as_json else sys.stdout)

@@ -16,11 +16,12 @@ NARROWEST = 16  # characters of the column of names, at least
 @app.command("list", epilog=examples("bench list", "bench list methods"))
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="methods, metrics, attacks or suites; all by default.")
+        str | None,
+        typer.Argument(help="methods, metrics, attacks, detectors or suites; all by default."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List what can be named: methods, metrics, attacks and suites.
+    """List what can be named: methods, metrics, attacks, detectors and suites.
 
     Those of installed plug-ins stand among them, and which of these are broken.
     """

@@ -50,8 +50,8 @@ def run(
     if images.missing():
         images.keeping.try_networks(experiment.suite.settings.model.side)
     record = _new_record(experiment, engine, images, tuning)
-    _keep(record, records)
     try:
+        _keep(record, records)
         images.store.prepare()
         learned = fitted(experiment, engine, images.store, report)
         units = images.units.planned(experiment, executor.ahead)

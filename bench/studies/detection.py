@@ -251,6 +251,7 @@ def _labels(suite: Suite, judged: Judged) -> dict[str, float] | None:
     file = judged.settings.labels
     if not file:
         return None
+    suite.places.refuse_outside("labels of detection", suite.places.beside_suite(file), file)
     given = read_table(suite.path(file)).get("share_of_copies", {})
     try:
         return {prompt.id: float(given[prompt.id]) for prompt in judged.kinds["memorized"]}

@@ -124,15 +124,32 @@ def _moved(table: dict[str, Any], parent: Path, name: str | None, child: Path) -
     for kind in ("metrics", "attacks"):
         if isinstance(table.get(kind), dict):
             result[kind] = judges(table[kind])
-    if isinstance(table.get("prompts"), dict):
-        result["prompts"] = {
-            role: _each(settings, {"file": moved, "references": moved})
-            for role, settings in table["prompts"].items()
-        }
+
+    def lists(section: Any) -> Any:
+        """Sections of prompts by name; what is no section stays as it is."""
+        if not isinstance(section, dict):
+            return section
+        given = {"file": moved, "references": moved}
+        return {name: _each(settings, given) for name, settings in section.items()}
+
+    def recorded(names: Any) -> Any:
+        """Detectors; code is found by its path alone."""
+        if not isinstance(names, list):
+            return names
+        return [
+            stated_by(text, parent, None, child)
+            if isinstance(text, str) and text.endswith(".py")
+            else text
+            for text in names
+        ]
+
+    result["prompts"] = lists(table.get("prompts"))
+    of_detection = {"labels": moved, "negatives": lists, "record": recorded}
+    result["detection"] = _each(table.get("detection"), of_detection)
     return {key: value for key, value in result.items() if key in table}
 
 
-def _each(section: Any, changes: dict[str, Callable[[Any], Any]]) -> Any:
+def _each(section: Any, changes: Mapping[str, Callable[[Any], Any]]) -> Any:
     """A section with some of its values changed, by key; what is no section stays as it is for the
     checks to come.
     """

@@ -298,11 +298,13 @@ def test_a_batch_that_does_not_fit_is_halved_where_the_size_is_ours_to_choose(
 
     sizes = []
 
-    def make_batch(denoiser, keys, method, state, real=generating.make_batch):
+    real = generating.make_batch
+
+    def make_batch(denoiser, keys, method, state, recorders):
         sizes.append(len(keys))
         if len(keys) > 2:
             raise torch.OutOfMemoryError("no room")
-        return real(denoiser, keys, method, state)
+        return real(denoiser, keys, method, state, recorders)
 
     monkeypatch.setattr(generating, "make_batch", make_batch)
     monkeypatch.setattr("bench.diffusion.model.batch_size_by_trial", lambda *_: 5)

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 
 from bench.base import files
 from bench.records.record import load_record
+from bench.running import run as running
+from bench.running.prepare import prepare
 from bench.store.store import SampleStore
 from conftest import bench
 from one_run import Run
@@ -146,6 +148,22 @@ def test_sigterm_is_answered_as_ctrl_c(tiny_folder, tmp_path):
     assert process.returncode == 130 and "goes on where it stopped" in said, said
     (path,) = Path(tmp_path).glob("r/*/*/*.json")
     assert json.loads(path.read_text())["status"] == "partial"
+
+
+def test_ctrl_c_right_after_the_record_begins_is_told_in_it(tiny_suite, tmp_path, monkeypatch):
+    keep, kept = running._keep, []
+
+    def interrupted(record, records):
+        keep(record, records)
+        kept.append(record.status)
+        if len(kept) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "_keep", interrupted)
+    prepared = prepare(tiny_suite, "none", {}, tmp_path / "s", torch.device("cpu"))
+    with pytest.raises(KeyboardInterrupt):
+        running.run(*prepared, tmp_path / "r")
+    assert kept == ["running", "partial"]
 
 
 def test_a_record_says_which_programs_were_trusted(tiny_folder, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -210,6 +211,28 @@ def test_the_command_scores_and_the_board_is_made_of_its_file(tiny_suite, tmp_pa
     file.write_text(file.read_text().replace('"images":2', '"images":"many"'))
     again = bench(*check)
     assert again.returncode == 1 and "detection" in again.stdout + again.stderr
+
+
+def test_a_detector_without_a_score_here_is_one_line(tiny_suite, tmp_path):
+    one = tmp_path / "one.toml"
+    one.write_text(f'extends = "{tiny_suite.file}"\nname = "one"\n[detection]\nimages = 1\n')
+    places = ["--store", tmp_path / "store", "--out", tmp_path / "out"]
+    told = bench("detect", "--detector", "tiled_l2", "--suite", one, *places)
+    assert told.returncode == 2 and "has no score here: tiled_l2 compares" in told.stderr
+    assert "Traceback" not in told.stderr and not (tmp_path / "out").exists()
+
+
+def test_labels_lie_where_the_suite_may_read(tiny_suite, tmp_path, monkeypatch):
+    monkeypatch.delenv("BENCH_ALLOW")
+    folder = tmp_path / "suite"
+    shutil.copytree(tiny_suite.file.parent, folder)
+    (tmp_path / "labels.json").write_text('{"share_of_copies": {}}')
+    file = folder / "tiny.toml"
+    file.write_text(
+        file.read_text().replace("[detection]", '[detection]\nlabels = "../labels.json"')
+    )
+    with pytest.raises(UserError, match="outside"):
+        detect(load_suite(str(file)), "length", {}, tmp_path / "store", CPU)
 
 
 @pytest.mark.parametrize("name", sorted(registry.entries("detector")))
