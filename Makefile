@@ -45,7 +45,7 @@ tuning: $(VENV)/installed
 calibration: $(VENV)/installed
 	$(BIN)/bench calibrate clique_extraction --suite testbed
 
-# The records of the board (an hour and a half on two cores; the attack generates 16 images for each of 146 prompts, and 8 for each of 192 other wordings). Those that are there stay: remove leaderboards/records to measure all again.
+# The records of the board (about two hours on one core, more than half of them for nemo; the attack generates 16 images for each of 155 prompts, and paraphrase 768 more). Those that are there stay: remove leaderboards/records to measure all again.
 MEASURE := $(BIN)/bench run --records leaderboards/records
 TENTH := -p sparsity=0.1 -p branch=cond -p token_norm=none  # the paper's variant of wanda, ten times as strong
 records: $(VENV)/installed
@@ -65,7 +65,7 @@ sweeps: $(VENV)/installed
 	$(SWEEP) guidance --values 0.8,0.6,0.4,0.2
 	$(SWEEP) wanda -p branch=cond -p token_norm=none --values 0.02,0.05,0.1,0.2
 
-# The board of detectors (three quarters of an hour on one core, of which five minutes are sampling; goes on where it stopped).
+# The board of detectors (about an hour on one core; goes on where it stopped).
 DETECT := $(BIN)/bench detect --out leaderboards/detections --detector
 detections: $(VENV)/installed
 	$(DETECT) wen_score
@@ -78,8 +78,8 @@ detections: $(VENV)/installed
 	$(DETECT) length
 	$(DETECT) tokens
 	$(DETECT) rarity
-	$(DETECT) dsm01
-	$(DETECT) dsm12
+	$(DETECT) dsm -p pair=01
+	$(DETECT) dsm
 	$(DETECT) anisotropy
 	$(DETECT) onestep_white
 	$(DETECT) onestep_edge

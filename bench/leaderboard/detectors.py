@@ -7,7 +7,7 @@ calibration prompts that are judged by nobody.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -242,11 +242,3 @@ def in_words(record: Detection) -> str:
         f" {record.rows_alone:g} alone"
     )
     return "\n".join(lines)
-
-
-def by_group(row: DetectorRow) -> Mapping[str, float]:
-    """The mean score of memorized prompts by group."""
-    found: dict[str, list[float]] = {}
-    for prompt, score in row.record.of_prompt.get(MEMORIZED, {}).items():
-        found.setdefault(row.record.groups.get(prompt, ""), []).append(score)
-    return {group: float(np.mean(scores)) for group, scores in found.items()}

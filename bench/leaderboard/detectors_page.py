@@ -253,11 +253,7 @@ def _card(board: DetectorBoard, row: DetectorRow) -> dict[str, Any]:
     return {
         "label": row.label,
         "paper": record.paper,
-        "roc": [
-            (f"k{number_}", kind, _path(_thinned(row.curve(kind)), lambda x: x, lambda y: 1 - y))
-            for number_, kind in enumerate(board.kinds)
-            if row.area(kind)
-        ],
+        "roc": [(kind, _path(_thinned(row.curve(kind)))) for kind in board.kinds if row.area(kind)],
         "histogram": _histogram(board, row),
         "steps": _steps(board, record),
     }
@@ -273,8 +269,9 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return [*kept, points[-1]]
 
 
-def _path(points: Sequence[tuple[float, float]], across: Any, up: Any) -> str:
-    return " ".join(f"{SIDE * across(x):.1f},{SIDE * up(y):.1f}" for x, y in points)
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    """Shares in [0, 1], across and upwards, as places of the frame."""
+    return " ".join(f"{SIDE * x:.1f},{SIDE * (1 - y):.1f}" for x, y in points)
 
 
 def _strata(record: Detection) -> Mapping[str, list[float]]:

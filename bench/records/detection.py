@@ -8,13 +8,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from bench.base import limits
 from bench.base.digests import digest_of
-from bench.base.errors import UserError, one_line
-from bench.base.files import read_regular_file, write_atomically
-from bench.base.parameters import validation_line
+from bench.base.files import write_atomically
+from bench.records.files import load_below, load_file
 from bench.records.record import NAME, Count, Number
 
 COPIED = 0.5  # a prompt counts as copied when this share of its images is, as for the metric copies
@@ -95,24 +93,9 @@ class Detection(_Strict):
 
 def load_detection(path: Path) -> Detection:
     """Read one file. Raises `UserError` when it is missing, damaged or of another form."""
-    try:
-        return Detection.model_validate_json(read_regular_file(path, limits.RECORD_BYTES))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"detection {path} cannot be read ({one_line(error)})") from error
-    except ValidationError as error:
-        raise UserError(f"detection {path}: {validation_line(error)}") from error
-    except ValueError as error:  # no regular file, or too large
-        raise UserError(f"detection {path} cannot be read ({one_line(error)})") from error
+    return load_file(path, Detection, "detection")
 
 
 def load_detections(folder: Path) -> tuple[list[Detection], list[tuple[str, str]]]:
-    """All files below a folder, by suite and file name; and of each that cannot be used, the suite
-    that it stands under and what is wrong.
-    """
-    found, damaged = list[Detection](), list[tuple[str, str]]()
-    for path in sorted(folder.glob("*/*.json")):
-        try:
-            found.append(load_detection(path))
-        except UserError as error:
-            damaged.append((path.parent.name, one_line(error)))
-    return found, damaged
+    """All files below a folder; and of each that cannot be used, its suite and what is wrong."""
+    return load_below(folder, load_detection)

@@ -8,11 +8,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
-from bench.base.parameters import validation_line
+from bench.records.files import load_below, load_file
 from bench.records.record import Number
 
 # What a curve is drawn of; the first of each pair that the suite measures counts.
@@ -79,22 +78,9 @@ class Sweep(_Strict):
 
 def load_sweep(path: Path) -> Sweep:
     """Read one file. Raises `UserError` when it is missing, damaged or of another form."""
-    try:
-        return Sweep.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"curve {path} cannot be read ({one_line(error)})") from error
-    except ValidationError as error:
-        raise UserError(f"curve {path}: {validation_line(error)}") from error
+    return load_file(path, Sweep, "curve")
 
 
 def load_sweeps(folder: Path) -> tuple[list[Sweep], list[tuple[str, str]]]:
-    """All curves below a folder, by suite and file name; and of each that cannot be used, the suite
-    that it stands under and what is wrong.
-    """
-    found, damaged = list[Sweep](), list[tuple[str, str]]()
-    for path in sorted(folder.glob("*/*.json")):
-        try:
-            found.append(load_sweep(path))
-        except UserError as error:
-            damaged.append((path.parent.name, one_line(error)))
-    return found, damaged
+    """All files below a folder; and of each that cannot be used, its suite and what is wrong."""
+    return load_below(folder, load_sweep)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
 from bench.base.parameters import configure
 from bench.contracts.detector import Detector, Recorder
+from bench.records.parts import REFERENCE
 from bench.registry import registry
 from bench.running.experiment import Experiment
 from bench.store.folders import Folder
@@ -17,8 +17,6 @@ from bench.store.store import SampleKey
 from bench.store.traces import Traces
 from bench.suite.detection import Judged
 from bench.suite.suite import Suite
-
-REFERENCE = "none"  # the method whose sampling is recorded
 
 
 def recorders_of(detector: Detector, source: str | None) -> dict[str, Recorder]:
@@ -55,11 +53,6 @@ class Recorded:
             recorders |= recorders_of(detector, entry.source)
         keys = detection_keys(experiment, Judged(suite))
         return cls(recorders, frozenset(key for found in keys.values() for key in found), images)
-
-    @cached_property
-    def once(self) -> tuple[Recorder, ...]:
-        """The recorders in a fixed order."""
-        return tuple(self.recorders.values())
 
     def traces(self, name: str) -> Traces:
         """The arrays of the recorder with this name."""

@@ -49,6 +49,7 @@ def run(
     executor = executor or Local()
     if images.missing():
         images.keeping.try_networks(experiment.suite.settings.model.side)
+        _ = images.recorded  # what is wrong with the lists of its detectors is said now
     record = _new_record(experiment, engine, images, tuning)
     try:
         _keep(record, records)

@@ -27,11 +27,12 @@ from bench.contracts.metric import Evaluation, Metric, PerImage
 from bench.contracts.samples import SampleSet, Timing
 from bench.records.detection import Detection, OverSteps
 from bench.records.environment import environment
+from bench.records.parts import REFERENCE
 from bench.registry import registry
 from bench.running.generating import generate
 from bench.running.prepare import Prepared, prepare
 from bench.running.process_state import process_kept
-from bench.running.recorded import REFERENCE, Recorded, detection_keys, recorders_of
+from bench.running.recorded import Recorded, detection_keys, recorders_of
 from bench.store.folders import Root
 from bench.store.store import SampleKey
 from bench.suite.detection import Judged
@@ -89,7 +90,7 @@ def detect(
         changed=detector.model_dump(mode="json", exclude_defaults=True),
         images=settings.images,
         copied=copied,
-        copies=_copies(run, suite, judged),
+        copies=_copies(run, suite, judged) if detector.needs != "text" else {},
         groups={prompt.id: prompt.group for prompt in memorized},
         group_name=suite.settings.group_name,
         scores={kind: _by_prompt(judged, kind, table) for kind, table in scores.items()},
@@ -261,7 +262,7 @@ def _labels(suite: Suite, judged: Judged) -> dict[str, float] | None:
 
 def _copies(run: Prepared, suite: Suite, judged: Judged) -> dict[str, list[int]]:
     """Which images of the memorized prompts copy some training picture, by the suite's own metric
-    any_copy; nothing where it has none, or the images were not made (for texts alone).
+    any_copy; nothing where it has none.
     """
     given = suite.settings.metrics.get(IMAGE_LABELS)
     images = judged.settings.images
@@ -269,8 +270,7 @@ def _copies(run: Prepared, suite: Suite, judged: Judged) -> dict[str, list[int]]
     def samples_of(role: Role) -> SampleSet:
         return run.images.sample_set(suite.prompts(role), images)
 
-    roles: tuple[Role, ...] = ("memorized", "clean")
-    if given is None or any(run.images.store.missing(samples_of(role).keys) for role in roles):
+    if given is None:
         return {}
     entry = registry.find("metric", IMAGE_LABELS)
     metric: Metric = configure("metric", entry.name, entry.load(), given)

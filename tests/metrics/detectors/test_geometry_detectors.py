@@ -16,8 +16,7 @@ from bench.running.sampling import sample
 from metrics.detectors._conditional_shifts import ConditionalShifts
 from metrics.detectors._final_latents import CleanEstimates, FinalLatents, LastInput
 from metrics.detectors._sphere import convergence, directions
-from metrics.detectors.dsm01 import Dsm01
-from metrics.detectors.dsm12 import Dsm12
+from metrics.detectors.dsm import Dsm
 from metrics.detectors.geometry_gap import GeometryGap
 from metrics.detectors.plaplace import Plaplace
 
@@ -226,18 +225,18 @@ def test_dsm_by_hand():
         classifier_free_guidance,
         watch=lambda step, scaled, guided: seen_by_step.append(step.conditional.double()),
     )
-    for number, detector in enumerate((Dsm01(), Dsm12())):
+    for number, detector in enumerate((Dsm(pair="01"), Dsm())):
         expected = float((seen_by_step[number + 1] - seen_by_step[number]).square().sum())
         found = detector.score(seen)
         assert found.shape == (2, 2) and found[1, 0] == pytest.approx(expected, rel=1e-5)
-    assert Dsm01().rows(50) == (3, 0) and Dsm12().rows(50) == (5, 0)
+    assert Dsm(pair="01").rows(50) == (3, 0) and Dsm().rows(50) == (5, 0)
     short = observe(analytic(linear(*matrices), steps=2), ["1"], 1, (ConditionalShifts(),))
-    assert Dsm01().score(short).shape == (1, 1)
+    assert Dsm(pair="01").score(short).shape == (1, 1)
     with pytest.raises(Unmeasurable, match="at least 3 steps"):
-        Dsm12().score(short)
+        Dsm().score(short)
     shortest = observe(analytic(linear(*matrices), steps=1), ["1"], 1, (ConditionalShifts(),))
     with pytest.raises(Unmeasurable, match="at least 2 steps"):
-        Dsm01().score(shortest)
+        Dsm(pair="01").score(shortest)
 
 
 def test_the_real_layers(tiny_pipe):
