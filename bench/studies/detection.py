@@ -62,6 +62,8 @@ def detect(
     study = Study.of(suite, detector, entry.source, store, device)
     run, judged = study.run, study.judged
     kinds, settings = judged.kinds, judged.settings
+    # Before any work: labels that are missing are noticed now.
+    copied, protocol = _labels(suite, judged), judged.fingerprint
     if detector.needs != "text":
         study.make(report)
     began = time.perf_counter()
@@ -75,12 +77,11 @@ def detect(
             low, middle, high = np.quantile(followed, (0.1, 0.5, 0.9), axis=0)
             steps[kind] = OverSteps(low=_short(low), middle=_short(middle), high=_short(high))
     alone, on_top = detector.rows(suite.settings.model.steps)
-    copied = _labels(suite, judged)
     memorized = kinds["memorized"]
     return Detection(
         suite=suite.name,
         suite_version=suite.settings.version,
-        protocol=judged.fingerprint,
+        protocol=protocol,
         detector=entry.name,
         detector_version=detector.version,
         source=entry.source,

@@ -231,6 +231,17 @@ def test_a_detector_without_a_score_here_is_one_line(tiny_suite, tmp_path):
     assert "Traceback" not in told.stderr and not (tmp_path / "out").exists()
 
 
+def test_labels_that_lack_a_prompt_are_noticed_before_any_work(tiny_suite, tmp_path):
+    folder = tmp_path / "suite"
+    shutil.copytree(tiny_suite.file.parent, folder)
+    (folder / "shares.json").write_text('{"share_of_copies": {}}')
+    file = folder / "tiny.toml"
+    file.write_text(file.read_text().replace("[detection]", '[detection]\nlabels = "shares.json"'))
+    with pytest.raises(UserError, match="no label for prompt"):
+        detect(load_suite(str(file)), "wen_score", {}, tmp_path / "store", CPU)
+    assert not (tmp_path / "store").exists()
+
+
 def test_labels_lie_where_the_suite_may_read(tiny_suite, tmp_path, monkeypatch):
     monkeypatch.delenv("BENCH_ALLOW")
     folder = tmp_path / "suite"
