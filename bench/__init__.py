@@ -35,6 +35,16 @@ _HOMES = {
     "Target": "bench.contracts.target",
     "Threat": "bench.contracts.target",
     "Scores": "bench.contracts.attack",
+    # an attack by somebody who knows a picture
+    "PictureAttack": "bench.contracts.picture_attack",
+    "Judged": "bench.contracts.picture_attack",
+    "scores_of": "bench.contracts.picture_attack",
+    "shown_as": "bench.contracts.picture_attack",
+    "Known": "bench.contracts.held",
+    "Held": "bench.contracts.held",
+    "Holding": "bench.contracts.held",
+    "Stage": "bench.contracts.held",
+    "Arrays": "bench.contracts.held",
     "Exhibit": "bench.contracts.target",
     "EXHIBITS": "bench.contracts.target",
     "Shown": "bench.records.record",
@@ -109,6 +119,11 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.contracts.detector import Needs as Needs
     from bench.contracts.detector import Observation as Observation
     from bench.contracts.detector import Recorder as Recorder
+    from bench.contracts.held import Arrays as Arrays
+    from bench.contracts.held import Held as Held
+    from bench.contracts.held import Holding as Holding
+    from bench.contracts.held import Known as Known
+    from bench.contracts.held import Stage as Stage
     from bench.contracts.masked import MaskedMethod as MaskedMethod
     from bench.contracts.masked import MaskFunction as MaskFunction
     from bench.contracts.method import FitData as FitData
@@ -121,6 +136,10 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.contracts.metric import Metric as Metric
     from bench.contracts.metric import PerImage as PerImage
     from bench.contracts.metric import PerSet as PerSet
+    from bench.contracts.picture_attack import Judged as Judged
+    from bench.contracts.picture_attack import PictureAttack as PictureAttack
+    from bench.contracts.picture_attack import scores_of as scores_of
+    from bench.contracts.picture_attack import shown_as as shown_as
     from bench.contracts.samples import SampleSet as SampleSet
     from bench.contracts.samples import Timing as Timing
     from bench.contracts.target import EXHIBITS as EXHIBITS

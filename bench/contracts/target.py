@@ -14,11 +14,14 @@ from bench.base.progress import Report, silent
 from bench.contracts.samples import SampleSet
 
 if TYPE_CHECKING:
+    from bench.contracts.held import Finding, Known, Stage
     from bench.diffusion.denoiser import Denoiser
     from bench.suite.prompts import Prompt
     from bench.suite.suite import Suite
 
-Threat = Literal["api", "weights"]
+# api: may only generate; weights: holds the weights as edited; inputs: holds them too, and hands
+# embeddings and initial latents to the served model, behind all doors of the method
+Threat = Literal["api", "weights", "inputs"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 EXHIBITS = 10  # of one attack that a record keeps; more are dropped
@@ -41,7 +44,7 @@ class Target:
     """What an attacker meets.
 
     It never sees the method: under `api` it may only generate, under `weights` it holds the edited
-    weights.
+    weights, under `inputs` it holds them too and feeds the served model.
 
     `suite` gives candidate prompts and, for verification after the attack, reference images.
     `exhibits` goes into the record.
@@ -55,6 +58,31 @@ class Target:
     report: Report = silent
     exhibits: list[Exhibit] = field(default_factory=list)
     map_: Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]] = map
+    find_: Callable[[Sequence[Stage], Sequence[Known], bool], list[Finding]] | None = None
+    known_: Callable[[Sequence[Prompt], int, bool], list[Known]] | None = None
+
+    def known(self, prompts: Sequence[Prompt], images: int, memorized: bool) -> list[Known]:
+        """The first training picture of each prompt as a picture that the attacker knows, with the
+        seeds of `images` images.
+        """
+        if self.known_ is None:
+            raise UserError("this target has no pictures for an attacker to know")
+        return self.known_(prompts, images, memorized)
+
+    def find(
+        self, stages: Sequence[Stage], targets: Sequence[Known], mitigated: bool = True
+    ) -> list[Finding]:
+        """What the stages of an attack find about each picture, on the mitigated model or all of
+        them on the base model; from the store where it has that already.
+        """
+        if self.threat == "api":
+            raise UserError(
+                "an attack of the threat model 'api' asked for the model; declare threat ="
+                " 'weights' or 'inputs'"
+            )
+        if self.find_ is None:
+            raise UserError("this target has no model for an attacker to hold")
+        return self.find_(stages, targets, mitigated)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """`function` of every item, results in order as they come; by several processes at once
@@ -75,7 +103,7 @@ class Target:
         """The mitigated model's weights alone: what a method does by hooks, prompts, noise or
         guidance is not in them.
         """
-        if self.threat != "weights":
+        if self.threat == "api":
             raise UserError(
                 "an attack of the threat model 'api' asked for the weights; declare threat ="
                 " 'weights'"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.base.errors import UserError
-from bench.diffusion.request import Request, Step
+from bench.diffusion.request import HandedIn, Request, Step
 
 # Below this share of signal a picture cannot be told from noise in float32.
 SMALLEST_SIGNAL = 1e-8
@@ -114,11 +114,17 @@ class Denoiser:
         return scheduler
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Prompt embeddings `[B, T, D]`, each different prompt encoded once."""
-        unique = list(dict.fromkeys(prompts))
-        with torch.no_grad():
-            embeddings, _ = self.pipe.encode_prompt(unique, self.device, 1, False)
-        return embeddings[[unique.index(prompt) for prompt in prompts]]
+        """Prompt embeddings `[B, T, D]`, each different prompt encoded once; of one that is handed
+        in, the embedding that it came with.
+        """
+        unique = [p for p in dict.fromkeys(prompts) if not isinstance(p, HandedIn)]
+        rows: dict[str, Tensor] = {}
+        if unique:
+            with torch.no_grad():
+                embeddings, _ = self.pipe.encode_prompt(unique, self.device, 1, False)
+            rows = dict(zip(unique, embeddings, strict=True))
+        given = [p.embedding if isinstance(p, HandedIn) else rows[p] for p in prompts]
+        return torch.stack(given)
 
     def lengths(self, prompts: Sequence[str]) -> Tensor:
         """Tokens of each prompt, int64 `[B]` on the CPU: with those of its beginning and end, which
@@ -237,6 +243,16 @@ class Denoiser:
             return latents.clone(), timestep
         return scheduler.scale_model_input(latents * scheduler.init_noise_sigma, timestep), timestep
 
+    def encoded(self, pictures: np.ndarray) -> Tensor:
+        """Pictures, uint8 `[B, H, W, 3]` of the model's size, as clean latents `[B, C, h, w]`: the
+        mode of what the autoencoder gives, scaled as the UNet sees it.
+        """
+        vae = self.pipe.vae
+        pixels = torch.tensor(pictures, dtype=torch.float32).permute(0, 3, 1, 2) / 127.5 - 1
+        with torch.no_grad():
+            coded = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.mode()
+        return coded * vae.config.scaling_factor
+
     def decode(self, latents: Tensor) -> np.ndarray:
         """Final latents to pictures, uint8 `[B, H, W, 3]`, rounded as diffusers rounds."""
         with torch.no_grad():
@@ -258,17 +274,21 @@ def trajectory(
     guide: Callable[[Step], Tensor],
     calls: int | None = None,
     watch: Callable[[Step, Tensor, Tensor], None] | None = None,
+    start: int = 0,
 ) -> Tensor:
     """The denoising loop over the first `calls` timesteps (all by default), as
     `StableDiffusionPipeline` runs it.
 
     `watch` is called after each step's guidance with the step, the model's input and the guided
-    noise, `[B, C, h, w]` both.
+    noise, `[B, C, h, w]` both. With `start`, the loop begins at that step, whose noisy latents (and
+    not noise of unit variance) the request then holds.
     """
     scheduler = denoiser.new_scheduler()
-    latents = request.latents * scheduler.init_noise_sigma
+    latents = request.latents if start else request.latents * scheduler.init_noise_sigma
+    if start and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(start)
     timesteps, memory = scheduler.timesteps[:calls], dict[str, Any]()
-    for index, timestep in enumerate(timesteps):
+    for index, timestep in list(enumerate(timesteps))[start:]:
         scaled = scheduler.scale_model_input(latents, timestep)
 
         def predict(

@@ -10,6 +10,30 @@ from typing import Any
 from torch import Tensor
 
 
+class HandedIn(str):
+    """The caption that comes with an embedding `[T, D]` which the caller hands in: a text like any
+    other, for which `Denoiser.encode` gives that embedding.
+
+    It is equal to itself alone, so that nothing that was learned of the caption is taken for
+    something learned of the embedding. What is made out of it by cutting or joining is plain text.
+    """
+
+    embedding: Tensor
+
+    def __new__(cls, caption: str, embedding: Tensor) -> HandedIn:
+        made = super().__new__(cls, caption)
+        made.embedding = embedding
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+    __hash__ = object.__hash__
+
+
 @dataclass(frozen=True)
 class Request:
     """One batch of B images to sample.
@@ -39,6 +63,13 @@ class Request:
     lengths: Tensor | None = None
     first: tuple[Tensor, Tensor] | None = None
     facts: dict[str, Sequence[float]] = field(default_factory=dict)
+
+    @property
+    def handed_in(self) -> bool:
+        """Whether the embeddings are the caller's own, so that no rewording of prompts reaches
+        them.
+        """
+        return any(isinstance(prompt, HandedIn) for prompt in self.prompts)
 
     def replace(self, **changes: Any) -> Request:
         """The same request with other values of some fields."""

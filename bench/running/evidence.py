@@ -4,12 +4,9 @@ measured, facts that the method reported, and whom the mitigation meets.
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 from collections.abc import Sequence
 from typing import Literal
-
-import torch
 
 from bench.assets.catalogue import PicturesEntry
 from bench.base.pictures import decode_png, read_picture, small_png
@@ -27,7 +24,7 @@ from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.images import Images
 from bench.running.units import PROMPTS, THUMBNAILS
-from bench.store.notes import read_note, write_note
+from bench.running.weights_changed import weights_changed
 from bench.suite.design import design_of
 from bench.suite.schema import Role
 from bench.suite.suite import Suite
@@ -185,25 +182,5 @@ def holds_against(
     """
     if experiment.method_name == REFERENCE:
         return []
-    files, name = images.store.files, "weights.json"
-    known = read_note(files, name)
-    if known is None:
-        pipe = engine.denoiser.pipe
-        before = _weights_digest(pipe)
-        with experiment.method.attach(pipe, state):
-            known = {"changed": _weights_digest(pipe) != before}
-        write_note(files, name, known)
-    return ["api", "weights"] if known["changed"] else ["api"]
-
-
-def _weights_digest(pipe: object) -> str:
-    """sha256 over every parameter and buffer of the pipeline's networks, one tensor at a time."""
-    digest = hashlib.sha256()
-    for part in ("unet", "text_encoder", "vae"):
-        network: torch.nn.Module | None = getattr(pipe, part)
-        for name, tensor in sorted(network.state_dict().items()) if network is not None else ():
-            digest.update(name.encode())
-            digest.update(
-                tensor.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes()
-            )
-    return digest.hexdigest()
+    changed = weights_changed(experiment, engine, images, state)
+    return ["api", "weights"] if changed else ["api"]

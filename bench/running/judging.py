@@ -11,6 +11,7 @@ from bench.base.errors import Unmeasurable, UserError, one_line
 from bench.base.pictures import small_png
 from bench.base.progress import Report, silent
 from bench.contracts.attack import Attack, Scores, edited_weights
+from bench.contracts.held import Known
 from bench.contracts.method import State
 from bench.contracts.metric import Evaluation, Metric, PerImage, PerSet
 from bench.contracts.samples import SampleSet, Timing
@@ -20,6 +21,7 @@ from bench.records.record import RecordedExhibit, RunRecord, Score
 from bench.running.engine import Engine
 from bench.running.executors import Executor, Local
 from bench.running.experiment import Experiment
+from bench.running.findings import Searches, known
 from bench.running.fitting import Fitted
 from bench.running.images import Images
 from bench.running.process_state import process_kept
@@ -155,7 +157,23 @@ def target_of(
         return samples
 
     suite, device = experiment.suite, engine.device
-    return Target(suite, device, attack.threat, generate, weights, report, map_=executor.map)
+    name = next((name for name, given in experiment.attacks.items() if given is attack), "")
+    searches = Searches(experiment, engine, images, state, name, report)
+
+    def known_pictures(prompts: Sequence[Prompt], count: int, memorized: bool) -> list[Known]:
+        return known(experiment, prompts, count, memorized, generation)
+
+    return Target(
+        suite,
+        device,
+        attack.threat,
+        generate,
+        weights,
+        report,
+        map_=executor.map,
+        find_=searches.find,
+        known_=known_pictures,
+    )
 
 
 def recorded_exhibit(attack: str, exhibit: Exhibit, with_reference: bool) -> RecordedExhibit:

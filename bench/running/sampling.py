@@ -23,9 +23,13 @@ def sample(
     method: Method,
     state: State,
     recording: Recording | None = None,
+    start: int = 0,
 ) -> Tensor:
     """Draw one batch with a method that is attached already: final latents `[B, C, h, w]`;
-    `request.facts` holds what it reported. `recording` watches, where one is given.
+    `request.facts` holds what it reported. `recording` watches, where one is given. With `start`
+    the loop begins at that step, whose noisy latents the request holds.
+
+    Embeddings that are handed in stay where a method rewords the prompts.
 
     Raises `UserError` when a door returns something of the wrong shape or dtype, or a latent that
     is not finite.
@@ -33,13 +37,14 @@ def sample(
     with process_kept(f"method {_name(method)}: adjust"):
         adjusted = method.adjust(denoiser, request, state)
     _check_request(method, request, adjusted)
-    if adjusted.prompts != request.prompts and adjusted.embeddings is request.embeddings:
+    reworded = adjusted.prompts != request.prompts and not request.handed_in
+    if reworded and adjusted.embeddings is request.embeddings:
         adjusted = adjusted.replace(embeddings=denoiser.encode(adjusted.prompts))
     watch = recording.watch if recording else None
     attention = recording.attention() if recording else nullcontext()
     with torch.no_grad(), process_kept(f"method {_name(method)}: guide"), attention:
         latents = trajectory(
-            denoiser, adjusted, lambda step: _guided(method, step, state), watch=watch
+            denoiser, adjusted, lambda step: _guided(method, step, state), watch=watch, start=start
         )
     _check_facts(method, request)
     bad = (~torch.isfinite(latents)).flatten(1).any(1)

@@ -360,12 +360,9 @@ def of_pictures(
         replace(suite, settings=unjudged), REFERENCE, {}, cache_folder(), device
     ).engine
     with engine.precision(), torch.no_grad():
-        vae = engine.denoiser.pipe.vae
         rows = []
         for number, square in enumerate(squares, 1):
-            pixels = torch.tensor(square, dtype=torch.float32).permute(2, 0, 1)[None] / 127.5 - 1
-            coded = vae.encode(pixels.to(device, vae.dtype)).latent_dist.mode()
-            rows.append((coded * vae.config.scaling_factor).float().cpu().numpy())
+            rows.append(engine.denoiser.encoded(square[None]).float().cpu().numpy())
             report("encode", number, len(squares))
         latents = np.stack(rows)
         prompts = tuple(Prompt(str(path), "", "", ()) for path in files)

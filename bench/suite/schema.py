@@ -14,8 +14,9 @@ from bench.base import limits
 from bench.base.names import DETECTORS, PAGES
 from bench.base.prompt_lists import NO_DELIMITERS, Format
 
-ROLES = ("fit", "calibration", "memorized", "clean", "quality")
-Role = Literal["fit", "calibration", "memorized", "clean", "quality"]
+# control: captions with pictures of the same kind that the model was never trained on
+ROLES = ("fit", "calibration", "memorized", "clean", "quality", "control")
+Role = Literal["fit", "calibration", "memorized", "clean", "quality", "control"]
 # What detectors are judged on has these kinds, and those that a suite names.
 KINDS_OF_PROMPTS = ("memorized", "clean", "calibration")
 Scheduler = Literal[
