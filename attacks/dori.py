@@ -188,7 +188,7 @@ class Dori(PictureAttack):
             if step in self.curve:
                 with torch.no_grad():
                     now = searched.embeddings()
-                    embeddings.append(now.float().cpu().numpy())
+                    embeddings.append(now.float().cpu().numpy().copy())
                     banks.append(loss.on_bank(now))
             if step == self.curve[-1]:
                 break

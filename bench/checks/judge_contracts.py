@@ -11,8 +11,9 @@ import copy
 import math
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from bench.checks.snapshots import first_difference, snapshot
 from bench.contracts.attack import Scores
 from bench.contracts.metric import Evaluation, PerImage, PerSet
 from bench.contracts.samples import SampleSet
-from bench.contracts.target import Target
+from bench.contracts.target import Threat
 from bench.running.fitting import Fitted
 from bench.running.generating import generate
 from bench.running.judging import evaluation_of, target_of
@@ -41,7 +42,9 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-5
 def _prepared(subject: Subject) -> Prepared:
     """A run of `none` on the tiny suite with its images made, in a store of its own."""
     suite = load_suite(str(subject.folder / "tiny.toml"))
-    settings = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
+    # Attacks may judge copies as the suite's sscd does.
+    kept = {"sscd": suite.settings.metrics["sscd"]} if subject.entry.kind == "attack" else {}
+    settings = suite.settings.model_copy(update={"metrics": kept, "attacks": {}})
     store = Path(tempfile.mkdtemp(dir=subject.folder))
     run = prepare(Suite(settings, suite.file), "none", {}, store, torch.device("cpu"))
     roles = getattr(subject.configured, "roles", ())
@@ -187,31 +190,36 @@ def _shards(run: Prepared) -> dict[str, str]:
 
 
 def keeps_to_its_threat(subject: Subject) -> None:
-    if subject.cls.threat not in ("api", "weights"):
+    if subject.cls.threat not in get_args(Threat):
         raise Broken(
             f"threat is {subject.cls.threat!r}",
-            "choose api (may only generate) or weights (holds the edited weights)",
+            "choose api (may only generate), weights (holds the edited weights) or inputs (feeds"
+            " the served model too)",
         )
-    asked_for_weights = False
+    asked_for_model = False
     run = _prepared(subject)
     target = target_of(*run, subject.configured, {})
     weights: Callable[[], Any] = target.weights_
+    find: Callable[..., Any] = target.find_ or (lambda *_: [])
 
-    def noticed() -> Any:
-        nonlocal asked_for_weights
-        asked_for_weights = True
+    def noticed_weights() -> Any:
+        nonlocal asked_for_model
+        asked_for_model = True
         return weights()
 
-    subject.configured.run(
-        Target(target.suite, target.device, target.threat, target.generate_, noticed)
-    )
-    if subject.cls.threat == "api" and asked_for_weights:
+    def noticed_find(*given: Any) -> Any:
+        nonlocal asked_for_model
+        asked_for_model = True
+        return find(*given)
+
+    subject.configured.run(replace(target, weights_=noticed_weights, find_=noticed_find))
+    if subject.cls.threat == "api" and asked_for_model:
         raise Broken(
             "it declares the threat model 'api' and took the weights", "declare threat = 'weights'"
         )
-    if subject.cls.threat == "weights" and not asked_for_weights:
+    if subject.cls.threat != "api" and not asked_for_model:
         raise Broken(
-            "it declares the threat model 'weights' and never asked for them",
+            f"it declares the threat model '{subject.cls.threat}' and never asked for the model",
             "declare threat = 'api', the weaker assumption",
         )
 

@@ -69,7 +69,11 @@ KEY = (
     "fit_nfe",
 )
 AGAINST = {"api": "API", "weights": "weights"}
-THREATS = {"api": "attacker with the API", "weights": "attacker with the weights"}
+THREATS = {
+    "api": "attacker with the API",
+    "weights": "attacker with the weights",
+    "inputs": "attacker with the weights, who feeds the served model",
+}
 
 
 def html(board: Board) -> str:

@@ -139,7 +139,7 @@ class Score(_Strict):
         default_factory=list,
         description="the same number of each independent generation, where there are several",
     )
-    threat: Literal["api", "weights"] | None = Field(
+    threat: Literal["api", "weights", "inputs"] | None = Field(
         default=None, description="of an attack: what the attacker holds"
     )
     role: str | None = Field(default=None, description="the role of prompts that it is of")

@@ -303,12 +303,29 @@ def _class_summary(kind: str, path: Path) -> str:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return f"broken: {one_line(error)}"
+    siblings = _siblings(kind, tree)
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and any(
-            _base_name(base) == kind.capitalize() for base in node.bases
+            _base_name(base).endswith(kind.capitalize()) or _base_name(base) in siblings
+            for base in node.bases
         ):
             return paragraphs(ast.get_docstring(node) or "")[0]
     return f"broken: no class derived from {kind.capitalize()}"
+
+
+def _siblings(kind: str, tree: ast.Module) -> set[str]:
+    """Names that a module imports from public modules of the built-in package of its kind, whose
+    classes it may refine.
+    """
+    package = KINDS[kind]
+    return {
+        name.asname or name.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").startswith(f"{package}.")
+        and not (node.module or "").rpartition(".")[2].startswith("_")
+        for name in node.names
+    }
 
 
 def _base_name(node: ast.expr) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,7 @@ from bench.base.errors import UserError
 from bench.base.pictures import small_png
 from bench.base.progress import Report, silent
 from bench.base.source import code_of
-from bench.contracts.attack import edited_weights
+from bench.contracts.attack import Attack, edited_weights
 from bench.contracts.held import Finding, Guide, Held, Holding, Known, Stage, frozen
 from bench.contracts.method import Method, State
 from bench.diffusion.denoiser import trajectory
@@ -61,15 +61,15 @@ def known(
 
 @dataclass
 class Searches:
-    """The attack `name` in one run."""
+    """The searches of one attack in one run; `name` is what the suite calls it."""
 
     experiment: Experiment
     engine: Engine
     images: Images
     state: State
+    attack: Attack
     name: str
     report: Report = silent
-    _folders: dict[bool, Any] = field(default_factory=dict)
 
     def find(
         self, stages: Sequence[Stage], targets: Sequence[Known], mitigated: bool
@@ -99,7 +99,6 @@ class Searches:
         return weights_changed(self.experiment, self.engine, self.images, self.state)
 
     def _kept(self, stage: Stage, holding: Holding, chain: list[str], last: bool) -> Findings:
-        attack = self.experiment.attacks[self.name]
         module = stage.work.__module__
         identity = {
             "findings": FINDINGS,
@@ -110,7 +109,7 @@ class Searches:
         }
         if stage.name != "plain":  # which is the harness's own
             identity |= {
-                "version": attack.version,
+                "version": self.attack.version,
                 "code": code_of(module) if module.startswith("attacks.") else None,
                 "source": self.experiment.sources.get(f"attack {self.name}"),
             }

@@ -157,8 +157,8 @@ def target_of(
         return samples
 
     suite, device = experiment.suite, engine.device
-    name = next((name for name, given in experiment.attacks.items() if given is attack), "")
-    searches = Searches(experiment, engine, images, state, name, report)
+    name = next((name for name, given in experiment.attacks.items() if given is attack), "attack")
+    searches = Searches(experiment, engine, images, state, attack, name, report)
 
     def known_pictures(prompts: Sequence[Prompt], count: int, memorized: bool) -> list[Known]:
         return known(experiment, prompts, count, memorized, generation)

@@ -22,8 +22,16 @@ APART: tuple[tuple[Role, tuple[Role, ...]], ...] = (
 
 def refuse_leaks(suite: Suite, learned_from: Sequence[Role] = ("fit", "calibration")) -> None:
     """Raises `UserError` where a prompt, or a training picture, of a role that is learned from is
-    judged too.
+    judged too, or where a control of attacks is a picture that the model was trained on.
     """
+    trained_on = [*suite.prompts("fit"), *suite.prompts("memorized")]
+    if shared := _shared(trained_on, suite.prompts("control")):
+        one, what = shared
+        raise UserError(
+            f"suite {suite.name}: the prompt '{visible(one.id)}' of the role control has the same"
+            f" {what} as one of the roles fit and memorized; controls are what the model was never"
+            " trained on"
+        )
     for learned, judged_roles in APART:
         for judged in judged_roles if learned in learned_from else ():
             if shared := _shared(suite.prompts(learned), suite.prompts(judged)):

@@ -62,6 +62,9 @@ file = "clean.csv"
 [prompts.quality]
 file = "clean.csv"
 
+[prompts.control]
+file = "controls.csv"
+
 [metrics.sscd]
 weights = "./descriptor.safetensors"
 profile = "testbed"
@@ -205,6 +208,13 @@ def build_tiny_suite(folder: Path) -> Suite:
             ]
         )
     write_csv(folder / "prompts.csv", rows)
+    controls = [["id", "prompt", "reference"]]
+    for i, caption in enumerate(CAPTIONS[:3]):
+        (folder / f"control-{i}.png").write_bytes(
+            encode_png(random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+        )
+        controls.append([f"n{i}", f"{caption}, never shown", f"control-{i}.png"])
+    write_csv(folder / "controls.csv", controls)
     write_csv(
         folder / "clean.csv",
         [["id", "prompt"], *([f"c{i}", caption] for i, caption in enumerate(CAPTIONS))],
