@@ -150,6 +150,8 @@ class Stage:
                gives arrays for each picture. Rows must not depend on each other.
     seeded     whether it uses the caption's seeds, so that another generation finds something else
     at_once    pictures that one call gets
+    seen       what of a generation, uint8 `[H, W, 3]`, the copy descriptor gets; all of it for
+               None. What decides it belongs into `settings`
 
     The last stage of an attack gives `pictures`, uint8 `[marks, images, H, W, 3]`: what came out
     after each of its efforts, the first of which is no effort at all; and `chosen`, int `[]`: the
@@ -163,6 +165,7 @@ class Stage:
     work: Callable[[Held, Sequence[Known], Sequence[Arrays]], Sequence[Arrays]]
     seeded: bool = True
     at_once: int = 1
+    seen: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
