@@ -135,6 +135,13 @@ class Dori(PictureAttack):
             raise ValueError("it must begin with 0 and ascend")
         return curve
 
+    @field_validator("template")
+    @classmethod
+    def _has_one_word(cls, template: str) -> str:
+        if template.count("*") != 1:
+            raise ValueError("it must hold the new word once, as *")
+        return template
+
     def marks(self) -> tuple[str, ...]:
         return tuple(f"{steps} steps" for steps in self.curve)
 
