@@ -148,6 +148,10 @@ class Dori(PictureAttack):
     def stages(self, suite: Suite, targets: Sequence[Known]) -> list[Stage]:
         return [self.searching(suite), self.showing()]
 
+    def effort(self, suite: Suite) -> int:
+        searched = self.restarts * (2 * self.curve[-1] * self.batch + len(self.curve) * BANK)
+        return searched + super().effort(suite)
+
     def searching(self, suite: Suite) -> Stage:
         """The search itself, which does not hang on the seeds of images."""
         clean = [prompt.text for prompt in suite.prompts("clean")] if self.init == "other" else []

@@ -195,8 +195,18 @@ class PictureAttack(Attack):
         count = min(self.targets, len(memorized), len(control))
         return (spread(memorized, count), spread(control, count)) if count else ([], [])
 
-    def run(self, target: Target) -> Scores:
-        """Raises `Unmeasurable` where there are fewer than two memorized pictures or controls."""
+    def effort(self, suite: Suite) -> int:
+        """Row evaluations that one picture takes, for the plan of a run: by default those of its
+        generations at every mark.
+        """
+        return len(self.marks()) * self.chances() * 2 * suite.settings.model.steps
+
+    def find(self, target: Target, part: int = 0, of: int = 1) -> Judged:
+        """What the attack and its controls find, of every `of`-th picture from number `part` on:
+        from the store, or found now and stored there.
+
+        Raises `Unmeasurable` where there are fewer than two memorized pictures or controls.
+        """
         memorized, control = self.attacked(target.suite)
         if len(memorized) < 2:
             raise Unmeasurable(
@@ -207,8 +217,9 @@ class PictureAttack(Attack):
         controls = target.known(control, count, False)
         stages = self.stages(target.suite, [*known, *controls])
         plain = [plain_stage("served" if self.threat == "inputs" else "edited", count)]
+        known, controls = known[part::of], controls[part::of]
         found = target.find(stages, [*known, *controls])
-        judged = Judged(
+        return Judged(
             target,
             self.marks(),
             tuple(found[: len(known)]),
@@ -217,6 +228,10 @@ class PictureAttack(Attack):
             tuple(target.find(plain, known)),
             tuple(target.find(plain, known, mitigated=False)),
         )
+
+    def run(self, target: Target) -> Scores:
+        """Raises `Unmeasurable` where there are fewer than two memorized pictures or controls."""
+        judged = self.find(target)
         target.exhibits.extend(_exhibits(judged))
         return {**_scores(self.item, judged), **self.further(judged)}
 
