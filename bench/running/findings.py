@@ -24,7 +24,7 @@ from bench.base.pictures import small_png
 from bench.base.progress import Report, silent
 from bench.base.source import code_of
 from bench.contracts.attack import Attack, edited_weights
-from bench.contracts.held import Finding, Guide, Held, Holding, Known, Stage, frozen
+from bench.contracts.held import Finding, Guide, Held, Holding, Known, Stage
 from bench.contracts.method import Method, State
 from bench.diffusion.denoiser import trajectory
 from bench.diffusion.request import Request, classifier_free_guidance
@@ -221,15 +221,14 @@ class Searches:
                 raise UserError("a served model has its own guidance and takes no other")
             return sample(denoiser, request, method, state, start=start)
 
-        with frozen(denoiser):
-            if holding == "served":
-                with method.attach(denoiser.pipe, state):
-                    yield Held(holding, denoiser, side, served)
-            elif holding == "edited":
-                with edited_weights(denoiser, method, state):
-                    yield Held(holding, denoiser, side, plain)
-            else:
+        if holding == "served":
+            with method.attach(denoiser.pipe, state):
+                yield Held(holding, denoiser, side, served)
+        elif holding == "edited":
+            with edited_weights(denoiser, method, state):
                 yield Held(holding, denoiser, side, plain)
+        else:
+            yield Held(holding, denoiser, side, plain)
 
 
 def _none() -> Method:

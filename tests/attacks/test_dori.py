@@ -33,7 +33,7 @@ class _Field(nn.Module):
     def __init__(self, field):
         super().__init__()
         self.field = field
-        self.anchor = nn.Parameter(torch.zeros(1))
+        self.anchor = nn.Parameter(torch.zeros(1), requires_grad=False)
         self.config = SimpleNamespace(sample_size=4, in_channels=2)
 
     def forward(self, sample, timestep, encoder_hidden_states, **_):
