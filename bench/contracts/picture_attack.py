@@ -40,56 +40,20 @@ from bench.suite.suite import Suite
 
 COPIED = 0.5  # the share of a prompt's images from which labels call it copied
 SHOWN = {True: 4, False: 2}  # exhibits of memorized pictures, and of controls
-ENDINGS = {
-    "excess": Shown(
-        heading="{} excess",
-        decimals=3,
-        meaning="share of generations that copy the memorized picture which the attacker knows,"
-        " less the same of pictures that the model was never trained on; {}",
-    ),
-    "memorized": Shown(
-        heading="{}", decimals=3, meaning="the share of memorized pictures alone; {}"
-    ),
-    "control": Shown(
-        heading="{} control",
-        decimals=3,
-        meaning="the same share of pictures that the model was never trained on; {}",
-    ),
-    "zero": Shown(
-        heading="{}, no effort",
-        decimals=3,
-        meaning="the share of memorized pictures before any effort; {}",
-    ),
-    "ceiling": Shown(
-        heading="{} ceiling",
-        decimals=3,
-        meaning="the share of memorized pictures on the model without the mitigation; {}",
-    ),
-    "recovered": Shown(
-        heading="{} recovered",
-        decimals=3,
-        meaning="how much of what the mitigation had removed comes back: the attack's share less"
-        " the plain one, over the unmitigated plain share less the plain one; {}",
-    ),
-    "sscd": Shown(
-        heading="{} SSCD", decimals=3, meaning="mean similarity to the memorized picture; {}"
-    ),
-    "any": Shown(
-        heading="{} any copy",
-        decimals=3,
-        meaning="share of generations that copy any training picture of the suite; {}",
-    ),
-    "best": Shown(
-        heading="{} best",
-        decimals=3,
-        meaning="share of memorized pictures of which some generation is a copy; {}",
-    ),
-    "plain": Shown(
-        heading="{} plain",
-        decimals=3,
-        meaning="the same of as many plain generations of their captions; {}",
-    ),
-}
+# The scores of every such attack, after its prefix; `bench.leaderboard.known_pictures` has a table
+# of them.
+ENDINGS = (
+    "excess",
+    "memorized",
+    "control",
+    "zero",
+    "ceiling",
+    "recovered",
+    "sscd",
+    "any",
+    "best",
+    "plain",
+)
 
 
 def scores_of(item: str) -> tuple[str, ...]:
@@ -98,16 +62,16 @@ def scores_of(item: str) -> tuple[str, ...]:
 
 
 def shown_as(item: str, heading: str, meaning: str) -> dict[str, Shown]:
-    """How tables show these scores: `heading` is what the attack is called there, `meaning` says
-    in a few words what the attacker does.
+    """The column of the main table; the other scores stand in a table of their own. `heading` is
+    what the attack is called there, `meaning` says in a few words what the attacker does.
     """
     return {
-        f"{item}_{ending}": Shown(
-            heading=shown.heading.format(heading),
-            decimals=shown.decimals,
-            meaning=shown.meaning.format(meaning),
+        f"{item}_excess": Shown(
+            heading=f"{heading} excess",
+            decimals=3,
+            meaning=f"{meaning}: share of generations that copy the memorized picture which the"
+            " attacker knows, less the same of pictures that the model was never trained on",
         )
-        for ending, shown in ENDINGS.items()
     }
 
 
