@@ -159,6 +159,15 @@ class PictureAttack(Attack):
         count = min(self.targets, len(memorized), len(control))
         return (spread(memorized, count), spread(control, count)) if count else ([], [])
 
+    def planned(self, suite: Suite) -> int:
+        """How many memorized pictures it attacks, and as many controls; of a suite whose files may
+        be missing, as many as there ought to be.
+        """
+        if not suite.lenient:
+            return len(self.attacked(suite)[0])
+        ought = [suite.references(role)[0] for role in ("memorized", "control")]
+        return min(self.targets, *ought)
+
     def effort(self, suite: Suite) -> int:
         """Row evaluations that one picture takes, for the plan of a run: by default those of its
         generations at every mark.

@@ -102,13 +102,12 @@ def _searched(experiment: Experiment) -> dict[str, dict[str, int]]:
     for name, attack in experiment.attacks.items():
         if isinstance(attack, PictureAttack):
             with suppress(UserError):  # which the plan names as a problem
-                memorized, control = attack.attacked(experiment.suite)
-                twice = len(memorized) if experiment.method_name != REFERENCE else 0
-                pictures = len(memorized) + len(control)
+                pictures = attack.planned(experiment.suite)
+                models = 2 if experiment.method_name == REFERENCE else 3
                 each = attack.effort(experiment.suite)
                 found[name] = {
-                    "pictures": pictures,
-                    "row_evaluations": experiment.seeds * (pictures + twice) * each,
+                    "pictures": 2 * pictures,
+                    "row_evaluations": experiment.seeds * pictures * models * each,
                 }
     return found
 
