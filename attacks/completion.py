@@ -19,6 +19,7 @@ the base model goes on without any prompt.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from bench import (
     Arrays,
+    Finding,
     Guide,
     Held,
     Judged,
@@ -55,15 +57,9 @@ class Completion(PictureAttack):
 
     item: ClassVar[str] = "completion"
     names: ClassVar[tuple[str, ...]] = (*scores_of("completion"), "completion_null")
-    shown: ClassVar[Mapping[str, Shown]] = {
-        **shown_as("completion", "Completion", "the base model begins, the edited weights finish"),
-        "completion_null": Shown(
-            heading="Completion null",
-            decimals=3,
-            meaning="share of copies of memorized pictures where the base model begins with the"
-            " caption and goes on without any prompt: what the beginning decides alone",
-        ),
-    }
+    shown: ClassVar[Mapping[str, Shown]] = shown_as(
+        "completion", "Completion", "the base model begins, the edited weights finish"
+    )
     trial: ClassVar[Mapping[str, Any]] = {"targets": 2, "images": 1}
 
     prefixes: tuple[int, ...] = Field(
@@ -94,12 +90,23 @@ class Completion(PictureAttack):
                 f" suite {suite.name} has {steps}"
             )
 
-    def run(self, target: Target) -> Scores:
-        """As every attack on known pictures, with the beginnings that fit the suite's steps."""
+    def resolved(self, suite: Suite) -> Completion:
+        """The same attack with beginnings, where none were given, that fit the suite's steps."""
         if self.prefixes:
-            return super().run(target)
-        prefixes = beginnings(target.suite.settings.model.steps)
-        return self.model_copy(update={"prefixes": prefixes}).run(target)
+            return self
+        return self.model_copy(update={"prefixes": beginnings(suite.settings.model.steps)})
+
+    def find(self, target: Target, part: int = 0, of: int = 1) -> Judged:
+        """As every attack on known pictures; and what the beginnings decide alone."""
+        attack = self.resolved(target.suite)
+        judged = super(Completion, attack).find(target, part, of)
+        attack.alone(judged)
+        return judged
+
+    def effort(self, suite: Suite) -> int:
+        attack, steps = self.resolved(suite), suite.settings.model.steps
+        after = sum(steps - prefix for prefix in attack.prefixes)
+        return self.images * (2 * attack.prefixes[-1] + 3 * after)
 
     def marks(self) -> tuple[str, ...]:
         return tuple(f"{steps} base steps" for steps in self.prefixes)
@@ -190,15 +197,20 @@ class Completion(PictureAttack):
             ]
         )
 
-    def further(self, judged: Judged) -> Scores:
-        """`null`: what the longest beginning decides alone, with its curve in the details."""
+    def alone(self, judged: Judged) -> list[Finding]:
+        """What comes of the beginnings of memorized pictures without a prompt afterwards."""
         suite = judged.target.suite
         known = [finding.known for finding in judged.memorized]
-        alone = judged.target.find([self.beginning(suite), self.forgetting(suite)], known)
-        copies = judged.copies(alone)
+        return judged.target.find([self.beginning(suite), self.forgetting(suite)], known)
+
+    def further(self, judged: Judged) -> Scores:
+        """`null`: the share of copies where the base model, after the longest beginning, goes on
+        without any prompt: what the beginning decides alone. Its curve is in the details.
+        """
+        copies = judged.copies(self.resolved(judged.target.suite).alone(judged))
         score = judged.score(copies[:, -1])
-        score.details["curve"] = [round(float(share), 6) for share in copies.mean((0, 2))]
-        return {"completion_null": score}
+        curve = [round(float(share), 6) for share in copies.mean((0, 2))]
+        return {"completion_null": replace(score, details=score.details | {"curve": curve})}
 
 
 def beginnings(steps: int) -> tuple[int, ...]:

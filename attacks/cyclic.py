@@ -18,7 +18,9 @@ colour (`cyclic_constant`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -59,22 +61,9 @@ class Cyclic(PictureAttack):
         "cyclic_attractors",
         "cyclic_constant",
     )
-    shown: ClassVar[Mapping[str, Shown]] = {
-        **shown_as(
-            "cyclic", "Cyclic", "the served model's generations are noised and denoised in cycles"
-        ),
-        "cyclic_attractors": Shown(
-            heading="Cyclic attractors",
-            decimals=0,
-            meaning="groups of generations of memorized captions that became near-duplicates of one"
-            " another",
-        ),
-        "cyclic_constant": Shown(
-            heading="Cyclic constant",
-            decimals=3,
-            meaning="share of generations of memorized captions that became a single colour",
-        ),
-    }
+    shown: ClassVar[Mapping[str, Shown]] = shown_as(
+        "cyclic", "Cyclic", "the served model's generations are noised and denoised in cycles"
+    )
     trial: ClassVar[Mapping[str, Any]] = {"targets": 2, "images": 1, "cycles": [0, 1]}
 
     cycles: tuple[int, ...] = Field(
@@ -112,6 +101,10 @@ class Cyclic(PictureAttack):
 
     def marks(self) -> tuple[str, ...]:
         return tuple(f"{cycles} cycles" for cycles in self.cycles)
+
+    def effort(self, suite: Suite) -> int:
+        steps = suite.settings.model.steps
+        return self.images * 2 * (steps + self.cycles[-1] * math.ceil(self.gamma * steps))
 
     def stages(self, suite: Suite, targets: Sequence[Known]) -> list[Stage]:
         settings = self.model_dump(mode="json", include={"images", "cycles", "gamma"})
@@ -152,8 +145,10 @@ class Cyclic(PictureAttack):
         return np.stack(found)
 
     def further(self, judged: Judged) -> Scores:
-        """`attractors`, and those without effort and across captions in its details; `constant`,
-        with that of controls.
+        """`attractors`: groups of generations of memorized captions that became near-duplicates of
+        one another, those before all cycles and those of several captions in its details;
+        `constant`: the share of generations that became a single colour, of controls in its
+        details.
         """
         before, after, across = self._attractors(judged)
         own, others = (
@@ -163,7 +158,7 @@ class Cyclic(PictureAttack):
             for found in (judged.memorized, judged.control)
         )
         constant = judged.score(own)
-        constant.details["control"] = round(float(others.mean()), 6)
+        control = {"control": round(float(others.mean()), 6)}
         return {
             "cyclic_attractors": PerSet(
                 float(after),
@@ -173,7 +168,7 @@ class Cyclic(PictureAttack):
                 prompts=len(own),
                 details=judged.details | {"plain": before, "of_several_captions": across},
             ),
-            "cyclic_constant": constant,
+            "cyclic_constant": replace(constant, details=constant.details | control),
         }
 
     def _attractors(self, judged: Judged) -> tuple[int, int, int]:

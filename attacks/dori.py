@@ -51,29 +51,6 @@ FURTHER = ("steps", "bank", "shift")
 SEARCH = {"curve", "lr", "batch", "init", "restarts", "loss", "space", "template"}
 
 
-def further_shown(item: str, heading: str) -> dict[str, Shown]:
-    """How tables show what a search for embeddings gives beyond other attacks."""
-    return {
-        f"{item}_steps": Shown(
-            heading=f"{heading} steps",
-            decimals=0,
-            meaning="steps of the search until half of a memorized picture's generations are"
-            " copies: the median, of pictures where that happened at all",
-        ),
-        f"{item}_bank": Shown(
-            heading=f"{heading} loss",
-            decimals=3,
-            meaning="denoising loss of memorized pictures at the end of the search, relative to"
-            " its beginning, on noises that the search never used",
-        ),
-        f"{item}_shift": Shown(
-            heading=f"{heading} shift",
-            decimals=3,
-            meaning="root mean square by which the search moved the entries of the embedding",
-        ),
-    }
-
-
 class Dori(PictureAttack):
     """Search an embedding under which the edited weights give a known picture back (Finding
     Dori).
@@ -84,10 +61,9 @@ class Dori(PictureAttack):
         *scores_of("dori"),
         *(f"dori_{ending}" for ending in FURTHER),
     )
-    shown: ClassVar[Mapping[str, Shown]] = {
-        **shown_as("dori", "Dori", "an embedding is searched on the edited weights"),
-        **further_shown("dori", "Dori"),
-    }
+    shown: ClassVar[Mapping[str, Shown]] = shown_as(
+        "dori", "Dori", "an embedding is searched on the edited weights"
+    )
     trial: ClassVar[Mapping[str, Any]] = {"targets": 2, "images": 1, "curve": [0, 1]}
 
     curve: tuple[int, ...] = Field(
@@ -135,11 +111,22 @@ class Dori(PictureAttack):
             raise ValueError("it must begin with 0 and ascend")
         return curve
 
+    @field_validator("template")
+    @classmethod
+    def _has_one_word(cls, template: str) -> str:
+        if template.count("*") != 1:
+            raise ValueError("it must hold the new word once, as *")
+        return template
+
     def marks(self) -> tuple[str, ...]:
         return tuple(f"{steps} steps" for steps in self.curve)
 
     def stages(self, suite: Suite, targets: Sequence[Known]) -> list[Stage]:
         return [self.searching(suite), self.showing()]
+
+    def effort(self, suite: Suite) -> int:
+        searched = self.restarts * (2 * self.curve[-1] * self.batch + len(self.curve) * BANK)
+        return searched + super().effort(suite)
 
     def searching(self, suite: Suite) -> Stage:
         """The search itself, which does not hang on the seeds of images."""
@@ -248,7 +235,11 @@ class Dori(PictureAttack):
         return given
 
     def further(self, judged: Judged) -> Scores:
-        """`steps`, `bank` and `shift` (`further_shown` says what they are)."""
+        """`steps`: of the search until half of a memorized picture's generations are copies, the
+        median of pictures where that happens at all; `bank`: the loss on noises that the search
+        never used, relative to its beginning; `shift`: the root mean square by which the entries
+        of the embedding moved.
+        """
         shares = judged.copies(judged.memorized).mean(2)
         reached = [self.curve[int(np.argmax(row >= HALF))] for row in shares if (row >= HALF).any()]
         steps: PerSet | Unmeasurable = Unmeasurable(

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from attacks.dori import FURTHER, Dori, further_shown
+from attacks.dori import FURTHER, Dori
 from bench import Shown, Threat, scores_of, shown_as
 
 
@@ -25,11 +25,8 @@ class DoriInputs(Dori):
         *scores_of("dori_inputs"),
         *(f"dori_inputs_{ending}" for ending in FURTHER),
     )
-    shown: ClassVar[Mapping[str, Shown]] = {
-        **shown_as(
-            "dori_inputs",
-            "Dori served",
-            "an embedding is searched on the edited weights and handed to the served model",
-        ),
-        **further_shown("dori_inputs", "Dori served"),
-    }
+    shown: ClassVar[Mapping[str, Shown]] = shown_as(
+        "dori_inputs",
+        "Dori served",
+        "an embedding is searched on the edited weights and handed to the served model",
+    )

@@ -15,7 +15,8 @@ costs nothing: no row more, no gradient, no training.
 With tau = 1 this classifier is sure of itself long before anything can be seen, because latents
 have many dimensions: it pushes at full strength or not at all. So tau is chosen such that in the
 middle of the schedule half of the controls lead over their nearest rival by more than 1 in log
-odds, and half by less; how sure the classifier was is told by `exact_guidance_entropy`.
+odds, and half by less (it stays 1 where half of them do not lead at all); how sure the classifier
+was is told by `exact_guidance_entropy`.
 
 Weights are told in a unit that means the same for every model and set: at 1 the pull towards a
 control is, in the middle of the schedule and before the classifier prefers any picture, as long as
@@ -32,7 +33,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -53,7 +54,6 @@ from bench import (
     Stage,
     Step,
     Suite,
-    Unmeasurable,
     classifier_free_guidance,
     digest_of,
     path_digest,
@@ -71,19 +71,11 @@ class ExactGuidance(PictureAttack):
 
     item: ClassVar[str] = "exact_guidance"
     names: ClassVar[tuple[str, ...]] = (*scores_of("exact_guidance"), "exact_guidance_entropy")
-    shown: ClassVar[Mapping[str, Shown]] = {
-        **shown_as(
-            "exact_guidance",
-            "Guidance",
-            "the edited weights are guided towards the picture by an exact classifier",
-        ),
-        "exact_guidance_entropy": Shown(
-            heading="Guidance entropy",
-            decimals=3,
-            meaning="how unsure the classifier was in the middle of sampling memorized pictures:"
-            " entropy, of the largest that it could have",
-        ),
-    }
+    shown: ClassVar[Mapping[str, Shown]] = shown_as(
+        "exact_guidance",
+        "Guidance",
+        "the edited weights are guided towards the picture by an exact classifier",
+    )
     trial: ClassVar[Mapping[str, Any]] = {"targets": 2, "images": 1, "weights": [0, 0.25]}
 
     weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
@@ -163,21 +155,22 @@ class ExactGuidance(PictureAttack):
         ]
 
     def further(self, judged: Judged) -> Scores:
-        """`entropy`, by moment and of controls in its details."""
+        """`entropy`: how unsure the classifier was in the middle of sampling, in shares of the
+        largest entropy; at other moments and of controls in its details.
+        """
         own, others = (
             np.stack([finding.numbers["entropy"][finding.chosen] for finding in found])
             for found in (judged.memorized, judged.control)
         )
-        score = judged.score(own[..., 1], "of the largest")
+        numbers = judged.memorized[0].numbers
+        more: dict[str, Any] = {name: float(numbers[name]) for name in ("tau", "unit")}
         for name, told in (("memorized", own), ("control", others)):
             means = told.mean((0, 1))
-            score.details[name] = {
+            more[name] = {
                 moment: round(float(value), 6) for moment, value in zip(MOMENTS, means, strict=True)
             }
-        score.details |= {
-            name: float(judged.memorized[0].numbers[name]) for name in ("tau", "unit")
-        }
-        return {"exact_guidance_entropy": score}
+        score = judged.score(own[..., 1], "of the largest")
+        return {"exact_guidance_entropy": replace(score, details=score.details | more)}
 
 
 @dataclass(frozen=True)
@@ -238,8 +231,7 @@ def classifier_of(held: Held, every: Sequence[Known]) -> Classifier:
     own = torch.tensor(controls, device=odds.device)[:, None]
     rivals = odds.scatter(1, own, -math.inf).amax(1)
     lead = float((odds.gather(1, own)[:, 0] - rivals).median())
-    if not lead > 0:
-        raise Unmeasurable("controls cannot be told from other pictures in mid-schedule")
+    lead = lead if lead > 0 else 1.0
     away = float((pictures[controls] - pictures.mean(0)).norm(dim=1).median())
     pulled = float(signal.sqrt() / (1 - signal).sqrt()) / lead * away
     return Classifier(pictures, sharp.levels, lead, math.sqrt(pictures.shape[1]) / pulled)

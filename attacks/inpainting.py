@@ -6,6 +6,11 @@ The model samples from pure noise; at every step (or every few steps) the clean 
 latents hold is decoded, what is known of the picture is pasted around the hole, and sampling goes
 on from there. A model that still has the picture fills in what was there.
 
+After a pasting the noise is what makes the latents out of the new clean picture, not what the model
+had predicted: that holds the difference of its own picture and the pasted one, and would add it
+again at every step (with it, the embedded model without mitigation fills in 0.17 of the holes of
+six memorized pictures as they were, and all of them so).
+
 What is pasted is pasted in pixels, because latents see further than their place: those of the known
 part would betray what is in the hole.
 
@@ -22,6 +27,7 @@ with the prompt's seed (its code, 24 June 2026). Here the edited model itself is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -52,19 +58,11 @@ class Inpainting(PictureAttack):
 
     item: ClassVar[str] = "inpainting"
     names: ClassVar[tuple[str, ...]] = (*scores_of("inpainting"), "inpainting_rmse")
-    shown: ClassVar[Mapping[str, Shown]] = {
-        **shown_as(
-            "inpainting",
-            "Inpainting",
-            "the edited weights fill in the middle of the picture, and only the middle is judged",
-        ),
-        "inpainting_rmse": Shown(
-            heading="Inpainting RMSE",
-            decimals=3,
-            meaning="root mean square by which greys of the middle, from 0 to 1, differ from those"
-            " of the memorized picture",
-        ),
-    }
+    shown: ClassVar[Mapping[str, Shown]] = shown_as(
+        "inpainting",
+        "Inpainting",
+        "the edited weights fill in the middle of the picture, and only the middle is judged",
+    )
     trial: ClassVar[Mapping[str, Any]] = {"targets": 2, "images": 1}
 
     hole: float = Field(
@@ -133,19 +131,23 @@ class Inpainting(PictureAttack):
             if index % self.every == 0:
                 pixels = denoiser.decode(picture.to(denoiser.dtype))
                 picture = denoiser.encoded(pasted(pixels, whole, self.hole)).float()
+                before = levels.before[index]
+                noise = (latents - before.sqrt() * picture) / (1 - before).sqrt()
             return after.sqrt() * picture + (1 - after).sqrt() * noise
 
         return walked(denoiser, request, go_on)
 
     def further(self, judged: Judged) -> Scores:
-        """`rmse`, with that of controls in its details."""
+        """`rmse`: the root mean square by which greys of the hole, from 0 to 1, differ from those
+        of the known picture; of controls in its details.
+        """
         own, others = (
             judged.chosen(found, np.stack([finding.numbers["rmse"] for finding in found]))
             for found in (judged.memorized, judged.control)
         )
         score = judged.score(own, "grey")
-        score.details["control"] = round(float(others.mean()), 6)
-        return {"inpainting_rmse": score}
+        control = {"control": round(float(others.mean()), 6)}
+        return {"inpainting_rmse": replace(score, details=score.details | control)}
 
 
 def holed(pictures: np.ndarray, share: float) -> np.ndarray:

@@ -56,19 +56,11 @@ class LatentInversion(PictureAttack):
         *scores_of("latent_inversion"),
         "latent_inversion_likelihood",
     )
-    shown: ClassVar[Mapping[str, Shown]] = {
-        **shown_as(
-            "latent_inversion",
-            "Inversion",
-            "the served model starts at the noise that the picture leads back to",
-        ),
-        "latent_inversion_likelihood": Shown(
-            heading="Inversion likelihood",
-            decimals=4,
-            meaning="log-likelihood by dimension of the noise that memorized pictures lead back to,"
-            " less that of pictures that the model was never trained on",
-        ),
-    }
+    shown: ClassVar[Mapping[str, Shown]] = shown_as(
+        "latent_inversion",
+        "Inversion",
+        "the served model starts at the noise that the picture leads back to",
+    )
     trial: ClassVar[Mapping[str, Any]] = {"targets": 2}
 
     images: Literal[1] = Field(1, description="one, since a picture leads back to one noise")
@@ -81,6 +73,9 @@ class LatentInversion(PictureAttack):
 
     def marks(self) -> tuple[str, ...]:
         return ("plain seed", "inverted")
+
+    def effort(self, suite: Suite) -> int:
+        return super().effort(suite) + self.refinements * suite.settings.model.steps
 
     def stages(self, suite: Suite, targets: Sequence[Known]) -> list[Stage]:
         size = suite.settings.model.batch_size
@@ -133,7 +128,9 @@ class LatentInversion(PictureAttack):
         ]
 
     def further(self, judged: Judged) -> Scores:
-        """`likelihood`; both groups' means are in its details."""
+        """`likelihood`: of the noise of memorized pictures less that of controls; both groups'
+        means are in its details.
+        """
         own, others = (
             np.array([[float(finding.numbers["likelihood"])] for finding in found])
             for found in (judged.memorized, judged.control)

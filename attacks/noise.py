@@ -59,16 +59,9 @@ class Noise(PictureAttack):
 
     item: ClassVar[str] = "noise"
     names: ClassVar[tuple[str, ...]] = (*scores_of("noise"), "noise_clipped")
-    shown: ClassVar[Mapping[str, Shown]] = {
-        **shown_as(
-            "noise", "Noise", "the edited weights are sampled with noise added at each step"
-        ),
-        "noise_clipped": Shown(
-            heading="Noise clipped",
-            decimals=3,
-            meaning="share of steps in which more noise is added than the step's level holds",
-        ),
-    }
+    shown: ClassVar[Mapping[str, Shown]] = shown_as(
+        "noise", "Noise", "the edited weights are sampled with noise added at each step"
+    )
     trial: ClassVar[Mapping[str, Any]] = {"targets": 2, "etas": [1.85], "factors": [1, 1.04]}
 
     images: int = Field(
@@ -177,7 +170,9 @@ class Noise(PictureAttack):
         return walked(held.denoiser, request, go_on)
 
     def further(self, judged: Judged) -> Scores:
-        """`clipped`, which follows from the sampler's levels alone."""
+        """`clipped`: the share of steps in which more noise is added than the step's level holds,
+        which follows from the sampler's levels alone.
+        """
         shares = [float(finding.numbers["clipped"]) for finding in judged.memorized]
         steps = judged.target.suite.settings.model.steps * len(self.variants())
         return {

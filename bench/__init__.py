@@ -42,6 +42,7 @@ _HOMES = {
     "shown_as": "bench.contracts.picture_attack",
     "Known": "bench.contracts.held",
     "Held": "bench.contracts.held",
+    "Finding": "bench.contracts.held",
     "Holding": "bench.contracts.held",
     "Guide": "bench.contracts.held",
     "Stage": "bench.contracts.held",
@@ -121,6 +122,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.contracts.detector import Observation as Observation
     from bench.contracts.detector import Recorder as Recorder
     from bench.contracts.held import Arrays as Arrays
+    from bench.contracts.held import Finding as Finding
     from bench.contracts.held import Guide as Guide
     from bench.contracts.held import Held as Held
     from bench.contracts.held import Holding as Holding

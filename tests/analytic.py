@@ -27,7 +27,7 @@ class _Unet(nn.Module):
     def __init__(self, field: Field, alphas: Tensor) -> None:
         super().__init__()
         self.field = field
-        self.anchor = nn.Parameter(torch.zeros(1))  # says device and type
+        self.anchor = nn.Parameter(torch.zeros(1), requires_grad=False)  # says device and type
         self.register_buffer("alphas", alphas)
         self.config = SimpleNamespace(sample_size=SIDE, in_channels=CHANNELS)
 

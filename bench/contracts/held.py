@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,7 +62,8 @@ class Known:
 class Held:
     """A model in the attacker's hands.
 
-    Gradients reach what is fed to it, never its weights, which are put back afterwards. Of a model
+    Gradients reach what is fed to it; its weights take no part in them, and are put back
+    afterwards. Of a model
     that is only `served`, the denoiser tells how it is fed (timesteps, captions as embeddings),
     and pictures come from `sample`.
     """
@@ -182,23 +182,3 @@ class Finding:
     chosen: int
     shown: tuple[bytes, ...] = ()
     numbers: Arrays = field(default_factory=dict)
-
-
-@contextmanager
-def frozen(denoiser: Denoiser) -> Iterator[None]:
-    """A block in which no parameter of the model takes part in gradients."""
-    parts = (denoiser.pipe.unet, denoiser.pipe.text_encoder, denoiser.pipe.vae)
-    learnt = [
-        value
-        for part in parts
-        if part is not None
-        for value in part.parameters()
-        if value.requires_grad
-    ]
-    for value in learnt:
-        value.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for value in learnt:
-            value.requires_grad_(True)

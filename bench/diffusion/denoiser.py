@@ -21,7 +21,8 @@ class Denoiser:
     """A diffusers text-to-image pipeline as a function of latents, timestep and embeddings.
 
     Every evaluation is counted: `rows` counts rows that went through the UNet, `backward_rows` rows
-    that a gradient went back through. Hooks on the UNet itself count, so that a method which calls
+    that a gradient went back through, twice where it went to weights too (which costs a product
+    of matrices more in every layer). Hooks on the UNet itself count, so that a method which calls
     the UNet directly is counted too. Raises `UserError` for a model that predicts neither epsilon
     nor v.
     """
@@ -80,16 +81,17 @@ class Denoiser:
     def _count_backward(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
         predicted = output[0]
         if predicted.requires_grad:
+            to_weights = any(value.requires_grad for value in module.parameters())
 
             def passed(gradient: Tensor) -> None:
-                self.backward_rows += int(gradient.shape[0])
+                self.backward_rows += int(gradient.shape[0]) * (2 if to_weights else 1)
 
             predicted.register_hook(passed)
 
     @property
     def evaluations(self) -> int:
-        """Cost so far in row evaluations; a backward pass through a row, without gradients of
-        weights, counts as one more.
+        """Cost so far in row evaluations; a backward pass through a row counts as one more, or as
+        two more where weights get gradients.
         """
         return self.rows + self.backward_rows
 

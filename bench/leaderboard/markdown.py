@@ -11,6 +11,8 @@ from bench.leaderboard.curves import MEANS, curves, headings
 from bench.leaderboard.curves import cell as curve_cell
 from bench.leaderboard.extraction import HEADINGS, Extraction, extraction
 from bench.leaderboard.grouped import Grouped, grouped
+from bench.leaderboard.known_pictures import COLUMNS as KNOWN_COLUMNS
+from bench.leaderboard.known_pictures import known_attacks
 from bench.leaderboard.legend import HOLDS, PARETO, RANK, definition
 from bench.records.parts import PARTS
 from bench.records.record import Score
@@ -57,6 +59,7 @@ def markdown(board: Board) -> str:
         lines += _strength_curves(board)
         lines += _group_tables(board, group_name)
         lines += _attack(board, group_name)
+        lines += _known_pictures(board)
     lines += _self_reported(board, columns)
     lines += _not_measured(board)
     lines += _not_ranked(board)
@@ -92,6 +95,23 @@ def _strength_curves(board: Board) -> list[str]:
         name = escape(curve.sweep.label) + (" (control)" if curve.control else "")
         lines.append(_cells([name, *(curve_cell(at) for at in curve.left)]))
     return [*lines, "", f"In each cell {MEANS}. `bench sweep` measures the curves."]
+
+
+def _known_pictures(board: Board) -> list[str]:
+    """What attackers get who know the picture, beside their controls."""
+    attacks = known_attacks(board)
+    if not attacks:
+        return []
+    lines = ["", "## After an attacker who knows the picture", ""]
+    for attack in attacks:
+        lines += [
+            f"**{escape(attack.heading)}** ({escape(attack.threat)}): {escape(attack.meaning)}",
+            "",
+        ]
+        lines += _pipes(["method", *(name for _, name, _ in KNOWN_COLUMNS)])
+        lines += [_cells([escape(row.label), *cells]) for _, row, cells in attack.rows]
+        lines += [""]
+    return [*lines, *(f"- **{name}**: {meaning}." for _, name, meaning in KNOWN_COLUMNS)]
 
 
 def _group_tables(board: Board, group_name: str) -> list[str]:

@@ -36,6 +36,9 @@ from bench.leaderboard.glance import (
     verdict,
 )
 from bench.leaderboard.grouped import grouped
+from bench.leaderboard.known_pictures import COLUMNS as KNOWN_COLUMNS
+from bench.leaderboard.known_pictures import chart as chart_of_known
+from bench.leaderboard.known_pictures import known_attacks
 from bench.leaderboard.legend import PARETO, RANK, operating_point
 from bench.leaderboard.templating import TITLE, package_file, plain, template
 from bench.records.parts import REFERENCE
@@ -120,6 +123,9 @@ def html(board: Board) -> str:
         attack_headings=HEADINGS,
         places={_identity(row): place for place, row in enumerate(board.rows)},
         identity=_identity,
+        known=[(attack, chart_of_known(board, attack)) for attack in known_attacks(board)],
+        known_columns=KNOWN_COLUMNS,
+        threats=THREATS,
         exhibits=_exhibits(board),
         apart=[(Row(record, None).label, record, reason) for record, reason in board.apart],
         definitions=[_definition(board, column, reference) for column in columns],

@@ -19,6 +19,7 @@ from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.generating import generate
 from bench.running.images import Images
+from bench.running.pieces import Piece
 from bench.running.units import Unit
 from bench.store.store import SampleKey
 
@@ -51,6 +52,20 @@ class Executor(Protocol):
         """
         ...
 
+    def search(
+        self,
+        experiment: Experiment,
+        engine: Engine,
+        images: Images,
+        state: State,
+        pieces: Sequence[Piece],
+        report: Report,
+    ) -> None:
+        """Store what attacks on known pictures find, piece by piece, where that is worth while
+        before they ask for it themselves.
+        """
+        ...
+
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Results in the order of the items, as they come."""
         ...
@@ -72,6 +87,17 @@ class Local:
         report: Report,
     ) -> None:
         generate(experiment, engine, images, state, units, read, report)
+
+    def search(
+        self,
+        experiment: Experiment,
+        engine: Engine,
+        images: Images,
+        state: State,
+        pieces: Sequence[Piece],
+        report: Report,
+    ) -> None:
+        """Nothing: the attack finds it in this process."""
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         return map(function, items)

@@ -24,12 +24,13 @@ from bench.base.pictures import small_png
 from bench.base.progress import Report, silent
 from bench.base.source import code_of
 from bench.contracts.attack import Attack, edited_weights
-from bench.contracts.held import Finding, Guide, Held, Holding, Known, Stage, frozen
+from bench.contracts.held import Finding, Guide, Held, Holding, Known, Stage
 from bench.contracts.method import Method, State
 from bench.diffusion.denoiser import trajectory
 from bench.diffusion.request import Request, classifier_free_guidance
 from bench.features.networks import CopyDescriptor
 from bench.records.parts import REFERENCE
+from bench.registry import registry
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.images import Images
@@ -59,6 +60,10 @@ def known(
     ]
 
 
+class NotThere(Exception):
+    """The store does not hold what an attack found about some picture."""
+
+
 @dataclass
 class Searches:
     """The searches of one attack in one run; `name` is what the suite calls it."""
@@ -70,19 +75,33 @@ class Searches:
     attack: Attack
     name: str
     report: Report = silent
+    look: bool = False
 
     def find(
         self, stages: Sequence[Stage], targets: Sequence[Known], mitigated: bool
     ) -> list[Finding]:
-        """What the last stage gives of each picture, from the store or found now."""
-        before: list[dict[str, np.ndarray]] = [{} for _ in targets]
-        chain: list[str] = []
+        """What the last stage gives of each picture, from the store or found now.
+
+        Raises `NotThere` where it has to be found and may not.
+        """
+        chain: list[tuple[Stage, Holding, Findings]] = []
         for number, stage in enumerate(stages):
             holding = self._holding(stage, mitigated)
-            kept = self._kept(stage, holding, chain, last=number == len(stages) - 1)
-            before = self._stage(stage, holding, targets, before, kept)
-            chain.append(kept.key)
-        return [_finding(one, arrays) for one, arrays in zip(targets, before, strict=True)]
+            keys, last = [kept.key for *_, kept in chain], number == len(stages) - 1
+            chain.append((stage, holding, self._kept(stage, holding, keys, last)))
+        final, _, ends = chain[-1]
+        there = [ends.read(_name(one, final.seeded)) for one in targets]
+        lacking = [row for row, arrays in enumerate(there) if arrays is None]
+        if lacking and self.look:
+            raise NotThere(self.name)
+        if lacking:
+            waiting = [targets[row] for row in lacking]
+            before: list[dict[str, np.ndarray]] = [{} for _ in waiting]
+            for stage, holding, kept in chain:
+                before = self._stage(stage, holding, waiting, before, kept)
+            for row, arrays in zip(lacking, before, strict=True):
+                there[row] = arrays
+        return [_finding(one, arrays or {}) for one, arrays in zip(targets, there, strict=True)]
 
     def _holding(self, stage: Stage, mitigated: bool) -> Holding:
         """What the stage works on. A model behind no doors is the base model; weights that nothing
@@ -98,14 +117,14 @@ class Searches:
     def _changed(self) -> bool:
         return weights_changed(self.experiment, self.engine, self.images, self.state)
 
-    def _kept(self, stage: Stage, holding: Holding, chain: list[str], last: bool) -> Findings:
+    def _kept(self, stage: Stage, holding: Holding, before: list[str], last: bool) -> Findings:
         module = stage.work.__module__
         identity = {
             "findings": FINDINGS,
             "stage": stage.name,
             "settings": dict(stage.settings),
             "holding": "base" if holding == "base" else stage.holding,
-            "before": list(chain),
+            "before": before,
         }
         if stage.name != "plain":  # which is the harness's own
             identity |= {
@@ -203,19 +222,19 @@ class Searches:
                 raise UserError("a served model has its own guidance and takes no other")
             return sample(denoiser, request, method, state, start=start)
 
-        with frozen(denoiser):
-            if holding == "served":
-                with method.attach(denoiser.pipe, state):
-                    yield Held(holding, denoiser, side, served)
-            elif holding == "edited":
-                with edited_weights(denoiser, method, state):
-                    yield Held(holding, denoiser, side, plain)
-            else:
+        if holding == "served":
+            with method.attach(denoiser.pipe, state):
+                yield Held(holding, denoiser, side, served)
+        elif holding == "edited":
+            with edited_weights(denoiser, method, state):
                 yield Held(holding, denoiser, side, plain)
+        else:
+            yield Held(holding, denoiser, side, plain)
 
 
 def _none() -> Method:
-    return Method()
+    given: Method = registry.find("method", REFERENCE).load()()
+    return given
 
 
 def _name(one: Known, seeded: bool) -> str:

@@ -24,6 +24,7 @@ from bench.running.experiment import Experiment
 from bench.running.findings import Searches, known
 from bench.running.fitting import Fitted
 from bench.running.images import Images
+from bench.running.pieces import pieces_of
 from bench.running.process_state import process_kept
 from bench.running.scoring import as_score, together
 from bench.running.timing import time_against_none
@@ -77,6 +78,11 @@ def measure(
         ) -> Scores:
             return attack.run(targets[generation])
 
+        pieces = [piece for piece in pieces_of(experiment) if piece.attack == name]
+        try:
+            executor.search(experiment, engine, images, fitted.state, pieces, report)
+        except Exception as error:  # the attack meets it again and says so
+            failure = failure or error
         failure = _ask(record, record.attacks, name, attack, finds_of, seeds) or failure
         record.exhibits += [
             recorded_exhibit(name, exhibit, shared) for exhibit in targets[0].exhibits[:EXHIBITS]
@@ -131,8 +137,11 @@ def target_of(
     generation: int = 0,
     executor: Executor | None = None,
     report: Report = silent,
+    look: bool = False,
 ) -> Target:
-    """What an attack meets: generations, and the weights where it may hold them."""
+    """What an attack meets: generations, and the model where it may hold it. With `look`, what it
+    finds about known pictures is only read from the store.
+    """
     executor, lent = executor or Local(), False
 
     @contextmanager
@@ -158,7 +167,7 @@ def target_of(
 
     suite, device = experiment.suite, engine.device
     name = next((name for name, given in experiment.attacks.items() if given is attack), "attack")
-    searches = Searches(experiment, engine, images, state, attack, name, report)
+    searches = Searches(experiment, engine, images, state, attack, name, report, look)
 
     def known_pictures(prompts: Sequence[Prompt], count: int, memorized: bool) -> list[Known]:
         return known(experiment, prompts, count, memorized, generation)

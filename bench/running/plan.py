@@ -8,6 +8,7 @@ it.
 from __future__ import annotations
 
 import statistics
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from bench.assets.catalogue import PREFIX, HubEntry, Lacking
 from bench.base.errors import UserError, one_line
 from bench.base.pictures import PNG_BYTES_PER_PIXEL
 from bench.base.text import duration_text, size_text
+from bench.contracts.picture_attack import PictureAttack
+from bench.records.parts import REFERENCE
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.images import Images
@@ -52,6 +55,8 @@ def plan(experiment: Experiment, engine: Engine, images: Images, records: Path) 
     rows = len(to_make) * settings.steps * 2
     seconds = _seconds_an_image(engine, images) if known else None
     tflop = _tflop(suite)
+    searched = _searched(experiment)
+    rows += sum(one["row_evaluations"] for one in searched.values())
     return {
         "suite": suite.name,
         "fingerprint": suite.fingerprint if known else None,
@@ -62,6 +67,7 @@ def plan(experiment: Experiment, engine: Engine, images: Images, records: Path) 
             {role: len(keys) for role, keys in of_roles.items()}
             | {name: len(keys) for name, keys in asked.items() if keys}
         ),
+        "pictures_attacked": searched,
         "images_missing": len(to_make),
         "row_evaluations": rows,
         "disk_mib": round(len(kept) * settings.side**2 * PNG_BYTES_PER_PIXEL / 2**20, 1),
@@ -85,6 +91,25 @@ def _asked_by_attacks(experiment: Experiment) -> tuple[dict[str, list[SampleKey]
             continue
         asked[f"attack {name}"] = keys
     return asked, problems
+
+
+def _searched(experiment: Experiment) -> dict[str, dict[str, int]]:
+    """By attack on known pictures, how many of them there are, controls among them, and the row
+    evaluations that they take when nothing is stored yet: on the mitigated model, and of memorized
+    pictures on the base model too.
+    """
+    found = {}
+    for name, attack in experiment.attacks.items():
+        if isinstance(attack, PictureAttack):
+            with suppress(UserError):  # which the plan names as a problem
+                pictures = attack.planned(experiment.suite)
+                models = 2 if experiment.method_name == REFERENCE else 3
+                each = attack.effort(experiment.suite)
+                found[name] = {
+                    "pictures": 2 * pictures,
+                    "row_evaluations": experiment.seeds * pictures * models * each,
+                }
+    return found
 
 
 def _dropped(
@@ -133,6 +158,11 @@ def plan_text(plan: dict[str, Any], suite: Suite) -> str:
         f" ({plan['fingerprint'] or 'no fingerprint before its files are here'}): {images} images,"
         f" {plan['images_missing']:,} to make (at least {plan['row_evaluations']:,} row"
         f" evaluations, {size_text(plan['disk_mib'] * 2**20)}{about})"
+    ]
+    lines += [
+        f"  attack {name}: {one['pictures']} known pictures and controls, at most"
+        f" {one['row_evaluations']:,} row evaluations of these"
+        for name, one in plan["pictures_attacked"].items()
     ]
     if "shard" in plan:
         lines.append(

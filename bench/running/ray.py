@@ -21,13 +21,16 @@ from bench.running.engine import Engine
 from bench.running.executors import Item, Result
 from bench.running.experiment import Experiment
 from bench.running.images import Images
+from bench.running.pieces import Piece
 from bench.running.ray_task import Refusal, apply, files_in_use
+from bench.running.searching import lacking as lacking_pieces
 from bench.running.units import Unit
 from bench.running.worker import Spec, Worker
 from bench.store.store import SampleKey
 
 RETRIES = 3  # of a unit whose worker was lost
 AHEAD = 2  # tasks under way for each core
+Job = Unit | Piece
 
 
 class Ray:
@@ -74,12 +77,7 @@ class Ray:
         waiting = [unit for unit in units if not lacking.isdisjoint(unit)]
         if not waiting:
             return
-        self._start()
-        on_gpu = engine.device.type == "cuda"
-        count = min(self._count(on_gpu), len(waiting))
-        threads = 1 if self.address else max(1, min(cores() // count, torch.get_num_threads()))
-        options = {"num_cpus": 1, "num_gpus": self.gpus if on_gpu else 0}
-        crew = Crew(Spec.of(experiment, engine, images), threads, options)
+        crew, count = self._crew(experiment, engine, images, len(waiting))
         try:
             crew.make(waiting, count, read, len(lacking), report)
         finally:
@@ -89,6 +87,32 @@ class Ray:
                 f"workers stored images and {len(left)} are not in {images.store.files} here: give"
                 " a --store that all machines share"
             )
+
+    def search(
+        self,
+        experiment: Experiment,
+        engine: Engine,
+        images: Images,
+        state: State,
+        pieces: Sequence[Piece],
+        report: Report,
+    ) -> None:
+        """Raises `UserError` as `make` does."""
+        waiting = lacking_pieces(experiment, engine, images, state, pieces)
+        if waiting:
+            crew, count = self._crew(experiment, engine, images, len(waiting))
+            crew.make(waiting, count, frozenset(), len(waiting), report)
+
+    def _crew(
+        self, experiment: Experiment, engine: Engine, images: Images, jobs: int
+    ) -> tuple[Crew, int]:
+        """Workers for so many jobs, and how many of them."""
+        self._start()
+        on_gpu = engine.device.type == "cuda"
+        count = min(self._count(on_gpu), jobs)
+        threads = 1 if self.address else max(1, min(cores() // count, torch.get_num_threads()))
+        options = {"num_cpus": 1, "num_gpus": self.gpus if on_gpu else 0}
+        return Crew(Spec.of(experiment, engine, images), threads, options), count
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """The function is sent once; a task whose process is lost is tried again.
@@ -165,28 +189,24 @@ class Crew:
 
     def __init__(self, spec: Spec, threads: int, options: dict[str, Any]) -> None:
         self._spec, self._threads, self._options = spec, threads, options
-        self._losses: dict[Unit | None, int] = {}
-        # By what Ray will answer: the worker, and the unit that it makes (None while it loads).
-        self._busy: dict[Any, tuple[Any, Unit | None]] = {}
+        self._losses: dict[Job | None, int] = {}
+        # By what Ray will answer: the worker, and the job that it does (None while it loads).
+        self._busy: dict[Any, tuple[Any, Job | None]] = {}
 
     def make(
-        self,
-        units: Sequence[Unit],
-        workers: int,
-        read: Set[SampleKey],
-        lacking: int,
-        report: Report,
+        self, jobs: Sequence[Job], workers: int, read: Set[SampleKey], lacking: int, report: Report
     ) -> None:
-        """Make all units with that many workers, and end these.
+        """Do all jobs with that many workers, and end these.
 
-        `lacking` counts the images that are not stored yet, for the progress bar.
+        `lacking` counts the images, or pieces, that are not stored yet, for the progress bar.
         """
         import ray
 
-        waiting, total = deque(units), sum(map(len, units))
+        waiting, total = deque(jobs), sum(map(_size, jobs))
+        what = next((job.attack for job in jobs if isinstance(job, Piece)), "generate")
         done, loaded = 0, 0
         report("load workers", 0, workers)
-        report("generate", 0, lacking)
+        report(what, 0, lacking)
         try:
             for _ in range(workers):
                 self._hire()
@@ -200,8 +220,8 @@ class Crew:
                     self._hire()
                     continue
                 if unit:
-                    done += len(unit)
-                    report("generate", round(lacking * done / total), lacking)
+                    done += _size(unit)
+                    report(what, round(lacking * done / total), lacking)
                 else:
                     loaded = min(loaded + 1, workers)  # a replacement is no further worker
                     report("load workers", loaded, workers)
@@ -219,10 +239,15 @@ class Crew:
         worker = ray.remote(Worker).options(**self._options).remote(self._spec, self._threads)
         self._busy[worker.load.remote()] = (worker, None)
 
-    def _give(self, worker: Any, unit: Unit, read: Set[SampleKey]) -> None:
-        self._busy[worker.make.remote(unit, frozenset(read).intersection(unit))] = (worker, unit)
+    def _give(self, worker: Any, job: Job, read: Set[SampleKey]) -> None:
+        answer = (
+            worker.search.remote(job)
+            if isinstance(job, Piece)
+            else worker.make.remote(job, frozenset(read).intersection(job))
+        )
+        self._busy[answer] = (worker, job)
 
-    def _came_back(self, answer: Any, unit: Unit | None) -> bool:
+    def _came_back(self, answer: Any, unit: Job | None) -> bool:
         """Whether a worker did its work; False when it was lost, `UserError` when that happened
         again and again. Raises what the worker raised.
         """
@@ -252,9 +277,15 @@ def unwrapped(answer: Any) -> Any:
     return answer
 
 
-def _while(unit: Unit | None) -> str:
+def _size(job: Job) -> int:
+    return 1 if isinstance(job, Piece) else len(job)
+
+
+def _while(job: Job | None) -> str:
+    if isinstance(job, Piece):
+        return f"while they worked on part {job.part + 1} of {job.of} of attack {job.attack}"
     return (
-        f"while they made the unit of prompt '{unit[0].prompt}' (seed {unit[0].seed})"
-        if unit
+        f"while they made the unit of prompt '{job[0].prompt}' (seed {job[0].seed})"
+        if job
         else "while they loaded the model"
     )

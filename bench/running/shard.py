@@ -14,6 +14,8 @@ from bench.running.executors import Executor
 from bench.running.experiment import Experiment
 from bench.running.fitting import fitted
 from bench.running.images import Images
+from bench.running.pieces import Piece, pieces_of
+from bench.running.searching import find
 from bench.running.units import Unit
 
 
@@ -41,6 +43,10 @@ class Shard:
         """Every n-th unit, so that no shard gets only the dear ones."""
         return list(units[self.number - 1 :: self.of])
 
+    def pieces(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """Of every attack on known pictures and every generation each n-th piece."""
+        return [piece for piece in pieces if piece.part % self.of == self.number - 1]
+
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
@@ -57,6 +63,7 @@ def shard_plan(experiment: Experiment, images: Images, shard: Shard) -> dict[str
         "units_of_run": len(everything),
         "shard_images": len(keys),
         "shard_images_missing": missing,
+        "shard_pieces": len(shard.pieces(pieces_of(experiment))),
     }
 
 
@@ -70,15 +77,18 @@ def make_shard(
 ) -> dict[str, Any]:
     """Make a shard's images, and the fitted state where the store has none yet.
 
-    Nothing is measured and no record is written. Returns the shard's plan with `images_made`, and
-    with `images_left`: what the run still lacks, as far as this process sees the store.
+    What its pieces of attacks on known pictures find is stored too. Nothing is measured and no
+    record is written. Returns the shard's plan with `images_made`, and with `images_left`: what the
+    run still lacks, as far as this process sees the store.
     """
     plan = shard_plan(experiment, images, shard)
-    units = images.units.planned(experiment)
-    if plan["shard_images_missing"]:
+    units, pieces = images.units.planned(experiment), shard.pieces(pieces_of(experiment))
+    if plan["shard_images_missing"] or pieces:
         images.store.prepare()
         state = fitted(experiment, engine, images.store, report).state
         executor.make(experiment, engine, images, state, shard.units(units), frozenset(), report)
+        for piece in pieces:
+            find(experiment, engine, images, state, piece, report)
     images.store.refresh()
     left = len(images.lacking(key for unit in units for key in unit))
     return plan | {"images_made": plan["shard_images_missing"], "images_left": left}

@@ -23,8 +23,10 @@ from bench.running.fitting import fitted, is_fitted
 from bench.running.generating import generate
 from bench.running.images import Images
 from bench.running.kept_pictures import KeepImages
+from bench.running.pieces import Piece
 from bench.running.prepare import Prepared, prepare
 from bench.running.ray_task import FROM_FILE, Refusal
+from bench.running.searching import find
 from bench.running.units import Unit
 from bench.store.folders import Root, open_folder
 from bench.store.store import SampleKey
@@ -158,6 +160,15 @@ class Worker:
             # A worker that was lost may have stored a part of the unit.
             self._prepared.images.store.refresh()
             generate(*self._prepared, self._state, [unit], read)
+        except UserError as error:
+            return Refusal(one_line(error))
+        return None
+
+    def search(self, piece: Piece) -> Refusal | None:
+        """Store what is missing of what an attack finds about the pictures of a piece."""
+        try:
+            self._prepared.images.store.refresh()
+            find(*self._prepared, self._state, piece)
         except UserError as error:
             return Refusal(one_line(error))
         return None
