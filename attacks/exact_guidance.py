@@ -61,6 +61,7 @@ from bench import (
     shown_as,
 )
 
+AT_ONCE = 16  # pictures of one call, each of which encodes the whole set
 MOMENTS = ("start", "middle", "end")  # of sampling, at which the entropy is told
 
 
@@ -119,8 +120,7 @@ class ExactGuidance(PictureAttack):
         def work(held: Held, targets: Sequence[Known], before: Sequence[Arrays]) -> list[Arrays]:
             return self.generate(held, targets, every)
 
-        at_once = max(1, suite.settings.model.batch_size // self.images)
-        return [Stage("generate", "edited", settings, work, at_once=at_once)]
+        return [Stage("generate", "edited", settings, work, at_once=AT_ONCE)]
 
     def generate(
         self, held: Held, targets: Sequence[Known], every: Sequence[Known]
@@ -217,12 +217,14 @@ class Classifier:
 
 def classifier_of(held: Held, every: Sequence[Known]) -> Classifier:
     """The classifier of these pictures, as sure of itself as controls allow in mid-schedule."""
-    pictures = held.latents(every).double().flatten(1)
+    size = held.denoiser.batch_size
+    parts = [held.latents(every[first : first + size]) for first in range(0, len(every), size)]
+    pictures = torch.cat(parts).double().flatten(1)
     sharp, middle = Classifier(pictures, levels_of(held.denoiser)), held.denoiser.steps // 2
     controls = [number for number, known in enumerate(every) if not known.memorized]
-    size = held.denoiser.initial_latents([0]).shape[1:]
+    shape = held.denoiser.initial_latents([0]).shape[1:]
     drawn = [
-        torch.randn(size, generator=every[number].random("exact_guidance", "tau"))
+        torch.randn(shape, generator=every[number].random("exact_guidance", "tau"))
         for number in controls
     ]
     signal = sharp.levels.before[middle].double()

@@ -112,6 +112,8 @@ def test_only_the_hole_is_judged(a_run, monkeypatch):
     scores = attack.run(target_of(*a_run, attack, {}))
     assert set(sizes) == {(8, 8)}
     assert set(scores) == set(Inpainting.names)
+    assert "control" in scores["inpainting_rmse"].details
+    assert "control" not in scores["inpainting_sscd"].details
     again = sizes.copy()
     sizes.clear()
     whole = Inpainting(targets=2, images=1, hole=0.5)
