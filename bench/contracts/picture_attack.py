@@ -398,7 +398,8 @@ def _recovered(judged: Judged, own: np.ndarray, plain: np.ndarray) -> PerSet | U
     if float(np.quantile(removed, 0.025)) <= 0:
         return Unmeasurable("the mitigation removed too little for a share of it to come back")
     probe, edited, whole = rows.mean(1)
-    low, high = np.quantile((drawn[0] - drawn[1]) / removed, [0.025, 0.975])
+    some = removed > 0  # of few pictures a resample may hold none that lost anything
+    low, high = np.quantile((drawn[0] - drawn[1])[some] / removed[some], [0.025, 0.975])
     value = float((probe - edited) / (whole - edited))
     return PerSet(
         value,
