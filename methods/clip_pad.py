@@ -58,7 +58,8 @@ class ClipPad(Method):
         ends = denoiser.lengths(request.prompts) - 1
         tokens = torch.arange(request.embeddings.shape[1])
         if self.variant == "ratio":
-            most = ((len(tokens) - 1 - ends) * self.share).long()
+            # in double precision, as the code cuts it
+            most = ((len(tokens) - 1 - ends).double() * self.share).long()
             after = tokens - 1 - ends[:, None]
             zero = (after >= 0) & (after < most[:, None])
             return request.replace(embeddings=_zeroed(request.embeddings, zero))

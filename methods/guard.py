@@ -124,8 +124,9 @@ class Guard(Method):
         queries = kept.pop(name).reshape(rows, -1, heads, width // heads)
         logits = torch.einsum("bqhd,bthd->bhqt", wide(queries), wide(keys))
         found = self._spikes(logits / math.sqrt(width // heads))  # [B, heads, T]
-        factors = torch.where(found, self.scale, 1.0).to(output.dtype)
-        return (keys * factors.transpose(1, 2)[..., None]).reshape(output.shape)
+        return torch.where(
+            found.transpose(1, 2)[..., None], keys * self.scale, keys
+        ).reshape(output.shape)
 
     def _spikes(self, logits: Tensor) -> Tensor:
         """Which tokens stand out, bool `[B, heads, T]`, from logits `[B, heads, L, T]`."""

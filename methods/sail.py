@@ -115,8 +115,8 @@ class Sail(Method):
         they were made to find it.
 
         An image below the threshold keeps its noise and costs two row evaluations beyond sampling.
-        One above it costs four more a value and four a backward pass, so 8 k + 4 for an attempt
-        with k updates.
+        For one above it an attempt with k updates costs 8 k + 4 more (four more when others of its
+        batch go on): four a value, and four a backward pass.
         """
         count = len(request.prompts)
         if self.threshold is None and self.quantile == 1:
@@ -139,7 +139,7 @@ class Sail(Method):
                     updates[row] += made.updates[place]
                     attempts[row] += 1
                     best.take(row, made.best, place)
-            waiting = [row for row in waiting if row in best.above(threshold)]
+            waiting = best.above(threshold)
         request.facts.update(
             triggered=[row in triggered for row in range(count)],
             converged=(best.value <= threshold).tolist(),
