@@ -1,5 +1,5 @@
 """Padding of the prompt that says less about a memorized image: other padding tokens, and
-embeddings set to zero (CVPR 2026 findings, arXiv 2605.02908).
+embeddings set to zero (Kim and No, CVPR findings 2026, arXiv 2605.02908).
 
 Stable Diffusion 1 fills the prompt up with end tokens, whose embeddings repeat what the end of the
 text says about the whole of it, and so carry a memorized image better than the words do. The paper
@@ -24,10 +24,10 @@ PADDING = "!"  # the first token of CLIP's vocabulary
 
 
 class ClipPad(Method):
-    """Fill the prompt up with "!" and set the end token's embedding to zero (sd-clip-mem)."""
+    """Fill the prompt up with "!" and take the end token's embedding away (Kim and No)."""
 
     where: ClassVar[Where] = "embedding"
-    paper: ClassVar[str] = "CVPR 2026 findings, arXiv:2605.02908"
+    paper: ClassVar[str] = "Kim and No 2026, arXiv:2605.02908"
     neutral: ClassVar[dict[str, Any] | None] = {"variant": "ratio", "share": 0}
 
     variant: Literal["eot", "pad", "ratio"] = Field(

@@ -2,10 +2,12 @@
 that stand out (GUARD: Zhao et al., ICML 2026, arXiv 2603.00133).
 
 With D = e_c - e_u as usual and e+ the prediction for the same prompt in which cross-attention to
-some tokens is attenuated, a step takes e_u + g v - r D, where v = e+ - e_u is the pull of the
-attenuated prompt and r the repulsion. The tokens are found anew in every layer of the down and mid
-blocks, for each image and head: those whose statistic is more than `spike_threshold` standard
-deviations above the mean of all tokens but the first, and never the first.
+some tokens is attenuated, a step takes e_u + g (v - r D), where g is the guidance scale, v = e+ -
+e_u the pull of the attenuated prompt and r the repulsion. The tokens are found anew in every layer
+of the down and mid blocks, for each image and head: those whose statistic is more than
+`spike_threshold` standard deviations above the mean of all tokens but the first, and never the
+first. The published repulsion is a number of its own; here it is a share of the guidance scale, so
+that it means the same where a suite guides less than the published 7.5.
 
 Where paper and released code disagree, the code is the default. It takes the largest attention
 logit over all places of the picture as the statistic; the paper writes of attention mass, which is
@@ -42,14 +44,15 @@ class Guard(Method):
     where: ClassVar[Where] = "attention"
     paper: ClassVar[str] = "Zhao et al. 2026, arXiv:2603.00133"
     neutral: ClassVar[dict[str, Any] | None] = {"repulsion": 0, "scale": 1, "orthogonal": False}
-    swept: ClassVar[Swept | None] = ("repulsion", (0, 0.5, 1, 2, 3))
+    swept: ClassVar[Swept | None] = ("repulsion", (0, 0.1, 0.2, 0.4, 0.8))
 
     repulsion: float = Field(
-        2.0,
+        2 / 7.5,
         ge=0,
         description=(
-            "r, the weight of what is guided away from; 2 in the published instructions, 3 in the"
-            " code's default, 0 for attenuation alone (with spike_threshold 0.01)"
+            "r, the weight of what is guided away from, as a share of the guidance scale: 2 at 7.5"
+            " in the published instructions, 3 in the code's default, 0 for attenuation alone (with"
+            " spike_threshold 0.01)"
         ),
     )
     decay: Literal["cosine", "none"] = Field(
@@ -124,9 +127,9 @@ class Guard(Method):
         queries = kept.pop(name).reshape(rows, -1, heads, width // heads)
         logits = torch.einsum("bqhd,bthd->bhqt", wide(queries), wide(keys))
         found = self._spikes(logits / math.sqrt(width // heads))  # [B, heads, T]
-        return torch.where(
-            found.transpose(1, 2)[..., None], keys * self.scale, keys
-        ).reshape(output.shape)
+        return torch.where(found.transpose(1, 2)[..., None], keys * self.scale, keys).reshape(
+            output.shape
+        )
 
     def _spikes(self, logits: Tensor) -> Tensor:
         """Which tokens stand out, bool `[B, heads, T]`, from logits `[B, heads, L, T]`."""
@@ -146,16 +149,17 @@ class Guard(Method):
         return carrying(Evaluating, request, denoiser=denoiser)
 
     def guide(self, step: Step, state: State) -> Tensor:
-        """`e_u + g v - r D`, epsilon `[B, C, h, w]`. Three row evaluations an image, and two where
-        nothing is attenuated. The fact `orthogonalised` says in how many steps v lost its part
-        along D.
+        """`e_u + g (v - r D)`, epsilon `[B, C, h, w]`. Three row evaluations an image, and two
+        where nothing is attenuated. The fact `orthogonalised` says in how many steps v lost its
+        part along D.
         """
         if self._nothing:
             return step.guided(step.guidance_scale)
         pull = step.conditional - step.unconditional
         target = self._target(step, pull)
         fading = math.cos(math.pi / 2 * step.index / step.count) if self.decay == "cosine" else 1.0
-        return step.unconditional + step.guidance_scale * target - self.repulsion * fading * pull
+        towards = target - self.repulsion * fading * pull
+        return step.unconditional + step.guidance_scale * towards
 
     def _target(self, step: Step, pull: Tensor) -> Tensor:
         """v, what is guided towards, `[B, C, h, w]`."""

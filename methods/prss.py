@@ -1,5 +1,5 @@
 """Another prompt for the same thing, and guidance that turns against the given one (PRSS: Chen et
-al., CVPR 2025).
+al., CVPR 2025, arXiv 2504.18032).
 
 At the first step the pull of a memorized prompt, conditional minus unconditional prediction, is
 long. Semantic search tries other prompts for it, one after the other, until the pull is no longer
@@ -42,7 +42,7 @@ class Prss(Method):
 
     where: ClassVar[Where] = "guidance"
     needs: ClassVar[tuple[Need, ...]] = ("clean_prompts",)
-    paper: ClassVar[str] = "Chen et al. 2025, CVPR"
+    paper: ClassVar[str] = "Chen et al. 2025, arXiv:2504.18032"
     neutral: ClassVar[dict[str, Any] | None] = {"l_ss": None, "quantile": 1.0}
     swept: ClassVar[Swept | None] = ("quantile", (0.99, 0.9, 0.75, 0.5, 0.25, 0.05))
 

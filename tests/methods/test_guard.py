@@ -104,7 +104,7 @@ def by_the_book(denoiser, method, request, step):
             if float(a @ b / a.norm() / b.norm()) > 0.9:
                 v = v - max(-2.0, min(2.0, float(a @ b / (b @ b)))) * pull
         fading = math.cos(math.pi * step / (2 * 4)) if method.decay == "cosine" else 1
-        guided.append(e_u + 4.0 * v - method.repulsion * fading * pull)
+        guided.append(e_u + 4.0 * v - method.repulsion * 4.0 * fading * pull)
     sizes = {len(found) for found in slow.found}
     assert len(layers) == 3 and len(sizes) > 1, "heads differ in what stands out"
     return torch.cat(guided)
@@ -115,7 +115,7 @@ def by_the_book(denoiser, method, request, step):
     [
         Guard(),
         Guard(spikes="mass", orthogonal=False),
-        Guard(decay="none", spike_threshold=1.0, repulsion=0.7),
+        Guard(decay="none", spike_threshold=1.0, repulsion=0.2),
     ],
     ids=lambda method: f"{method.spikes}-{method.decay}",
 )
@@ -160,7 +160,7 @@ def test_neutral_parameters_are_none_bit_for_bit_at_its_cost(denoiser):
 
 def test_without_attenuation_it_is_less_guidance_at_two_evaluations(denoiser):
     before = denoiser.evaluations
-    found, _ = draw(denoiser, Guard(scale=1, orthogonal=False, decay="none", repulsion=1))
+    found, _ = draw(denoiser, Guard(scale=1, orthogonal=False, decay="none", repulsion=1 / 4))
     assert denoiser.evaluations - before == 3 * 4 * 2
     torch.testing.assert_close(found, draw(denoiser, Guidance(share=3 / 4))[0])
 

@@ -1,4 +1,4 @@
-"""SAIL: the descent against the book, closed forms on linear models, new noise, and what it costs."""
+"""SAIL: the descent against the book, closed forms on linear models, new noise, and the cost."""
 
 from __future__ import annotations
 
@@ -217,8 +217,10 @@ def test_the_threshold_is_the_quantile_of_clean_values_at_four_evaluations(preci
     request = precise.request(CAPTIONS[:5], [9 + i for i in range(5)])
     expected = sorted(values(precise, request, method))[2]
     assert float(state["threshold"]) == pytest.approx(expected, rel=1e-9)
-    assert Sail(threshold=8.2).fit(precise, FitData()) == {} == Sail(quantile=1).fit(
-        precise, FitData()
+    assert (
+        Sail(threshold=8.2).fit(precise, FitData())
+        == {}
+        == Sail(quantile=1).fit(precise, FitData())
     )
     assert Sail(threshold=8.2).needed() == ()
 
