@@ -146,7 +146,7 @@ class Prss(Method):
         every: list[Tensor] = []
 
         def guide(step: Step) -> Tensor:
-            every.append(norms(step.conditional - step.unconditional).double())
+            every.append(norms(step.conditional - step.unconditional).double().cpu())
             if step.index == 0:
                 first.append(every[-1])
             return step.guided(step.guidance_scale)
