@@ -129,9 +129,10 @@ def _of_agreement(
     if not known:
         return []
     seeds = [row["seeds"] for row in known if row["seeds"] is not None]
+    models, to_none = _range(known, "models"), _range(known, "none")
     words = [
-        f"With the same seed, models of two subsets give pictures that are {_range(known, 'models')}"
-        f" alike, and {_range(known, 'none')} alike to those without mitigation"
+        f"With the same seed, models of two subsets give pictures that are {models} alike, and"
+        f" {to_none} alike to those without mitigation"
         + (f"; two seeds of one model are {_span(seeds, '{:.2f}')} alike." if seeds else "."),
         f"So {kind} of different subsets changes pictures in the same way."
         if all(_above(row, "models_minus_none") for row in known)
