@@ -12,7 +12,6 @@ import torch
 from bench.base.errors import UserError
 from bench.base.pictures import read_picture
 from bench.contracts.method import FitData
-from bench.diffusion.given_embeddings import GivenEmbeddings
 from bench.diffusion.model import load_denoiser
 from bench.features.networks import CopyDescriptor
 from bench.running import generating
@@ -130,19 +129,6 @@ def test_density_and_iou_equal_those_of_sets_and_identical_subsets_agree_wholly(
     }
     assert pairs[2, ALL, 0, 1]["iou"] == 1 and pairs[2, ALL, 0, 1]["shared_prompts"] == 2
     assert pairs[2, ALL, 0, 2]["iou"] < 1 and pairs[3, ALL, 0, 1]["shared_prompts"] == 1
-
-
-def test_masks_of_embeddings_are_those_of_the_prompts_that_they_encode(denoiser):
-    method, prompts = Wanda(**VALUES), CAPTIONS[:3]
-    given = GivenEmbeddings(denoiser, denoiser.encode(prompts))
-    before = denoiser.rows
-    of_embeddings = method.mask_functions(given, given.names, quiet)
-    spent = denoiser.rows - before
-    of_prompts = method.mask_functions(denoiser, prompts, quiet)
-    assert denoiser.rows - before == 2 * spent > 0  # the original counts both
-    for layer, masks_of in of_prompts.items():
-        for chosen in [(0,), (1, 2)]:
-            assert torch.equal(masks_of(chosen)[1], of_embeddings[layer](chosen)[1])
 
 
 # Random masks
