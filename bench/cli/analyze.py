@@ -140,9 +140,9 @@ def subsets(
 ) -> None:
     """Does pruning on a few memorized prompts help on others? Models of random subsets, compared.
 
-    Masks of subsets by UNet call and layer; copies, similarity and CLIP score on prompts outside
-    the subset, beside none, wen and random masks; and how alike the models' pictures are
-    (figures 1 to 4 of Chavhan et al. 2024). Interrupted, the same command goes on where it stopped.
+    After figures 1 to 4 of Chavhan et al. 2024: masks of subsets by UNet call and layer; copies and
+    CLIP score outside the subset, beside none, wen and random masks; and whether the models give
+    the same pictures. Interrupted, the same command goes on where it stopped.
     """
     from bench.base.parameters import parse_assignments
     from bench.base.progress import reporter

@@ -241,8 +241,7 @@ def measured(model: Model, engine: Engine, store: Root, report: Report = silent)
     images = Images(experiment, engine, store)
     if images.missing():
         images.keeping.try_networks(experiment.suite.settings.model.side)
-    images.store.prepare()
-    learned = fitted(experiment, engine, images.store, report)
+    learned = _learned(images, report)
     units = images.units.planned(experiment, ahead=False)
     generate(experiment, engine, images, learned.state, units, report=report)
     with engine.precision():
@@ -266,6 +265,11 @@ def measured(model: Model, engine: Engine, store: Root, report: Report = silent)
         learned.rows,
         sum(float(images.samples(role).evaluations().sum()) for role in experiment.roles),
     )
+
+
+def _learned(images: Images, report: Report) -> Fitted:
+    images.store.prepare()
+    return fitted(images.experiment, images.engine, images.store, report)
 
 
 def _scores(
@@ -313,7 +317,12 @@ def _by_prompt(score: PerImage | PerSet) -> dict[Prompt, np.ndarray]:
 def judged_models(
     models: Sequence[Model], engine: Engine, store: Root, device: torch.device, report: Report
 ) -> list[Measured]:
-    """Every model measured. `engine` is that of the pruned models, which share one loaded model."""
+    """Every model measured. `engine` is that of the pruned models, which share one loaded model.
+
+    Raises `UserError` before any image is made where there can be no random masks.
+    """
+    if control := next((model for model in models if model.kind == RANDOM), None):
+        _learned(Images(control.experiment, engine, store), report)
     found = []
     for number, model in enumerate(models):
         report(f"models: {model.label}", number, len(models))

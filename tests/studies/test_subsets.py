@@ -11,7 +11,7 @@ import torch
 
 from bench.base.errors import UserError
 from bench.base.pictures import read_picture
-from bench.contracts.method import FitData
+from bench.contracts.method import FitData, Method
 from bench.diffusion.model import load_denoiser
 from bench.features.networks import CopyDescriptor
 from bench.running import generating
@@ -166,6 +166,18 @@ def test_the_control_is_another_row_of_the_same_method(suite, tmp_path):
     assert other[-1].experiment.store_identity != control.store_identity
 
 
+class Weighted(Method):
+    """A method that keeps no masks."""
+
+    def fit(self, denoiser, data):
+        return {"layer": torch.ones(3)}
+
+
+def test_a_method_that_keeps_no_masks_has_no_control(denoiser):
+    with pytest.raises(UserError, match="leave the control out with --no-control"):
+        with_random_masks(Weighted(), 0).fit(denoiser, FitData())
+
+
 # Models
 
 
@@ -194,6 +206,15 @@ def test_every_prompt_of_a_subset_is_used():
     assert of_whole_subsets("wanda", Wanda, {}, 16) == {"prompts": 16}
     with pytest.raises(UserError, match="not learn from all 4 prompts.*leave -p prompts out"):
         of_whole_subsets("wanda", Wanda, {"prompts": 3}, 4)
+
+
+def test_what_cannot_stand_beside_is_left_out_with_the_reason(suite):
+    prompts = {r: p for r, p in suite.settings.prompts.items() if r != "calibration"}
+    settings = suite.settings.model_copy(update={"prompts": prompts})
+    changed = replace(suite, settings=settings)
+    models, reasons = models_of(changed, "wanda", VALUES, {2: [(0, 1)]}, ASKED, False, 0)
+    assert [model.kind for model in models] == ["none", "wanda"]
+    assert len(reasons) == 1 and reasons[0].startswith("wen is left out: method wen needs clean")
 
 
 def test_images_of_none_are_those_of_the_ordinary_run(suite, tmp_path):
