@@ -119,7 +119,7 @@ def subsets(
     images: Annotated[
         int, typer.Option(help="Images of each of these; with one, seeds are not compared.")
     ] = 2,
-    clean: Annotated[int, typer.Option(help="Clean prompts, one image each, for CLIP score.")] = 16,
+    clean: Annotated[int, typer.Option(help="Clean prompts, one image each, for CLIP score.")] = 32,
     fid: Annotated[
         bool, typer.Option("--fid", help="Also FID, of one subset a size, over the suite's images.")
     ] = False,

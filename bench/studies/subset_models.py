@@ -53,7 +53,7 @@ class Asked:
     held_out: int = 24
     left_out: int = 0
     images: int = 2
-    clean: int = 16
+    clean: int = 32
     fid: bool = False
 
     def __post_init__(self) -> None:

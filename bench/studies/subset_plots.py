@@ -123,7 +123,7 @@ def scores_picture(models: Sequence[Row], sizes: Sequence[Row], title: str) -> b
             )
         axes.set(xlabel="prompts of a subset", ylabel=label)
         if score.startswith("copies"):
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])  # points at zero are seen whole
         _size_ticks(axes, present)
         axes.grid(alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()

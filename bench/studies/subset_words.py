@@ -119,6 +119,11 @@ def _of_alignment(own: Sequence[Row]) -> list[str]:
         if lower
         else "no loss of alignment can be told from none"
     )
+    known = [row for row in own if row["clip_clean_minus_none_low"] is not None]
+    if known:
+        low = min(row["clip_clean_minus_none_low"] for row in known)
+        high = max(row["clip_clean_minus_none_high"] for row in known)
+        changes += f" (intervals within {low:+.3f} to {high:+.3f})"
     return [f"On clean prompts the CLIP score changes by {changes}: {claim}."]
 
 

@@ -438,7 +438,7 @@ def test_a_plan_needs_no_weights(name):
     done = bench("analyze", "subsets", "--suite", name, "--dry-run", "--json")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
-    assert plan["images_missing"] == plan["images"] == plan["models"] * (2 * 24 + 16)
+    assert plan["images_missing"] == plan["images"] == plan["models"] * (2 * 24 + 32)
     assert plan["row_evaluations"]["images"] == 100 * plan["images"]
     # Captions and pictures of FID are not asked for.
     assert plan["gpu_hours"] > 0 and not any("coco" in asset for asset in plan["missing"])
