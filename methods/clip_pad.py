@@ -65,7 +65,8 @@ class ClipPad(Method):
             return request.replace(embeddings=_zeroed(request.embeddings, zero))
         embeddings, null = request.embeddings, request.null_embeddings
         if denoiser.pipe.tokenizer.pad_token != PADDING:
-            embeddings = _filled_up(denoiser, request.prompts)
+            if not request.handed_in:  # an embedding has no padding that could be another
+                embeddings = _filled_up(denoiser, request.prompts)
             if self.null == "same":
                 null = _filled_up(denoiser, ("",)).expand_as(null)
         if self.variant == "eot":

@@ -8,18 +8,26 @@ from typing import Annotated
 
 import typer
 
+from bench.base.errors import UserError
 from bench.cli.app import Application, app, examples
-from bench.cli.options import Device, SuiteName
+from bench.cli.options import STORE, Device, Json, StorePlace, SuiteName, Trust, resumable
 
 analyze = Application(
-    help="Look inside a method: what its masks hold and how far they agree.", no_args_is_help=True
+    help=(
+        "Look inside a method: what its masks hold, how far they agree, and what models of subsets"
+        " of the prompts do."
+    ),
+    no_args_is_help=True,
 )
 app.add_typer(analyze, name="analyze")
 
-
-@analyze.callback()
-def _commands() -> None:
-    """Keeps `masks` a command of its own while it is the only one."""
+MaskedMethodName = Annotated[
+    str, typer.Option("--method", help="A method that offers masks, by name or as a Python file.")
+]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("-p", "--parameter", help="name=value, as in `bench run`. May be repeated."),
+]
 
 
 @analyze.command(
@@ -31,14 +39,8 @@ def _commands() -> None:
 )
 def masks(
     suite: SuiteName = "testbed",
-    method: Annotated[
-        str,
-        typer.Option("--method", help="A method that offers masks, by name or as a Python file."),
-    ] = "wanda",
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", "--parameter", help="name=value, as in `bench run`. May be repeated."),
-    ] = None,
+    method: MaskedMethodName = "wanda",
+    parameter: Parameters = None,
     subsets: Annotated[
         int, typer.Option(help="Random subsets of the fit prompts whose masks are compared.")
     ] = 10,
@@ -80,3 +82,99 @@ def masks(
             report,
         )
     print(json.dumps(facts, indent=1, allow_nan=False) if as_json else text(facts, label))
+
+
+@analyze.command(
+    epilog=examples(
+        "bench analyze subsets --suite testbed -p sparsity=0.1 --subsets 6",
+        "bench analyze subsets --suite testbed --sizes 4,16 --subsets 3 --left-out 8 --fid",
+        "bench analyze subsets --suite sd15-mem500 --held-out 450 --images 1 --dry-run",
+    )
+)
+def subsets(
+    suite: SuiteName = "testbed",
+    method: MaskedMethodName = "wanda",
+    parameter: Parameters = None,
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=(
+                "Fit prompts in a subset, separated by commas; may be repeated. By default 10 to 50"
+                " where there are 50 fit prompts, else 4, 8, 12 and 16."
+            )
+        ),
+    ] = None,
+    subsets: Annotated[
+        int, typer.Option(help="Random subsets of each size, or all where there are fewer.")
+    ] = 10,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of drawing the subsets and the random masks.")
+    ] = 0,
+    held_out: Annotated[
+        int, typer.Option(help="Held-out memorized prompts that every model is judged on.")
+    ] = 24,
+    left_out: Annotated[
+        int, typer.Option(help="Fit prompts outside its subset that a model is judged on too.")
+    ] = 0,
+    images: Annotated[
+        int, typer.Option(help="Images of each of these; with one, seeds are not compared.")
+    ] = 2,
+    clean: Annotated[int, typer.Option(help="Clean prompts, one image each, for CLIP score.")] = 32,
+    fid: Annotated[
+        bool, typer.Option("--fid", help="Also FID, of one subset a size, over the suite's images.")
+    ] = False,
+    control: Annotated[
+        bool, typer.Option(help="Also models of random masks with as many weights in every layer.")
+    ] = True,
+    store: StorePlace = STORE,
+    device: Device = None,
+    trust: Trust = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the tables and plots; runs/analysis/subsets/<suite> by default."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Does pruning on a few memorized prompts help on others? Models of random subsets, compared.
+
+    After figures 1 to 4 of Chavhan et al. 2024: masks of subsets by UNet call and layer; copies and
+    CLIP score outside the subset, beside none, wen and random masks; and whether the models give
+    the same pictures. Interrupted, the same command goes on where it stopped.
+    """
+    from bench.base.parameters import parse_assignments
+    from bench.base.progress import reporter
+    from bench.diffusion.execution import float32_products
+    from bench.diffusion.model import pick_device
+    from bench.studies.subset_models import Asked
+    from bench.studies.subset_study import SubsetStudy, plan_text, text
+    from bench.suite.load import load_suite
+    from bench.suite.needs import lenient
+
+    asked = Asked(held_out, left_out, images, clean, fid)
+    values, numbers = parse_assignments(parameter or []), _numbers(sizes or [])
+    loaded = load_suite(suite)
+    if dry_run:
+        loaded = lenient(loaded)
+    study = SubsetStudy(loaded, method, values, numbers, subsets, seed, asked, control)
+    if dry_run:
+        plan = study.plan(store, pick_device(device))
+        print(json.dumps(plan, indent=1) if as_json else plan_text(plan))
+        return
+    folder = out or Path("runs/analysis/subsets") / loaded.name
+    with reporter() as report, resumable(), float32_products(False):
+        facts = study.run(store, folder, pick_device(device), report)
+    print(json.dumps(facts, indent=1, allow_nan=False) if as_json else text(facts))
+
+
+def _numbers(given: list[str]) -> list[int]:
+    """The sizes that `--sizes` lists. Raises `UserError` for anything else than whole numbers."""
+    words = [word.strip() for text in given for word in text.split(",") if word.strip()]
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        raise UserError(
+            f"--sizes are whole numbers separated by commas, not '{', '.join(given)}'"
+        ) from None

@@ -144,3 +144,15 @@ def test_a_vocabulary_without_the_token_is_refused(denoiser, monkeypatch):
     monkeypatch.setattr(type(denoiser.pipe.tokenizer), "get_vocab", lambda self: {"a": 1})
     with pytest.raises(UserError, match="no token '!'"):
         adjusted(denoiser, ClipPad())
+
+
+def test_an_embedding_that_is_handed_in_is_not_made_anew(denoiser):
+    request = denoiser.request(["a fox"], [0])
+    given = torch.full_like(request.embeddings, 0.5)
+    prompt = HandedIn("a fox", given[0])
+    handed = request.replace(prompts=(prompt,), embeddings=given)
+    adjusted = ClipPad(variant="eot").adjust(denoiser, handed, {})
+    end = int(denoiser.lengths(["a fox"])[0]) - 1
+    assert not adjusted.embeddings[0, end].any()
+    kept = [token for token in range(given.shape[1]) if token != end]
+    assert torch.equal(adjusted.embeddings[0, kept], given[0, kept])
