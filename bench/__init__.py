@@ -43,6 +43,7 @@ _HOMES = {
     "Known": "bench.contracts.held",
     "Held": "bench.contracts.held",
     "Holding": "bench.contracts.held",
+    "Guide": "bench.contracts.held",
     "Stage": "bench.contracts.held",
     "Arrays": "bench.contracts.held",
     "Exhibit": "bench.contracts.target",
@@ -120,6 +121,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.contracts.detector import Observation as Observation
     from bench.contracts.detector import Recorder as Recorder
     from bench.contracts.held import Arrays as Arrays
+    from bench.contracts.held import Guide as Guide
     from bench.contracts.held import Held as Held
     from bench.contracts.held import Holding as Holding
     from bench.contracts.held import Known as Known

@@ -103,15 +103,19 @@ class Held:
         """The pictures of a request, uint8 `[B, H, W, 3]`, batch by batch; `guide` sees each batch
         as a request of its own, so it may use nothing that has a row for every image.
         """
-        size = self.denoiser.batch_size
-        rows = range(0, len(request.prompts), size)
-        parts = [slice(first, first + size) for first in rows]
         return np.concatenate(
             [
-                self.denoiser.decode(self.sample(rows_of(request, part), guide, start))
-                for part in parts
+                self.denoiser.decode(self.sample(batch, guide, start))
+                for _, batch in self.batches(request)
             ]
         )
+
+    def batches(self, request: Request) -> Iterator[tuple[slice, Request]]:
+        """A request in parts of the suite's batch size: which rows, and the request of them."""
+        size = self.denoiser.batch_size
+        for first in range(0, len(request.prompts), size):
+            part = slice(first, first + size)
+            yield part, rows_of(request, part)
 
     def latents(self, targets: Sequence[Known]) -> Tensor:
         """The known pictures as clean latents `[P, C, h, w]`."""
@@ -146,6 +150,8 @@ class Stage:
                gives arrays for each picture. Rows must not depend on each other.
     seeded     whether it uses the caption's seeds, so that another generation finds something else
     at_once    pictures that one call gets
+    seen       what of a generation, uint8 `[H, W, 3]`, the copy descriptor gets; all of it for
+               None. What decides it belongs into `settings`
 
     The last stage of an attack gives `pictures`, uint8 `[marks, images, H, W, 3]`: what came out
     after each of its efforts, the first of which is no effort at all; and `chosen`, int `[]`: the
@@ -159,6 +165,7 @@ class Stage:
     work: Callable[[Held, Sequence[Known], Sequence[Arrays]], Sequence[Arrays]]
     seeded: bool = True
     at_once: int = 1
+    seen: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ C6  a copy of any other training picture is counted too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -119,6 +120,16 @@ class PictureAttack(Attack):
         """Generations of a picture at one mark: among so many the best is taken."""
         return self.images
 
+    def seen(self, picture: np.ndarray) -> np.ndarray:
+        """What is judged of a picture, uint8 `[H, W, 3]`: of generations and training pictures,
+        which may be of any size, alike.
+        """
+        return picture
+
+    def seeing(self) -> Mapping[str, Any]:
+        """What decides `seen`, as JSON can hold it; nothing where pictures are judged whole."""
+        return {}
+
     def further(self, judged: Judged) -> Scores:
         """Scores beyond those that every such attack gives."""
         return {}
@@ -188,8 +199,10 @@ class PictureAttack(Attack):
         count = self.chances()
         known = target.known(memorized, count, True)
         controls = target.known(control, count, False)
-        stages = self.stages(target.suite, [*known, *controls])
-        plain = [plain_stage("served" if self.threat == "inputs" else "edited", count)]
+        *first, last = self.stages(target.suite, [*known, *controls])
+        stages = [*first, self._judged(last)]
+        holding: Holding = "served" if self.threat == "inputs" else "edited"
+        plain = [self._judged(plain_stage(holding, count))]
         known, controls = known[part::of], controls[part::of]
         found = target.find(stages, [*known, *controls])
         return Judged(
@@ -200,6 +213,7 @@ class PictureAttack(Attack):
             tuple(target.find(stages, known, mitigated=False)),
             tuple(target.find(plain, known)),
             tuple(target.find(plain, known, mitigated=False)),
+            self,
         )
 
     def run(self, target: Target) -> Scores:
@@ -207,6 +221,13 @@ class PictureAttack(Attack):
         judged = self.find(target)
         target.exhibits.extend(_exhibits(judged))
         return {**_scores(self.item, judged), **self.further(judged)}
+
+    def _judged(self, stage: Stage) -> Stage:
+        """A stage that gives pictures, of which only `seen` is judged."""
+        seeing = dict(self.seeing())
+        if not seeing:
+            return stage
+        return replace(stage, settings={**stage.settings, "seen": seeing}, seen=self.seen)
 
 
 def plain_stage(holding: Holding, images: int) -> Stage:
@@ -238,6 +259,7 @@ class Judged:
     ceiling: tuple[Finding, ...]
     plain: tuple[Finding, ...]
     plain_base: tuple[Finding, ...]
+    attack: PictureAttack
 
     @cached_property
     def settings(self) -> tuple[str, ProfileName, float]:
@@ -258,7 +280,7 @@ class Judged:
         """Cosines of generations and the picture that the attacker knows, `[pictures, marks,
         images]`.
         """
-        own = self.descriptor([read_picture(finding.known.picture) for finding in found])
+        own = self.described([finding.known.picture for finding in found])
         return np.stack([finding.features @ row for finding, row in zip(found, own, strict=True)])
 
     def copies(self, found: Sequence[Finding]) -> np.ndarray:
@@ -268,7 +290,11 @@ class Judged:
     @cached_property
     def training(self) -> np.ndarray:
         """The descriptors of all training pictures of the suite, `[pictures, d]`."""
-        return self.descriptor([read_picture(p) for p in self.target.suite.training_pictures])
+        return self.described(self.target.suite.training_pictures)
+
+    def described(self, pictures: Sequence[Path]) -> np.ndarray:
+        """The descriptors of what is judged of some pictures, `[pictures, d]`."""
+        return self.descriptor([self.attack.seen(read_picture(path)) for path in pictures])
 
     def chosen(self, found: Sequence[Finding], tables: np.ndarray) -> np.ndarray:
         """Of each picture the rows of the mark that the attacker goes by, `[pictures, images]`."""

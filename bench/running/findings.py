@@ -182,19 +182,20 @@ class Searches:
                     held, [targets[row] for row in rows], [before[row] for row in rows]
                 )
                 for row, arrays in zip(rows, given, strict=True):
-                    found[names[row]] = self._reduced(dict(arrays))
+                    found[names[row]] = self._reduced(dict(arrays), stage)
                     kept.write(names[row], found[names[row]])
                 done += len(rows)
             self.report(what, done, len(names))
         return [found[name] for name in names]
 
-    def _reduced(self, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Pictures become their descriptors, beside a few to look at."""
+    def _reduced(self, arrays: dict[str, Any], stage: Stage) -> dict[str, np.ndarray]:
+        """Pictures become the descriptors of what is judged of them, beside a few to look at."""
         pictures = arrays.pop("pictures", None)
         if pictures is None:
             return {name: np.asarray(value) for name, value in arrays.items()}
         marks, images = pictures.shape[:2]
-        features = self._descriptor(list(pictures.reshape(marks * images, *pictures.shape[2:])))
+        seen = list(pictures.reshape(marks * images, *pictures.shape[2:]))
+        features = self._descriptor([stage.seen(one) for one in seen] if stage.seen else seen)
         chosen = int(arrays.pop("chosen", marks - 1))
         shown = [
             np.frombuffer(base64.b64decode(small_png(picture)), np.uint8)
