@@ -75,6 +75,7 @@ def _spread(facts: Mapping[str, Row], title: str) -> bytes:
     right.set_xlabel("difference of two predictions, for a value\n(black: where searches began)")
     for axes in (left, right):
         axes.grid(axis="x", alpha=0.3)
+        axes.set_axisbelow(True)
     return _png(figure, f"How far apart are triggers, and do they act apart?\n{title}")
 
 

@@ -49,8 +49,6 @@ from bench.studies.locality.words import conclusions
 from bench.studies.masks import Row
 from bench.suite.suite import Suite
 
-MADE = ("spent", "device", "files")  # facts of a summary that say how it was made, not what it says
-
 
 def study_locality(parts: Parts, folder: Path, report: Report = silent) -> dict[str, Any]:
     """Measure, write the folder, and return the facts of its `summary.json`.

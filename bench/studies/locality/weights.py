@@ -24,6 +24,7 @@ from bench.contracts.held import Arrays
 from bench.contracts.method import FitData, Method
 from bench.diffusion.denoiser import Denoiser
 from bench.registry import registry
+from bench.running.process_state import process_kept
 from bench.studies.locality.kept import Kept, name_of
 from bench.studies.locality.populations import Member, Population
 from bench.studies.masks import ALL, Overlap, Row, by_layer
@@ -93,7 +94,8 @@ class Finder:
         seed = getattr(self.method, "seed") + member.noise  # noqa: B009 (a field of some methods)
         method = self.method.model_copy(update={"seed": seed})
         data = FitData(fit_prompts=(member.handed_in(denoiser),), clean_prompts=self.clean)
-        state = method.fit(denoiser, data)
+        with process_kept(f"method {self.name}: fit"):
+            state = method.fit(denoiser, data)
         found = {
             name: value.cpu().numpy() for name, value in state.items() if value.dtype == torch.bool
         }

@@ -120,8 +120,8 @@ def _agreement(name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
         f" picture, {_number(other['mean'])} between triggers of different pictures,"
         f" {_number(rows['clean']['mean'])} between clean captions,"
         f" {_number(rows['control']['mean'])} between triggers of the control, by chance"
-        f" {_number(same['chance'])}; the ceiling, one trigger under other noise, is"
-        f" {_number(ceiling['mean'])}."
+        f" {_number(same['chance'])}; {_number(ceiling['mean'])} for one trigger under other noise,"
+        " where all others have the same noise."
     )
     empty = {key: row["undefined"] for key, row in rows.items() if row["undefined"]}
     if empty:
@@ -161,27 +161,26 @@ def _transfer(facts: Mapping[str, Any]) -> str:
     )
     if facts["nothing"] < WORKS:
         return text + " The triggers hardly work on the whole model, so nothing follows."
-    if facts["nothing"] - facts["own"] < WORKS * facts["nothing"]:
+    if not _prunes(facts):
         return text + (
             " Pruning by a trigger does not even stop that trigger, so the matrix says nothing"
             " about locality; prune more."
         )
     others = facts["others_less_own"]
-    bounds = f"[{others['low']:.2f}, {others['high']:.2f}]"
-    if others["high"] < 0.25:
+    bounds = f"difference {others['value']:.2f} [{others['low']:.2f}, {others['high']:.2f}]"
+    shared = _shared(facts)
+    if shared == "yes":
         text += (
-            f" Pruning by another trigger stops as much as pruning by the trigger itself"
-            f" (difference {others['value']:.2f} {bounds}): the triggers lead to the same weights."
+            f" Pruning by another trigger stops about as much as pruning by the trigger itself"
+            f" ({bounds}): the triggers lead to the same weights."
         )
-    elif others["low"] > 0:
+    elif shared == "no":
         text += (
-            f" Pruning by another trigger stops less than pruning by the trigger itself (difference"
-            f" {others['value']:.2f} {bounds}): a trigger that was found leaves others alive."
+            f" Pruning by another trigger stops less than half of what pruning by the trigger"
+            f" itself stops ({bounds}): removing the triggers that were found leaves others alive."
         )
     else:
-        text += (
-            f" Whether another trigger stops less is not decided ({others['value']:.2f} {bounds})."
-        )
+        text += f" How much another trigger stops lies between, or is not decided ({bounds})."
     spared = facts["different_less_same"]
     return text + (
         f" Pruning by other memorized pictures leaves {spared['value']:.2f}"
@@ -218,29 +217,45 @@ def _verdict(facts: Mapping[str, Any]) -> str:
             "Distances and agreement alone do not decide it: the transfer matrix does, and it was"
             " left out."
         )
-    decided = found["nothing"] >= WORKS and found["own"] <= (1 - WORKS) * found["nothing"]
-    if not decided:
+    if not _prunes(found):
         return text + "The transfer matrix decides it, and it decides nothing at these settings."
-    if found["others_less_own"]["high"] < 0.25:
-        if found["different_less_same"]["low"] > 0:
-            return text + (
-                "By the test that counts, yes, as far as these triggers and this pruning go: the"
-                " weights of one trigger are those of all, and not those of other pictures. The"
-                " claim that memorization is not local does not follow from how far triggers or"
-                " their activations lie apart. It is one picture, and searches on a pruned model"
-                " may still find it again (--rounds)."
-            )
+    shared, own = _shared(found), found["different_less_same"]["low"] > 0
+    if shared == "yes" and own:
+        return text + (
+            "By the test that counts, yes, as far as these triggers and this pruning go: what is"
+            " pruned by one trigger stops the others, and what is pruned by other pictures does"
+            " not. That memorization is not local does not follow from how far triggers or their"
+            " activations lie apart. It is one picture, and searches on a pruned model may still"
+            " find it again (--rounds)."
+        )
+    if shared == "yes":
         return text + (
             "Triggers of the picture share the weights that matter, but so do unrelated ones:"
             " neither locality nor its absence follows."
         )
-    if found["others_less_own"]["low"] > 0:
+    if shared == "no":
         return text + (
             "Not in the weights that this pruning takes: triggers stay alive where another one was"
             " removed. That supports the claim for this method of finding weights, not for every"
             " one."
         )
-    return text + "The transfer matrix is too small to decide it; take more triggers."
+    return text + "Partly, or the transfer matrix is too small to decide it; take more triggers."
+
+
+def _prunes(facts: Mapping[str, Any]) -> bool:
+    """Whether triggers work on the whole model, and pruning by a trigger stops it."""
+    works: bool = facts["nothing"] >= WORKS
+    return works and facts["own"] <= (1 - WORKS) * facts["nothing"]
+
+
+def _shared(facts: Mapping[str, Any]) -> str:
+    """Whether pruning by another trigger stops at least half of what pruning by the trigger itself
+    stops: yes, no, or open where the interval holds both.
+    """
+    half = (facts["nothing"] - facts["own"]) / 2
+    if facts["others_less_own"]["high"] < half:
+        return "yes"
+    return "no" if facts["others_less_own"]["low"] > half else "open"
 
 
 def _share(value: float) -> str:
