@@ -178,3 +178,105 @@ def _numbers(given: list[str]) -> list[int]:
         raise UserError(
             f"--sizes are whole numbers separated by commas, not '{', '.join(given)}'"
         ) from None
+
+
+@analyze.command(
+    epilog=examples(
+        "bench analyze locality --suite testbed",
+        "bench analyze locality --members 8 --transfer 6 -p wanda.sparsity=0.1",
+        "bench analyze locality --picture verbatim-0700-11 --rounds 5",
+        "bench analyze locality --suite sd14-mem500 --members 100 --dry-run",
+    )
+)
+def locality(
+    suite: SuiteName = "testbed",
+    members: Annotated[int, typer.Option(help="Embeddings in each of the five populations.")] = 16,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of every search.")] = 50,
+    init: Annotated[
+        str, typer.Option(help="Where searches begin: normal, prompt or other, as in attack dori.")
+    ] = "normal",
+    picture: Annotated[
+        str,
+        typer.Option(
+            help=(
+                "Id of the memorized prompt whose picture is searched for from many beginnings; the"
+                " most copied one by default."
+            )
+        ),
+    ] = "",
+    images: Annotated[int, typer.Option(min=1, help="Generations with each embedding.")] = 4,
+    transfer: Annotated[
+        int, typer.Option(min=0, help="Triggers in the transfer matrix; 0 leaves it out.")
+    ] = 8,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Rounds of pruning all triggers found and searching again (expensive)."
+        ),
+    ] = 0,
+    searches: Annotated[int, typer.Option(min=1, help="Searches of a picture in a round.")] = 4,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            help=(
+                "A method that finds the weights of a prompt; wanda and nemo by default. The first"
+                " one prunes. May be repeated."
+            ),
+        ),
+    ] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p",
+            "--parameter",
+            help="dori.name=value, or of a method: wanda.name=value. May be repeated.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the tables and plots; runs/analysis/locality/<suite> by default."
+        ),
+    ] = None,
+    store: StorePlace = STORE,
+    device: Device = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be evaluated.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Is a memorized picture stored in one place? Triggers of one picture, beside controls.
+
+    Searches find embeddings that bring one memorized picture back. How far these are apart, and
+    whether they use the same weights, stands beside the same of other memorized pictures, of clean
+    captions, of a picture never trained on, and of one trigger under other noise. Interrupted, the
+    same command goes on.
+    """
+    from bench.base.parameters import parse_assignments
+    from bench.base.progress import reporter
+    from bench.diffusion.model import pick_device
+    from bench.studies.locality.parts import Ask, by_name, resolve
+    from bench.studies.locality.plan import plan, plan_in_words
+    from bench.studies.locality.study import study_locality
+    from bench.suite.load import load_suite
+    from bench.suite.needs import lenient
+
+    finders = tuple(method or ("wanda", "nemo"))
+    values = by_name(parse_assignments(parameter or []), finders)
+    ask = Ask(members, steps, init, picture, images, transfer, rounds, searches, finders, values)
+    loaded = load_suite(suite)
+    if dry_run:
+        planned = plan(lenient(loaded), ask)
+        print(json.dumps(planned, indent=1) if as_json else plan_in_words(planned))
+        return
+    with reporter() as report, resumable():
+        parts = resolve(loaded, ask, store, pick_device(device))
+        folder = out or Path("runs/analysis/locality") / loaded.name
+        facts = study_locality(parts, folder, report)
+    words = "\n\n".join(facts["conclusions"])
+    print(
+        json.dumps(facts, indent=1, allow_nan=False)
+        if as_json
+        else "\n".join([words, "", *facts["files"]])
+    )

@@ -10,6 +10,7 @@ import torch
 from bench import UserError
 from bench.contracts.method import Method
 from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.request import HandedIn
 from bench.running.sampling import sample
 from conftest import CAPTIONS, build_tiny_pipeline
 from methods.clip_pad import ClipPad
