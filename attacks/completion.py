@@ -94,12 +94,22 @@ class Completion(PictureAttack):
                 f" suite {suite.name} has {steps}"
             )
 
-    def run(self, target: Target) -> Scores:
+    def find(self, target: Target, part: int = 0, of: int = 1) -> Judged:
         """As every attack on known pictures, with the beginnings that fit the suite's steps."""
         if self.prefixes:
-            return super().run(target)
-        prefixes = beginnings(target.suite.settings.model.steps)
-        return self.model_copy(update={"prefixes": prefixes}).run(target)
+            return super().find(target, part, of)
+        return self._resolved(target.suite).find(target, part, of)
+
+    def effort(self, suite: Suite) -> int:
+        if not self.prefixes:
+            return self._resolved(suite).effort(suite)
+        steps = suite.settings.model.steps
+        rest = sum(steps - prefix for prefix in self.prefixes)
+        return 2 * self.images * (self.prefixes[-1] + rest)
+
+    def _resolved(self, suite: Suite) -> Completion:
+        prefixes = beginnings(suite.settings.model.steps)
+        return self.model_copy(update={"prefixes": prefixes})
 
     def marks(self) -> tuple[str, ...]:
         return tuple(f"{steps} base steps" for steps in self.prefixes)

@@ -220,7 +220,7 @@ class PictureAttack(Attack):
         """Raises `Unmeasurable` where there are fewer than two memorized pictures or controls."""
         judged = self.find(target)
         target.exhibits.extend(_exhibits(judged))
-        return {**_scores(self.item, judged), **self.further(judged)}
+        return {**_scores(self.item, judged), **judged.attack.further(judged)}
 
     def _judged(self, stage: Stage) -> Stage:
         """A stage that gives pictures, of which only `seen` is judged."""

@@ -224,7 +224,7 @@ def test_an_interrupted_attack_goes_on_and_ends_as_an_undisturbed_one(
     tiny_suite, tmp_path, monkeypatch
 ):
     whole = values(attacked(a_run(tiny_suite, tmp_path / "a"), Dori(**FAST)))
-    made, original = [], Dori._one_search
+    made, original = [], Dori.one_search
 
     def once(self, held, targets, clean, restart):
         if len(made) == 2:
@@ -233,10 +233,10 @@ def test_an_interrupted_attack_goes_on_and_ends_as_an_undisturbed_one(
         return original(self, held, targets, clean, restart)
 
     attack = Dori(**FAST)
-    monkeypatch.setattr(Dori, "_one_search", once)
+    monkeypatch.setattr(Dori, "one_search", once)
     with pytest.raises(KeyboardInterrupt):
         attacked(a_run(tiny_suite, tmp_path / "b"), attack)
-    monkeypatch.setattr(Dori, "_one_search", original)
+    monkeypatch.setattr(Dori, "one_search", original)
     again = values(attacked(a_run(tiny_suite, tmp_path / "b"), attack))
     assert again.keys() == whole.keys()
     for name, value in whole.items():
@@ -262,7 +262,7 @@ def test_what_is_found_on_weights_that_nothing_changed_is_found_once(
 ):
     """Under `weights` a method of guidance is not there at all: the base model is attacked."""
     none = values(attacked(a_run(tiny_suite, tmp_path), Dori(**FAST)))
-    monkeypatch.setattr(Dori, "_one_search", None)  # nothing is searched any more
+    monkeypatch.setattr(Dori, "one_search", None)  # nothing is searched any more
     for method, given in (("guidance", {"share": 0.3}), ("random_numbers", {})):
         run = a_run(tiny_suite, tmp_path, method, given)
         found = values(attacked(run, Dori(**FAST)))
