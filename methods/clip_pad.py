@@ -9,16 +9,18 @@ zero (`ratio`).
 
 The released code changes the tokenizer and leaves it changed, so its empty prompt is filled up with
 "!" too (`null=same`); here the tokenizer is not touched at all. The published similarities are to
-the picture that the same noise gives without the mitigation, and not to a training picture.
+the picture that the same noise gives without the mitigation, and not to a training picture. That
+`share` can be less than all of the padding in the first two variants is ours.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench import Denoiser, Method, Request, State, UserError, Where
+from bench import Denoiser, Method, Request, State, Swept, UserError, Where
 
 PADDING = "!"  # the first token of CLIP's vocabulary
 
@@ -29,6 +31,7 @@ class ClipPad(Method):
     where: ClassVar[Where] = "embedding"
     paper: ClassVar[str] = "Kim and No 2026, arXiv:2605.02908"
     neutral: ClassVar[dict[str, Any] | None] = {"variant": "ratio", "share": 0}
+    swept: ClassVar[Swept | None] = ("share", (0.25, 0.5, 0.75, 1))
 
     variant: Literal["eot", "pad", "ratio"] = Field(
         "eot",
@@ -38,8 +41,14 @@ class ClipPad(Method):
             " of the padding's embeddings is zero"
         ),
     )
-    share: float = Field(
-        0.7, ge=0, le=1, description="of the padding that is set to zero; variant=ratio only"
+    share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description=(
+            "of the padding, from the end token on, that is changed; by default all of it, and with"
+            " variant=ratio the published 0.7"
+        ),
     )
     null: Literal["same", "original"] = Field(
         "same",
@@ -53,25 +62,33 @@ class ClipPad(Method):
         """Other embeddings of the prompts `[B, T, D]`, and of the empty prompt; no evaluation of
         the UNet.
         """
-        if self.variant == "ratio" and not self.share:
-            return request
-        ends = denoiser.lengths(request.prompts) - 1
-        tokens = torch.arange(request.embeddings.shape[1])
-        if self.variant == "ratio":
-            # in double precision, as the code cuts it
-            most = ((len(tokens) - 1 - ends).double() * self.share).long()
-            after = tokens - 1 - ends[:, None]
-            zero = (after >= 0) & (after < most[:, None])
-            return request.replace(embeddings=_zeroed(request.embeddings, zero))
+        ratio = self.variant == "ratio"
+        share = self.share if self.share is not None else 0.7 if ratio else 1.0
+        if ratio:
+            if not share:
+                return request
+            changed = _padding(denoiser, request.prompts, share)
+            return request.replace(embeddings=_zeroed(request.embeddings, changed))
         embeddings, null = request.embeddings, request.null_embeddings
         if denoiser.pipe.tokenizer.pad_token != PADDING:
             if not request.handed_in:  # an embedding has no padding that could be another
-                embeddings = _filled_up(denoiser, request.prompts)
+                embeddings = _filled_up(denoiser, request.prompts, share)
             if self.null == "same":
-                null = _filled_up(denoiser, ("",)).expand_as(null)
+                null = _filled_up(denoiser, ("",), share).expand_as(null)
         if self.variant == "eot":
+            ends = denoiser.lengths(request.prompts) - 1
+            tokens = torch.arange(embeddings.shape[1])
             embeddings = _zeroed(embeddings, tokens == ends[:, None])
         return request.replace(embeddings=embeddings, null_embeddings=null)
+
+
+def _padding(denoiser: Denoiser, prompts: Sequence[str], share: float) -> Tensor:
+    """The first part of the padding of each prompt, bool `[B, T]`."""
+    lengths = denoiser.lengths(prompts)
+    after = torch.arange(denoiser.pipe.tokenizer.model_max_length) - lengths[:, None]
+    # in double precision, as the code cuts it
+    most = ((after.shape[1] - lengths).double() * share).long()
+    return (after >= 0) & (after < most[:, None])
 
 
 def _zeroed(embeddings: Tensor, tokens: Tensor) -> Tensor:
@@ -79,8 +96,9 @@ def _zeroed(embeddings: Tensor, tokens: Tensor) -> Tensor:
     return embeddings.masked_fill(tokens.to(embeddings.device)[..., None], 0)
 
 
-def _filled_up(denoiser: Denoiser, prompts: tuple[str, ...]) -> Tensor:
-    """Embeddings `[B, T, D]` of prompts whose padding is "!", each different prompt encoded once.
+def _filled_up(denoiser: Denoiser, prompts: Sequence[str], share: float) -> Tensor:
+    """Embeddings `[B, T, D]` of prompts whose padding is "!", or a first part of it; each different
+    prompt is encoded once.
 
     The token ids are changed and not the tokenizer, which others use too.
     """
@@ -95,9 +113,9 @@ def _filled_up(denoiser: Denoiser, prompts: tuple[str, ...]) -> Tensor:
         truncation=True,
         return_tensors="pt",
     ).input_ids
-    beyond = torch.arange(ids.shape[1]) >= denoiser.lengths(unique)[:, None]
+    changed = _padding(denoiser, unique, share)
     with torch.no_grad():
         embeddings = pipe.text_encoder(
-            ids.masked_fill(beyond, vocabulary[PADDING]).to(denoiser.device)
+            ids.masked_fill(changed, vocabulary[PADDING]).to(denoiser.device)
         )[0]
     return embeddings[[unique.index(prompt) for prompt in prompts]]

@@ -67,6 +67,23 @@ def test_padding_is_as_of_a_tokenizer_that_fills_up_with_it(denoiser, variant, n
         assert torch.equal(found.null_embeddings, request.null_embeddings)
 
 
+def test_a_part_of_the_padding_is_other_tokens_from_the_end_on(denoiser):
+    """By ids that are written out one by one."""
+    request, found = adjusted(denoiser, ClipPad(variant="pad", share=0.5, null="original"))
+    tokenizer = denoiser.pipe.tokenizer
+    for row, prompt in enumerate(PROMPTS):
+        ids = tokenizer(prompt, truncation=True, max_length=24).input_ids
+        padding = 24 - len(ids)
+        first = int(padding * 0.5)
+        ids += [tokenizer.convert_tokens_to_ids("!")] * first
+        ids += [tokenizer.pad_token_id] * (padding - first)
+        with torch.no_grad():
+            expected = denoiser.pipe.text_encoder(torch.tensor([ids]))[0][0]
+        torch.testing.assert_close(found.embeddings[row], expected)
+    none = ClipPad(variant="pad", share=0).adjust(denoiser, request, {})
+    torch.testing.assert_close(none.embeddings, request.embeddings)
+
+
 def test_words_keep_their_embeddings(denoiser):
     request, found = adjusted(denoiser, ClipPad())
     for row, end in enumerate((denoiser.lengths(PROMPTS) - 1).tolist()):
