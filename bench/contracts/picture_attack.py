@@ -311,6 +311,7 @@ class Judged:
         return {
             "targets": len(self.memorized),
             "controls": len(self.control),
+            "controls_from": self.target.suite.settings.prompts["control"].file,
             "marks": list(self.marks),
             "images": int(self.memorized[0].features.shape[1]),
             "profile": profile,

@@ -164,6 +164,20 @@ def test_an_embedding_that_is_handed_in_is_equal_to_itself_alone(denoiser):
     assert torch.equal(rows[1], plain)
 
 
+def test_equal_embeddings_of_a_caption_are_handed_in_as_one(denoiser):
+    """A method that searches something for every prompt searches once for all images of one."""
+    held = Held("served", denoiser, 32, None)
+    request = denoiser.request(["a fox"] * 3 + ["a key"], [0, 1, 2, 3])
+    rows = request.embeddings.clone()
+    rows[2] += 1
+    rows[3] = rows[0]
+    handed = held.handing_in(request, rows)
+    one, two, three, four = handed.prompts
+    assert one is two and one is not three and one is not four
+    assert list(map(str, handed.prompts)) == ["a fox"] * 3 + ["a key"]
+    assert torch.equal(denoiser.encode(handed.prompts), rows) and handed.handed_in
+
+
 # ---- on the tiny model, through the harness
 
 FAST = {"targets": 2, "images": 2, "curve": (0, 2)}
