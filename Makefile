@@ -62,6 +62,16 @@ records: $(VENV)/installed
 	$(MEASURE) --method nemo
 	$(MEASURE) --method guidance
 	$(MEASURE) --method random_prune $(TENTH)
+	$(MEASURE) --method nemo -p mode=permanent
+	$(MEASURE) --method prss
+	$(MEASURE) --method sail
+	$(MEASURE) --method clip_pad
+	$(MEASURE) --method guard -p orthogonal=false
+	$(MEASURE) --suite testbed-probes --method none
+	$(MEASURE) --suite testbed-probes --method wanda $(TENTH)
+	$(MEASURE) --suite testbed-probes --method random_prune $(TENTH)
+	$(MEASURE) --suite testbed-probes --method wen
+	$(MEASURE) --suite testbed-probes --method cfg_delay
 
 # The strength curves of the board (a quarter of an hour on one core; goes on where it stopped).
 SWEEP := $(BIN)/bench sweep
