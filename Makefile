@@ -34,10 +34,14 @@ TUNE := $(BIN)/bench tune
 tuning: $(VENV)/installed
 	$(TUNE) cfg_delay --grid transition=500,700,800,850,900,950 --grid before=0,-2
 	$(TUNE) cfg_dynamic --grid fallback=500,700,900 --grid before=0,1
+	$(TUNE) clip_pad --grid variant=eot,pad --grid null=same,original
 	$(TUNE) cross_attention --grid c1=1.1,1.25,1.5,2.0 --grid mask=padding,summary
+	$(TUNE) guard --grid scale=0.3,0.6 --grid orthogonal=true,false --grid repulsion=0.1,0.27,0.4
 	$(TUNE) init_noise --grid rounds=2,4 --grid radius=0.2,0.39,0.8 --grid transition=900,960
+	$(TUNE) prss --grid quantile=0.05,0.5,0.95 --grid pr_quantile=0.5,0.9
 	$(TUNE) random_numbers --grid count=1,2,4
 	$(TUNE) random_tokens --grid count=1,2,4,6
+	$(TUNE) sail --grid quantile=0.05,0.5,0.95 --grid lr=0.05,0.2
 	$(TUNE) wanda --grid sparsity=0.01,0.02,0.05,0.1 --grid branch=both,cond --grid token_norm=l2,none
 	$(TUNE) wen --grid quantile=0.05,0.25,0.5,0.95 --grid lr=0.05,0.2
 
@@ -47,6 +51,7 @@ calibration: $(VENV)/installed
 
 # The records of the board (about two hours on one core, more than half of them for nemo; the attack generates 16 images for each of 155 prompts, and paraphrase 768 more). Those that are there stay: remove leaderboards/records to measure all again.
 MEASURE := $(BIN)/bench run --records leaderboards/records
+ATTACKED := $(MEASURE) --suite testbed-attackers --method
 TENTH := -p sparsity=0.1 -p branch=cond -p token_norm=none  # the paper's variant of wanda, ten times as strong
 records: $(VENV)/installed
 	$(MEASURE) --suite testbed-quick --method none
@@ -58,6 +63,20 @@ records: $(VENV)/installed
 	$(MEASURE) --method nemo
 	$(MEASURE) --method guidance
 	$(MEASURE) --method random_prune $(TENTH)
+	$(ATTACKED) none
+	$(ATTACKED) wanda $(TENTH)
+	$(ATTACKED) wanda -p branch=cond -p token_norm=none
+	$(ATTACKED) random_prune $(TENTH)
+	$(ATTACKED) nemo
+	$(ATTACKED) nemo -p mode=permanent
+	$(ATTACKED) wen
+	$(ATTACKED) cfg_delay
+	$(ATTACKED) guidance
+	$(ATTACKED) prss
+	$(ATTACKED) sail
+	$(ATTACKED) clip_pad
+	$(ATTACKED) guard -p orthogonal=false
+	$(ATTACKED) geometry_policy
 
 # The strength curves of the board (a quarter of an hour on one core; goes on where it stopped).
 SWEEP := $(BIN)/bench sweep

@@ -154,14 +154,15 @@ class Dori(PictureAttack):
         """
         best: list[Arrays] = []
         for restart in range(self.restarts):
-            found = self._one_search(held, targets, clean, restart)
+            found = self.one_search(held, targets, clean, restart)
             pairs = zip(best or found, found, strict=True)
             best = [min(pair, key=lambda arrays: float(arrays["bank"][-1])) for pair in pairs]
         return best
 
-    def _one_search(
+    def one_search(
         self, held: Held, targets: Sequence[Known], clean: Sequence[str], restart: int
     ) -> list[Arrays]:
+        """What `search` gives, of one restart of each picture."""
         loss = _Loss(held, targets, self.loss == "epsilon")
         space = _Token if self.space == "token" else _Tokens
         searched = space(held, self._beginnings(targets, clean, restart), self)
@@ -189,6 +190,10 @@ class Dori(PictureAttack):
                 np.stack(embeddings, 1), np.array(banks, dtype=np.float64).T, strict=True
             )
         ]
+
+    def evaluations(self) -> int:
+        """Row evaluations of one search of one picture."""
+        return 2 * self.curve[-1] * self.batch + len(self.curve) * BANK
 
     def _beginnings(
         self, targets: Sequence[Known], clean: Sequence[str], restart: int

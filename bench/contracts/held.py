@@ -93,11 +93,13 @@ class Held:
         """
         from bench.diffusion.request import HandedIn
 
-        given = embeddings.to(request.embeddings)
-        prompts = tuple(
-            HandedIn(str(prompt), row) for prompt, row in zip(request.prompts, given, strict=True)
-        )
-        return request.replace(prompts=prompts, embeddings=given)
+        given, made = embeddings.to(request.embeddings), dict[tuple[str, bytes], HandedIn]()
+        prompts = []
+        for prompt, row in zip(request.prompts, given, strict=True):
+            # Equal embeddings of a caption are one, which a method need not look into twice.
+            key = (str(prompt), row.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            prompts.append(made.setdefault(key, HandedIn(str(prompt), row)))
+        return request.replace(prompts=tuple(prompts), embeddings=given)
 
     def drawn(self, request: Request, guide: Guide | None = None, start: int = 0) -> np.ndarray:
         """The pictures of a request, uint8 `[B, H, W, 3]`, batch by batch; `guide` sees each batch

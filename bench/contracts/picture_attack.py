@@ -220,7 +220,7 @@ class PictureAttack(Attack):
         """Raises `Unmeasurable` where there are fewer than two memorized pictures or controls."""
         judged = self.find(target)
         target.exhibits.extend(_exhibits(judged))
-        return {**_scores(self.item, judged), **self.further(judged)}
+        return {**_scores(self.item, judged), **judged.attack.further(judged)}
 
     def _judged(self, stage: Stage) -> Stage:
         """A stage that gives pictures, of which only `seen` is judged."""
@@ -311,6 +311,7 @@ class Judged:
         return {
             "targets": len(self.memorized),
             "controls": len(self.control),
+            "controls_from": self.target.suite.settings.prompts["control"].file,
             "marks": list(self.marks),
             "images": int(self.memorized[0].features.shape[1]),
             "profile": profile,

@@ -35,8 +35,8 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class KnownAttack:
-    """One attack: what it is called, what its attacker does and holds, and a row of cells for each
-    row of the board that has it, by place in the board.
+    """One attack: what it is called, what its attacker does (a sentence) and holds, and a row of
+    cells for each row of the board that has it, by place in the board.
     """
 
     item: str
@@ -64,10 +64,14 @@ def _attack(board: Board, item: str) -> KnownAttack:
     return KnownAttack(
         item,
         shown.heading.removesuffix(" excess") if shown else item,
-        shown.meaning.partition(":")[0] if shown else "",
+        _sentence(shown.meaning.partition(":")[0]) if shown else "",
         first.threat or "",
         tuple((place, row, _cells(row, item)) for place, row in rows),
     )
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}." if words else ""
 
 
 def _having(board: Board, item: str) -> Iterator[tuple[int, Row]]:

@@ -104,10 +104,8 @@ def _known_pictures(board: Board) -> list[str]:
         return []
     lines = ["", "## After an attacker who knows the picture", ""]
     for attack in attacks:
-        lines += [
-            f"**{escape(attack.heading)}** ({escape(attack.threat)}): {escape(attack.meaning)}",
-            "",
-        ]
+        threat = f" (threat model {escape(attack.threat)})" if attack.threat else ""
+        lines += [f"**{escape(attack.heading)}**{threat}. {escape(attack.meaning)}", ""]
         lines += _pipes(["method", *(name for _, name, _ in KNOWN_COLUMNS)])
         lines += [_cells([escape(row.label), *cells]) for _, row, cells in attack.rows]
         lines += [""]

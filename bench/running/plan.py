@@ -54,7 +54,6 @@ def plan(experiment: Experiment, engine: Engine, images: Images, records: Path) 
     kept = to_make - _dropped(experiment, images, of_attacks, known)
     rows = len(to_make) * settings.steps * 2
     seconds = _seconds_an_image(engine, images) if known else None
-    tflop = _tflop(suite)
     searched = _searched(experiment)
     rows += sum(one["row_evaluations"] for one in searched.values())
     return {
@@ -72,7 +71,7 @@ def plan(experiment: Experiment, engine: Engine, images: Images, records: Path) 
         "row_evaluations": rows,
         "disk_mib": round(len(kept) * settings.side**2 * PNG_BYTES_PER_PIXEL / 2**20, 1),
         "seconds_estimated": None if seconds is None else round(len(to_make) * seconds, 1),
-        "gpu_hours": None if tflop is None else round(rows * tflop / SUSTAINED / 3600, 1),
+        "gpu_hours": gpu_hours(suite, rows),
         "missing": [_as_json(asset) for asset in lacking],
         "problems": problems,
         "record": str(record_file(experiment, records)) if known else None,
@@ -133,6 +132,14 @@ def _seconds_an_image(engine: Engine, images: Images) -> float | None:
         return None
     rounds = len(measured[0].method_seconds)
     return statistics.median(measured[0].method_seconds) / (measured[0].images / rounds)
+
+
+def gpu_hours(suite: Suite, rows: int) -> float | None:
+    """About how long so many row evaluations take on an A100 in half precision; None for a model
+    whose size is not known.
+    """
+    tflop = _tflop(suite)
+    return None if tflop is None else round(rows * tflop / SUSTAINED / 3600, 1)
 
 
 def _tflop(suite: Suite) -> float | None:

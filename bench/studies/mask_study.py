@@ -11,8 +11,6 @@ their masks, and the folder of tables and plots that it leaves.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections.abc import Sequence
@@ -21,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.base.errors import UserError
-from bench.base.files import write_atomically
 from bench.base.parameters import configure
 from bench.base.progress import Report, silent
 from bench.contracts.masked import MaskedMethod
@@ -30,13 +27,12 @@ from bench.diffusion.model import load_denoiser
 from bench.registry import registry
 from bench.studies import mask_plots as plots
 from bench.studies.masks import ALL, MaskAnalysis, analyze_masks, draw_subsets
+from bench.studies.tables import csv_table, written
 from bench.suite.prompts import Prompt
 from bench.suite.suite import Suite
 
 if TYPE_CHECKING:
     import torch
-
-DECIMALS = 8  # of numbers in the CSV tables
 
 
 @dataclass(frozen=True)
@@ -94,13 +90,13 @@ def study_masks(
         raise UserError(f"suite {suite.name} has no fit prompts to make masks from")
     subsets = draw.of(prompts)
     # Written first, so that a folder that cannot be written is noticed before the model runs.
-    files = [_write(folder / "subsets.csv", _csv(_subset_rows(prompts, subsets)))]
+    files = [written(folder / "subsets.csv", csv_table(_subset_rows(prompts, subsets)))]
     denoiser = load_denoiser(suite, device)
     start = time.perf_counter()
     found = analyze_masks(denoiser, method, [prompt.text for prompt in prompts], subsets, report)
     seconds = time.perf_counter() - start
     files += [
-        _write(folder / file, content)
+        written(folder / file, content)
         for file, content in _tables_and_plots(found, f"{label} on {suite.name}").items()
     ]
     facts = {
@@ -116,7 +112,7 @@ def study_masks(
     facts["subsets"]["seed"] = draw.seed
     summary = folder / "summary.json"
     facts["files"] = [*map(str, files), str(summary)]
-    _write(summary, f"{json.dumps(facts, indent=1, allow_nan=False)}\n".encode())
+    written(summary, f"{json.dumps(facts, indent=1, allow_nan=False)}\n".encode())
     return facts
 
 
@@ -191,8 +187,8 @@ def _tables_and_plots(found: MaskAnalysis, title: str) -> dict[str, bytes]:
         f" {_number(subsets[ALL]['chance'])}; {shared}"
     )
     files = {
-        "density.csv": _csv(found.density),
-        "iou_subsets.csv": _csv(found.subsets),
+        "density.csv": csv_table(found.density),
+        "iou_subsets.csv": csv_table(found.subsets),
         "density.png": plots.density_picture(
             found.density, f"Where weights are masked\n{title}, {fitted}"
         ),
@@ -206,28 +202,8 @@ def _tables_and_plots(found: MaskAnalysis, title: str) -> dict[str, bytes]:
         ),
     }
     if found.calls:
-        files["iou_calls.csv"] = _csv(found.calls)
+        files["iou_calls.csv"] = csv_table(found.calls)
         files["iou_calls.png"] = plots.calls_picture(
             found.calls, f"How masks change from call to call\n{title}, {fitted}"
         )
     return files
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
-    """A table of at least one row with its header; None becomes an empty cell."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {
-            key: round(value, DECIMALS) if isinstance(value, float) else value
-            for key, value in row.items()
-        }
-        for row in rows
-    )
-    return stream.getvalue().encode()
-
-
-def _write(path: Path, content: bytes) -> Path:
-    write_atomically(path, content)
-    return path

@@ -164,6 +164,20 @@ def test_an_embedding_that_is_handed_in_is_equal_to_itself_alone(denoiser):
     assert torch.equal(rows[1], plain)
 
 
+def test_equal_embeddings_of_a_caption_are_handed_in_as_one(denoiser):
+    """A method that searches something for every prompt searches once for all images of one."""
+    held = Held("served", denoiser, 32, None)
+    request = denoiser.request(["a fox"] * 3 + ["a key"], [0, 1, 2, 3])
+    rows = request.embeddings.clone()
+    rows[2] += 1
+    rows[3] = rows[0]
+    handed = held.handing_in(request, rows)
+    one, two, three, four = handed.prompts
+    assert one is two and one is not three and one is not four
+    assert list(map(str, handed.prompts)) == ["a fox"] * 3 + ["a key"]
+    assert torch.equal(denoiser.encode(handed.prompts), rows) and handed.handed_in
+
+
 # ---- on the tiny model, through the harness
 
 FAST = {"targets": 2, "images": 2, "curve": (0, 2)}
@@ -224,7 +238,7 @@ def test_an_interrupted_attack_goes_on_and_ends_as_an_undisturbed_one(
     tiny_suite, tmp_path, monkeypatch
 ):
     whole = values(attacked(a_run(tiny_suite, tmp_path / "a"), Dori(**FAST)))
-    made, original = [], Dori._one_search
+    made, original = [], Dori.one_search
 
     def once(self, held, targets, clean, restart):
         if len(made) == 2:
@@ -233,10 +247,10 @@ def test_an_interrupted_attack_goes_on_and_ends_as_an_undisturbed_one(
         return original(self, held, targets, clean, restart)
 
     attack = Dori(**FAST)
-    monkeypatch.setattr(Dori, "_one_search", once)
+    monkeypatch.setattr(Dori, "one_search", once)
     with pytest.raises(KeyboardInterrupt):
         attacked(a_run(tiny_suite, tmp_path / "b"), attack)
-    monkeypatch.setattr(Dori, "_one_search", original)
+    monkeypatch.setattr(Dori, "one_search", original)
     again = values(attacked(a_run(tiny_suite, tmp_path / "b"), attack))
     assert again.keys() == whole.keys()
     for name, value in whole.items():
@@ -262,7 +276,7 @@ def test_what_is_found_on_weights_that_nothing_changed_is_found_once(
 ):
     """Under `weights` a method of guidance is not there at all: the base model is attacked."""
     none = values(attacked(a_run(tiny_suite, tmp_path), Dori(**FAST)))
-    monkeypatch.setattr(Dori, "_one_search", None)  # nothing is searched any more
+    monkeypatch.setattr(Dori, "one_search", None)  # nothing is searched any more
     for method, given in (("guidance", {"share": 0.3}), ("random_numbers", {})):
         run = a_run(tiny_suite, tmp_path, method, given)
         found = values(attacked(run, Dori(**FAST)))

@@ -43,6 +43,8 @@ ACTING = {
     "nemo": {"threshold": 0.05, "seeds": 3},
     "random_neurons": {"threshold": 0.05, "seeds": 3},
     "wanda": {"sparsity": 0.1},
+    "sail": {"threshold": 0.1, "steps": 2, "attempts": 2},
+    "prss": {"l_ss": 1e-3, "l_pr": 1e-3, "full": 0.1},
 }
 
 

@@ -19,6 +19,7 @@ from conftest import SUITE
 ATTACKED = (
     SUITE
     + "\n[attacks.clique_extraction]\nimages = 3\nclique = 2\nthreshold = 0.2\nclean_prompts = 2\n"
+    "\n[attacks.dori]\ntargets = 3\nimages = 1\ncurve = [0, 1]\n"
 )
 HURT = """
 import os
@@ -44,6 +45,7 @@ def two_workers():
 @pytest.fixture(autouse=True)
 def _small_units(monkeypatch):
     monkeypatch.setattr("bench.running.units.IMAGES_PER_UNIT", 4)
+    monkeypatch.setattr("bench.running.pieces.PICTURES", 1)
 
 
 def without_time(record):

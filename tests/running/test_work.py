@@ -32,6 +32,8 @@ ATTACKED = (
     WITHOUT_TIMING
     + "\n[attacks.clique_extraction]\nimages = 3\nclique = 2\nthreshold = 0.2\nclean_prompts ="
     " 2\nearly_stop = STOP\n"
+    "\n[attacks.dori]\ntargets = 3\nimages = 1\ncurve = [0, 1]\n"
+    "\n[attacks.dori_inputs]\ntargets = 3\nimages = 1\ncurve = [0, 1]\n"
 )
 MIXING = """
 from bench import Method
@@ -52,6 +54,7 @@ def _one_model(tiny_folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bench.running.engine.load_denoiser", lambda *_, **__: denoiser)
         patch.setattr("bench.running.units.IMAGES_PER_UNIT", 8)
+        patch.setattr("bench.running.pieces.PICTURES", 1)
         yield
 
 

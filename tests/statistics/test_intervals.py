@@ -12,6 +12,7 @@ from bench.statistics.intervals import (
     clopper_pearson,
     cluster_bootstrap,
     difference_of_shares,
+    independent_shares,
     paired_difference,
     paired_differences,
     proportion_interval,
@@ -151,3 +152,25 @@ def test_a_threshold_lets_exactly_its_share_of_negatives_through():
     assert (np.ones(1000) > threshold_at(np.ones(1000), 0.05)).sum() == 0
     with pytest.raises(ValueError, match="cannot resolve"):
         threshold_at(negatives[:500], 0.001)
+
+
+def test_independent_shares_are_newcombe_s_method_10_with_exact_margins():
+    """56 of 70 and 48 of 80, one value each: the margins of Clopper-Pearson, squared and added."""
+    one = np.array([1.0] * 56 + [0.0] * 14)[:, None]
+    other = np.array([1.0] * 48 + [0.0] * 32)[:, None]
+    low, high = independent_shares(one, other)
+    (low1, high1), (low2, high2) = clopper_pearson(56, 70), clopper_pearson(48, 80)
+    assert low == pytest.approx(0.2 - np.hypot(0.8 - low1, high2 - 0.6))
+    assert high == pytest.approx(0.2 + np.hypot(high1 - 0.8, 0.6 - low2))
+    # Newcombe (1998) prints 0.0524 to 0.3339 for score intervals; exact ones are a little wider
+    assert 0.02 < low < 0.0524 and 0.3339 < high < 0.36
+
+
+def test_independent_shares_have_a_width_where_all_agree_and_turn_with_their_order():
+    all_, none = np.ones((8, 4)), np.zeros((8, 4))
+    low, high = independent_shares(all_, none)
+    assert low < 1 == high and low > 0.3
+    back = independent_shares(none, all_)
+    assert back == pytest.approx((-high, -low))
+    low, high = independent_shares(none, none)
+    assert low < 0 < high

@@ -56,3 +56,13 @@ def test_what_clean_statistics_come_from_is_not_judged(folder, role):
     (folder / "o.csv").write_text("id,prompt\no0,a kite\n")
     (folder / "tiny.toml").write_text(apart.replace("calibration.csv", "clean.csv"))
     assert f"of the role {role} has the same text as one of the role calibration" in refused(folder)
+
+
+def test_a_control_of_attacks_is_no_training_picture(folder):
+    pictures = folder / "control-0.png"
+    kept = pictures.read_bytes()
+    refuse_leaks(load_suite(str(folder / "tiny.toml")))
+    pictures.write_bytes((folder / "reference-3.png").read_bytes())
+    with pytest.raises(UserError, match="role control has the same training picture"):
+        refuse_leaks(load_suite(str(folder / "tiny.toml")))
+    pictures.write_bytes(kept)
