@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.app import Application, app, examples
-from bench.cli.options import STORE, Device, Json, StorePlace, SuiteName, resumable
+from bench.cli.options import STORE, Device, Json, StorePlace, SuiteName, Trust, resumable
 
 analyze = Application(
     help="Look inside a method: what its masks hold and how far they agree.", no_args_is_help=True
@@ -146,6 +146,7 @@ def locality(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be evaluated.")
     ] = False,
+    trust: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Is a memorized picture stored in one place? Triggers of one picture, beside controls.
