@@ -367,6 +367,23 @@ def test_words_say_what_was_not_found_and_what_was_left_out():
     assert "does not show memory here" in conclusions(given)[0]
 
 
+@pytest.mark.parametrize(
+    ("copied", "says"),
+    [
+        ((1.0, 0.0, 0.8), "does not remove it"),
+        ((1.0, 0.1, 0.0), "longer ones may"),
+        ((0.2, 0.0, 0.0), "nothing follows"),
+    ],
+)
+def test_rounds_say_whether_a_new_search_wins(copied, says):
+    rows = [
+        {"round": n, "copied": share, "copied_control": 0.0, "clip_clean": 0.3, "pruned": n / 20}
+        for n, share in enumerate(copied)
+    ]
+    given = conclusions(facts(0.0, 1.0) | {"rounds": rows})
+    assert says in given[-2] and "0.300" in given[-2] and "see the rounds" in given[-1]
+
+
 def test_names_of_findings_follow_shape_type_and_content():
     zeros = np.zeros((2, 3))
     different = {

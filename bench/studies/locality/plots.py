@@ -185,7 +185,9 @@ def _rounds(rows: Sequence[Row], title: str) -> bytes:
         right.plot(
             places, values, "^--", color=COLOURS["clean"], label="alignment of clean captions"
         )
-        right.set(ylabel="CLIP cosine", ylim=(0, None))
+        low, high = min(0.0, *values), max(0.0, *values)
+        margin = 0.05 * ((high - low) or 1.0)
+        right.set(ylabel="CLIP cosine", ylim=(low - margin * (low < 0), high + margin))
     figure.legend(loc="outside lower center", ncols=3, fontsize="small", frameon=False)
     return _png(figure, f"Pruned and searched again\n{title}")
 

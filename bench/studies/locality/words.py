@@ -210,7 +210,17 @@ def _rounds(rows: list[Mapping[str, Any]]) -> str:
     if first["clip_clean"] is not None:
         text += f"; alignment of clean captions went from {first['clip_clean']:.3f} to"
         text += f" {last['clip_clean']:.3f}"
-    return text + "."
+    if first["copied"] < WORKS:
+        return text + ". The first searches hardly work, so nothing follows."
+    if max(row["copied"] for row in rows[1:]) >= WORKS:
+        return text + (
+            ". A new search finds the picture in the pruned model: pruning by the triggers that"
+            " were found does not remove it."
+        )
+    return text + (
+        ". New searches of this length do not find the picture in most generations any more; longer"
+        " ones may."
+    )
 
 
 def _verdict(facts: Mapping[str, Any]) -> str:
@@ -230,8 +240,12 @@ def _verdict(facts: Mapping[str, Any]) -> str:
             "By the test that counts, yes, as far as these triggers and this pruning go: what is"
             " pruned by one trigger stops the others, and what is pruned by other pictures does"
             " not. That memorization is not local does not follow from how far triggers or their"
-            " activations lie apart. It is one picture, and searches on a pruned model may still"
-            " find it again (--rounds)."
+            " activations lie apart. It is one picture"
+            + (
+                "; searches on the pruned model are another matter, see the rounds."
+                if "rounds" in facts
+                else ", and searches on a pruned model may still find it again (--rounds)."
+            )
         )
     if shared == "yes":
         return text + (
