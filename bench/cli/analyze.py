@@ -244,6 +244,7 @@ def locality(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be evaluated.")
     ] = False,
+    trust: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Is a memorized picture stored in one place? Triggers of one picture, beside controls.

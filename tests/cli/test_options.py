@@ -18,6 +18,11 @@ from bench.cli.options import grouped
 # default other than none. Add to it; take nothing away and change nothing.
 OPTIONS = {
     "": "--debug --allow*",
+    "analyze locality": (
+        "--suite=testbed --members=16 --steps=50 --init=normal --picture= --images=4 --transfer=8"
+        " --rounds=0 --searches=4 --method* -p/--parameter* --out --store=runs/store --device"
+        " --dry-run --trust* --json"
+    ),
     "analyze masks": (
         "--suite=testbed --method=wanda -p/--parameter* --subsets=10 --size --seed=0 --device --out"
         " --json"

@@ -35,6 +35,7 @@ IDLE = {
     ("verify",): ["./nowhere.json"],
     ("tune",): ["wanda", "--grid", "sparsity=0.1", "--suite", "./nowhere.toml"],
     ("calibrate",): ["clique_extraction", "--suite", "./nowhere.toml"],
+    ("analyze", "locality"): ["--suite", "./nowhere.toml"],
     ("analyze", "masks"): ["--method", "wanda", "--suite", "./nowhere.toml"],
     ("run",): ["--suite", "./nowhere.toml"],
 }

@@ -18,7 +18,7 @@ from bench.diffusion.request import classifier_free_guidance
 from bench.features.networks import CopyDescriptor
 from bench.store.folders import open_folder
 from bench.studies.locality import functions
-from bench.studies.locality.distances import Spread, shift, spread_ratio
+from bench.studies.locality.distances import Spread, shift, spread_ratio, unrelated_ratio
 from bench.studies.locality.functions import HIDDEN, VALUES, activation_spreads, functional_distance
 from bench.studies.locality.kept import Kept, name_of
 from bench.studies.locality.parts import Ask, by_name
@@ -74,6 +74,15 @@ def test_searches_that_end_at_half_the_distance_have_half_the_ratio_and_no_error
         for row in range(6)
     ]
     assert error == pytest.approx(math.sqrt(5 / 6 * np.square(without - np.mean(without)).sum()))
+
+
+def test_moves_that_have_nothing_to_do_with_each_other_have_the_ratio_of_unrelated_ones():
+    random = np.random.default_rng(0)
+    starts, moves = random.normal(size=(2, 30, 4000))
+    ratio, _ = spread_ratio(starts + moves / 2, starts)
+    assert ratio == pytest.approx(unrelated_ratio(starts + moves / 2, starts), rel=0.01)
+    pulled = 0.5 * starts + 3
+    assert spread_ratio(pulled, starts)[0] < 0.2 * unrelated_ratio(pulled, starts)
 
 
 def masks(count, density, seed=0, shape=(60, 80)):
@@ -293,7 +302,14 @@ def test_a_local_world_has_a_matrix_of_nothing_and_another_one_its_diagonal(
 
 def facts(others, different, own=0.0, nothing=1.0):
     """A summary, as far as words read it, with these shares of the transfer matrix."""
-    row = {"ratio": 0.95, "ratio_error": 0.01, "shift": 1.0, "function": 0.1, "function_ratio": 0.2}
+    row = {
+        "ratio": 0.95,
+        "ratio_error": 0.01,
+        "ratio_unrelated": 1.1,
+        "shift": 1.0,
+        "function": 0.1,
+        "function_ratio": 0.2,
+    }
     agreed = {"mean": 0.5, "undefined": 0, "pairs": 3, "chance": 0.1}
 
     def less(value):
@@ -349,6 +365,23 @@ def test_words_say_what_was_not_found_and_what_was_left_out():
     assert "it was left out" in words[-1]
     given["copied"] = {"same": 1.0, "different": 1.0, "control": 1.0}
     assert "does not show memory here" in conclusions(given)[0]
+
+
+@pytest.mark.parametrize(
+    ("copied", "says"),
+    [
+        ((1.0, 0.0, 0.8), "does not remove it"),
+        ((1.0, 0.1, 0.0), "longer ones may"),
+        ((0.2, 0.0, 0.0), "nothing follows"),
+    ],
+)
+def test_rounds_say_whether_a_new_search_wins(copied, says):
+    rows = [
+        {"round": n, "copied": share, "copied_control": 0.0, "clip_clean": 0.3, "pruned": n / 20}
+        for n, share in enumerate(copied)
+    ]
+    given = conclusions(facts(0.0, 1.0) | {"rounds": rows})
+    assert says in given[-2] and "0.300" in given[-2] and "see the rounds" in given[-1]
 
 
 def test_names_of_findings_follow_shape_type_and_content():

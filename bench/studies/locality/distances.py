@@ -79,3 +79,11 @@ def spread_ratio(ends: np.ndarray, starts: np.ndarray) -> tuple[float, float]:
 def shift(ends: np.ndarray, starts: np.ndarray) -> float:
     """The root mean square by which entries moved from the starts `[R, ...]` to the ends."""
     return float(np.sqrt(np.square(ends.astype(np.float64) - starts).mean()))
+
+
+def unrelated_ratio(ends: np.ndarray, starts: np.ndarray) -> float:
+    """What `spread_ratio` would be if every member had moved as far as it did, without regard to
+    the others and to where it began: squares of distances add up then.
+    """
+    moved = shift(ends, starts) ** 2 * starts[0].size
+    return math.sqrt(1 + 2 * moved / Spread.of(starts).distance ** 2)

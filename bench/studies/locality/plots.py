@@ -58,12 +58,16 @@ def _spread(facts: Mapping[str, Row], title: str) -> bytes:
         left.errorbar(
             row["ratio"], place, xerr=bars, fmt=MARKS[name], color=COLOURS[name], capsize=3
         )
+        left.plot(row["ratio_unrelated"], place, "|", color="black", markersize=14)
         left.plot(row["function_ratio"], place, MARKS[name], color=COLOURS[name], fillstyle="none")
     left.set_yticks(range(len(SEARCHED)), [MEANING[name] for name in SEARCHED])
     left.set_ylim(len(SEARCHED) - 0.5, -0.5)
-    left.set_xlim(0, max(1.1, 1.05 * max(facts[name]["function_ratio"] for name in SEARCHED)))
+    left.set_xlim(left=0)
     left.axvline(1, color="black", linewidth=0.8)
-    left.set_xlabel("distance of ends over distance of beginnings\n● embeddings  ○ predictions")
+    left.set_xlabel(
+        "distance of ends over distance of beginnings\n"
+        "● embeddings (black: had moves been unrelated)\n○ predictions"
+    )
     shown = [name for name in NAMES if name != "noise"]
     for place, name in enumerate(shown):
         row = facts[name]
@@ -181,7 +185,9 @@ def _rounds(rows: Sequence[Row], title: str) -> bytes:
         right.plot(
             places, values, "^--", color=COLOURS["clean"], label="alignment of clean captions"
         )
-        right.set(ylabel="CLIP cosine", ylim=(0, None))
+        low, high = min(0.0, *values), max(0.0, *values)
+        margin = 0.05 * ((high - low) or 1.0)
+        right.set(ylabel="CLIP cosine", ylim=(low - margin * (low < 0), high + margin))
     figure.legend(loc="outside lower center", ncols=3, fontsize="small", frameon=False)
     return _png(figure, f"Pruned and searched again\n{title}")
 

@@ -35,7 +35,7 @@ from bench.diffusion.denoiser import Denoiser, trajectory
 from bench.diffusion.request import Request, classifier_free_guidance
 from bench.features.networks import OpenClip
 from bench.studies.locality import plots
-from bench.studies.locality.distances import Spread, shift, spread_ratio
+from bench.studies.locality.distances import Spread, shift, spread_ratio, unrelated_ratio
 from bench.studies.locality.functions import activation_spreads, functional_distance
 from bench.studies.locality.kept import Kept
 from bench.studies.locality.parts import Parts
@@ -215,6 +215,7 @@ class _Work:
                 "starts": None if starts is None else Spread.of(starts).distance,
                 "ratio": ratio,
                 "ratio_error": error,
+                "ratio_unrelated": None if starts is None else unrelated_ratio(group.ends, starts),
                 "shift": None if starts is None else shift(group.ends, starts),
                 "around": group.around.prompt.id,
                 "function": 0.0 if apart is None else apart,

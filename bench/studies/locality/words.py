@@ -44,9 +44,11 @@ def _searches(facts: Mapping[str, Any]) -> str:
 def _spread(rows: Mapping[str, Mapping[str, Any]]) -> str:
     same, control = rows["same"], rows["control"]
     text = (
-        f"Spread: the ends lie {same['ratio']:.3f} times as far apart as the beginnings, for the"
-        f" picture never trained on {control['ratio']:.3f}; an entry moved by {same['shift']:.2f}"
-        f" on average ({control['shift']:.2f})."
+        f"Spread: the ends lie {same['ratio']:.3f} times as far apart as the beginnings"
+        f" ({same['ratio_unrelated']:.3f} if searches had moved without regard to each other), for"
+        f" the picture never trained on {control['ratio']:.3f}"
+        f" ({control['ratio_unrelated']:.3f}); an entry moved by {same['shift']:.2f}"
+        f" ({control['shift']:.2f})."
     )
     pull = _compared(same, control)
     if pull is None:
@@ -58,25 +60,28 @@ def _spread(rows: Mapping[str, Mapping[str, Any]]) -> str:
         )
     elif pull < 0:
         text += (
-            " The memorized picture draws its triggers together more than the control does; what"
-            " distance is left is inherited from where the searches began."
+            " The triggers of the memorized picture lie closer together than those of the control:"
+            " if anything the picture pulls. The distance that they have is inherited from where"
+            " the searches began."
         )
     else:
         text += (
-            " The triggers of the memorized picture are drawn together less than those of the"
-            " control, whose search has further to go; the distance that is left is inherited from"
-            " where the searches began, and no sign of many places of memory."
+            " The triggers of the memorized picture lie further apart than those of the control;"
+            " most of that distance is inherited from where the searches began, and no sign of many"
+            " places of memory."
         )
     text += (
         f" What the model predicts with them differs by {same['function_ratio']:.2f} of what it"
         f" predicts with the beginnings (control {control['function_ratio']:.2f}): by"
-        f" {same['function']:.3f} for a value, by {rows['different']['function']:.3f} for triggers"
-        f" of different pictures and by {rows['clean']['function']:.3f} for clean captions."
+        f" {same['function']:.3f} for a value (control {control['function']:.3f}), by"
+        f" {rows['different']['function']:.3f} for triggers of different pictures and by"
+        f" {rows['clean']['function']:.3f} for clean captions."
     )
     if same["function"] < rows["different"]["function"] / 2:
         text += (
-            " So embeddings that are far apart act nearly as one: distance in the space of"
-            " embeddings is no distance for the model."
+            " So triggers of one picture that are far apart act more alike than those of different"
+            " pictures by far: distance between embeddings says little about what the model does"
+            " with them."
         )
     return text
 
@@ -205,7 +210,17 @@ def _rounds(rows: list[Mapping[str, Any]]) -> str:
     if first["clip_clean"] is not None:
         text += f"; alignment of clean captions went from {first['clip_clean']:.3f} to"
         text += f" {last['clip_clean']:.3f}"
-    return text + "."
+    if first["copied"] < WORKS:
+        return text + ". The first searches hardly work, so nothing follows."
+    if max(row["copied"] for row in rows[1:]) >= WORKS:
+        return text + (
+            ". A new search finds the picture in the pruned model: pruning by the triggers that"
+            " were found does not remove it."
+        )
+    return text + (
+        ". New searches of this length do not find the picture in most generations any more; longer"
+        " ones may."
+    )
 
 
 def _verdict(facts: Mapping[str, Any]) -> str:
@@ -225,8 +240,12 @@ def _verdict(facts: Mapping[str, Any]) -> str:
             "By the test that counts, yes, as far as these triggers and this pruning go: what is"
             " pruned by one trigger stops the others, and what is pruned by other pictures does"
             " not. That memorization is not local does not follow from how far triggers or their"
-            " activations lie apart. It is one picture, and searches on a pruned model may still"
-            " find it again (--rounds)."
+            " activations lie apart. It is one picture"
+            + (
+                "; searches on the pruned model are another matter, see the rounds."
+                if "rounds" in facts
+                else ", and searches on a pruned model may still find it again (--rounds)."
+            )
         )
     if shared == "yes":
         return text + (
