@@ -351,6 +351,7 @@ def facts(others, different, own=0.0, nothing=1.0):
 )
 def test_the_verdict_follows_from_the_matrix_and_not_from_distances(given, says):
     assert says in conclusions(given)[-1]
+    assert "as much as one trigger does with itself" in conclusions(given)[3]
 
 
 def test_words_say_what_was_not_found_and_what_was_left_out():

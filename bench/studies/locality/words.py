@@ -139,6 +139,11 @@ def _agreement(name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
         )
     if same["mean"] is None or other["mean"] is None:
         return text + " One of the two that matter has no pair to compare, so nothing follows."
+    if ceiling["mean"] is not None and same["mean"] >= ceiling["mean"] - ALIKE:
+        text += (
+            " Two triggers of one picture agree as much as one trigger does with itself under other"
+            " noise, which is all that can be asked."
+        )
     apart = same["mean"] - other["mean"]
     if apart > ALIKE:
         text += (
