@@ -26,8 +26,11 @@ class Levels:
 def levels_of(denoiser: Denoiser) -> Levels:
     """The levels of the suite's sampler."""
     scheduler, before = denoiser.pipe.scheduler, denoiser.alphas.float()
-    last = 1.0 if hasattr(scheduler, "sigmas") else getattr(scheduler, "final_alpha_cumprod", 1.0)
-    return Levels(before, torch.cat([before[1:], before.new_tensor([float(last)])]))
+    if hasattr(scheduler, "sigmas"):
+        last = 1 / (1 + float(denoiser.new_scheduler().sigmas[-1]) ** 2)
+    else:
+        last = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
+    return Levels(before, torch.cat([before[1:], before.new_tensor([last])]))
 
 
 def guided(denoiser: Denoiser, latents: Tensor, index: int, request: Request) -> Tensor:

@@ -61,6 +61,7 @@ class Cyclic(PictureAttack):
         "cyclic_attractors",
         "cyclic_constant",
     )
+    of_sets: ClassVar[tuple[str, ...]] = ("cyclic_attractors",)
     shown: ClassVar[Mapping[str, Shown]] = shown_as(
         "cyclic", "Cyclic", "the served model's generations are noised and denoised in cycles"
     )
@@ -93,10 +94,11 @@ class Cyclic(PictureAttack):
         """Raises `UserError` for samplers that cannot begin in the middle."""
         super().fits(suite)
         model = suite.settings.model
-        if model.steps < 2 or model.scheduler == "PNDMScheduler":
+        # LMS takes too short a first step from the middle: it counts steps that were never made.
+        if model.steps < 2 or model.scheduler in ("PNDMScheduler", "LMSDiscreteScheduler"):
             raise UserError(
                 "attack cyclic begins in the middle of sampling, which takes two steps at least and"
-                " another scheduler than PNDMScheduler"
+                f" another scheduler than {model.scheduler}"
             )
 
     def marks(self) -> tuple[str, ...]:

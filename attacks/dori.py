@@ -43,9 +43,11 @@ from bench import (
     shown_as,
 )
 
+RATE, TOKEN_RATE = 0.1, 0.002  # of Adam: for all entries, for one new word
+HALF_PRECISION = 2.0**15  # what the loss is multiplied with, where small gradients would be lost
 BANK = 32  # noises and timesteps that a search is judged by
 BETAS = (0.9, 0.999)
-HALF = 0.5  # of a picture's generations: from there on it counts as brought back
+HALF = 0.5  # of the generations of memorized pictures
 FURTHER = ("steps", "bank", "shift")
 # the fields that decide a search
 SEARCH = {"curve", "lr", "batch", "init", "restarts", "loss", "space", "template"}
@@ -61,6 +63,9 @@ class Dori(PictureAttack):
         *scores_of("dori"),
         *(f"dori_{ending}" for ending in FURTHER),
     )
+    of_sets: ClassVar[tuple[str, ...]] = ("dori_steps",)
+    one_a_prompt: ClassVar[tuple[str, ...]] = ("dori_bank", "dori_shift")
+    nullable: ClassVar[tuple[str, ...]] = ("dori_steps",)
     shown: ClassVar[Mapping[str, Shown]] = shown_as(
         "dori", "Dori", "an embedding is searched on the edited weights"
     )
@@ -75,7 +80,14 @@ class Dori(PictureAttack):
             " length"
         ),
     )
-    lr: float = Field(0.1, gt=0, description="step size of Adam, for every entry")
+    lr: float | None = Field(
+        None,
+        gt=0,
+        description=(
+            "step size of Adam, for every entry; by default 0.1 in the space of tokens, and 0.002"
+            " for one new word, which needs some hundred steps (curve)"
+        ),
+    )
     batch: int = Field(8, ge=1, description="noises and timesteps drawn at every step")
     init: Literal["prompt", "normal", "other"] = Field(
         "prompt",
@@ -125,15 +137,24 @@ class Dori(PictureAttack):
         return [self.searching(suite), self.showing()]
 
     def effort(self, suite: Suite) -> int:
-        searched = self.restarts * (2 * self.curve[-1] * self.batch + len(self.curve) * BANK)
-        return searched + super().effort(suite)
+        return self.restarts * self.evaluations() + super().effort(suite)
+
+    @property
+    def rate(self) -> float:
+        """The step size of Adam."""
+        if self.lr is not None:
+            return self.lr
+        return TOKEN_RATE if self.space == "token" else RATE
 
     def searching(self, suite: Suite) -> Stage:
         """The search itself, which does not hang on the seeds of images."""
         clean = [prompt.text for prompt in suite.prompts("clean")] if self.init == "other" else []
         if self.init == "other" and not clean:
             raise Unmeasurable("init=other needs [prompts.clean], and the suite has none")
-        settings = self.model_dump(mode="json", include=SEARCH) | {"clean": digest_of(clean)}
+        settings = self.model_dump(mode="json", include=SEARCH) | {
+            "lr": self.rate,
+            "clean": digest_of(clean),
+        }
 
         def work(held: Held, targets: Sequence[Known], before: Sequence[Arrays]) -> list[Arrays]:
             return self.search(held, targets, clean)
@@ -156,7 +177,7 @@ class Dori(PictureAttack):
         for restart in range(self.restarts):
             found = self.one_search(held, targets, clean, restart)
             pairs = zip(best or found, found, strict=True)
-            best = [min(pair, key=lambda arrays: float(arrays["bank"][-1])) for pair in pairs]
+            best = [min(pair, key=lambda arrays: float(arrays["bank"].min())) for pair in pairs]
         return best
 
     def one_search(
@@ -166,11 +187,12 @@ class Dori(PictureAttack):
         loss = _Loss(held, targets, self.loss == "epsilon")
         space = _Token if self.space == "token" else _Tokens
         searched = space(held, self._beginnings(targets, clean, restart), self)
-        optimizer = torch.optim.Adam([searched.leaf], lr=self.lr, betas=BETAS)
+        optimizer = torch.optim.Adam([searched.leaf], lr=self.rate, betas=BETAS)
         draws = [
             (known.random("dori", restart, "time"), known.random("dori", restart, "noise"))
             for known in targets
         ]
+        scale = HALF_PRECISION if held.denoiser.dtype == torch.float16 else 1.0
         embeddings, banks = [], []
         for step in range(self.curve[-1] + 1):
             if step in self.curve:
@@ -182,7 +204,8 @@ class Dori(PictureAttack):
                 break
             with torch.enable_grad():
                 total = loss(searched.embeddings(), *loss.drawn(draws, self.batch)).sum()
-            (searched.leaf.grad,) = torch.autograd.grad(total, [searched.leaf])
+            (gradient,) = torch.autograd.grad(total * scale, [searched.leaf])
+            searched.leaf.grad = gradient / scale
             optimizer.step()
         return [
             {"embeddings": rows, "bank": bank}
@@ -240,24 +263,23 @@ class Dori(PictureAttack):
         return given
 
     def further(self, judged: Judged) -> Scores:
-        """`steps`: of the search until half of a memorized picture's generations are copies, the
-        median of pictures where that happens at all; `bank`: the loss on noises that the search
+        """`steps`: the first mark at which half of the generations of memorized pictures are
+        copies; `bank`: the loss on noises that the search
         never used, relative to its beginning; `shift`: the root mean square by which the entries
         of the embedding moved.
         """
-        shares = judged.copies(judged.memorized).mean(2)
-        reached = [self.curve[int(np.argmax(row >= HALF))] for row in shares if (row >= HALF).any()]
+        shares = judged.copies(judged.memorized).mean((0, 2))
         steps: PerSet | Unmeasurable = Unmeasurable(
-            "no picture's generations were copies in half of the cases at any mark"
+            f"half of the generations are copies at no mark up to {self.curve[-1]} steps"
         )
-        if reached:
+        if (shares >= HALF).any():
             steps = PerSet(
-                float(np.median(reached)),
-                len(reached),
+                float(self.curve[int(np.argmax(shares >= HALF))]),
+                len(judged.memorized),
                 "steps",
                 True,
-                prompts=len(reached),
-                details=judged.details | {"never": len(shares) - len(reached)},
+                prompts=len(judged.memorized),
+                details=judged.details,
             )
         bank, shift = (
             np.array(

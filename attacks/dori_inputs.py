@@ -25,6 +25,9 @@ class DoriInputs(Dori):
         *scores_of("dori_inputs"),
         *(f"dori_inputs_{ending}" for ending in FURTHER),
     )
+    of_sets: ClassVar[tuple[str, ...]] = ("dori_inputs_steps",)
+    one_a_prompt: ClassVar[tuple[str, ...]] = ("dori_inputs_bank", "dori_inputs_shift")
+    nullable: ClassVar[tuple[str, ...]] = ("dori_inputs_steps",)
     shown: ClassVar[Mapping[str, Shown]] = shown_as(
         "dori_inputs",
         "Dori served",

@@ -56,6 +56,7 @@ class LatentInversion(PictureAttack):
         *scores_of("latent_inversion"),
         "latent_inversion_likelihood",
     )
+    of_sets: ClassVar[tuple[str, ...]] = ("latent_inversion_likelihood",)
     shown: ClassVar[Mapping[str, Shown]] = shown_as(
         "latent_inversion",
         "Inversion",

@@ -59,6 +59,7 @@ class Noise(PictureAttack):
 
     item: ClassVar[str] = "noise"
     names: ClassVar[tuple[str, ...]] = (*scores_of("noise"), "noise_clipped")
+    of_sets: ClassVar[tuple[str, ...]] = ("noise_clipped",)
     shown: ClassVar[Mapping[str, Shown]] = shown_as(
         "noise", "Noise", "the edited weights are sampled with noise added at each step"
     )

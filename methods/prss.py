@@ -176,7 +176,11 @@ class Prss(Method):
         least, tried = list(before), [0] * count
         triggered = [row for row in range(count) if before[row] > l_ss]
         clean = Paraphrases(_from_bytes(state["prompts"]))
-        others = {row: clean.nearest(request.prompts[row], self.paraphrases) for row in triggered}
+        # What comes as an embedding has no words that another prompt could share.
+        others = {
+            row: [] if request.handed_in else clean.nearest(request.prompts[row], self.paraphrases)
+            for row in triggered
+        }
         for number in range(self.paraphrases):
             waiting = [row for row in triggered if least[row] > l_ss and number < len(others[row])]
             if not waiting:

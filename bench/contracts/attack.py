@@ -48,6 +48,18 @@ class Attack(BaseModel):
         role: Role = getattr(self, "role", "memorized")
         return role
 
+    def is_of_set(self, name: str) -> bool:
+        """Whether a score is of a whole set (`PerSet`), so that it has no values by prompt."""
+        return False
+
+    def values_a_prompt(self, name: str) -> int:
+        """How many values each prompt has of a score, in one generation."""
+        return int(getattr(self, "images", 1))
+
+    def may_be_null(self, name: str) -> bool:
+        """Whether a run may have no number for a score that others have."""
+        return False
+
     def fits(self, suite: Suite) -> None:
         """Asked before any work.
 

@@ -62,10 +62,9 @@ class Known:
 class Held:
     """A model in the attacker's hands.
 
-    Gradients reach what is fed to it; its weights take no part in them, and are put back
-    afterwards. Of a model
-    that is only `served`, the denoiser tells how it is fed (timesteps, captions as embeddings),
-    and pictures come from `sample`.
+    Gradients reach what is fed to it; its weights take no part in them, and must not be changed.
+    Of a model that is only `served`, the denoiser tells how it is fed (timesteps, captions as
+    embeddings), and pictures come from `sample`.
     """
 
     holding: Holding
@@ -176,7 +175,7 @@ class Finding:
 
     `features` float32 `[marks, images, d]`: the descriptor of every generation. `chosen`: the mark
     that the attacker goes by. `shown`: some generations of that mark, as PNG files. `numbers`: the
-    other arrays of the last stage.
+    other arrays of the last stage. `made_by`: what made them, as far as it may decide them.
     """
 
     known: Known
@@ -184,3 +183,4 @@ class Finding:
     chosen: int
     shown: tuple[bytes, ...] = ()
     numbers: Arrays = field(default_factory=dict)
+    made_by: Mapping[str, Any] = field(default_factory=dict)

@@ -35,6 +35,8 @@ from bench.contracts.target import Exhibit, Target, Threat
 from bench.features.networks import CopyDescriptor, ProfileName
 from bench.records.record import Shown
 from bench.statistics.intervals import independent_shares, proportion_interval
+from bench.statistics.units import Units
+from bench.suite.design import design_of
 from bench.suite.prompts import Prompt
 from bench.suite.schema import Role
 from bench.suite.suite import Suite
@@ -86,6 +88,11 @@ class PictureAttack(Attack):
 
     threat: ClassVar[Threat] = "weights"
     item: ClassVar[str] = ""  # the beginning of its scores' names
+    # Of its further scores, those of a whole set, those with one value a picture, and those that a
+    # run may have no number for.
+    of_sets: ClassVar[tuple[str, ...]] = ()
+    one_a_prompt: ClassVar[tuple[str, ...]] = ()
+    nullable: ClassVar[tuple[str, ...]] = ()
     files: ClassVar[tuple[str, ...]] = ("labels",)
 
     targets: int = Field(
@@ -136,6 +143,16 @@ class PictureAttack(Attack):
 
     def role_of(self, name: str) -> Role:
         return "control" if name == f"{self.item}_control" else "memorized"
+
+    def is_of_set(self, name: str) -> bool:
+        return name in (f"{self.item}_excess", f"{self.item}_recovered", *self.of_sets)
+
+    def values_a_prompt(self, name: str) -> int:
+        single = (f"{self.item}_best", f"{self.item}_plain", *self.one_a_prompt)
+        return 1 if name in single else self.chances()
+
+    def may_be_null(self, name: str) -> bool:
+        return name in (f"{self.item}_recovered", *self.nullable)
 
     def fits(self, suite: Suite) -> None:
         """Raises `UserError` where the suite cannot tell a copy, or has no controls."""
@@ -304,9 +321,16 @@ class Judged:
     def prompts(self) -> list[Prompt]:
         return [finding.known.prompt for finding in self.memorized]
 
+    def units(self, found: Sequence[Finding]) -> Units | None:
+        """Which of these pictures hang together: memorized ones as the suite's prompts do."""
+        if not found[0].known.memorized:
+            return None
+        design = design_of(self.target.suite, "memorized")
+        return design.units([finding.known.prompt.id for finding in found])
+
     @cached_property
     def details(self) -> dict[str, Any]:
-        """The operating point."""
+        """The operating point, and what made the findings."""
         _, profile, threshold = self.settings
         return {
             "targets": len(self.memorized),
@@ -317,7 +341,14 @@ class Judged:
             "profile": profile,
             "similarity": threshold,
             "weights_sha256": self.descriptor.digest,
+            "made_by": self._makers(),
         }
+
+    def _makers(self) -> list[dict[str, Any]]:
+        """What made the findings, each once: they may be older than the run."""
+        every = (self.memorized, self.control, self.ceiling, self.plain, self.plain_base)
+        makers = [dict(finding.made_by) for found in every for finding in found if finding.made_by]
+        return [maker for place, maker in enumerate(makers) if maker not in makers[:place]]
 
     def score(self, table: np.ndarray, unit: str = "share", **more: Any) -> PerImage:
         """A score of the memorized pictures from a table `[pictures, images]`."""
@@ -334,10 +365,15 @@ def _scores(item: str, judged: Judged) -> dict[str, PerImage | PerSet | Unmeasur
     others = judged.chosen(judged.control, control)
     features = np.stack([finding.features[finding.chosen] for finding in judged.memorized])
     anything = (features @ judged.training.T).max(2) > judged.threshold
-    low, high = independent_shares(own, others)
+    units = judged.units(judged.memorized)
+    low, high = independent_shares(own, others, units)
     curve = {
-        name: _curve(table)
-        for name, table in (("memorized", memorized), ("control", control), ("ceiling", ceiling))
+        name: _curve(table, of)
+        for name, table, of in (
+            ("memorized", memorized, units),
+            ("control", control, None),
+            ("ceiling", ceiling, units),
+        )
     }
     chosen = [judged.marks[finding.chosen] for finding in judged.memorized]
     excess = PerSet(
@@ -374,12 +410,12 @@ def _scores(item: str, judged: Judged) -> dict[str, PerImage | PerSet | Unmeasur
     }
 
 
-def _curve(table: np.ndarray) -> list[list[float]]:
+def _curve(table: np.ndarray, units: Units | None) -> list[list[float]]:
     """By mark: the share, and the ends of its interval over pictures."""
     return [
         [
             round(float(value), 6)
-            for value in (table[:, mark].mean(), *proportion_interval(table[:, mark]))
+            for value in (table[:, mark].mean(), *proportion_interval(table[:, mark], units=units))
         ]
         for mark in range(table.shape[1])
     ]
@@ -393,6 +429,8 @@ def _recovered(judged: Judged, own: np.ndarray, plain: np.ndarray) -> PerSet | U
     """
     base = judged.copies(judged.plain_base)[:, 0]
     rows = np.stack([own.mean(1), plain.mean(1), base.mean(1)])
+    if units := judged.units(judged.memorized):
+        rows = units.independent(rows)
     random = np.random.default_rng(0)
     drawn = rows[:, random.integers(0, rows.shape[1], (2000, rows.shape[1]))].mean(2)
     removed = drawn[2] - drawn[1]
@@ -405,7 +443,7 @@ def _recovered(judged: Judged, own: np.ndarray, plain: np.ndarray) -> PerSet | U
     return PerSet(
         value,
         own.size,
-        "share of removed copies",
+        "of the removed copies",
         False,
         (min(float(low), value), max(float(high), value)),
         len(own),
@@ -419,6 +457,9 @@ def _exhibits(judged: Judged) -> list[Exhibit]:
     """
     copies = judged.chosen(judged.memorized, judged.similarity(judged.memorized)).mean(1)
     order = np.argsort(-copies, kind="stable")[: SHOWN[True]]
+    # What an attacker gives a model of the picture itself may stand in what comes out.
+    shared = judged.target.suite.settings.share_references
+    seen = (lambda picture: picture) if shared else judged.attack.seen
     rows = [(judged.memorized[row], judged.plain[row].shown[:1]) for row in order]
     others = [(finding, ()) for finding in judged.control[: SHOWN[False]]]
     return [
@@ -430,7 +471,7 @@ def _exhibits(judged: Judged) -> list[Exhibit]:
                 else "never trained on: attacked"
             )
             + f" ({judged.marks[finding.chosen]})",
-            [decode_png(png) for png in (*before, *finding.shown)],
+            [seen(decode_png(png)) for png in (*before, *finding.shown)],
             read_picture(finding.known.picture),
         )
         for finding, before in (*rows, *others)

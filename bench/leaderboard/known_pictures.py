@@ -18,7 +18,8 @@ ENDING = "_excess"
 COLUMNS = (
     ("plain", "some of as many plain generations", "share of memorized pictures of which some of as"
      " many plain generations of the caption is a copy"),
-    ("best", "some attacked", "the same of the attack's generations, one mark of effort"),
+    ("best", "some attacked", "share of memorized pictures of which some attacked generation is a"
+     " copy"),
     ("zero", "no effort", "share of generations of memorized pictures that are copies before any"
      " effort"),
     ("memorized", "attacked", "the same after the effort that the attacker settles on, which no"

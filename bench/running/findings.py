@@ -8,6 +8,7 @@ run finds it again. So does what it finds on the weights of a method that leaves
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from bench.base.source import code_of
 from bench.contracts.attack import Attack, edited_weights
 from bench.contracts.held import Finding, Guide, Held, Holding, Known, Stage
 from bench.contracts.method import Method, State
+from bench.contracts.picture_attack import plain_stage
 from bench.diffusion.denoiser import trajectory
 from bench.diffusion.request import Request, classifier_free_guidance
 from bench.features.networks import CopyDescriptor
@@ -42,6 +44,8 @@ from bench.suite.prompts import Prompt
 # Grows with every change of the way from a stage to its arrays.
 FINDINGS = 1
 KEPT = 2  # generations of the chosen mark that are kept as pictures
+MAKER = "made_by"
+PLAIN = plain_stage.__module__
 
 
 def known(
@@ -119,6 +123,8 @@ class Searches:
 
     def _kept(self, stage: Stage, holding: Holding, before: list[str], last: bool) -> Findings:
         module = stage.work.__module__
+        # of plain pictures, what is seen of them is the attack's
+        code = module if module != PLAIN else type(self.attack).__module__
         identity = {
             "findings": FINDINGS,
             "stage": stage.name,
@@ -126,10 +132,10 @@ class Searches:
             "holding": "base" if holding == "base" else stage.holding,
             "before": before,
         }
-        if stage.name != "plain":  # which is the harness's own
+        if module != PLAIN or stage.seen is not None:  # the harness's own stage is in FINDINGS
             identity |= {
                 "version": self.attack.version,
-                "code": code_of(module) if module.startswith("attacks.") else None,
+                "code": code_of(code) if code.startswith("attacks.") else None,
                 "source": self.experiment.sources.get(f"attack {self.name}"),
             }
         if last:
@@ -175,18 +181,43 @@ class Searches:
         what = f"{self.name}: {stage.name}"
         done = len(names) - len(lacking)
         with self._held(holding) as held:
-            for first in range(0, len(lacking), stage.at_once):
+            # Where images of one batch influence each other, a picture has no company but its own.
+            mixing = holding == "served" and self.experiment.method.mixes_images()
+            at_once = 1 if mixing else stage.at_once
+            for first in range(0, len(lacking), at_once):
                 self.report(what, done, len(names))
-                rows = lacking[first : first + stage.at_once]
+                # another process may have been here meanwhile: what is there stays
+                rows = [
+                    row
+                    for row in lacking[first : first + at_once]
+                    if not self._taken(kept, names[row], found)
+                ]
+                done += len(lacking[first : first + at_once]) - len(rows)
+                if not rows:
+                    continue
                 given = stage.work(
                     held, [targets[row] for row in rows], [before[row] for row in rows]
                 )
                 for row, arrays in zip(rows, given, strict=True):
-                    found[names[row]] = self._reduced(dict(arrays), stage)
-                    kept.write(names[row], found[names[row]])
+                    if not self._taken(kept, names[row], found):
+                        found[names[row]] = self._reduced(dict(arrays), stage) | self._maker
+                        kept.write(names[row], found[names[row]])
                 done += len(rows)
             self.report(what, done, len(names))
         return [found[name] for name in names]
+
+    @staticmethod
+    def _taken(kept: Findings, name: str, found: dict[str, dict[str, np.ndarray]]) -> bool:
+        """Whether the store has this picture by now; then it is found."""
+        arrays = kept.read(name)
+        if arrays is not None:
+            found[name] = arrays
+        return arrays is not None
+
+    @property
+    def _maker(self) -> dict[str, np.ndarray]:
+        content = json.dumps(self.engine.made_by, sort_keys=True).encode()
+        return {MAKER: np.frombuffer(content, np.uint8)}
 
     def _reduced(self, arrays: dict[str, Any], stage: Stage) -> dict[str, np.ndarray]:
         """Pictures become the descriptors of what is judged of them, beside a few to look at."""
@@ -252,5 +283,6 @@ def _finding(one: Known, arrays: dict[str, np.ndarray]) -> Finding:
     features, chosen = rest.pop("features", None), int(rest.pop("chosen", 0))
     if features is None:
         raise UserError("the last stage of an attack on known pictures must give `pictures`")
+    maker = json.loads(rest.pop(MAKER).tobytes()) if MAKER in rest else {}
     shown = tuple(rest.pop(f"png{n}").tobytes() for n in range(KEPT) if f"png{n}" in rest)
-    return Finding(one, features, chosen, shown, rest)
+    return Finding(one, features, chosen, shown, rest, maker)

@@ -27,7 +27,8 @@ def sample(
 ) -> Tensor:
     """Draw one batch with a method that is attached already: final latents `[B, C, h, w]`;
     `request.facts` holds what it reported. `recording` watches, where one is given. With `start`
-    the loop begins at that step, whose noisy latents the request holds.
+    the loop begins at that step, whose noisy latents the request holds and `adjust` leaves as they
+    are.
 
     Embeddings that are handed in stay where a method rewords the prompts.
 
@@ -37,6 +38,8 @@ def sample(
     with process_kept(f"method {_name(method)}: adjust"):
         adjusted = method.adjust(denoiser, request, state)
     _check_request(method, request, adjusted)
+    if start:  # a method moves noise, and decides on it, at the first step
+        adjusted = adjusted.replace(latents=request.latents, first=None)
     reworded = adjusted.prompts != request.prompts and not request.handed_in
     if reworded and adjusted.embeddings is request.embeddings:
         adjusted = adjusted.replace(embeddings=denoiser.encode(adjusted.prompts))

@@ -63,8 +63,16 @@ def shard_plan(experiment: Experiment, images: Images, shard: Shard) -> dict[str
         "units_of_run": len(everything),
         "shard_images": len(keys),
         "shard_images_missing": missing,
-        "shard_pieces": len(shard.pieces(pieces_of(experiment))),
+        "shard_pieces": len(shard.pieces(_pieces(experiment))),
     }
+
+
+def _pieces(experiment: Experiment) -> list[Piece]:
+    """The pieces of a run; none where its lists or labels cannot be read, which its plan says."""
+    try:
+        return pieces_of(experiment)
+    except UserError:
+        return []
 
 
 def make_shard(

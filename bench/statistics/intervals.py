@@ -271,15 +271,18 @@ def threshold_at(negatives: np.ndarray, rate: float) -> float:
     return float(np.sort(negatives)[-allowed - 1])
 
 
-def independent_shares(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+def independent_shares(
+    one: np.ndarray, other: np.ndarray, units: Units | None = None
+) -> tuple[float, float]:
     """95 % interval of the difference of two shares from 0/1 tables `[pictures, images]` of
     pictures that have nothing to do with each other.
 
     Newcombe's method 10 (1998): the margins of both shares' own intervals, squared and added. So it
-    has a width even where all entries of both tables agree, which a bootstrap has not.
+    has a width even where all entries of both tables agree, which a bootstrap has not. `units` says
+    which pictures of the first table hang together.
     """
     first, second = float(np.mean(one)), float(np.mean(other))
-    (low1, high1), (low2, high2) = proportion_interval(one), proportion_interval(other)
+    (low1, high1), (low2, high2) = proportion_interval(one, units=units), proportion_interval(other)
     difference = first - second
     return (
         max(difference - math.hypot(first - low1, high2 - second), -1.0),

@@ -96,7 +96,7 @@ def _origin(
 def _null(claim: Claim, part: str, name: str, score: Score, own: Score | None) -> Iterator[str]:
     """A score without a number: a failure where our own record has one, else a note."""
     has_number = own is not None and own.value is not None
-    if has_number and is_built_in(claim, part, score) and not _may_be_null(claim, name):
+    if has_number and is_built_in(claim, part, score) and not _may_be_null(claim, name, score):
         yield (
             f"{name} is null ({score.reason[:120]}), and our own record of this protocol"
             " has a number"
@@ -147,14 +147,18 @@ def _is_plain(judge: Metric | Attack, name: str) -> bool:
     """Whether a built-in's score is neither a mean nor a median over prompts, so that nothing
     follows from their values.
     """
-    return name in PLAIN or (
-        not isinstance(judge, Attack)
-        and judge.over_prompts.get(name, "lower_median") != "lower_median"
-    )
+    if isinstance(judge, Attack):
+        return name in PLAIN or judge.is_of_set(name)
+    return name in PLAIN or (judge.over_prompts.get(name, "lower_median") != "lower_median")
 
 
-def _may_be_null(claim: Claim, name: str) -> bool:
-    """Whether a score has no number where nothing was flagged; what is flagged has a precision."""
+def _may_be_null(claim: Claim, name: str, score: Score) -> bool:
+    """Whether a score has no number where nothing was flagged (what is flagged has a precision), or
+    where its attack says so.
+    """
+    attack = claim.experiment.attacks.get(score.metric)
+    if attack and attack.may_be_null(name):
+        return True
     identified = claim.record.attacks.get("clique_identified")
     has_precision = name == "clique_precision" and identified and identified.value
     return name in UNFLAGGED and not has_precision
@@ -493,7 +497,8 @@ def counts(claim: Claim) -> Iterator[str]:
         if not is_built_in(claim, part, score):
             continue
         images = _images_of(claim, judge, name, score)
-        if (name not in PLAIN or part == "scores") and score.n != images:
+        counted = part == "scores" or not _is_plain(judge, name)
+        if counted and score.n != images:
             yield f"{name} is of {score.n} images, and the suite asks for {images}"
         if (
             not isinstance(judge, Attack)
@@ -509,7 +514,7 @@ def counts(claim: Claim) -> Iterator[str]:
 def _images_of(claim: Claim, judge: Metric | Attack, name: str, score: Score) -> int:
     """The number of images that a built-in's score is of, given its number of prompts."""
     if isinstance(judge, Attack):
-        each = 1 if name in ONE_A_PROMPT else int(getattr(judge, "images", 1))
+        each = 1 if name in ONE_A_PROMPT else judge.values_a_prompt(name)
         return score.prompts * each * (len(score.by_seed) or 1)
     if name in SIZED:
         return int(judge.images)  # type: ignore[attr-defined]  # a parameter of these metrics

@@ -20,6 +20,7 @@ from bench.diffusion.request import HandedIn
 from bench.features.networks import CopyDescriptor
 from bench.running.judging import target_of
 from bench.running.prepare import prepare
+from bench.store.findings import Findings
 from bench.suite.prompts import Prompt
 
 CPU = torch.device("cpu")
@@ -257,6 +258,27 @@ def test_an_interrupted_attack_goes_on_and_ends_as_an_undisturbed_one(
         np.testing.assert_array_equal(value, again[name])
 
 
+def test_findings_say_what_made_them_and_a_second_process_takes_those_that_are_there(
+    tiny_suite, tmp_path, monkeypatch
+):
+    run, attack = a_run(tiny_suite, tmp_path), Dori(**FAST)
+    scores = attacked(run, attack)
+    (maker,) = scores["dori_excess"].details["made_by"]
+    assert maker["device"] == "cpu" and maker["dtype"] == "float32" and maker["packages"]["torch"]
+    # a process that saw an empty store at first finds everything there when it comes to work
+    read, calls = Findings.read, []
+
+    def late(self, name):
+        calls.append(place := (self.key, name))
+        early = 2 if "search" in str(self.files) else 3  # the last stage is asked for once more
+        return None if calls.count(place) < early else read(self, name)
+
+    monkeypatch.setattr(Findings, "read", late)
+    monkeypatch.setattr(Dori, "one_search", None)
+    again = attacked(a_run(tiny_suite, tmp_path), attack)
+    np.testing.assert_array_equal(scores["dori_sscd"].table, again["dori_sscd"].table)
+
+
 def test_a_damaged_finding_is_made_again(tiny_suite, tmp_path):
     run = a_run(tiny_suite, tmp_path)
     first = values(attacked(run, Dori(**FAST)))
@@ -324,3 +346,19 @@ def test_an_attack_without_controls_or_without_a_judge_is_refused(tiny_suite):
         suite = replace(tiny_suite, settings=settings.model_copy(update={part: kept}))
         with pytest.raises(UserError, match=name):
             Dori().fits(suite)
+
+
+def test_the_rate_is_that_of_the_space():
+    assert Dori().rate == 0.1 and Dori(space="token").rate == 0.002
+    assert Dori(space="token", lr=0.5).rate == 0.5
+
+
+def test_the_best_restart_is_the_one_with_the_lowest_loss_at_any_mark(monkeypatch):
+    banks = iter([[3.0, 1.0, 2.0], [3.0, 1.9, 1.8]])
+
+    def one_search(self, held, targets, clean, restart):
+        return [{"embeddings": np.full((3, 1, 1), restart), "bank": np.array(next(banks))}]
+
+    monkeypatch.setattr(Dori, "one_search", one_search)
+    (found,) = Dori(restarts=2, curve=(0, 1, 2)).search(None, [someone()])
+    assert found["embeddings"].max() == 0  # the first reached 1.0, at the second mark

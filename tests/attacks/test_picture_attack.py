@@ -10,6 +10,7 @@ import pytest
 from bench.base.errors import Unmeasurable
 from bench.contracts.held import Finding, Known
 from bench.contracts.picture_attack import Judged, PictureAttack, _scores
+from bench.statistics.units import Design
 from bench.suite.prompts import Prompt
 
 THRESHOLD, MARKS, IMAGES = 0.5, 3, 4
@@ -78,6 +79,7 @@ def judged_of(memorized, control, ceiling=None, plain=None, base=None, chosen=2)
 @pytest.fixture(autouse=True)
 def _pictures_are_their_names(monkeypatch):
     monkeypatch.setattr("bench.contracts.picture_attack.read_picture", lambda path: path)
+    monkeypatch.setattr("bench.contracts.picture_attack.design_of", lambda *_: Design())
 
 
 def random_tables(seed=0, pictures=6):
@@ -162,3 +164,22 @@ def test_streams_follow_from_picture_and_purpose_alone():
     others = {drawn("noise", 1), drawn("time", 0), drawn("noise", 0, root=1)}
     others.add(drawn("noise", 0, name="b"))
     assert len(others) == 4 and drawn("noise", 0) not in others
+
+
+def test_captions_of_one_picture_count_as_one(monkeypatch):
+    """Eight captions in two clusters tell less than eight that have nothing in common."""
+    memorized = np.array([[[1, 1]] * MARKS] * 4 + [[[0, 0]] * MARKS] * 4)
+    control = np.zeros((8, MARKS, 2), dtype=int)
+    alone = _scores("some", judged_of(memorized, control))["some_excess"].interval
+    clusters = {f"p{row}": row // 4 for row in range(8)}
+    monkeypatch.setattr("bench.contracts.picture_attack.design_of", lambda *_: Design(clusters))
+    together = _scores("some", judged_of(memorized, control))["some_excess"].interval
+    assert together[1] - together[0] > alone[1] - alone[0]
+
+
+def test_what_made_the_findings_is_told_once():
+    judged = judged_of(np.ones((3, MARKS, 2), dtype=int), np.zeros((3, MARKS, 2), dtype=int))
+    for number, finding in enumerate((*judged.memorized, *judged.control)):
+        finding.made_by.update(device="cpu" if number else "cuda")
+    made = _scores("some", judged)["some_excess"].details["made_by"]
+    assert made == [{"device": "cuda"}, {"device": "cpu"}]

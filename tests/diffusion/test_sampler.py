@@ -201,3 +201,21 @@ def test_both_embeddings_may_change_their_number_of_tokens(denoiser):
             )
 
     assert torch.isfinite(sample(denoiser, denoiser.request(PROMPTS, SEEDS), Shorter(), {})).all()
+
+
+def test_a_method_leaves_the_noise_alone_where_sampling_begins_in_the_middle(denoiser):
+    """What a method does to first noise has no meaning for latents of a later step."""
+
+    class Moves(Method):
+        """Moves the initial noise."""
+
+        def adjust(self, denoiser, request, state):
+            both = (request.latents, request.latents)
+            return request.replace(latents=request.latents + 1, first=both)
+
+    request = denoiser.request(["a fox"], [0])
+    plain = sample(denoiser, request, Method(), {}, start=1)
+    assert torch.equal(sample(denoiser, request, Moves(), {}, start=1), plain)
+    assert not torch.equal(
+        sample(denoiser, request, Moves(), {}), sample(denoiser, request, Method(), {})
+    )

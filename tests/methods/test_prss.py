@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from bench.contracts.method import FitData, Method
 from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.request import HandedIn
 from bench.running.sampling import sample
 from conftest import CAPTIONS
 from methods.prss import Paraphrases, Prss, _from_bytes, share, turned
@@ -276,3 +277,18 @@ def test_a_real_model_is_left_alone_and_acts(tiny_pipe):
         alone, _, _ = drawn(denoiser, method, [CAPTIONS[row]], [row], state=state)
         torch.testing.assert_close(alone[0], found[row], atol=2e-4, rtol=1e-4)
     denoiser.close()
+
+
+def test_an_embedding_that_is_handed_in_is_not_exchanged_for_another_caption(denoiser):
+    """What comes as an embedding has no words that another prompt could share."""
+    method = Prss(l_ss=1e-6, l_pr=1e6, full=1e7)
+    data = FitData(clean_prompts=("a fox and a key", "a fox"))
+    with method.attach(denoiser.pipe, state := method.fit(denoiser, data)):
+        plain = denoiser.request(["a fox with a hat"], [0])
+        request = plain.replace(prompts=(HandedIn("a fox with a hat", plain.embeddings[0]),))
+        adjusted = method.adjust(denoiser, request, state)
+        assert request.facts["triggered"] == [True] and request.facts["tried"] == [0]
+        reworded = denoiser.request(["a fox with a hat"], [0])
+        method.adjust(denoiser, reworded, state)
+        assert reworded.facts["tried"][0] > 0
+    assert adjusted.embeddings.shape == plain.embeddings.shape
