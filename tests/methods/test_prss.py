@@ -282,7 +282,7 @@ def test_a_real_model_is_left_alone_and_acts(tiny_pipe):
 def test_an_embedding_that_is_handed_in_is_not_exchanged_for_another_caption(denoiser):
     """What comes as an embedding has no words that another prompt could share."""
     method = Prss(l_ss=1e-6, l_pr=1e6, full=1e7)
-    data = FitData(clean_prompts=("a fox and a key", "a fox"))
+    data = FitData(clean_prompts=("the fox in snow", "one key", "an owl"))
     with method.attach(denoiser.pipe, state := method.fit(denoiser, data)):
         plain = denoiser.request(["a fox with a hat"], [0])
         request = plain.replace(prompts=(HandedIn("a fox with a hat", plain.embeddings[0]),))
