@@ -27,6 +27,7 @@ _README = (
     "recognised",
     "fid",
     "clique_extracted",
+    "dori_excess",
     "time_ratio_clean",
     "nfe_per_image_clean",
     "nfe_per_image",
