@@ -95,7 +95,7 @@ def chart(board: Board, attack: KnownAttack) -> dict[str, Any]:
     marks = next(iter(curves))[2]
     up = charts.Axis(charts.HEIGHT - charts.BOTTOM, charts.TOP, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     last = max(len(marks) - 1, 1)
-    across = charts.Axis(charts.LEFT + 12, charts.WIDTH - charts.RIGHT - 12, [0.0, float(last)])
+    across = charts.Axis(charts.LEFT + 40, charts.WIDTH - charts.RIGHT - 40, [0.0, float(last)])
     looks = charts.looks(board.rows)
     lines = []
     for place, row, names, by_group in curves:
