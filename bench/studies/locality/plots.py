@@ -5,9 +5,7 @@ Figures are made without pyplot, so nothing global is changed and no window syst
 
 from __future__ import annotations
 
-import io
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.studies.drawing import png
 from bench.studies.locality.populations import MEANING, NAMES, SEARCHED
 from bench.studies.masks import ALL, Row
 
@@ -26,7 +25,6 @@ COLOURS = {
     "noise": "tab:grey",
 }
 MARKS = {"same": "o", "different": "s", "clean": "^", "control": "D", "noise": "x"}
-LETTERS_PER_INCH = 9.5  # of a title
 
 
 def pictures(
@@ -80,7 +78,7 @@ def _spread(facts: Mapping[str, Row], title: str) -> bytes:
     for axes in (left, right):
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
-    return _png(figure, f"How far apart are triggers, and do they act apart?\n{title}")
+    return png(figure, f"How far apart are triggers, and do they act apart?\n{title}")
 
 
 def _activations(table: Sequence[Row], title: str) -> bytes:
@@ -105,7 +103,7 @@ def _activations(table: Sequence[Row], title: str) -> bytes:
         axes.set_xlabel("distance of two activations over their size")
         axes.set_xlim(left=-0.02)
     _legend(figure)
-    return _png(figure, f"Do activations differ?\n{title}")
+    return png(figure, f"Do activations differ?\n{title}")
 
 
 def _agreement(rows: Sequence[Row], method: str, title: str) -> bytes:
@@ -139,7 +137,7 @@ def _agreement(rows: Sequence[Row], method: str, title: str) -> bytes:
         axes.axhline(len(layers) - 1.5, color="grey", linewidth=0.8)
     axes.set(xlim=(-0.02, 1.02), xlabel="mean intersection over union of found weights")
     figure.legend(loc="outside lower center", ncols=3, fontsize="small", frameon=False)
-    return _png(figure, f"Do members have the same weights ({method})?\n{title}")
+    return png(figure, f"Do members have the same weights ({method})?\n{title}")
 
 
 def _transfer(rows: Sequence[Row], facts: Row, title: str) -> bytes:
@@ -161,7 +159,7 @@ def _transfer(rows: Sequence[Row], facts: Row, title: str) -> bytes:
     panels[0].set_ylabel("pruned by member")
     figure.colorbar(panels[0].images[0], ax=list(panels), label="share of copies", shrink=0.7)
     nothing = f"{facts['method']}; nothing pruned: {facts['nothing']:.2f}"
-    return _png(figure, f"Does pruning by one stop another? ({nothing})\n{title}")
+    return png(figure, f"Does pruning by one stop another? ({nothing})\n{title}")
 
 
 def _rounds(rows: Sequence[Row], title: str) -> bytes:
@@ -189,7 +187,7 @@ def _rounds(rows: Sequence[Row], title: str) -> bytes:
         margin = 0.05 * ((high - low) or 1.0)
         right.set(ylabel="CLIP cosine", ylim=(low - margin * (low < 0), high + margin))
     figure.legend(loc="outside lower center", ncols=3, fontsize="small", frameon=False)
-    return _png(figure, f"Pruned and searched again\n{title}")
+    return png(figure, f"Pruned and searched again\n{title}")
 
 
 def _points(axes: Axes, values: Sequence[float | None], name: str) -> None:
@@ -220,14 +218,3 @@ def _short(layer: str) -> str:
         return "all layers"
     place = layer.partition(".transformer_blocks.")[0]
     return re.sub(r"_blocks?\.", " ", place).replace("attentions.", "")
-
-
-def _png(figure: Figure, title: str) -> bytes:
-    """The bytes of the figure under its title, whose lines are broken where they are wider than the
-    figure.
-    """
-    room = int(LETTERS_PER_INCH * figure.get_figwidth())
-    figure.suptitle("\n".join(textwrap.fill(line, room) for line in title.splitlines()))
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    return buffer.getvalue()
