@@ -27,6 +27,11 @@ OPTIONS = {
         "--suite=testbed --method=wanda -p/--parameter* --subsets=10 --size --seed=0 --device --out"
         " --json"
     ),
+    "analyze subsets": (
+        "--suite=testbed --method=wanda -p/--parameter* --sizes* --subsets=10 --seed=0"
+        " --held-out=24 --left-out=0 --images=2 --clean=32 --fid --control=True"
+        " --store=runs/store --device --trust* --out --dry-run --json"
+    ),
     "calibrate": (
         "attack! --suite=testbed -p/--parameter* --out --store=runs/store --device --trust* --json"
     ),

@@ -329,9 +329,10 @@ def test_every_missing_file_of_a_suite_is_named_with_the_path_looked_at(tmp_path
         if file.problem == "missing"
     }
     named = {"descriptor.safetensors", "clip", "features.safetensors", "frechet_reference.npz"}
-    assert lacking == {"pipeline", "calibration.csv", "clean.csv", "one.png", "three.png", *named}
+    lists = {"calibration.csv", "clean.csv", "controls.csv"}
+    assert lacking == {"pipeline", "one.png", "three.png", *lists, *named}
     assert (
-        suite.verdict == "cannot run: 9 missing of 11 files"
+        suite.verdict == "cannot run: 10 missing of 12 files"
         and suite.get == "put the files there, or correct changed.toml"
     )
     assert suite.images == 2 and suite.row_evaluations == 12 and not suite.images_exact
@@ -523,9 +524,11 @@ def test_images_and_evaluations_are_those_of_the_plan_of_a_run(tmp_path):
         planned = run.plan()
         assert told["exact"] and not told["problems"]
         assert told["timing"] == timing_file(run.engine.device, Execution(), None)
+        attacked = sum(one["row_evaluations"] for one in planned["pictures_attacked"].values())
         assert (
             told["images"] == planned["images_missing"]
-            and told["images"] * run.suite.settings.model.steps * 2 == planned["row_evaluations"]
+            and told["images"] * run.suite.settings.model.steps * 2
+            == planned["row_evaluations"] - attacked
         )
 
 
