@@ -42,11 +42,11 @@ from bench.studies.locality.parts import Parts
 from bench.studies.locality.populations import NAMES, SEARCHED, Member, Population
 from bench.studies.locality.rounds import CLEAN, Places, rounds
 from bench.studies.locality.searches import populations
-from bench.studies.locality.tables import csv_of, finite
 from bench.studies.locality.transfer import compared, copied, own_and_others, transfer_matrix
 from bench.studies.locality.weights import Finder, agreement, find_all
 from bench.studies.locality.words import conclusions
 from bench.studies.masks import Row
+from bench.studies.tables import csv_table, finite
 from bench.suite.suite import Suite
 
 
@@ -79,7 +79,7 @@ def study_locality(parts: Parts, folder: Path, report: Report = silent) -> dict[
     facts["conclusions"] = conclusions(facts)
     title = f"{parts.suite.name}, picture {facts['picture']}"
     content = {
-        **{f"{name}.csv": csv_of(rows) for name, rows in found.tables.items() if rows},
+        **{f"{name}.csv": csv_table(rows) for name, rows in found.tables.items() if rows},
         **plots.pictures(found.tables, facts, title),
         "conclusions.txt": "\n\n".join([*facts["conclusions"], ""]).encode(),
     }
