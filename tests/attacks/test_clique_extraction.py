@@ -79,6 +79,7 @@ def scene(tiny_folder, tmp_path):
         'file = "memorized.csv"',
     )
     text = text.replace('[prompts.fit]\nfile = "prompts.csv"\nwhere = { split = "fit" }\n', "")
+    text = text.replace('[prompts.control]\nfile = "controls.csv"\n', "")
     for name in (
         "pipeline",
         "descriptor.safetensors",

@@ -371,7 +371,7 @@ class Mine(Attack):
     greedy = broken(outcome(code.format(threat="api", body="target.weights()"), "attack"))
     assert any("asked for the weights" in note for note in greedy.values())
     idle = broken(outcome(code.format(threat="weights", body="pass"), "attack"))
-    assert any("never asked for them" in note for note in idle.values())
+    assert any("never asked for the model" in note for note in idle.values())
     fair = outcome(
         code.format(threat="weights", body="with target.weights() as d: d.rows"), "attack"
     )

@@ -23,8 +23,7 @@ def commands(command, before=()):
 
 COMMANDS = dict(commands(get_command(app)))
 # `doctor` looks at the machine in child processes for seconds, so it is tried with one bad suite.
-
-
+WORKING = [name for name in COMMANDS if name != ("doctor",)]
 # Named with something that there is not, so that none begins work of minutes, whatever else it is
 # given.
 IDLE = {
@@ -37,11 +36,22 @@ IDLE = {
     ("calibrate",): ["clique_extraction", "--suite", "./nowhere.toml"],
     ("analyze", "locality"): ["--suite", "./nowhere.toml"],
     ("analyze", "masks"): ["--method", "wanda", "--suite", "./nowhere.toml"],
+    ("analyze", "subsets"): ["--suite", "./nowhere.toml"],
     ("run",): ["--suite", "./nowhere.toml"],
 }
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != ("doctor",)], ids=" ".join)
+def test_every_command_that_begins_work_unasked_is_kept_idle_here():
+    unasked = {
+        name
+        for name in WORKING
+        if any(option.name == "suite" for option in COMMANDS[name])
+        and not any(option.required for option in COMMANDS[name])
+    }
+    assert unasked <= set(IDLE)
+
+
+@pytest.mark.parametrize("name", WORKING, ids=" ".join)
 @examples(20)
 @given(data=st.data())
 def test_a_value_that_an_option_does_not_know_is_one_line(name, data):
