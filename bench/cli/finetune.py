@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.studies.finetune.experiment import Protocol
-    from bench.studies.finetune.loop import Training
-    from bench.studies.finetune.train import Prepared
+    from bench.studies.finetune.train import Prepared, Training
 
 SMOOTHING = 50  # steps over which the shown loss is averaged
 
@@ -80,7 +79,7 @@ class TrainingOptions:
 
     def training(self) -> Training:
         """The training that these options describe."""
-        from bench.studies.finetune.loop import Training
+        from bench.studies.finetune.train import Training
 
         return Training(
             model=self.model,

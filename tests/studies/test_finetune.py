@@ -20,9 +20,7 @@ from safetensors.torch import load_file
 from bench.base.errors import UserError
 from bench.cli.main import main
 from bench.store.store import encode_png
-from bench.studies.finetune import loop as finetune_loop
 from bench.studies.finetune.data import (
-    Order,
     choose_duplicated,
     encoded_once,
     fitted_picture,
@@ -36,9 +34,11 @@ from bench.studies.finetune.experiment import (
     table,
     write_suite,
 )
-from bench.studies.finetune.loop import Learner, Training, _average_of
-from bench.studies.finetune.train import pipeline_side, prepare, train
+from bench.studies.finetune.train import Training, pipeline_side, prepare, train
 from bench.suite.load import load_suite
+from bench.training import loop as training_loop
+from bench.training.denoising import Denoising, Order
+from bench.training.loop import Learner, _average_of
 from conftest import SIDE, build_tiny_pipeline, write_csv
 
 CPU = torch.device("cpu")
@@ -344,8 +344,8 @@ def test_what_is_not_finite_stops_the_training_and_keeps_the_last_good_checkpoin
             return plain(self, batch) * float("nan")
         if self.step == 1 and broken == "weight":
             with torch.no_grad():
-                next(self.unet.parameters()).fill_(float("inf"))
-            return self.unet.conv_out.bias.sum()  # finite, as the loss of that step is
+                next(self.module.parameters()).fill_(float("inf"))
+            return self.module.conv_out.bias.sum()  # finite, as the loss of that step is
         return plain(self, batch)
 
     monkeypatch.setattr(Learner, "_loss", loss)
@@ -361,7 +361,7 @@ def test_what_is_not_finite_stops_the_training_and_keeps_the_last_good_checkpoin
 
 
 def test_a_full_disk_costs_no_checkpoint(training, tmp_path, monkeypatch):
-    plain = finetune_loop.save_file
+    plain = training_loop.save_file
 
     def full(tensors, path):
         if (tmp_path / "out/checkpoints/step-00000001").exists():
@@ -369,7 +369,7 @@ def test_a_full_disk_costs_no_checkpoint(training, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         plain(tensors, path)
 
-    monkeypatch.setattr(finetune_loop, "save_file", full)
+    monkeypatch.setattr(training_loop, "save_file", full)
     line = refused(
         lambda: train(prepare(replace(training, checkpoint_every=1), tmp_path / "out"), CPU)
     )
@@ -394,18 +394,16 @@ def test_the_loss_is_against_what_the_models_scheduler_says_it_predicts(
 ):
     pipe = build_tiny_pipeline(prediction_type=prediction_type)
     latents = np.random.default_rng(0).standard_normal((10, 1, 2, 4, 8, 8)).astype(np.float32)
-    learner = Learner(
-        training, read_pairs(data), np.arange(10), latents, pipe, CPU, tmp_path / "checkpoints"
-    )
+    captions = [pair.caption for pair in read_pairs(data)]
+    loss = Denoising(pipe, latents, captions, np.arange(10), 2, training.seed, CPU)
     asked = {}
 
     def nothing(noised, timesteps, encoder_hidden_states):
         asked.update(noised=noised, timesteps=timesteps)
         return SimpleNamespace(sample=torch.zeros_like(noised))
 
-    learner.unet = nothing
-    found = learner._loss(7).item()
-    random = torch.Generator().manual_seed((training.seed << 32) + 7)
+    found = loss(nothing, 7, torch.Generator().manual_seed(7)).item()
+    random = torch.Generator().manual_seed(7)
     numbers = Order(np.arange(10), training.seed)(14, 2)
     torch.randint(1, (2,), generator=random)
     mean, deviation = torch.from_numpy(latents[numbers, 0]).unbind(1)

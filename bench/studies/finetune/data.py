@@ -1,8 +1,5 @@
-"""What `bench finetune` trains on: captioned pictures as people keep them, which of them are
-repeated, and the order in which they are seen.
-
-The order is a pure function of the seed and the position, so a training that goes on in the middle
-needs no state for it.
+"""What `bench finetune` trains on: captioned pictures as people keep them, and which of them are
+repeated.
 """
 
 from __future__ import annotations
@@ -130,29 +127,6 @@ def training_list(total: int, duplicated: Sequence[int], times: int) -> np.ndarr
     counts = np.ones(total, dtype=np.int64)
     counts[list(duplicated)] = times
     return np.repeat(np.arange(total), counts)
-
-
-class Order:
-    """The endless training stream: epoch after epoch of `listed`, each in an order of its own drawn
-    from the seed and its number.
-    """
-
-    def __init__(self, listed: np.ndarray, seed: int) -> None:
-        self.listed, self.seed = listed, seed
-        self._epoch, self._shuffled = -1, listed
-
-    def __call__(self, first: int, count: int) -> list[int]:
-        """Picture numbers at the positions `first` to `first + count - 1`."""
-        return [self._at(position) for position in range(first, first + count)]
-
-    def _at(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.listed))
-        if epoch != self._epoch:
-            self._epoch, self._shuffled = (
-                epoch,
-                np.random.default_rng([self.seed, 1, epoch]).permutation(self.listed),
-            )
-        return int(self._shuffled[place])
 
 
 def fitted_picture(path: Path, side: int) -> np.ndarray:

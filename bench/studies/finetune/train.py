@@ -3,7 +3,7 @@ them (Chavhan et al., arXiv 2406.18566, section 5.4).
 
 Only the UNet is trained, on the loss that it was trained with: noise or velocity, whichever its
 scheduler says. Here are the work folder, the data as the autoencoder sees it, and the model that
-comes out; the loop is in `bench.studies.finetune.loop`.
+comes out; the loop and the loss are in `bench.training`.
 
     <out>/training.json             settings, hashes of model and data, which pictures are repeated;
                                     facts once it is finished
@@ -19,9 +19,9 @@ import json
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,9 +40,55 @@ from bench.studies.finetune.data import (
     read_pairs,
     training_list,
 )
-from bench.studies.finetune.loop import Learner, Training, Watch
+from bench.training.denoising import Denoising
+from bench.training.loop import Course, Learner, Watch
 
+# Settings that are no part of a training's identity: more steps continue it, and where files lie
+# and how often they are saved does not change the result.
+UNDECIDING = ("model", "data", "steps", "checkpoint_every")
 LONGEST_CAPTION = 1_000_000  # tokens: a tokenizer that states more states nothing
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained and how.
+
+    Defaults are the paper's where it names them (steps, batch size, learning rate), else those of
+    diffusers' example.
+    """
+
+    model: Path
+    data: Path
+    duplicate: int  # pictures that are repeated
+    times: int  # how often each of these stands in an epoch
+    steps: int = 15_000
+    batch_size: int = 4
+    learning_rate: float = 1e-5
+    warmup: int = 500
+    accumulate: int = 1  # batches a step
+    ema: float = 0.0  # decay of the average that is saved in place of the last weights; 0: none
+    flip: bool = False  # mirror half of the pictures
+    precision: Literal["no", "fp16", "bf16"] = "no"
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    checkpoint_every: int = 500
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the result besides the contents of model and data."""
+        return {key: value for key, value in asdict(self).items() if key not in UNDECIDING}
+
+    def course(self) -> Course:
+        """What the loop needs of it."""
+        return Course(
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            warmup=self.warmup,
+            accumulate=self.accumulate,
+            ema=self.ema,
+            precision=self.precision,
+            seed=self.seed,
+            checkpoint_every=self.checkpoint_every,
+        )
 
 
 @dataclass(frozen=True)
@@ -150,8 +196,25 @@ def train(
     pipe = _load(training.model, device)
     listed = training_list(len(prepared.pairs), prepared.duplicated, training.times)
     latents = _latents(prepared, pipe, device, report)
+    loss = Denoising(
+        pipe,
+        latents,
+        [pair.caption for pair in prepared.pairs],
+        listed,
+        training.batch_size,
+        training.seed,
+        device,
+    )
+    unet = pipe.unet.to(memory_format=torch.channels_last).train().requires_grad_(True)
+    if training.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
     learner = Learner(
-        training, prepared.pairs, listed, latents, pipe, device, prepared.out / "checkpoints"
+        unet,
+        training.course(),
+        loss,
+        device,
+        prepared.out / "checkpoints",
+        "lower --lr or raise --warmup, with another --out",
     )
     learned = learner.learn(watch or (lambda step, loss: None))
     facts = learned | _shown(prepared, pipe, len(listed))

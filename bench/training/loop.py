@@ -1,8 +1,8 @@
-"""The training loop of `bench finetune`: a UNet, its optimizer and its average, in steps between
-which it can be interrupted, saved and continued.
+"""The one loop that trains: a module, its optimizer and its average, in steps between which it can
+be interrupted, saved and continued.
 
 Every step takes its data and its randomness from the seed and its own number, so a training that
-was killed and goes on from a checkpoint ends where an undisturbed one ends.
+was killed and goes on from a checkpoint ends where an undisturbed one ends, bit for bit.
 """
 
 from __future__ import annotations
@@ -13,109 +13,96 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
 from bench.base.errors import UserError, one_line
-from bench.studies.finetune.data import Order, Pair
 
+# Files of a checkpoint; all that was trained so far are UNets.
+WEIGHTS, AVERAGE, STATE = "unet.safetensors", "average.safetensors", "optimizer.pt"
 LOGGED = 50  # steps whose mean loss is one entry of the log
-WEIGHT_DECAY, LARGEST_GRADIENT = 0.01, 1.0  # those of diffusers' example; the norm is clipped
-# Settings that are no part of a training's identity: more steps continue it, and where files lie
-# and how often they are saved does not change the result.
-UNDECIDING = ("model", "data", "steps", "checkpoint_every")
 Watch = Callable[[int, float], None]  # (steps done, loss)
+# (the module in training, number of the batch, its generator on the CPU) -> a scalar. It must take
+# its data and its randomness from these alone.
+Loss = Callable[[torch.nn.Module, int, torch.Generator], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Training:
-    """What is trained and how.
+class Course:
+    """How a module is trained. The optimizer is AdamW; with a `weight_decay` of 0 it is Adam.
 
-    Defaults are the paper's where it names them (steps, batch size, learning rate), else those of
-    diffusers' example.
+    Defaults are those of diffusers' example. The learning rate is constant after `warmup` steps in
+    which it rises linearly. `ema` is the decay of the average that is given in place of the last
+    weights; 0: none. Gradients longer than `largest_gradient` are shortened to it; 0: they are not.
     """
 
-    model: Path
-    data: Path
-    duplicate: int  # pictures that are repeated
-    times: int  # how often each of these stands in an epoch
-    steps: int = 15_000
-    batch_size: int = 4
-    learning_rate: float = 1e-5
-    warmup: int = 500
+    steps: int
+    learning_rate: float
+    warmup: int = 0
     accumulate: int = 1  # batches a step
-    ema: float = 0.0  # decay of the average that is saved in place of the last weights; 0: none
-    flip: bool = False  # mirror half of the pictures
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    largest_gradient: float = 1.0
+    ema: float = 0.0
     precision: Literal["no", "fp16", "bf16"] = "no"
-    gradient_checkpointing: bool = False
     seed: int = 0
     checkpoint_every: int = 500
 
-    def facts(self) -> dict[str, Any]:
-        """What decides the result besides the contents of model and data."""
-        return {key: value for key, value in asdict(self).items() if key not in UNDECIDING}
-
 
 class Learner:
-    """The UNet while it learns, with its data, optimizer, average and step, all of which stand in
-    checkpoints.
+    """A module while it learns, with its optimizer, average and step, all of which stand in
+    checkpoints. Only its parameters with `requires_grad` are trained.
 
-    `listed` holds the picture numbers of one epoch. `latents` is float32 `[n, views, 2, C, h, w]`:
-    mean and deviation of what the autoencoder makes of each view of each picture. It continues from
-    the newest checkpoint in `folder`. Raises `UserError` when that is damaged, or beyond the steps
-    that are asked for.
+    It continues from the newest checkpoint in `folder`; without a folder nothing is kept. `advice`
+    ends the errors that a lower learning rate may cure. Raises `UserError` when the checkpoint is
+    damaged, or beyond the steps that are asked for.
     """
 
     def __init__(
         self,
-        training: Training,
-        pairs: Sequence[Pair],
-        listed: np.ndarray,
-        latents: np.ndarray,
-        pipe: Any,
+        module: torch.nn.Module,
+        course: Course,
+        loss: Loss,
         device: torch.device,
-        folder: Path,
+        folder: Path | None = None,
+        advice: str = "lower the learning rate",
     ) -> None:
         from accelerate import Accelerator
-        from diffusers import DDPMScheduler
 
-        self.training, self.pairs, self.latents = training, pairs, latents
-        self.pipe, self.device, self.folder = pipe, device, folder
+        self.course, self.loss, self.device = course, loss, device
+        self.folder, self.advice = folder, advice
         if device.type == "cuda":
             torch.cuda.set_device(device)  # accelerate takes the current one
         self.accelerator = Accelerator(
             cpu=device.type == "cpu",
-            mixed_precision=training.precision,
-            gradient_accumulation_steps=training.accumulate,
+            mixed_precision=course.precision,
+            gradient_accumulation_steps=course.accumulate,
         )
-        self.noise = DDPMScheduler.from_config(pipe.scheduler.config)
-        self.order = Order(listed, training.seed)
-        unet = pipe.unet.to(memory_format=torch.channels_last).train().requires_grad_(True)
-        if training.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-        self.average = _average_of(unet, training.ema) if training.ema else None
+        self.average = _average_of(module, course.ema) if course.ema else None
         optimizer = torch.optim.AdamW(
-            unet.parameters(), lr=training.learning_rate, weight_decay=WEIGHT_DECAY
+            [parameter for parameter in module.parameters() if parameter.requires_grad],
+            lr=course.learning_rate,
+            betas=course.betas,
+            weight_decay=course.weight_decay,
         )
-        self.unet, self.optimizer = self.accelerator.prepare(unet, optimizer)
+        self.module, self.optimizer = self.accelerator.prepare(module, optimizer)
         self.step, self.seconds, self.losses = 0, 0.0, list[list[float]]()
         self.recent = list[float]()  # losses since the last one logged
         self._resume()
 
     @property
     def result(self) -> torch.nn.Module:
-        """The UNet that the training gives: the average where there is one, else the last one."""
+        """The module that the training gives: the average where there is one, else the last one."""
         return (
-            self.accelerator.unwrap_model(self.unet)
+            self.accelerator.unwrap_model(self.module)
             if self.average is None
             else self.average.module
         )
@@ -126,92 +113,62 @@ class Learner:
         `watch` is called after every step. Raises `UserError` when a loss or a weight is not
         finite, and `KeyboardInterrupt` after Ctrl-C or SIGTERM, once the step under way is saved.
         """
-        training, recent = self.training, self.recent
+        course, recent = self.course, self.recent
         began, before = time.perf_counter(), self.seconds
         with _finishing_the_step() as stopped, torch.random.fork_rng():
-            while self.step < training.steps:
+            while self.step < course.steps:
                 loss = self._advance()
                 recent.append(loss)
-                if self.step % LOGGED == 0 or self.step == training.steps:
+                if self.step % LOGGED == 0 or self.step == course.steps:
                     self.losses.append([self.step, round(sum(recent) / len(recent), 6)])
                     recent.clear()
                 self.seconds = before + time.perf_counter() - began
                 watch(self.step, loss)
                 # Asked once: a signal that comes during the checkpoint waits for the next step.
                 stop = stopped()
-                if (
-                    stop
-                    or self.step % training.checkpoint_every == 0
-                    or self.step == training.steps
-                ):
+                if stop or self.step % course.checkpoint_every == 0 or self.step == course.steps:
                     self._save()
                 if stop:
                     raise KeyboardInterrupt
-        return {"steps": training.steps, "seconds": round(self.seconds, 1), "losses": self.losses}
+        return {"steps": course.steps, "seconds": round(self.seconds, 1), "losses": self.losses}
 
     def _advance(self) -> float:
         """One step of the optimizer; the mean loss of its batches."""
-        training, total = self.training, 0.0
+        course, total = self.course, 0.0
         for group in self.optimizer.param_groups:
-            group["lr"] = training.learning_rate * min(
-                1.0, (self.step + 1) / max(1, training.warmup)
-            )
-        for part in range(training.accumulate):
-            with self.accelerator.accumulate(self.unet):
-                loss = self._loss(self.step * training.accumulate + part)
+            group["lr"] = course.learning_rate * min(1.0, (self.step + 1) / max(1, course.warmup))
+        for part in range(course.accumulate):
+            with self.accelerator.accumulate(self.module):
+                loss = self._loss(self.step * course.accumulate + part)
                 value = loss.item()
                 if not math.isfinite(value):
                     raise UserError(
-                        f"the loss is {value} at step {self.step + 1}; {self._last_good()}; lower"
-                        " --lr or raise --warmup, with another --out"
+                        f"the loss is {value} at step {self.step + 1}; {self._last_good()};"
+                        f" {self.advice}"
                     )
                 self.accelerator.backward(loss)
-                if self.accelerator.sync_gradients:
-                    self.accelerator.clip_grad_norm_(self.unet.parameters(), LARGEST_GRADIENT)
+                if self.accelerator.sync_gradients and course.largest_gradient:
+                    self.accelerator.clip_grad_norm_(
+                        self.module.parameters(), course.largest_gradient
+                    )
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
-                total += value / training.accumulate
+                total += value / course.accumulate
         if self.average is not None:
-            self.average.update_parameters(self.accelerator.unwrap_model(self.unet))
+            self.average.update_parameters(self.accelerator.unwrap_model(self.module))
         self.step += 1
         return total
 
     def _loss(self, batch: int) -> torch.Tensor:
-        """Mean squared error of what the UNet predicts for batch number `batch`."""
-        training = self.training
-        numbers = self.order(batch * training.batch_size, training.batch_size)
-        # Drawn on the CPU, so that the same training sees the same noise on every device.
-        random = torch.Generator().manual_seed((training.seed << 32) + batch)
-        torch.manual_seed((training.seed << 32) + batch)  # for dropout, where a model has it
-        views = torch.randint(self.latents.shape[1], (len(numbers),), generator=random).tolist()
-        moments = torch.from_numpy(
-            np.stack(
-                [self.latents[number, view] for number, view in zip(numbers, views, strict=True)]
-            )
-        )
-        mean, deviation = moments[:, 0], moments[:, 1]
-        latents = mean + deviation * torch.randn(mean.shape, generator=random)
-        noise = torch.randn(mean.shape, generator=random)
-        timesteps = torch.randint(
-            self.noise.config["num_train_timesteps"], (len(numbers),), generator=random
-        )
-        velocity = self.noise.config["prediction_type"] == "v_prediction"
-        target = (self.noise.get_velocity(latents, noise, timesteps) if velocity else noise).to(
-            self.device
-        )
-        noised = self.noise.add_noise(latents, noise, timesteps).to(
-            self.device, memory_format=torch.channels_last
-        )
-        with torch.no_grad():
-            embeddings = self.pipe.encode_prompt(
-                [self.pairs[number].caption for number in numbers], self.device, 1, False
-            )[0]
-        predicted = self.unet(
-            noised, timesteps.to(self.device), encoder_hidden_states=embeddings
-        ).sample
-        return torch.nn.functional.mse_loss(predicted.float(), target.float())
+        """The loss of batch number `batch`."""
+        seed = (self.course.seed << 32) + batch
+        torch.manual_seed(seed)  # for dropout, where a module has it
+        # On the CPU, so that the same training sees the same noise on every device.
+        return self.loss(self.module, batch, torch.Generator().manual_seed(seed))
 
     def _checkpoints(self) -> list[Path]:
+        if self.folder is None:
+            return []
         return sorted(path for path in self.folder.glob("step-*") if path.is_dir())
 
     def _last_good(self) -> str:
@@ -221,12 +178,12 @@ class Learner:
 
     def _save(self) -> None:
         """Write a checkpoint under a temporary name, rename it when it is whole, and delete older
-        ones.
+        ones; without a folder, only look at the weights.
 
         Raises `UserError` for weights that are not finite, and where it cannot be written.
         """
-        parts = {"unet": self.accelerator.unwrap_model(self.unet)} | (
-            {"average": self.average.module} if self.average is not None else {}
+        parts = {WEIGHTS: self.accelerator.unwrap_model(self.module)} | (
+            {AVERAGE: self.average.module} if self.average is not None else {}
         )
         if not all(
             bool(torch.isfinite(value).all())
@@ -234,12 +191,13 @@ class Learner:
             for value in part.parameters()
         ):
             raise UserError(
-                f"a weight is not finite after step {self.step}; {self._last_good()}; lower --lr or"
-                " raise --warmup, with another --out"
+                f"a weight is not finite after step {self.step}; {self._last_good()}; {self.advice}"
             )
+        if self.folder is None:
+            return
         older = self._checkpoints()
         try:
-            self._write(parts)
+            self._write(self.folder, parts)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise UserError(
                 f"the checkpoint of step {self.step} cannot be written: {one_line(error)};"
@@ -248,9 +206,9 @@ class Learner:
         for folder in older:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _write(self, parts: Mapping[str, torch.nn.Module]) -> None:
+    def _write(self, folder: Path, parts: Mapping[str, torch.nn.Module]) -> None:
         """Write the weights of the parts and the state of the training as one folder."""
-        temporary = self.folder / ".step.tmp"
+        temporary = folder / ".step.tmp"
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         scaler = self.accelerator.scaler
         state = {
@@ -268,10 +226,10 @@ class Learner:
                     key: value.detach().cpu().contiguous()
                     for key, value in part.state_dict().items()
                 }
-                save_file(weights, temporary / f"{name}.safetensors")
-            torch.save(state, temporary / "optimizer.pt")
+                save_file(weights, temporary / name)
+            torch.save(state, temporary / STATE)
             _flush(temporary)
-            os.replace(temporary, self.folder / f"step-{self.step:08d}")
+            os.replace(temporary, folder / f"step-{self.step:08d}")
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -282,14 +240,12 @@ class Learner:
         if not kept:
             return
         try:
-            self.accelerator.unwrap_model(self.unet).load_state_dict(
-                load_file(kept[-1] / "unet.safetensors")
+            self.accelerator.unwrap_model(self.module).load_state_dict(
+                load_file(kept[-1] / WEIGHTS)
             )
             if self.average is not None:
-                self.average.module.load_state_dict(load_file(kept[-1] / "average.safetensors"))
-            state = torch.load(
-                kept[-1] / "optimizer.pt", map_location=self.device, weights_only=True
-            )
+                self.average.module.load_state_dict(load_file(kept[-1] / AVERAGE))
+            state = torch.load(kept[-1] / STATE, map_location=self.device, weights_only=True)
             self.optimizer.load_state_dict(state["optimizer"])
         except Exception as error:  # torch, pickle and safetensors each raise their own
             raise UserError(
@@ -306,14 +262,14 @@ class Learner:
         )
         if self.average is not None:
             self.average.n_averaged.fill_(1 + self.step)  # the first weights count as one
-        if self.step > self.training.steps:
+        if self.step > self.course.steps:
             raise UserError(
-                f"{kept[-1]} is beyond the {self.training.steps} steps asked for; raise --steps or"
-                " give another folder with --out"
+                f"{kept[-1]} is beyond the {self.course.steps} steps asked for; ask for more,"
+                " or give another folder"
             )
 
 
-def _average_of(unet: torch.nn.Module, most: float) -> AveragedModel:
+def _average_of(module: torch.nn.Module, most: float) -> AveragedModel:
     """An exponential moving average that begins with the weights as they are.
 
     Its decay is (1 + n) / (10 + n) after n steps, and at most `most`, so that the first weights,
@@ -330,8 +286,8 @@ def _average_of(unet: torch.nn.Module, most: float) -> AveragedModel:
         decay = min(most, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(average), list(weights), 1 - decay)
 
-    model = AveragedModel(unet, multi_avg_fn=follow)
-    model.update_parameters(unet)
+    model = AveragedModel(module, multi_avg_fn=follow)
+    model.update_parameters(module)
     model.module.eval().requires_grad_(False)
     return model
 
