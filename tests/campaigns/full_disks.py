@@ -1,26 +1,18 @@
-"""Let the disk be full at a random write of `bench run`, and repeat it when there is room again.
+"""Let the disk be full at a random write of a command, and repeat it when there is room again.
 
 python tests/campaigns/full_disks.py --count 100
+python tests/campaigns/full_disks.py --count 20 --only finetune
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from stage import (
-    HANGS,
-    RUN,
-    begun,
-    bench,
-    clear,
-    from_command_line,
-    generator,
-    report,
-    scores_of,
-    unsound,
-)
+from cases import Case, Undisturbed, from_command_line
+from stage import HANGS, bench, generator, report, unsound
 
 
 def full_at(write: int) -> None:
@@ -49,32 +41,32 @@ def counted(into: Path) -> None:
     os.fsync = count
 
 
-def campaign(count: int, seed: int, folder: Path) -> int:
+def campaign(count: int, seed: int, folder: Path, cases: Sequence[Case]) -> int:
     random, failures = generator(seed), list[str]()
-    command = [*RUN, "--method", "none"]
-    wanted = begun(folder, command, lambda: counted(folder / "writes"))
-    writes = (folder / "writes").stat().st_size
-    clear(folder)
+    counts = {case.name: folder / f"writes of {case.name}" for case in cases}
+    undisturbed = Undisturbed(folder, lambda case: counted(counts[case.name]))
     for number in range(count):
-        place = random.randrange(writes)
-        child = bench(command, folder, lambda place=place: full_at(place))
-        code = child.wait(10 * HANGS)
-        said = child.errors.read_text()
-        if code != 2 or "No space left" not in said:
-            failures.append(f"{number}: full at write {place}: exit code {code}: {said[-200:]}")
+        case = random.choice(cases)
+        wanted, _ = undisturbed.of(case)
+        place = random.randrange(counts[case.name].stat().st_size)
+        where = f"{number}: {case.name}, full at write {place}"
+        child = bench(case.command, folder, lambda place=place: full_at(place))
+        code, said = child.wait(10 * HANGS), child.said()
+        if code not in case.full or "No space left" not in said:
+            failures.append(f"{where}: exit code {code}: {said[-200:]}")
         elif wrong := unsound(child):
-            failures.append(f"{number}: full at write {place}: {wrong}")
-        child = bench(command, folder)
+            failures.append(f"{where}: {wrong}")
+        child = bench(case.command, folder)
         try:
             if child.wait(10 * HANGS) != 0:
-                failures.append(f"{number}: repeated: {child.errors.read_text()[-200:]}")
-            elif scores_of(folder / "records") != wanted:
-                failures.append(f"{number}: other scores after a full disk at write {place}")
-        except AssertionError as error:
-            failures.append(f"{number}: {error}")
-        if list(folder.glob("store/**/.*.tmp")):
-            failures.append(f"{number}: a temporary file was left")
-        clear(folder)
+                failures.append(f"{where}, repeated: {child.said()[-200:]}")
+            elif case.outcome(folder) != wanted:
+                failures.append(f"{where}: something else afterwards")
+        except (AssertionError, ValueError) as error:
+            failures.append(f"{where}: {error}")
+        if left := [path for name in case.leaves for path in (folder / name).rglob(".*.tmp")]:
+            failures.append(f"{where}: {left[0].name} was left")
+        case.clear(folder)
     return report("full disks", count, failures)
 
 

@@ -1,63 +1,49 @@
-"""Kill `bench run` at random moments and repeat it: nothing is lost, nothing is different.
+"""Kill commands at random moments and repeat them: nothing is lost, nothing is different.
 
 python tests/campaigns/kills.py --count 200
+python tests/campaigns/kills.py --count 20 --only fetch
 """
 
 from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from stage import (
-    HANGS,
-    RUN,
-    begun,
-    bench,
-    clear,
-    from_command_line,
-    generator,
-    report,
-    scores_of,
-    unsound,
-)
+from cases import Case, Undisturbed, from_command_line
+from stage import HANGS, bench, generator, report, unsound
 
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 
 
-def campaign(count: int, seed: int, folder: Path) -> int:
+def campaign(count: int, seed: int, folder: Path, cases: Sequence[Case]) -> int:
     random, failures = generator(seed), list[str]()
-    methods = {"none": [], "wanda": ["-p", "sparsity=0.1"], "wen": ["-p", "iterations=2"]}
-    wanted, seconds = {}, {}
-    for method, parameters in methods.items():
-        start = time.monotonic()
-        wanted[method] = begun(folder, [*RUN, "--method", method, *parameters])
-        seconds[method] = time.monotonic() - start
-        clear(folder)
+    undisturbed = Undisturbed(folder)
     for number in range(count):
-        method = random.choice(list(methods))
-        command = [*RUN, "--method", method, *methods[method]]
-        number_of_kills, sent = random.choice((1, 1, 1, 2, 3)), []
-        for _ in range(number_of_kills):
-            child = bench(command, folder)
-            time.sleep(random.uniform(0, seconds[method]))
+        case = random.choice(cases)
+        wanted, seconds = undisturbed.of(case)
+        sent = list[signal.Signals]()
+        for _ in range(random.choice((1, 1, 1, 2, 3))):
+            child = bench(case.command, folder)
+            time.sleep(random.uniform(0, seconds))
             sent.append(random.choice(SIGNALS))
             child.kill(sent[-1])
             code = child.wait(HANGS)
             if code is None:
-                failures.append(f"{number}: {method} hangs after {sent[-1].name}")
+                failures.append(f"{number}: {case.name} hangs after {sent[-1].name}")
             elif wrong := unsound(child):
-                failures.append(f"{number}: {method} after {sent[-1].name}: {wrong}")
-        child = bench(command, folder)
+                failures.append(f"{number}: {case.name} after {sent[-1].name}: {wrong}")
+        child = bench(case.command, folder)
         code = child.wait(10 * HANGS)
         try:
             if code != 0:
-                failures.append(f"{number}: {method} repeated: {child.errors.read_text()[-300:]}")
-            elif scores_of(folder / "records") != wanted[method]:
-                failures.append(f"{number}: {method} has other scores after {sent}")
-        except AssertionError as error:
-            failures.append(f"{number}: {method}: {error}")
-        clear(folder)
+                failures.append(f"{number}: {case.name} repeated: {child.said()[-300:]}")
+            elif case.outcome(folder) != wanted:
+                failures.append(f"{number}: {case.name} gives something else after {sent}")
+        except (AssertionError, ValueError) as error:
+            failures.append(f"{number}: {case.name}: {error}")
+        case.clear(folder)
     return report("kills", count, failures)
 
 

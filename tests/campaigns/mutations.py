@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 from random import Random
 
-from stage import HANGS, RUN, begun, bench, from_command_line, generator, report, unsound
+from cases import from_command_line
+from stage import HANGS, RUN, begun, bench, generator, report, unsound
 
 DRY = [*RUN, "--method", "none", "--dry-run"]
 FULL = [*RUN, "--method", "none", "--limit", "1"]
@@ -92,4 +93,4 @@ def campaign(count: int, seed: int, folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    from_command_line(campaign, __doc__, 2000)
+    from_command_line(campaign, __doc__, 2000, chooses=False)

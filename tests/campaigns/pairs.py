@@ -10,32 +10,21 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from stage import (
-    HANGS,
-    RUN,
-    begun,
-    bench,
-    clear,
-    from_command_line,
-    generator,
-    report,
-    scores_of,
-    unsound,
-)
+from cases import CASES, Undisturbed, from_command_line
+from stage import HANGS, bench, generator, report, scores_of, unsound
 
 
 def campaign(count: int, seed: int, folder: Path) -> int:
     random, failures = generator(seed), list[str]()
-    command = [*RUN, "--method", "none"]
-    wanted = begun(folder, command)
-    clear(folder)
+    case = CASES[0]
+    wanted, _ = Undisturbed(folder).of(case)
     for number in range(count):
-        first = bench(command, folder)
+        first = bench(case.command, folder)
         time.sleep(random.uniform(0, 1))
-        second = bench(command, folder)
+        second = bench(case.command, folder)
         for child in (first, second):
             if child.wait(20 * HANGS) != 0 or unsound(child):
-                failures.append(f"{number}: {child.errors.read_text()[-300:]}")
+                failures.append(f"{number}: {child.said()[-300:]}")
         try:
             if scores_of(folder / "records") != wanted:
                 failures.append(f"{number}: other scores")
@@ -43,7 +32,7 @@ def campaign(count: int, seed: int, folder: Path) -> int:
             failures.append(f"{number}: {error}")
         if twice := stored_twice(folder / "store"):
             failures.append(f"{number}: {twice} images are stored twice")
-        clear(folder)
+        case.clear(folder)
     return report("pairs", count, failures)
 
 
@@ -60,4 +49,4 @@ def stored_twice(store: Path) -> int:
 
 
 if __name__ == "__main__":
-    from_command_line(campaign, __doc__, 20)
+    from_command_line(campaign, __doc__, 20, chooses=False)

@@ -4,13 +4,10 @@ that begin in an instant, because they are copies of one that has imported every
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +40,10 @@ class Child:
 
     def kill(self, number: int) -> None:
         os.kill(self.pid, number)
+
+    def said(self) -> str:
+        """What it wrote to standard error."""
+        return self.errors.read_text(errors="replace")
 
 
 def bench(arguments: list[str], folder: Path, before: Callable[[], None] = lambda: None) -> Child:
@@ -92,16 +93,21 @@ def import_everything() -> None:
     import torch
 
     torch.set_num_threads(1)
+    import bench.assets.fetch
     import bench.cli.main
     import bench.diffusion.model
     import bench.leaderboard.leaderboard
     import bench.running.run
+    import bench.studies.detection
+    import bench.studies.finetune.train
+    import bench.studies.sweep
+    import bench.testbed.build
     import bench.testbed.tiny  # noqa: F401
 
 
 def unsound(child: Child) -> str:
     """What is wrong with what a command said; empty when it is what a user may see."""
-    said = child.errors.read_text(errors="replace")
+    said = child.said()
     for word in ("Traceback", "unexpected "):
         if word in said:
             return said.strip().splitlines()[-1][:300]
@@ -119,41 +125,15 @@ def scores_of(records: Path) -> dict[str, Any]:
     return {name: score.value for name, score in (record.scores | record.attacks).items()}
 
 
-def begun(
-    folder: Path, command: list[str], before: Callable[[], None] = lambda: None
-) -> dict[str, Any]:
-    """Write the tiny suite where it is not there yet, and carry the command out undisturbed.
-
-    Returns the scores that it gives. Ends the campaign where it does not work.
+def begun(folder: Path, command: list[str], before: Callable[[], None] = lambda: None) -> float:
+    """Carry a command out undisturbed. Returns the seconds that it takes; ends the campaign where
+    it does not work.
     """
-    import_everything()
-    from bench.testbed.tiny import build_tiny_suite
-
-    if not (folder / "suite").exists():
-        (folder / "suite").mkdir()
-        build_tiny_suite(folder / "suite")
+    start = time.monotonic()
     child = bench(command, folder, before)
     if child.wait(10 * HANGS) != 0:
-        sys.exit(f"the undisturbed command fails: {child.errors.read_text()}")
-    return scores_of(folder / "records")
-
-
-def clear(folder: Path) -> None:
-    """Remove what a command left."""
-    for name in ("records", "store"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def from_command_line(campaign: Callable[[int, int, Path], int], about: str, count: int) -> None:
-    """Carry a campaign out as `--count` and `--seed` say, and end with its exit code."""
-    parser = argparse.ArgumentParser(
-        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--count", type=int, default=count)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        sys.exit(campaign(given.count, given.seed, Path(place)))
+        sys.exit(f"the undisturbed command fails: {child.said()}")
+    return time.monotonic() - start
 
 
 def report(campaign: str, tried: int, failures: list[str]) -> int:
