@@ -40,6 +40,7 @@ def _joined(value: Any) -> str:
 
 def _suite_facts(name: str) -> dict[str, Any]:
     """The settings of a suite with the counts of its prompts, and what it lacks here."""
+    from bench.suite.detection import Judged
     from bench.suite.load import load_suite
     from bench.suite.needs import lenient, missing_assets
 
@@ -52,6 +53,11 @@ def _suite_facts(name: str) -> dict[str, Any]:
         role: facts["prompts"][role] | {"count": len(suite.prompts(role))}
         for role in suite.settings.prompts
     }
+    if suite.settings.detection is not None:
+        try:
+            facts["detection"]["prompts"] = Judged(suite).counts
+        except UserError as error:
+            facts["detection"]["prompts"] = str(error)
     return facts | (
         {"missing": lacking, "get": f"bench fetch --suite {suite.called}"} if lacking else {}
     )

@@ -77,6 +77,8 @@ class SuiteFact:
     row_evaluations: int | None = None
     disk_bytes: int | None = None
     hours: float | None = None  # to make the images, from a timing that the store holds
+    # what its detectors are judged on, or why they cannot be; empty where it has no [detection]
+    detectors: str = ""
 
 
 @dataclass(frozen=True)

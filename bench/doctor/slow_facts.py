@@ -108,7 +108,7 @@ def _torch_gpu(torch: Any, number: int) -> dict[str, Any]:
 
 def _asked_classes(name: str) -> dict[str, Any]:
     """What only a suite's metrics and attacks can say: which settings are files, which images they
-    need; and where timings are kept.
+    need, what searches for known pictures evaluate; and where timings are kept.
     """
     from bench.base.parameters import configure
     from bench.contracts.method import Method
@@ -116,6 +116,7 @@ def _asked_classes(name: str) -> dict[str, Any]:
     from bench.diffusion.model import pick_device
     from bench.registry import registry
     from bench.running.experiment import Experiment
+    from bench.running.plan import searches_planned
     from bench.running.timing import timing_file
     from bench.suite.load import load_suite
     from bench.suite.needs import readable_part
@@ -155,6 +156,7 @@ def _asked_classes(name: str) -> dict[str, Any]:
         "files": files,
         "problems": problems,
         "images": len(keys),
+        "searched": sum(one["row_evaluations"] for one in searches_planned(experiment).values()),
         "exact": exact and not problems,
         "timing": timing_file(pick_device(None), Execution(), None),
     }

@@ -62,6 +62,7 @@ class Looked:
     files: tuple[FileFact, ...] = ()
     problems: tuple[str, ...] = ()
     parameters: int | None = None
+    detectors: str = ""
 
 
 def suite_names() -> list[str]:
@@ -79,7 +80,8 @@ def look(name: str) -> Looked:
     from bench.suite.needs import readable_part
 
     try:
-        suite, unreadable = readable_part(load_suite(name))
+        strict = load_suite(name)
+        suite, unreadable = readable_part(strict)
         lacking = {
             absent.name for asset in suite.wanted() for absent in suite.assets.lacking(asset)
         }
@@ -109,9 +111,27 @@ def look(name: str) -> Looked:
                 ]
         if not unreadable:
             problems += _leaks(suite)
-        return Looked(name, suite, tuple(files), tuple(problems), parameters)
+        return Looked(name, suite, tuple(files), tuple(problems), parameters, _detectors(strict))
     except Exception as error:
         return Looked(name, problems=(odd(error),))
+
+
+def _detectors(suite: Suite) -> str:
+    """What detectors are judged on under a suite, or why they cannot be; empty where it does not
+    say. A suite runs without, so this is no obstacle.
+    """
+    from bench.suite.detection import Judged
+
+    settings = suite.settings.detection
+    if settings is None:
+        return ""
+    try:
+        counts = Judged(suite).counts
+    except UserError as error:
+        return f"cannot be judged: {visible(str(error))}"
+    if settings.labels and not (labels := suite.place(settings.labels)).is_file():
+        return f"cannot be judged: labels {labels} are not there"
+    return "judged on " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
 
 
 def _leaks(suite: Suite) -> list[str]:
@@ -240,9 +260,10 @@ def _fact_of(
         None if memory is None else memory + PROGRAM,
         images,
         bool(answers.get("images") and answers.get("exact")),
-        None if images is None else images * settings.steps * 2,
+        None if images is None else images * settings.steps * 2 + answers.get("searched", 0),
         disk,
         round(images * timed / 3600, 4) if images and timed else None,
+        looked.detectors,
     )
 
 

@@ -95,6 +95,15 @@ def _suite_lines(suite: SuiteFact) -> list[str]:
         if numbers
         else []
     )
+    if suite.detectors:
+        lines += textwrap.wrap(
+            f"detectors: {suite.detectors}",
+            COLUMNS,
+            initial_indent=" " * 8,
+            subsequent_indent=" " * 14,
+            max_lines=2,
+            placeholder=" …",
+        )
     shown = lacking if len(lacking) <= 3 else lacking[:2]
     lines += [_missing_line(file) for file in shown]
     lines += (

@@ -216,7 +216,9 @@ def row_table(record: RunRecord, others: list[RunRecord]) -> Table:
         cells += [spread(score, column.decimals)] if record.seeds > 1 else []
         shown.add_row(*map(_text, (name, *cells)))
     for name, mean in record.facts.get("memorized", {}).items():
-        shown.add_row(_text(f"{name} (reported)"), number(mean, 3))
+        clean = record.facts.get("clean", {}).get(name)
+        beside_it = "" if clean is None else f" (clean prompts: {number(clean, 3)})"
+        shown.add_row(_text(f"{name} (reported)"), number(mean, 3) + beside_it)
     if not beside and record.method != REFERENCE:
         shown.caption = (
             "no record of `none` under this protocol yet: bench run --method none --suite"

@@ -54,7 +54,7 @@ def plan(experiment: Experiment, engine: Engine, images: Images, records: Path) 
     kept = to_make - _dropped(experiment, images, of_attacks, known)
     rows = len(to_make) * settings.steps * 2
     seconds = _seconds_an_image(engine, images) if known else None
-    searched = _searched(experiment)
+    searched = searches_planned(experiment)
     rows += sum(one["row_evaluations"] for one in searched.values())
     return {
         "suite": suite.name,
@@ -92,7 +92,7 @@ def _asked_by_attacks(experiment: Experiment) -> tuple[dict[str, list[SampleKey]
     return asked, problems
 
 
-def _searched(experiment: Experiment) -> dict[str, dict[str, int]]:
+def searches_planned(experiment: Experiment) -> dict[str, dict[str, int]]:
     """By attack on known pictures, how many of them there are, controls among them, and the row
     evaluations that they take when nothing is stored yet: on the mitigated model, and of memorized
     pictures on the base model too.

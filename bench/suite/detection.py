@@ -72,6 +72,11 @@ class Judged:
         """The kinds that are not memorized and are judged."""
         return tuple(kind for kind in self.kinds if kind not in ("memorized", "calibration"))
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many prompts there are of each kind."""
+        return {kind: len(prompts) for kind, prompts in self.kinds.items()}
+
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits over everything that decides a score: the model and how it is sampled, the

@@ -47,7 +47,8 @@ def test_list_knows_the_built_ins():
 def test_show_tells_parameters_and_protocol():
     wanda = json.loads(bench("show", "wanda", "--json").stdout)
     assert wanda["parameters"]["sparsity"]["default"] == 0.01 and "2406.18566" in wanda["paper"]
-    assert json.loads(bench("show", "testbed").stdout)["model"]["steps"] == 25
+    shown = json.loads(bench("show", "testbed").stdout)
+    assert shown["model"]["steps"] == 25 and shown["detection"]["prompts"]["pristine"] == 32
 
 
 @pytest.mark.parametrize(

@@ -338,6 +338,18 @@ def test_every_missing_file_of_a_suite_is_named_with_the_path_looked_at(tmp_path
     assert suite.images == 2 and suite.row_evaluations == 12 and not suite.images_exact
 
 
+def test_what_detectors_are_judged_on_is_said_and_stands_in_nobodys_way(tmp_path):
+    (quick,) = examine(["testbed-quick"], tmp_path, tmp_path, seconds=2).suites
+    assert quick.detectors.startswith("judged on 26 memorized, 102 clean, 32 pristine")
+    suite = tmp_path / "mine.toml"
+    suite.write_text(
+        'extends = "testbed-quick"\nname = "mine"\n[detection.negatives.other]\nfile = "no.csv"\n'
+    )
+    (mine,) = examine([str(suite)], tmp_path, tmp_path, seconds=2).suites
+    assert mine.verdict == "can run"
+    assert mine.detectors.startswith("cannot be judged: ") and "no.csv" in mine.detectors
+
+
 def safetensors(path, shape, size=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 2 * shape[0] * shape[1]
@@ -525,11 +537,10 @@ def test_images_and_evaluations_are_those_of_the_plan_of_a_run(tmp_path):
         assert told["exact"] and not told["problems"]
         assert told["timing"] == timing_file(run.engine.device, Execution(), None)
         attacked = sum(one["row_evaluations"] for one in planned["pictures_attacked"].values())
-        assert (
-            told["images"] == planned["images_missing"]
-            and told["images"] * run.suite.settings.model.steps * 2
-            == planned["row_evaluations"] - attacked
-        )
+        assert told["images"] == planned["images_missing"] and told["searched"] == attacked
+        of_images = told["images"] * run.suite.settings.model.steps * 2
+        assert of_images + attacked == planned["row_evaluations"]
+        assert (attacked > 0) == (name == "testbed")
 
 
 def test_a_metric_that_is_unknown_or_misconfigured_is_a_problem_of_its_suite(tmp_path):
@@ -602,7 +613,7 @@ def test_text_is_one_screen_with_marks_in_words(count):
 def test_on_this_machine_the_testbed_can_run(tmp_path):
     report = examine(["testbed-quick", "testbed"], tmp_path, tmp_path, seconds=60)
     assert report.ok and [suite.images_exact for suite in report.suites] == [True, True]
-    assert [suite.row_evaluations for suite in report.suites] == [9350, 172700]
+    assert [suite.row_evaluations for suite in report.suites] == [9350, 172700 + 55296]  # dori
     facts = report.as_json()
     assert json.loads(json.dumps(facts, allow_nan=False))["ok"] is True
     assert {fact["name"] for fact in facts["facts"]} >= {
