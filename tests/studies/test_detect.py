@@ -49,7 +49,13 @@ def test_scores_stand_with_their_prompts_and_the_file_is_read_again(tiny_suite, 
     assert load_detections(tmp_path / "detections") == ([found], [])
 
 
-def test_the_ordinary_run_records_and_what_is_recorded_is_what_detect_samples(tiny_suite, tmp_path):
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_ordinary_run_records_and_what_is_recorded_is_what_detect_samples(
+    tiny_suite, tmp_path, batch_size
+):
+    """Bit for bit where the batches are the same; within rounding where they are not."""
+    model = tiny_suite.settings.model.model_copy(update={"batch_size": batch_size})
+    tiny_suite = Suite(tiny_suite.settings.model_copy(update={"model": model}), tiny_suite.file)
     asked = recording(tiny_suite, "wen_score")
     prepared = prepare(asked, "none", {}, tmp_path / "run", CPU)
     run(*prepared, tmp_path / "records")
@@ -65,6 +71,7 @@ def test_the_ordinary_run_records_and_what_is_recorded_is_what_detect_samples(ti
         recorder = WenScore().recorders()[0]
         both = (study.observe(kind).trace(recorder), alone.observe(kind).trace(recorder))
         assert np.allclose(*both, rtol=1e-5)
+        assert batch_size > 1 or np.array_equal(*both)
 
 
 def test_a_run_that_nobody_asks_records_nothing(tiny_suite, tmp_path):
