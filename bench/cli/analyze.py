@@ -88,7 +88,7 @@ def masks(
     epilog=examples(
         "bench analyze subsets --suite testbed -p sparsity=0.1 --subsets 6",
         "bench analyze subsets --suite testbed --sizes 4,16 --subsets 3 --left-out 8 --fid",
-        "bench analyze subsets --suite sd15-mem500 --held-out 450 --images 1 --dry-run",
+        "bench analyze subsets --suite sd15-mem500 --held-out 440 --images 1 --dry-run",
     )
 )
 def subsets(

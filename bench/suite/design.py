@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 
 from bench.base.digests import path_digest
 from bench.statistics.units import Design
+from bench.suite.near import components, near_pairs
 from bench.suite.prompts import Prompt
 from bench.suite.schema import Role
 from bench.suite.suite import Suite
-
-NEAR = 0.5  # share of words that two captions have in common (Jaccard), from which they are near
-LARGEST = 20_000  # prompts, beyond which words are not compared
 
 
 def design_of(suite: Suite, role: Role) -> Design:
@@ -30,18 +27,12 @@ def clusters_of(prompts: tuple[Prompt, ...]) -> dict[str, int]:
     """The number of the cluster of each prompt that shares one: prompts with a training picture in
     common, by its content, or with half of their words in common, directly or through others.
     """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     count = len(prompts)
     pairs = _sharing([{_content(path) for path in prompt.references} for prompt in prompts])
-    if count <= LARGEST:
-        pairs |= _near([set(re.findall(r"\w+", prompt.text.lower())) for prompt in prompts])
+    pairs |= near_pairs([prompt.text for prompt in prompts])
     if not pairs:
         return {}
-    rows, columns = np.array(sorted(pairs)).T
-    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count))
-    _, labels = connected_components(graph, directed=False)
+    labels = components(count, pairs)
     sizes = np.bincount(labels)
     together = [number for number in range(count) if sizes[labels[number]] > 1]
     numbers = {label: place for place, label in enumerate(dict.fromkeys(labels[together]))}
@@ -73,20 +64,3 @@ def _sharing(sets: list[set[str]]) -> set[tuple[int, int]]:
                 pairs.add((last[element], number))
             last[element] = number
     return pairs
-
-
-def _near(words: list[set[str]]) -> set[tuple[int, int]]:
-    """Pairs of sets of words whose Jaccard index is at least `NEAR`."""
-    from scipy.sparse import csr_matrix
-
-    known: dict[str, int] = {}
-    places = [[known.setdefault(word, len(known)) for word in sorted(one)] for one in words]
-    starts = np.cumsum([0, *map(len, places)])
-    flat = [place for one in places for place in one]
-    table = csr_matrix((np.ones(len(flat)), flat, starts), shape=(len(words), max(len(known), 1)))
-    shared = (table @ table.T).tocoo()
-    sizes = np.diff(starts)
-    upper = shared.row < shared.col
-    rows, columns, both = shared.row[upper], shared.col[upper], shared.data[upper]
-    near = both / (sizes[rows] + sizes[columns] - both) >= NEAR
-    return set(zip(rows[near].tolist(), columns[near].tolist(), strict=True))

@@ -5,7 +5,7 @@ pictures and seed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from bench.base.errors import UserError, visible
 from bench.base.files import is_regular_file
 from bench.base.prompt_lists import Row, filled_in, read_list
 from bench.base.spread import spread
+from bench.suite.near import LARGEST, components, near_pairs
 from bench.suite.places import Places
 from bench.suite.schema import PromptSettings
 
@@ -101,11 +102,15 @@ def _chosen(
     ]
     if settings.groups:
         rows = [row for row in rows if row[group] in settings.groups]
-    if settings.part:
-        rows = rows[settings.part[0] :: settings.part[1]]
-    if settings.without:
-        first, every = settings.without
-        rows = [row for number, row in enumerate(rows) if number % every != first]
+    for given, stays in ((settings.part, True), (settings.without, False)):
+        if given:
+            first, every = given
+            units = _units(suite, settings, [row.text(called["prompt"]) for row in rows])
+            rows = [
+                row
+                for row, unit in zip(rows, units, strict=True)
+                if (unit % every == first) is stays
+            ]
     if settings.per_group:
         members: dict[str, list[int]] = {}
         for place, row in enumerate(rows):
@@ -113,6 +118,18 @@ def _chosen(
         kept = [spread(places, settings.per_group) for places in members.values()]
         rows = [rows[place] for place in sorted(itertools.chain.from_iterable(kept))]
     return rows
+
+
+def _units(suite: str, settings: PromptSettings, captions: Sequence[str]) -> Sequence[int]:
+    """What `part` and `without` count: rows, or groups of rows that are near-duplicates."""
+    if not settings.together or not captions:
+        return range(len(captions))
+    if len(captions) > LARGEST:
+        raise UserError(
+            f"{suite}: {settings.file} has {len(captions):,} captions, of which near-duplicates are"
+            f" to stay together; only {LARGEST:,} can be compared"
+        )
+    return [int(label) for label in components(len(captions), near_pairs(captions))]
 
 
 def _prompt(

@@ -101,6 +101,13 @@ class PromptSettings(_Frozen):
         None, description="[i, n]: keep every n-th row, beginning with row i"
     )
     without: tuple[int, int] | None = Field(None, description="[i, n]: leave these rows out")
+    together: bool = Field(
+        False,
+        description=(
+            "count near-duplicates, captions with half of their words in common, as one row in"
+            " `part` and `without`: none stands on both sides"
+        ),
+    )
     per_group: int | None = Field(
         None, ge=1, description="keep this many of each group, evenly spread over its rows"
     )
@@ -225,7 +232,16 @@ class SuiteSettings(_Frozen):
 LATER = {
     "suite": ("stratified",),
     "model": ("config", "vae_tiling"),
-    "prompts": ("format", "delimiter", "columns", "references", "expected", "without", "per_group"),
+    "prompts": (
+        "format",
+        "delimiter",
+        "columns",
+        "references",
+        "expected",
+        "without",
+        "per_group",
+        "together",
+    ),
 }
 
 

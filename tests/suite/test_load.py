@@ -23,14 +23,14 @@ RECORDS = Path(bench.__file__).parents[1] / "leaderboards" / "records"
 # of before stand apart: raise the version of the suite, or put the default of a new setting into
 # `LATER`.
 PROTOCOLS = {
-    "sd14-mem500-coco30k": "127c6d67fb33dcaf",
-    "sd14-mem500": "1a2d7e592000408e",
-    "sd15-mem500-coco30k": "ae1c5dfc60616312",
-    "sd15-mem500": "33d4f5b4e6e5b29a",
-    "sd20-mem219-coco30k": "2a89d15d1f924702",
-    "sd20-mem219": "aca7929b113b1d86",
-    "sd21-mem219-coco30k": "b456b03182d9467a",
-    "sd21-mem219": "d37b22fc02351c6a",
+    "sd14-mem500-coco30k": "7a2c58631cb5678f",
+    "sd14-mem500": "ffc390a136642d4d",
+    "sd15-mem500-coco30k": "0f14293425ec09e5",
+    "sd15-mem500": "3913a4fdb6fee2a0",
+    "sd20-mem219-coco30k": "1598c69bdf92d0f6",
+    "sd20-mem219": "66cfc894898d4105",
+    "sd21-mem219-coco30k": "00bd98e16fdc07be",
+    "sd21-mem219": "393501bc28d0f9e9",
 }
 EMBEDDED = ["testbed", "testbed-attackers", "testbed-quick"]
 OWN = 'name = "mine"\nextends = "{}"\n[model]\nsteps = 4\n'
