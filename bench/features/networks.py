@@ -21,7 +21,7 @@ from pydantic import AfterValidator
 from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UnknownName, UserError, one_line
 from bench.features.open_clip_files import check_folder, check_name
-from bench.features.weights import load_network
+from bench.features.weights import load_network, run_mark
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -94,7 +94,7 @@ class CopyDescriptor:
     @property
     def fingerprint(self) -> str:
         profile = digest_of(asdict(PROFILES[self.profile]))[:6]
-        return f"sscd-{self.profile}-{profile}-{self.digest[:12]}"
+        return f"sscd-{self.profile}-{profile}-{self.digest[:12]}{run_mark(self.digest)}"
 
     @cached_property
     def network(self) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -292,7 +292,7 @@ class CleanFeatures:
 
     @property
     def fingerprint(self) -> str:
-        return f"clean-{self.size}-{self.digest[:12]}"
+        return f"clean-{self.size}-{self.digest[:12]}{run_mark(self.digest)}"
 
     @cached_property
     def layers(self) -> Callable[[torch.Tensor], torch.Tensor]:

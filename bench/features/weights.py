@@ -55,6 +55,14 @@ def trusted() -> dict[str, str]:
     return dict(_TRUSTED)
 
 
+def run_mark(digest: str) -> str:
+    """The end of the fingerprint of features that a file with this sha256 gives: "-run" where it is
+    trusted and so runs. A program's features are then never taken for those of its numbers, and a
+    record that has them comes of a command that trusts it, and says so.
+    """
+    return "-run" if digest in _TRUSTED else ""
+
+
 def trust_as(known: Mapping[str, str]) -> None:
     """Trust in this process what another one trusts: names by sha256."""
     _TRUSTED.update(known)

@@ -337,7 +337,9 @@ def test_a_torchscript_runs_only_where_the_user_trusts_it(tmp_path, nobody_trust
     with pytest.raises(UserError, match="give --trust .*writer.pt"):
         CopyDescriptor(path, "testbed", CPU)(PICTURES)
     assert not place.exists()
+    untrusted = CopyDescriptor(path, "testbed", CPU).fingerprint
     trust([path])
+    assert CopyDescriptor(path, "testbed", CPU).fingerprint == untrusted + "-run"
     assert "writer.pt" in capsys.readouterr().err and len(next(iter(weights.trusted()))) == 64
     CopyDescriptor(path, "testbed", CPU)(PICTURES)
     assert place.exists()  # which is what trust means
