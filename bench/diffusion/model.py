@@ -21,6 +21,8 @@ from bench.base.errors import UserError, one_line
 from bench.diffusion.batch_size import batch_size_by_trial
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.execution import Execution, prepare
+from bench.diffusion.lora.file import read_lora
+from bench.diffusion.lora.merge import Strength, merge
 from bench.diffusion.model_index import check_model_index
 from bench.diffusion.weight_files import part_variants, refuse_pickle, stored_types
 from bench.suite.suite import Suite
@@ -127,6 +129,9 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
     pipe.set_progress_bar_config(disable=True)
     for name in PARTS:
         _check_numbers(path, name, getattr(pipe, name))
+    if settings.loras:
+        given = [(suite.path(lora.file), Strength(*lora.strengths)) for lora in settings.loras]
+        merge(pipe, [(read_lora(file), strength) for file, strength in given])
     pipe.to(device)
     for name in PARTS:
         getattr(pipe, name).eval().requires_grad_(False)
@@ -206,7 +211,8 @@ def stored_as(suite: Suite) -> dict[str, Any]:
     """What the model's files hold, a fact for records: their format and the number type of each
     part, such as `fp16`.
     """
-    return stored_types(suite.place(suite.settings.model.path))
+    found = stored_types(suite.place(suite.settings.model.path))
+    return found | ({"loras": suite.lora_strengths} if suite.settings.model.loras else {})
 
 
 def _from_folder(folder: Path, dtype: torch.dtype) -> Any:

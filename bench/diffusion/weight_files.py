@@ -6,11 +6,11 @@ Nothing is loaded for it: names of files, and the headers of safetensors files, 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from bench.base.errors import UserError, one_line
+from bench.base.errors import UserError
+from bench.base.safetensors_header import read_header
 
 # The stems that diffusers and transformers save weights under.
 STEMS = {
@@ -20,7 +20,6 @@ STEMS = {
 }
 VARIANT = "fp16"  # the one that the hub has of Stable Diffusion
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
-LONGEST_HEADER = 100 * 2**20  # as the safetensors library has it
 
 
 def refuse_pickle(path: Path) -> None:
@@ -84,33 +83,13 @@ def stored_types(path: Path) -> dict[str, Any]:
     }
 
 
-def read_header(file: Path) -> dict[str, Any]:
-    """The header of a safetensors file: tensor names to `dtype`, `shape` and `data_offsets`.
-
-    Raises `UserError` for another file.
-    """
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if length > LONGEST_HEADER:
-                raise ValueError(f"its header would be {length} bytes long")
-            header = json.loads(stream.read(length))
-        if not isinstance(header, dict):
-            raise ValueError("its header is no table")
-        return {name: about for name, about in header.items() if name != "__metadata__"}
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{file} is no readable safetensors file: {one_line(error)[:120]}"
-        ) from error
-
-
 def _types(files: list[Path]) -> list[str]:
     counts: dict[str, int] = {}
     for file in files:
         try:
-            for about in read_header(file).values():
+            for about in read_header(file).tensors.values():
                 counts[about["dtype"]] = counts.get(about["dtype"], 0) + 1
-        except (UserError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             continue
     return sorted(counts, key=lambda name: (-counts[name], name))
 

@@ -95,6 +95,10 @@ def look(name: str) -> Looked:
         if suite.settings.model.path.removeprefix(PREFIX) not in lacking:
             more, parameters = _model_files(suite.place(suite.settings.model.path))
             files += more
+        files += [
+            FileFact("LoRA", str(place), "" if is_regular_file(place) else "missing")
+            for place in (suite.place(lora.file) for lora in suite.settings.model.loras)
+        ]
         for role, settings in suite.settings.prompts.items():
             file = suite.place(settings.file)
             if not settings.file.startswith(PREFIX):

@@ -34,6 +34,23 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class LoraSettings(_Frozen):
+    """A LoRA file that is merged into the model before anything is generated."""
+
+    file: str = Field(description="a safetensors file, relative to the suite file, or asset:NAME")
+    weight: float = Field(
+        1.0, allow_inf_nan=False, description="strength in the UNet; may be negative or above 1"
+    )
+    text_weight: float | None = Field(
+        None, allow_inf_nan=False, description="strength in the text encoder; `weight` by default"
+    )
+
+    @property
+    def strengths(self) -> tuple[float, float]:
+        """In the UNet, and in the text encoder."""
+        return self.weight, self.weight if self.text_weight is None else self.text_weight
+
+
 class ModelSettings(_Frozen):
     """The pipeline and how it is sampled: everything that decides a picture except prompt, seed and
     method.
@@ -63,6 +80,9 @@ class ModelSettings(_Frozen):
     )
     vae_tiling: bool = Field(
         False, description="decode in tiles, for large pictures; changes pixels where tiles meet"
+    )
+    loras: tuple[LoraSettings, ...] = Field(
+        (), description="LoRA files merged into the model, in tables [[model.loras]]"
     )
 
 
@@ -231,7 +251,7 @@ class SuiteSettings(_Frozen):
 # fingerprints and keys, which stay what they were.
 LATER = {
     "suite": ("stratified",),
-    "model": ("config", "vae_tiling"),
+    "model": ("config", "vae_tiling", "loras"),
     "prompts": (
         "format",
         "delimiter",
@@ -260,7 +280,8 @@ def protocol(settings: SuiteSettings) -> dict[str, Any]:
     ]
     for name, section, model in sections:
         for key in LATER.get(name, ()):
-            if section[key] == type(model).model_fields[key].get_default(call_default_factory=True):
+            default = type(model).model_fields[key].get_default(call_default_factory=True)
+            if section[key] == (list(default) if isinstance(default, tuple) else default):
                 del section[key]
     return table
 

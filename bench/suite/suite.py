@@ -18,10 +18,23 @@ from typing import Any
 from bench.assets.asset import cache_folder
 from bench.assets.catalogue import PREFIX, Assets, Entry, PicturesEntry, name_of, shipped_entries
 from bench.base.digests import digest_of, path_digest
+from bench.base.errors import UserError
+from bench.base.safetensors_header import tensors_digest
 from bench.registry.registry import SUITES, declared_files
 from bench.suite.places import Places, named_files
 from bench.suite.prompts import Prompt, read_prompts
 from bench.suite.schema import Role, SuiteSettings, protocol, texts_in
+
+
+def lora_digest(file: Path) -> str:
+    """Who a LoRA file is: the sha256 of its tensors, whatever its header says.
+
+    Raises `UserError` for another file.
+    """
+    try:
+        return tensors_digest(file)
+    except ValueError as error:
+        raise UserError(f"{file} is no readable safetensors file: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -156,6 +169,8 @@ class Suite:
         model = self.picture_settings
         if "config" in model:
             model["config"] = self.digest(model["config"])
+        if self.settings.model.loras:
+            model["loras"] = self.lora_strengths
         return model | {"model_sha256": self.digest(self.settings.model.path)}
 
     @property
@@ -164,13 +179,29 @@ class Suite:
         return {
             key: value
             for key, value in protocol(self.settings)["model"].items()
-            if key not in ("path", "batch_size")
+            if key not in ("path", "batch_size", "loras")
         }
+
+    @cached_property
+    def lora_strengths(self) -> dict[str, tuple[float, float]]:
+        """What is merged into the model: strengths in the UNet and in the text encoder, by the
+        sha256 of a file's tensors. A file that is named twice is there with the sum, one without
+        strength is not.
+        """
+        found: dict[str, tuple[float, float]] = {}
+        for lora in self.settings.model.loras:
+            digest = lora_digest(self.path(lora.file))
+            unet, text = found.get(digest, (0.0, 0.0))
+            more, more_text = lora.strengths
+            found[digest] = unet + more, text + more_text
+        return {digest: found[digest] for digest in sorted(found) if any(found[digest])}
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the protocol and the contents of every file it names, 16 hex digits."""
         settings = protocol(self.settings)
+        if self.settings.model.loras:
+            settings["model"]["loras"] = self.lora_strengths
         files = {settings["model"]["path"], *(p["file"] for p in settings["prompts"].values())}
         files |= {config for config in (self.settings.model.config,) if config}
         for kind, name, parameters in self.settings.judges():

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.base.errors import UserError
+from bench.base.safetensors_header import read_header
 from bench.contracts.method import FitData, Method
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.model import load_denoiser, load_pipeline, stored_as
-from bench.diffusion.weight_files import part_variants, read_header
+from bench.diffusion.weight_files import part_variants
 from bench.running.sampling import sample
 from bench.suite.load import load_suite
 from bench.suite.schema import LATER
@@ -406,7 +407,7 @@ def test_a_damaged_single_file_is_one_clear_line(single, tiny_folder, damage, li
 def test_a_header_that_is_none_is_said_and_costs_no_memory(tmp_path):
     for content in (b"", b"abc", b"\xff" * 16, (5).to_bytes(8, "little") + b"[1,2]"):
         (tmp_path / "x.safetensors").write_bytes(content)
-        with pytest.raises(UserError, match="no readable safetensors"):
+        with pytest.raises(ValueError, match="header"):
             read_header(tmp_path / "x.safetensors")
 
 

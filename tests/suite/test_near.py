@@ -45,11 +45,12 @@ def split_suite(folder, tiny_folder, captions, together="together = true"):
         folder / "list.csv",
         [["id", "prompt", "split"], *([str(i), one, "all"] for i, one in enumerate(captions))],
     )
-    (folder / "mine.toml").write_text(
-        f'extends = "{tiny_folder / "tiny.toml"}"\nname = "mine"\n'
-        f'[prompts.fit]\nfile = "list.csv"\nwhere = {{ split = "all" }}\npart = [0, 2]\n{together}\n'
-        f'[prompts.memorized]\nfile = "list.csv"\nwhere = {{ split = "all" }}\nwithout = [0, 2]\n{together}\n'
+    roles = "".join(
+        f'[prompts.{role}]\nfile = "list.csv"\nwhere = {{ split = "all" }}\n{part}\n{together}\n'
+        for role, part in (("fit", "part = [0, 2]"), ("memorized", "without = [0, 2]"))
     )
+    extended = f'extends = "{tiny_folder / "tiny.toml"}"\nname = "mine"\n'
+    (folder / "mine.toml").write_text(extended + roles)
     return load_suite(str(folder / "mine.toml"))
 
 
