@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bench.base.errors import UserError, visible
 from bench.base.files import write_atomically
-from bench.leaderboard import detectors_page
+from bench.leaderboard import detectors_page, index
 from bench.leaderboard.board import Board, Row, columns_of, make_boards
 from bench.leaderboard.cells import LONGEST, cell, difference_cell, heading, number, spread
 from bench.leaderboard.columns import SIZED
@@ -90,10 +90,14 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
         pages[f"{board.suite}.tex"] = latex(
             board, columns, [heading(board, column) for column in columns]
         ).encode()
-    for found in make_detector_boards(detections, damaged_detections):
+    detector_boards = make_detector_boards(detections, damaged_detections)
+    for found in detector_boards:
         pages[f"{found.page}.md"] = detectors_page.markdown(found).encode()
         pages[f"{found.page}.csv"] = detectors_page.as_csv(found).encode()
         pages[f"{found.page}.html"] = detectors_page.html(found).encode()
+    pictured = [board.suite for board in boards if f"pictures/{board.suite}.svg" in pages]
+    found_there = index.entries(boards, detector_boards, pictured)
+    pages["index.html"] = index.html(found_there, "published.md" in pages).encode()
     return pages, problems
 
 

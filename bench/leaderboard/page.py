@@ -94,7 +94,7 @@ def html(board: Board) -> str:
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         facts=_facts(board),
-        cards=[(card, [_answer(answer) for answer in card.answers]) for card in glance(board)],
+        cards=[(card, [answer_shown(answer) for answer in card.answers]) for card in glance(board)],
         columns=[_column(board, column) for column in columns],
         parts=_spans(columns),
         rows=[_row(row, columns, reference, scales) for row in board.rows],
@@ -355,7 +355,10 @@ def _facts(board: Board) -> dict[str, Any]:
     }
 
 
-def _answer(answer: Answer) -> dict[str, Any]:
+def answer_shown(answer: Answer) -> dict[str, Any]:
+    """The texts of an answer: lead, name, value and interval of its column, the value of none, the
+    change, the verdict, harms, and what comes next.
+    """
     row, column = answer.row, answer.column
     base = Row(row.reference, None).score(column) if row.reference else None
     beside = []

@@ -140,6 +140,7 @@ class Strict(HTMLParser):
                 name not in ("href", "src")
                 or not value
                 or value.startswith(("#", "data:image/png;base64,", "https://"))
+                or value == "index.html"
             ), (name, value[:80])
         self.scripts += tag == "script"
         if tag not in self.VOID:

@@ -108,6 +108,7 @@ def test_pages_are_the_same_bytes_in_another_environment(records, tmp_path):
         "demo.html",
         "demo.tex",
         "record.schema.json",
+        "index.html",
         "pictures/demo.svg",
     }
 
@@ -348,7 +349,8 @@ def test_a_folder_with_a_hostile_name_gets_no_page(records):
     (place / "x.json").write_text("{}")
     pages, (problem,) = make_pages(records)
     assert "x.json" in problem and all(
-        name.split(".")[0].split("/")[-1] in ("demo", "record", "published") for name in pages
+        name.split(".")[0].split("/")[-1] in ("demo", "record", "published", "index")
+        for name in pages
     )
 
 
