@@ -92,13 +92,16 @@ def _of_methods(board: Board, pictures: Sequence[str]) -> Entry:
 def _of_attack(attack: KnownAttack) -> Finding:
     """Of whom an attacker who knows the picture gets least."""
     excess = [name for name, *_ in COLUMNS].index("excess")
-    none = [cells[excess] for _, row, cells in attack.rows if row.record.method == REFERENCE]
+    none = [one for one in attack.rows if one[1].record.method == REFERENCE]
     others = [one for one in attack.rows if one[1].record.method != REFERENCE]
     least = min(others, key=lambda one: _value(one[1], attack.item), default=None)
     question = f"Who gives least to an attacker who {EMBEDDINGS[attack.item]}?"
     if least is None:
         return Finding(question, "", "", "No method was attacked so yet.")
-    figure = f"copies beyond controls {least[2][excess]}" + (f" (none: {none[0]})" if none else "")
+    if none and _value(least[1], attack.item) >= _value(none[0][1], attack.item):
+        return Finding(question, "", "", f"Nobody: all as much as none, {none[0][2][excess]}.")
+    figure = f"copies beyond controls {least[2][excess]}"
+    figure += f" (none: {none[0][2][excess]})" if none else ""
     return Finding(question, least[1].label, figure, "")
 
 
