@@ -4,6 +4,7 @@ pictures and seed.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ LARGEST_SEED = 2**63 - 1
 @dataclass(frozen=True)
 class Prompt:
     """One prompt: `id` is unique in its file, `group` a label such as the number of times it was
-    trained on, `seed` its first image's own.
+    trained on, `seed` its first image's own. `anchor` is a clean caption of the same objects, or
+    empty where the list names none.
     """
 
     id: str
@@ -31,6 +33,7 @@ class Prompt:
     group: str
     references: tuple[Path, ...]
     seed: int | None = None
+    anchor: str = ""
 
 
 def read_prompts(
@@ -101,6 +104,8 @@ def _chosen(
     ]
     if settings.groups:
         rows = [row for row in rows if row[group] in settings.groups]
+    if settings.drawn:
+        rows = _drawn(suite, file, rows, called.get("id", "id"), settings.drawn)
     if settings.part:
         rows = rows[settings.part[0] :: settings.part[1]]
     if settings.without:
@@ -115,6 +120,26 @@ def _chosen(
     return rows
 
 
+def _drawn(
+    suite: str, file: Path, rows: list[Row], column: str, part: tuple[int, int]
+) -> list[Row]:
+    """The rows whose id falls into one part of several: by the id alone, whatever else is listed.
+
+    Raises `UserError` where a row has no id.
+    """
+    chosen, (wanted, parts) = list[Row](), part
+    for row in rows:
+        id = row.get(column)
+        if not id:
+            raise UserError(
+                f"{suite}: `drawn` goes by ids, and line {row.line} of {file} has none in the"
+                f" column '{column}'"
+            )
+        if int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") % parts == wanted:
+            chosen.append(row)
+    return chosen
+
+
 def _prompt(
     suite: str, role: str, number: int, row: Row, called: Mapping[str, str], finder: _References
 ) -> Prompt:
@@ -122,7 +147,12 @@ def _prompt(
     seed = row[called["seed"]] if "seed" in called else ""
     group = row.get(called.get("group", "group")) or ""
     return Prompt(
-        id, row.text(called["prompt"]), group, finder.of(id, row), _seed_of(suite, id, seed)
+        id,
+        row.text(called["prompt"]),
+        group,
+        finder.of(id, row),
+        _seed_of(suite, id, seed),
+        (row.get(called.get("anchor", "anchor")) or "").strip(),
     )
 
 
