@@ -26,7 +26,6 @@ _HOMES = {
     "fine_tuned": "bench.contracts.fine_tuning",
     "swapped": "bench.contracts.fine_tuning",
     "made_once": "bench.contracts.fine_tuning",
-    "evaluated": "bench.contracts.fine_tuning",
     "Denoiser": "bench.diffusion.denoiser",
     "trajectory": "bench.diffusion.denoiser",
     "Request": "bench.diffusion.request",
@@ -129,7 +128,6 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.contracts.detector import Needs as Needs
     from bench.contracts.detector import Observation as Observation
     from bench.contracts.detector import Recorder as Recorder
-    from bench.contracts.fine_tuning import evaluated as evaluated
     from bench.contracts.fine_tuning import fine_tuned as fine_tuned
     from bench.contracts.fine_tuning import made_once as made_once
     from bench.contracts.fine_tuning import swapped as swapped

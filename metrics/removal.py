@@ -53,7 +53,8 @@ class Removal(Metric):
         ),
         "sscd_unnamed": Shown(
             heading="SSCD unnamed",
-            meaning="mean similarity of a generation to its training picture, over the same prompts",
+            meaning="mean similarity of a generation to its training picture, over the same"
+            " prompts",
         ),
         "clip_score_neighbours": Shown(
             heading="CLIP neighbours",

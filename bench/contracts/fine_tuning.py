@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -46,7 +45,7 @@ def fine_tuned(
     def watch(step: int, value: float) -> None:
         data.report("train", step, course.steps)
 
-    with _in_training(unet, names) as (trained, before), torch.enable_grad():
+    with _in_training(unet, names) as before, torch.enable_grad():
         learner = Learner(
             unet,
             course,
@@ -61,18 +60,18 @@ def fine_tuned(
         learner.learn(watch)
         after = {
             name: value.detach().to(before[name].dtype, copy=True)
-            for name, value in trained.items()
+            for name, value in learner.result.named_parameters()
+            if name in before
         }
     return {name: value for name, value in after.items() if not torch.equal(value, before[name])}
 
 
 @contextmanager
-def _in_training(
-    unet: torch.nn.Module, names: Collection[str]
-) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """The UNet in float32 with gradients for these parameters alone. Yields them, and copies of
-    them as they were.
+def _in_training(unet: torch.nn.Module, names: Collection[str]) -> Iterator[dict[str, Tensor]]:
+    """The UNet in float32 with gradients for these parameters alone. Yields copies of them as they
+    were.
     """
+    attributes = set(vars(unet))
     parameters = dict(unet.named_parameters())
     if unknown := sorted(set(names) - parameters.keys()):
         raise UserError(f"the model has no parameter {unknown[0]} to train")
@@ -83,8 +82,10 @@ def _in_training(
         for name, value in parameters.items():
             value.data = value.data.float()  # the same numbers where they are in float32 already
             value.requires_grad_(name in before)
-        yield {name: parameters[name] for name in before}, before
+        yield before
     finally:
+        for name in set(vars(unet)) - attributes:  # accelerate marks what it prepared
+            delattr(unet, name)
         with torch.no_grad():
             for name, value in parameters.items():
                 value.data = stored[name]
@@ -155,13 +156,3 @@ def _keep(file: Path, made: Mapping[str, Tensor], metadata: dict[str, str]) -> N
         raise UserError(f"{file} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def evaluated(
-    module: torch.nn.Module, weights: Mapping[str, Tensor], *inputs: Any, **named: Any
-) -> Any:
-    """What the module gives with these values of its parameters, without gradients; its hooks run,
-    so that it counts.
-    """
-    with torch.no_grad():
-        return torch.func.functional_call(module, dict(weights), inputs, named)

@@ -4,7 +4,7 @@ sampling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +91,8 @@ class Method(BaseModel):
     # the parameter that says how much it does, and the values that `bench sweep` takes, from least
     # to most
     swept: ClassVar[Swept | None] = None
+    # parameters with which `bench check` tries it, where its defaults take long
+    trial: ClassVar[Mapping[str, Any]] = {}
 
     def needed(self) -> tuple[Need, ...]:
         """What these parameters need of `needs`."""

@@ -135,7 +135,9 @@ def _judge(experiment: Experiment, engine: Engine) -> CopyJudge | None:
     descriptor = engine.kept(
         CopyDescriptor(suite.path(given["weights"]), given.get("profile", "nemo"), engine.device)
     )
-    return CopyJudge(lambda pictures: descriptor(list(pictures)), float(given.get("threshold", 0.7)))
+    return CopyJudge(
+        lambda pictures: descriptor(list(pictures)), float(given.get("threshold", 0.7))
+    )
 
 
 def _keep(found: Fitted, store: SampleStore) -> None:

@@ -1,5 +1,5 @@
-"""The prompt lists of the removal track on the embedded model: canaries that it copies, each with an
-anchor, and their neighbours.
+"""The prompt lists of the removal track on the embedded model: canaries that it copies, each with
+an anchor, and their neighbours.
 
 Anchor and neighbour of a canary are clean captions of its objects, without its invented words.
 Methods train on anchors, and neighbours are judged, so that no caption is both. Which canaries are
