@@ -128,7 +128,8 @@ def made_once(
         data.credit(seconds, rows)
         return {key: value.to(denoiser.device) for key, value in tensors.items()}
     start, before = time.perf_counter(), denoiser.evaluations
-    made = make()
+    # Of one layout however they come: another layout is multiplied in another order.
+    made = {key: value.detach().contiguous() for key, value in make().items()}
     if file:
         spent = [repr(time.perf_counter() - start), str(denoiser.evaluations - before)]
         _keep(file, made, dict(zip(("seconds", "rows"), spent, strict=True)))
@@ -147,7 +148,7 @@ def _kept(file: Path) -> tuple[dict[str, Tensor], float, int] | None:
 def _keep(file: Path, made: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write under a temporary name and rename."""
     temporary = file.with_name(f".{file.name}.tmp")
-    tensors = {key: value.detach().cpu().contiguous() for key, value in made.items()}
+    tensors = {key: value.cpu() for key, value in made.items()}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, temporary, metadata)

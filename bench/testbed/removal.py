@@ -41,22 +41,18 @@ def write_removal_lists(bundle: Path, folder: Path) -> list[Path]:
         and canary.split != "pristine"
         and shares["share_of_copies"].get(canary.name, 0.0) >= COPIED
     ]
-    judged, trained_on = (
-        {
-            row.text("prompt")
-            for name in names
-            for row in read_list(bundle / f"prompts/{name}.csv").rows
-        }
-        for names in (("clean", "quality"), ("calibration",))
+    clean, quality, trained_on = (
+        {row.text("prompt") for row in read_list(bundle / f"prompts/{name}.csv").rows}
+        for name in ("clean", "quality", "calibration")
     )
     anchors = {
-        canary.name: _first(canary, "anchor", trained_on - judged, _captions(canary), judged)
+        canary.name: _first(canary, "anchor", trained_on - quality, _captions(canary), clean)
         for canary in copied
     }
     taken = {*trained_on, *anchors.values()}
     neighbours = dict[str, str]()
     for canary in copied:
-        fresh = set(_captions(canary)) - judged - set(neighbours.values())
+        fresh = set(_captions(canary)) - clean - quality - set(neighbours.values())
         neighbours[canary.name] = _first(canary, "neighbour", fresh, _captions(canary), taken)
     prompts = [
         [
