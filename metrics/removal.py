@@ -43,7 +43,7 @@ class Removal(Metric):
         "any_copy_neighbours",
     )
     roles: ClassVar[tuple[Role, ...]] = ("unnamed", "neighbours")
-    files: ClassVar[tuple[str, ...]] = ("weights", "clip")
+    files: ClassVar[tuple[str, ...]] = ("weights", "clip_weights")
     pictured: ClassVar[tuple[str, ...]] = ("copies_unnamed", "sscd_unnamed")
     shown: ClassVar[Mapping[str, Shown]] = {
         "copies_unnamed": Shown(
@@ -77,7 +77,15 @@ class Removal(Metric):
     weights: str = Field(description="weights of a copy descriptor, relative to the suite file")
     profile: ProfileName = Field("nemo", description=f"one of {', '.join(PROFILES)}")
     threshold: float = Field(0.7, gt=-1, lt=1, description="an image above it counts as a copy")
-    clip: str = Field(description="an open_clip folder relative to the suite file")
+    clip: str = Field(
+        description=(
+            "an open_clip folder relative to the suite file, or the name of an architecture if"
+            " `clip_weights` is given"
+        )
+    )
+    clip_weights: str = Field(
+        "", description="checkpoint of the architecture, relative to the suite file"
+    )
 
     def fits(self, suite: Suite) -> None:
         """Raises `UserError` for a suite of another track."""
@@ -91,7 +99,12 @@ class Removal(Metric):
         return {"unnamed": [descriptor], "neighbours": [descriptor, self._clip(suite, device)]}
 
     def _clip(self, suite: Suite, device: Any) -> OpenClip:
-        return OpenClip(self.clip, suite.path(self.clip), None, device)
+        return OpenClip(
+            self.clip,
+            None if self.clip_weights else suite.path(self.clip),
+            suite.path(self.clip_weights) if self.clip_weights else None,
+            device,
+        )
 
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | Unmeasurable]:
         """Raises `Unmeasurable` where no unnamed prompt has a training picture."""

@@ -25,6 +25,7 @@ RECORDS = Path(bench.__file__).parents[1] / "leaderboards" / "records"
 PROTOCOLS = {
     "sd14-mem500-coco30k": "127c6d67fb33dcaf",
     "sd14-mem500": "1a2d7e592000408e",
+    "sd14-removal": "ba52e111b5916cfb",
     "sd15-mem500-coco30k": "ae1c5dfc60616312",
     "sd15-mem500": "33d4f5b4e6e5b29a",
     "sd20-mem219-coco30k": "2a89d15d1f924702",
