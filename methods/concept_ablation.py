@@ -119,7 +119,13 @@ class ConceptAblation(Method):
             kept = mse(anchored, noising.target(clean, times, noise))
             return ablated + self.regularisation * kept
 
-        course = Course(self.steps, self.learning_rate, largest_gradient=0.0, seed=self.seed)
+        course = Course(
+            self.steps,
+            self.learning_rate,
+            largest_gradient=0.0,
+            seed=self.seed,
+            checkpoint_every=50,
+        )
         names = parameters_of(denoiser.pipe.unet, self.part)
         return fine_tuned(denoiser, data, names, course, loss)
 

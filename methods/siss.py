@@ -135,7 +135,13 @@ class Siss(Method):
             )
             return kept, deleted
 
-        course = Course(self.steps, self.learning_rate, accumulate=self.accumulate, seed=self.seed)
+        course = Course(
+            self.steps,
+            self.learning_rate,
+            accumulate=self.accumulate,
+            seed=self.seed,
+            checkpoint_every=10,
+        )
         names = parameters_of(denoiser.pipe.unet, self.part)
         return fine_tuned(denoiser, data, names, course, loss, self.mix)
 

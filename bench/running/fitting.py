@@ -66,12 +66,12 @@ def fitted(
         report(f"fit {experiment.method_name}", 0, 1)
         with _checkpoints(store) as folder:
             # Whoever waited for another process finds what that one learned.
-            if stored := _stored(store, engine.device):
+            if stored := _stored(store, engine.device, told=True):
                 return stored
             found = _learned(experiment, engine, folder, report)
             with store.files.alone():
                 # Another machine may have been faster: what all sample with is what the store has.
-                if stored := _stored(store, engine.device):
+                if stored := _stored(store, engine.device, told=True):
                     return stored
                 _keep(found, store)
             if folder:
@@ -153,8 +153,10 @@ def _keep(found: Fitted, store: SampleStore) -> None:
     )
 
 
-def _stored(store: SampleStore, device: torch.device) -> Fitted | None:
-    """What the store has; None where nothing was learned yet, or it is damaged."""
+def _stored(store: SampleStore, device: torch.device, told: bool = False) -> Fitted | None:
+    """What the store has; None where nothing was learned yet, or it is damaged, which is said where
+    it was not `told` before.
+    """
     known = read_note(store.files, FACTS)
     if known is None:
         return None
@@ -167,9 +169,8 @@ def _stored(store: SampleStore, device: torch.device) -> Fitted | None:
             raise UserError("its content does not match its sha256")
         state = {name: value.to(device) for name, value in load(content).items()}
     except (UserError, SafetensorError) as error:
-        print(
-            f"bench: {store.files}/{TENSORS} is damaged and is learned again: {one_line(error)}",
-            file=sys.stderr,
-        )
+        if not told:
+            what = f"{store.files}/{TENSORS} is damaged and is learned again"
+            print(f"bench: {what}: {one_line(error)}", file=sys.stderr)
         return None
     return Fitted(state, known["seconds"], known["rows"])

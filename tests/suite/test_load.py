@@ -34,6 +34,8 @@ PROTOCOLS = {
     "sd21-mem219": "d37b22fc02351c6a",
 }
 EMBEDDED = ["testbed", "testbed-attackers", "testbed-quick"]
+# Without committed records so far: a change here makes stored work of before stand apart.
+FRESH = {"testbed-removal": "1ce941b9738f7fb6"}
 OWN = 'name = "mine"\nextends = "{}"\n[model]\nsteps = 4\n'
 
 
@@ -62,7 +64,12 @@ def test_a_suite_whose_files_are_not_shipped_keeps_its_protocol(name):
 
 
 def test_every_shipped_suite_is_pinned():
-    assert set(registry.suites()) == {*PROTOCOLS, *EMBEDDED}
+    assert set(registry.suites()) == {*PROTOCOLS, *EMBEDDED, *FRESH}
+
+
+@pytest.mark.parametrize("name", FRESH)
+def test_a_suite_without_records_keeps_its_fingerprint(name):
+    assert load_suite(name).fingerprint == FRESH[name]
 
 
 @pytest.mark.parametrize("parent", ["testbed", "testbed-quick"])
