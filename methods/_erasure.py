@@ -91,6 +91,7 @@ def pictures_apart(
         asked = [(prompt, number) for prompt in lacking for number in numbers]
         if not asked:
             break
+        data.report("pictures that are no copies", first, tries)
         found = generated(
             denoiser,
             [captions[prompt] for prompt, _ in asked],
@@ -101,6 +102,7 @@ def pictures_apart(
             pictures = list(denoiser.decode(rows))
             latents[prompt] += list(rows)
             alike[prompt] += data.judge.similarity(pictures, data.training_images[prompt]).tolist()
+    data.report("pictures that are no copies", tries, tries)
     chosen = {}
     for prompt in captions:
         near = [max(value, most) for value in alike[prompt]]  # those apart in their own order

@@ -107,6 +107,14 @@ class AdvFinetune(Method):
     inner_batch: int = Field(8, ge=1, description="its noises a step (attack dori: 8)")
     seed: int = Field(0, ge=0, description="of everything that is drawn")
 
+    def needed(self) -> tuple[Need, ...]:
+        return self.needs if self._acts else ("fit_prompts", "clean_prompts")
+
+    @property
+    def _acts(self) -> bool:
+        """Whether surrogates are trained on at all."""
+        return self.adversary != "none" and self.weight > 0
+
     def fit(self, denoiser: Denoiser, data: FitData) -> State:
         """The changed parameters by name. A visit takes `2 * inner_steps * inner_batch` evaluations
         for its embedding, and three for each row that is trained on.
@@ -117,10 +125,9 @@ class AdvFinetune(Method):
         if not self.epochs or not prompts:
             return {}
         regular = self._regular(denoiser, data)
-        acts = self.adversary != "none" and self.weight > 0
         loss = (
             self._adversarial(denoiser, data, regular, self._surrogates(denoiser, data))
-            if acts
+            if self._acts
             else regular
         )
         steps = self.epochs * -(-len(prompts) // self.named)
@@ -171,7 +178,7 @@ class AdvFinetune(Method):
                 found = apart({prompt: prompt for prompt in prompts})
             near = [prompt for prompt in prompts if (found[prompt][1] > most).all()]
             found |= apart({prompt: data.anchors.get(prompt, "") for prompt in near})
-            data.report(f"fit: {len(near)} surrogates of clean captions", len(near), len(prompts))
+            data.report("surrogates of clean captions", len(near), len(prompts))
             if lost := [prompt for prompt in prompts if (found[prompt][1] > most).all()]:
                 raise UserError(
                     f"neither the pruned model nor a clean caption gives a picture for"

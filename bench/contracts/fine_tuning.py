@@ -7,7 +7,6 @@ on in the folder that `FitData` names, and gives the same bits.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -152,7 +151,7 @@ def _keep(file: Path, made: Mapping[str, Tensor], metadata: dict[str, str]) -> N
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, temporary, metadata)
-        shutil.move(temporary, file)
+        temporary.replace(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file} cannot be written: {error}") from error
     finally:
