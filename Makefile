@@ -53,6 +53,13 @@ calibration: $(VENV)/installed
 MEASURE := $(BIN)/bench run --records leaderboards/records
 ATTACKED := $(MEASURE) --suite testbed-attackers --method
 TENTH := -p sparsity=0.1 -p branch=cond -p token_norm=none  # the paper's variant of wanda, ten times as strong
+# Of methods that are told what to forget: what differs from the defaults, which are for Stable Diffusion. Found on copied canaries of the split fit, which no table shows.
+REMOVED := $(MEASURE) --suite testbed-removal --method
+EDIT := -p tokens=all -p clean=309
+ESD := -p iterations=30 -p batch=8 -p learning_rate=5e-5
+ABLATION := -p steps=60 -p batch=8 -p learning_rate=3e-5 -p part=cross -p pictures=4 -p tries=8 -p most=0.7
+SISS := -p steps=20 -p batch=8 -p accumulate=1 -p learning_rate=3e-5 -p earliest=0 -p deletion=100 -p pictures=4 -p tries=8 -p most=0.7
+ADVERSARIAL := -p learning_rate=1e-4 -p draws=4
 records: $(VENV)/installed
 	$(MEASURE) --suite testbed-quick --method none
 	$(MEASURE) --suite testbed-quick --method wanda
@@ -77,6 +84,15 @@ records: $(VENV)/installed
 	$(ATTACKED) clip_pad
 	$(ATTACKED) guard -p orthogonal=false
 	$(ATTACKED) geometry_policy
+	$(REMOVED) none
+	$(REMOVED) uce $(EDIT)
+	$(REMOVED) esd $(ESD)
+	$(REMOVED) concept_ablation $(ABLATION)
+	$(REMOVED) siss $(SISS)
+	$(REMOVED) adv_finetune $(ADVERSARIAL)
+	$(REMOVED) adv_finetune $(ADVERSARIAL) -p adversary=prompt
+	$(REMOVED) adv_finetune $(ADVERSARIAL) -p adversary=none
+	$(REMOVED) wanda $(TENTH)
 
 # The strength curves of the board (a quarter of an hour on one core; goes on where it stopped).
 SWEEP := $(BIN)/bench sweep

@@ -13,12 +13,19 @@ _HOMES = {
     # a method, and what its doors get and give
     "Method": "bench.contracts.method",
     "FitData": "bench.contracts.method",
+    "CopyJudge": "bench.contracts.method",
     "Need": "bench.contracts.method",
     "State": "bench.contracts.method",
     "Swept": "bench.contracts.method",
     "Where": "bench.contracts.method",
     "MaskedMethod": "bench.contracts.masked",
     "MaskFunction": "bench.contracts.masked",
+    # a method that trains
+    "Course": "bench.training.loop",
+    "Denoising": "bench.training.denoising",
+    "fine_tuned": "bench.contracts.fine_tuning",
+    "swapped": "bench.contracts.fine_tuning",
+    "made_once": "bench.contracts.fine_tuning",
     "Denoiser": "bench.diffusion.denoiser",
     "trajectory": "bench.diffusion.denoiser",
     "Request": "bench.diffusion.request",
@@ -121,6 +128,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.contracts.detector import Needs as Needs
     from bench.contracts.detector import Observation as Observation
     from bench.contracts.detector import Recorder as Recorder
+    from bench.contracts.fine_tuning import fine_tuned as fine_tuned
+    from bench.contracts.fine_tuning import made_once as made_once
+    from bench.contracts.fine_tuning import swapped as swapped
     from bench.contracts.held import Arrays as Arrays
     from bench.contracts.held import Finding as Finding
     from bench.contracts.held import Guide as Guide
@@ -130,6 +140,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.contracts.held import Stage as Stage
     from bench.contracts.masked import MaskedMethod as MaskedMethod
     from bench.contracts.masked import MaskFunction as MaskFunction
+    from bench.contracts.method import CopyJudge as CopyJudge
     from bench.contracts.method import FitData as FitData
     from bench.contracts.method import Method as Method
     from bench.contracts.method import Need as Need
@@ -169,3 +180,5 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.suite.prompts import Prompt as Prompt
     from bench.suite.schema import Role as Role
     from bench.suite.suite import Suite as Suite
+    from bench.training.denoising import Denoising as Denoising
+    from bench.training.loop import Course as Course

@@ -130,17 +130,19 @@ class Compared:
     details: dict[str, Any]
 
 
-def compare(evaluation: Evaluation, weights: str, profile: str) -> Compared:
-    """Describe the memorized prompts' generations and training pictures; prompts whose picture was
-    lost are counted and left out.
+def compare(
+    evaluation: Evaluation, weights: str, profile: str, role: Role = "memorized"
+) -> Compared:
+    """Describe the generations of the memorized prompts (or of those of another role) and their
+    training pictures; prompts whose picture was lost are counted and left out.
 
     Raises `Unmeasurable` when no prompt has a training picture.
     """
-    samples = evaluation.samples("memorized")
+    samples = evaluation.samples(role)
     places = [place for place, prompt in enumerate(samples.prompts) if prompt.references]
     if not places:
         raise Unmeasurable(
-            f"none of the {len(samples.prompts)} memorized prompts has a training picture"
+            f"none of the {len(samples.prompts)} {role} prompts has a training picture"
         )
     extractor = evaluation.loaded(
         CopyDescriptor(evaluation.path(weights), profile, evaluation.device)

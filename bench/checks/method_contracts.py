@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 from unittest import mock
 
+import numpy as np
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
@@ -21,7 +22,7 @@ from torch import Tensor
 from bench.checks.contract import Broken, Contract, NotApplicable, Subject
 from bench.checks.guards import random_state_untouched
 from bench.checks.snapshots import first_difference, furthest, snapshot
-from bench.contracts.method import FitData, Method, Need, State, Where
+from bench.contracts.method import CopyJudge, FitData, Method, Need, State, Where
 from bench.diffusion.denoiser import Denoiser
 from bench.running.sampling import sample
 from bench.testbed.tiny import CAPTIONS, build_tiny_pipeline
@@ -29,6 +30,8 @@ from bench.testbed.tiny import CAPTIONS, build_tiny_pipeline
 # One prompt stands twice: its two images must not influence each other either.
 PROMPTS, SEEDS = (CAPTIONS[2], CAPTIONS[0], CAPTIONS[2]), (11, 12, 13)
 FIT_CAPTIONS, CLEAN_CAPTIONS = CAPTIONS[:3], CAPTIONS[3:]
+ANCHOR = "a picture of an owl"  # of some fit captions; the others have none
+NO_COPY = 1.5  # threshold: above every similarity, so that random pictures are no copies
 STEPS, GUIDANCE, BATCH = 4, 4.0, 4
 # Absolute, of latents of unit size: batches of other sizes add up in another order.
 ROUNDING = 1e-2
@@ -55,14 +58,24 @@ def tiny_denoiser(prediction_type: str = "epsilon") -> Iterator[Denoiser]:
 def fit_data(subject: Subject) -> FitData:
     """Prompts and pictures of the tiny suite, as far as the method says that it needs them."""
     needs = subject.configured.needed()
+    of_fit = {"fit_prompts", "training_images", "anchors"}
     pictures: dict[str, tuple[Path, ...]] = {
         caption: (subject.folder / f"reference-{i}.png",) for i, caption in enumerate(FIT_CAPTIONS)
     }
     return FitData(
-        fit_prompts=tuple(FIT_CAPTIONS) if {"fit_prompts", "training_images"} & set(needs) else (),
+        fit_prompts=tuple(FIT_CAPTIONS) if of_fit & set(needs) else (),
         clean_prompts=tuple(CLEAN_CAPTIONS) if "clean_prompts" in needs else (),
         training_images=pictures if "training_images" in needs else {},
+        anchors=dict.fromkeys(FIT_CAPTIONS[:2], ANCHOR) if "anchors" in needs else {},
+        judge=CopyJudge(_greys, NO_COPY) if "copy_judge" in needs else None,
     )
+
+
+def _greys(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean colours as unit rows `[n, 3]`: a descriptor that is there at once."""
+    rows = np.stack([picture.mean((0, 1)) + 1 for picture in pictures]).astype(np.float32)
+    unit: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
 
 
 def draw(

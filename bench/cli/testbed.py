@@ -114,3 +114,20 @@ def scenes(
     require_extra()
     write_scenes(out, count, seed)
     print(f"wrote {count} captioned pictures: {out}")
+
+
+@testbed.command(epilog=examples("bench testbed removal --out bench/suites"))
+def removal(
+    out: Annotated[Path, typer.Option(help="Folder for the two lists.")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="A bundle's folder; the embedded one by default.")
+    ] = None,
+) -> None:
+    """Write the prompt lists of the suite testbed-removal: canaries that the embedded model copies,
+    each with a clean caption of its objects to train on, and further such captions to judge.
+    """
+    from bench.testbed.bundle import BUNDLE
+    from bench.testbed.removal import write_removal_lists
+
+    for file in write_removal_lists(bundle or BUNDLE, out):
+        print(f"wrote {file}")

@@ -4,7 +4,7 @@ sampling.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from bench.base.progress import Report, silent
+
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from bench.diffusion.denoiser import Denoiser
@@ -21,21 +24,54 @@ if TYPE_CHECKING:
 Where = Literal[
     "nothing", "prompt", "embedding", "noise", "guidance", "attention", "activations", "weights"
 ]
-Need = Literal["fit_prompts", "clean_prompts", "training_images"]
+# anchors: clean captions of the same objects, by fit prompt, where the suite's list has them;
+# copy_judge: what the suite takes for a copy
+Need = Literal["fit_prompts", "clean_prompts", "training_images", "anchors", "copy_judge"]
 Swept = tuple[str, tuple[float, ...]]  # a parameter, and values of it
 State = dict[str, Any]  # names to tensors: what `fit` learned, saved as safetensors
+
+
+@dataclass(frozen=True)
+class CopyJudge:
+    """What the suite takes for a copy. `describe` turns pictures, uint8 `[H, W, 3]`, into rows of
+    unit length, float32 `[n, d]`; two pictures are copies where the product of their rows is above
+    `threshold`.
+    """
+
+    describe: Callable[[Sequence[np.ndarray]], np.ndarray]
+    threshold: float
+
+    def similarity(self, pictures: Sequence[np.ndarray], references: Sequence[Path]) -> np.ndarray:
+        """Of each picture to the nearest of some training pictures, float32 `[n]` in [-1, 1]."""
+        from bench.base.pictures import read_picture
+
+        known = self.describe([read_picture(path) for path in references])
+        nearest: np.ndarray = (self.describe(pictures) @ known.T).max(1)
+        return nearest
+
+
+def _ignored(seconds: float, rows: int) -> None:
+    """A credit that nobody asks for."""
 
 
 @dataclass(frozen=True)
 class FitData:
     """What a method may learn from.
 
-    Only what it declares in `needs` is filled; held-out prompts never come here.
+    Only what it declares in `needs` is filled; held-out prompts never come here. `anchors` has no
+    entry for prompts whose list names none. `folder` is where a method that trains keeps
+    checkpoints, or None where nothing can be kept; it goes away once what was learned is stored.
     """
 
     fit_prompts: tuple[str, ...] = ()
     clean_prompts: tuple[str, ...] = ()
     training_images: dict[str, tuple[Path, ...]] = field(default_factory=dict)  # by fit prompt
+    anchors: dict[str, str] = field(default_factory=dict)  # by fit prompt
+    judge: CopyJudge | None = None
+    folder: Path | None = None
+    report: Report = silent
+    # told what a fit that goes on took before it was interrupted: seconds, row evaluations
+    credit: Callable[[float, int], None] = _ignored
 
 
 class Method(BaseModel):
@@ -55,6 +91,8 @@ class Method(BaseModel):
     # the parameter that says how much it does, and the values that `bench sweep` takes, from least
     # to most
     swept: ClassVar[Swept | None] = None
+    # parameters with which `bench check` tries it, where its defaults take long
+    trial: ClassVar[Mapping[str, Any]] = {}
 
     def needed(self) -> tuple[Need, ...]:
         """What these parameters need of `needs`."""

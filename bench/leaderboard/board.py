@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 
-from bench.leaderboard.columns import BY_NAME, COLUMNS, Column
+from bench.leaderboard.columns import BY_NAME, COLUMNS, NAMED, Column
 from bench.leaderboard.family import adjusted
 from bench.leaderboard.front import REPLICATION, front, ranks, replication_of
 from bench.records.parts import PARTS, REFERENCE, Protocol, design_for, protocol
@@ -154,6 +154,19 @@ class Board:
     damaged: tuple[str, ...] = ()  # one line for each record file that cannot be used
     sweeps: tuple[Sweep, ...] = ()  # strength curves of the same protocol, by method
 
+    @property
+    def removes(self) -> bool:
+        """Whether it is of the track `removal`; all its rows are of one track."""
+        return any(row.record.track == "removal" for row in (*self.rows, *self.reported))
+
+    def meaning(self, column: Column) -> Column:
+        """A built-in column with the meaning that it has on this board."""
+        return (
+            replace(column, meaning=NAMED[column.name])
+            if self.removes and column.name in NAMED
+            else column
+        )
+
 
 def columns_of(board: Board) -> list[Column]:
     """The columns that some row of a board has a score for: the built-in ones, and after those of
@@ -180,7 +193,7 @@ def columns_of(board: Board) -> list[Column]:
     columns = []
     for part in PARTS:
         columns += [
-            column
+            board.meaning(column)
             for column in COLUMNS
             if column.part == part and any(row.score(column) for row in rows)
         ]
@@ -191,7 +204,8 @@ def columns_of(board: Board) -> list[Column]:
 def order_column(board: Board) -> Column:
     """The column that the rows are ordered by: the first of replication that some row has."""
     there = {name for row in (*board.rows, *board.reported) for name in row.record.scores}
-    return BY_NAME[next((name for name in REPLICATION if name in there), REPLICATION[-1])]
+    name = next((name for name in REPLICATION if name in there), REPLICATION[-1])
+    return board.meaning(BY_NAME[name])
 
 
 def make_boards(
@@ -255,7 +269,7 @@ def _current_sweeps(
     sweeps: Sequence[Sweep], current: Protocol, versions: dict[str, int]
 ) -> tuple[Sweep, ...]:
     """Those of the suite as it is now, and of no older version of their method than its records."""
-    version, _, fingerprint = current
+    version, _, fingerprint, _ = current
     return tuple(
         sweep
         for sweep in sorted(sweeps, key=lambda sweep: sweep.label)
@@ -443,6 +457,8 @@ def _unfinished(record: RunRecord, expected: Sequence[str]) -> str:
 
 def _differing(mine: Protocol, current: Protocol) -> str:
     """Where two protocols differ, as words."""
+    if mine[3] != current[3]:
+        return f"track {mine[3]}; the table is of the track {current[3]}"
     if mine[0] != current[0]:
         return f"version {mine[0]} of the suite; the table has {current[0]}"
     versions, others = dict(mine[1]), dict(current[1])

@@ -166,3 +166,10 @@ COLUMNS = (
     Column("fit_nfe", "fit NFE", 0, "model evaluations of offline fitting", "cost"),
 )
 BY_NAME = {column.name: column for column in COLUMNS}
+# What columns of memorized prompts mean in the track `removal`, where these are named to methods.
+NAMED = {
+    "copies": "share of images above the suite's threshold, over the named prompts, which methods"
+    " learned from and which the model copies without a mitigation",
+    "sscd": "mean similarity of a generation to its training picture under a copy descriptor, named"
+    " memorized prompts",
+}

@@ -215,6 +215,7 @@ def _forbids(a: RunRecord, b: RunRecord) -> list[str]:
     """
     versions_a, versions_b = dict(protocol(a)[1]), dict(protocol(b)[1])
     found = [f"suite {a.suite} and {b.suite}"] if a.suite != b.suite else []
+    found += [f"track {a.track} and {b.track}"] if a.track != b.track else []
     if a.suite_version != b.suite_version:
         found.append(f"suite version {a.suite_version} and {b.suite_version}")
     if a.suite_fingerprint != b.suite_fingerprint:
@@ -244,6 +245,7 @@ def _settings(record: RunRecord) -> dict[str, Any]:
         "limit",
         "seeds",
         "intervals",
+        "track",
         "group_name",
         "method",
         "method_version",

@@ -36,6 +36,11 @@ _README = (
 # What says less than another column does stands in the full tables only, where both are there.
 _SAID_BETTER = {"memorized_ratio": "copies", "clip_score": "clip_score_clean"}
 
+TRACK = (
+    "Track removal: methods learned from the memorized prompts that are judged here, the named"
+    " ones. No row of another track may be compared with these."
+)
+
 
 def readme_columns(board: Board) -> list[Column]:
     """The columns of short tables: in a README, and in LaTeX."""
@@ -53,7 +58,7 @@ def markdown(board: Board) -> str:
     `none`, and what the columns mean.
     """
     columns = columns_of(board)
-    lines = [f"# {escape(board.suite)}", ""]
+    lines = [f"# {escape(board.suite)}", "", *([TRACK, ""] if board.removes else [])]
     if board.rows:
         group_name = board.rows[0].record.group_name
         lines += _main_table(board, columns)

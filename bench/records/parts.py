@@ -16,18 +16,24 @@ REFERENCE = "none"
 PARTS: tuple[Literal["scores"], Literal["attacks"], Literal["cost"]] = ("scores", "attacks", "cost")
 
 
-Protocol = tuple[int, tuple[tuple[str, int], ...], str]
+Protocol = tuple[int, tuple[tuple[str, int], ...], str, str]
 
 
 def protocol(record: RunRecord) -> Protocol:
     """What two records must share to stand in one table: version and fingerprint of the suite, and
-    of every metric and attack the version.
+    of every metric and attack the version. Last stands the track, which the fingerprint covers
+    too: no record of one may ever stand among those of the other.
     """
     versions = {
         score.metric: score.metric_version
         for score in (*record.scores.values(), *record.cost.values(), *record.attacks.values())
     }
-    return record.suite_version, tuple(sorted(versions.items())), record.suite_fingerprint
+    return (
+        record.suite_version,
+        tuple(sorted(versions.items())),
+        record.suite_fingerprint,
+        record.track,
+    )
 
 
 def design_for(record: RunRecord, name: str) -> Design:

@@ -24,7 +24,7 @@ from bench.store.store import SampleKey
 from bench.suite.leaks import refuse_leaks
 from bench.suite.needs import refuse_missing_assets
 from bench.suite.prompts import Prompt
-from bench.suite.schema import Role
+from bench.suite.schema import MEASURED_ROLES, Role
 from bench.suite.suite import Suite
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 # Grows with every change of the way from a request to pixels, so that images of another number are
 # made again.
 SAMPLER = 1
-MEASURED_ROLES: tuple[Role, ...] = ("memorized", "clean", "quality")
 GENERATION = 1_000_000  # image indices of a prompt that one generation may use
 # Whose prompts a method gets for each of its needs.
 NEEDED_ROLE: dict[Need, Role] = {
     "fit_prompts": "fit",
     "training_images": "fit",
+    "anchors": "fit",
     "clean_prompts": "calibration",
 }
 
@@ -85,7 +85,8 @@ class Experiment:
         for role in suite.settings.prompts:
             suite.prompts(role)
         _refuse_unmet_needs(suite, entry.name, configured)
-        refuse_leaks(suite, [NEEDED_ROLE[need] for need in configured.needed()])
+        roles = [NEEDED_ROLE[need] for need in configured.needed() if need in NEEDED_ROLE]
+        refuse_leaks(suite, roles)
         entries = {f"method {entry.name}": entry} | judges.entries
         return cls(
             suite,
@@ -143,7 +144,13 @@ class Experiment:
             prompt: [path_digest(path) for path in paths]
             for prompt, paths in self.fit_data.training_images.items()
         }
-        fitted_on = [self.fit_data.fit_prompts, self.fit_data.clean_prompts, pictures]
+        fitted_on: list[Any] = [self.fit_data.fit_prompts, self.fit_data.clean_prompts, pictures]
+        # What came later is part of the identity only of methods that use it.
+        needs = self.method.needed()
+        if "anchors" in needs:
+            fitted_on.append({"anchors": self.fit_data.anchors})
+        if "copy_judge" in needs:
+            fitted_on.append({"judge": _judge_identity(self.suite)})
         module = type(self.method).__module__
         identity = self._method_identity | {
             "generation": self.suite.generation,
@@ -164,7 +171,7 @@ class Experiment:
     def fit_data(self) -> FitData:
         """What the method may learn from: only what it declares to need."""
         needs = self.method.needed()
-        learns = "fit_prompts" in needs or "training_images" in needs
+        learns = any(NEEDED_ROLE.get(need) == "fit" for need in needs)
         fit = self.suite.prompts("fit") if learns else ()
         clean = self.suite.prompts("calibration") if "clean_prompts" in needs else ()
         pictured = fit if "training_images" in needs else ()
@@ -172,6 +179,11 @@ class Experiment:
             fit_prompts=tuple(prompt.text for prompt in fit),
             clean_prompts=tuple(prompt.text for prompt in clean),
             training_images={prompt.text: prompt.references for prompt in pictured},
+            anchors={
+                prompt.text: prompt.anchor
+                for prompt in (fit if "anchors" in needs else ())
+                if prompt.anchor
+            },
         )
 
     @property
@@ -290,6 +302,13 @@ def _refuse_equal_names(suite: Suite, judges: _Judges) -> None:
 
 def _refuse_unmet_needs(suite: Suite, name: str, method: Method) -> None:
     for need in method.needed():
+        if need == "copy_judge":
+            if "sscd" not in suite.settings.metrics:
+                raise UserError(
+                    f"method {name} tells copies as the suite's metric sscd does, and suite"
+                    f" {suite.name} has no [metrics.sscd]"
+                )
+            continue
         role = NEEDED_ROLE[need]
         prompts = suite.prompts(role)
         if not prompts:
@@ -303,6 +322,12 @@ def _refuse_unmet_needs(suite: Suite, name: str, method: Method) -> None:
                 f"method {name} needs training images and suite {suite.name} has fit prompts"
                 " without a reference"
             )
+
+
+def _judge_identity(suite: Suite) -> dict[str, Any]:
+    """What decides which pictures are copies to a method."""
+    given = suite.settings.metrics["sscd"]
+    return dict(given) | {"weights": suite.digest(given["weights"])}
 
 
 def judge_problems(suite: Suite, kind: str, name: str, judge: Any) -> list[str]:

@@ -1,11 +1,20 @@
-"""What a method learned: from the store where it was learned before, else learned and stored."""
+"""What a method learned: from the store where it was learned before, else learned and stored.
+
+A method that trains gets a folder for checkpoints where the store lies on this machine, so that an
+interrupted fit goes on. It belongs to exactly this experiment, as the store's folder does, and goes
+away once what was learned is stored.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -13,7 +22,8 @@ from safetensors.torch import load, save
 
 from bench.base.errors import UserError, one_line
 from bench.base.progress import Report, silent
-from bench.contracts.method import Method, State
+from bench.contracts.method import CopyJudge, Method, State
+from bench.features.networks import CopyDescriptor
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.process_state import process_kept
@@ -22,9 +32,10 @@ from bench.store.notes import read_note, write_note
 from bench.store.store import SampleStore
 
 TENSORS, FACTS = "fit.safetensors", "fit.json"
+CHECKPOINTS = ".fit"  # no listing of files shows it
 
 
-@dataclass(frozen=True)
+@dataclass
 class Fitted:
     """Tensors by name, and the seconds and row evaluations that learning them took."""
 
@@ -53,21 +64,53 @@ def fitted(
         if stored := _stored(store, engine.device):
             return stored
         report(f"fit {experiment.method_name}", 0, 1)
-        found = _learned(experiment, engine)
-        with store.files.alone():
-            # Another process may have been faster: what all sample with is what the store has.
-            if stored := _stored(store, engine.device):
+        with _checkpoints(store) as folder:
+            # Whoever waited for another process finds what that one learned.
+            if stored := _stored(store, engine.device, told=True):
                 return stored
-            _keep(found, store)
+            found = _learned(experiment, engine, folder, report)
+            with store.files.alone():
+                # Another machine may have been faster: what all sample with is what the store has.
+                if stored := _stored(store, engine.device, told=True):
+                    return stored
+                _keep(found, store)
+            if folder:
+                shutil.rmtree(folder, ignore_errors=True)
     report(f"fit {experiment.method_name}", 1, 1)
     return found
 
 
-def _learned(experiment: Experiment, engine: Engine) -> Fitted:
+@contextmanager
+def _checkpoints(store: SampleStore) -> Iterator[Path | None]:
+    """The folder of checkpoints, which one process has at a time; None where the store's folder is
+    behind a URL.
+    """
+    folder = store.files.local(CHECKPOINTS)
+    if folder is None:
+        yield None
+        return
+    with store.files.at(CHECKPOINTS).alone():
+        yield folder
+
+
+def _learned(experiment: Experiment, engine: Engine, folder: Path | None, report: Report) -> Fitted:
     denoiser = engine.denoiser
     before, start = denoiser.evaluations, time.perf_counter()
+    earlier = Fitted({})
+
+    def credit(seconds: float, rows: int) -> None:
+        earlier.seconds += seconds
+        earlier.rows += rows
+
+    data = replace(
+        experiment.fit_data,
+        judge=_judge(experiment, engine),
+        folder=folder,
+        report=report,
+        credit=credit,
+    )
     with process_kept(f"method {experiment.method_name}: fit"):
-        state = experiment.method.fit(denoiser, experiment.fit_data)
+        state = experiment.method.fit(denoiser, data)
     if not isinstance(state, dict) or not all(
         isinstance(value, torch.Tensor) for value in state.values()
     ):
@@ -76,7 +119,25 @@ def _learned(experiment: Experiment, engine: Engine) -> Fitted:
             f" {type(state).__name__}"
         )
     wait_for(engine.device)
-    return Fitted(state, time.perf_counter() - start, denoiser.evaluations - before)
+    return Fitted(
+        state,
+        earlier.seconds + time.perf_counter() - start,
+        earlier.rows + denoiser.evaluations - before,
+    )
+
+
+def _judge(experiment: Experiment, engine: Engine) -> CopyJudge | None:
+    """What the suite takes for a copy, where the method asks for it: its metric sscd."""
+    if "copy_judge" not in experiment.method.needed():
+        return None
+    suite = experiment.suite
+    given = suite.settings.metrics["sscd"]
+    descriptor = engine.kept(
+        CopyDescriptor(suite.path(given["weights"]), given.get("profile", "nemo"), engine.device)
+    )
+    return CopyJudge(
+        lambda pictures: descriptor(list(pictures)), float(given.get("threshold", 0.7))
+    )
 
 
 def _keep(found: Fitted, store: SampleStore) -> None:
@@ -92,8 +153,10 @@ def _keep(found: Fitted, store: SampleStore) -> None:
     )
 
 
-def _stored(store: SampleStore, device: torch.device) -> Fitted | None:
-    """What the store has; None where nothing was learned yet, or it is damaged."""
+def _stored(store: SampleStore, device: torch.device, told: bool = False) -> Fitted | None:
+    """What the store has; None where nothing was learned yet, or it is damaged, which is said where
+    it was not `told` before.
+    """
     known = read_note(store.files, FACTS)
     if known is None:
         return None
@@ -106,9 +169,8 @@ def _stored(store: SampleStore, device: torch.device) -> Fitted | None:
             raise UserError("its content does not match its sha256")
         state = {name: value.to(device) for name, value in load(content).items()}
     except (UserError, SafetensorError) as error:
-        print(
-            f"bench: {store.files}/{TENSORS} is damaged and is learned again: {one_line(error)}",
-            file=sys.stderr,
-        )
+        if not told:
+            what = f"{store.files}/{TENSORS} is damaged and is learned again"
+            print(f"bench: {what}: {one_line(error)}", file=sys.stderr)
         return None
     return Fitted(state, known["seconds"], known["rows"])

@@ -125,6 +125,7 @@ def _new_record(
         suite_fingerprint=suite.fingerprint,
         limit=suite.limit,
         seeds=experiment.seeds,
+        track=suite.settings.track,
         group_name=suite.settings.group_name,
         method=experiment.method_name,
         method_version=method.version,

@@ -247,7 +247,7 @@ def tune(
     """
     entry = registry.find("method", name)
     methods = [configure("method", entry.name, entry.load(), values) for values in grid]
-    learns = any(NEEDED_ROLE[need] == "fit" for method in methods for need in method.needed())
+    learns = any(NEEDED_ROLE.get(need) == "fit" for method in methods for need in method.needed())
     suites = tuning_suites(suite, 2 if learns else 1, clean, images)
     if learns and any(
         not derived.prompts("memorized") or not derived.prompts("fit") for derived in suites

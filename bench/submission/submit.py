@@ -264,6 +264,7 @@ def other_protocol(record: RunRecord, suite: Suite) -> list[str]:
         "suite": suite.name,
         "suite_version": suite.settings.version,
         "suite_fingerprint": suite.fingerprint,
+        "track": suite.settings.track,
         "group_name": suite.settings.group_name,
     }
     return [

@@ -15,12 +15,12 @@ from bench.suite.suite import Suite
 
 
 def design_of(suite: Suite, role: Role) -> Design:
-    """Of the prompts of a role. Clusters are those of memorized prompts: clean ones are drawn
-    independently, and short captions of different things have most words in common.
+    """Of the prompts of a role. Clusters are those of memorized prompts, named or not: clean ones
+    are drawn independently, and short captions of different things have most words in common.
     """
     prompts = suite.prompts(role)
     strata = {prompt.id: prompt.group for prompt in prompts} if suite.settings.stratified else {}
-    return Design(clusters_of(prompts) if role == "memorized" else {}, strata)
+    return Design(clusters_of(prompts) if role in ("memorized", "unnamed") else {}, strata)
 
 
 def clusters_of(prompts: tuple[Prompt, ...]) -> dict[str, int]:

@@ -4,6 +4,7 @@ pictures and seed.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ LARGEST_SEED = 2**63 - 1
 @dataclass(frozen=True)
 class Prompt:
     """One prompt: `id` is unique in its file, `group` a label such as the number of times it was
-    trained on, `seed` its first image's own.
+    trained on, `seed` its first image's own. `anchor` is a clean caption of the same objects, or
+    empty where the list names none.
     """
 
     id: str
@@ -32,6 +34,7 @@ class Prompt:
     group: str
     references: tuple[Path, ...]
     seed: int | None = None
+    anchor: str = ""
 
 
 def read_prompts(
@@ -102,6 +105,9 @@ def _chosen(
     ]
     if settings.groups:
         rows = [row for row in rows if row[group] in settings.groups]
+    if settings.drawn:
+        units = _units(suite, settings, [row.text(called["prompt"]) for row in rows])
+        rows = _drawn(suite, file, rows, called.get("id", "id"), settings.drawn, units)
     for given, stays in ((settings.part, True), (settings.without, False)):
         if given:
             first, every = given
@@ -121,7 +127,7 @@ def _chosen(
 
 
 def _units(suite: str, settings: PromptSettings, captions: Sequence[str]) -> Sequence[int]:
-    """What `part` and `without` count: rows, or groups of rows that are near-duplicates."""
+    """What `part`, `without` and `drawn` count: rows, or groups of near-duplicates."""
     if not settings.together or not captions:
         return range(len(captions))
     if len(captions) > LARGEST:
@@ -132,6 +138,33 @@ def _units(suite: str, settings: PromptSettings, captions: Sequence[str]) -> Seq
     return [int(label) for label in components(len(captions), near_pairs(captions))]
 
 
+def _drawn(
+    suite: str,
+    file: Path,
+    rows: list[Row],
+    column: str,
+    part: tuple[int, int],
+    units: Sequence[int],
+) -> list[Row]:
+    """The rows whose id falls into one part of several: by the id alone, whatever else is listed;
+    of rows of one unit by the id of the first.
+
+    Raises `UserError` where a row has no id.
+    """
+    chosen, (wanted, parts) = list[Row](), part
+    first: dict[int, Row] = {}
+    for row, unit in zip(rows, units, strict=True):
+        id = first.setdefault(unit, row).get(column)
+        if not id:
+            raise UserError(
+                f"{suite}: `drawn` goes by ids, and line {row.line} of {file} has none in the"
+                f" column '{column}'"
+            )
+        if int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") % parts == wanted:
+            chosen.append(row)
+    return chosen
+
+
 def _prompt(
     suite: str, role: str, number: int, row: Row, called: Mapping[str, str], finder: _References
 ) -> Prompt:
@@ -139,7 +172,12 @@ def _prompt(
     seed = row[called["seed"]] if "seed" in called else ""
     group = row.get(called.get("group", "group")) or ""
     return Prompt(
-        id, row.text(called["prompt"]), group, finder.of(id, row), _seed_of(suite, id, seed)
+        id,
+        row.text(called["prompt"]),
+        group,
+        finder.of(id, row),
+        _seed_of(suite, id, seed),
+        (row.get(called.get("anchor", "anchor")) or "").strip(),
     )
 
 

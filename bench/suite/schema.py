@@ -8,15 +8,21 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from bench.base import limits
 from bench.base.names import DETECTORS, PAGES
 from bench.base.prompt_lists import NO_DELIMITERS, Format
 
-# control: captions with pictures of the same kind that the model was never trained on
-ROLES = ("fit", "calibration", "memorized", "clean", "quality", "control")
-Role = Literal["fit", "calibration", "memorized", "clean", "quality", "control"]
+# control: captions with pictures of the same kind that the model was never trained on. unnamed and
+# neighbours: of the track `removal` alone, see `SuiteSettings.track`
+ROLES = ("fit", "calibration", "memorized", "unnamed", "neighbours", "clean", "quality", "control")
+Role = Literal[
+    "fit", "calibration", "memorized", "unnamed", "neighbours", "clean", "quality", "control"
+]
+MEASURED_ROLES: tuple[Role, ...] = ("memorized", "unnamed", "neighbours", "clean", "quality")
+OF_REMOVAL: tuple[Role, ...] = ("unnamed", "neighbours")
+Track = Literal["held_out", "removal"]
 # What detectors are judged on has these kinds, and those that a suite names.
 KINDS_OF_PROMPTS = ("memorized", "clean", "calibration")
 Scheduler = Literal[
@@ -88,8 +94,8 @@ class ModelSettings(_Frozen):
 
 class PromptSettings(_Frozen):
     """The prompts of one role: a list with the column `prompt`, and optionally with `id`, `group`,
-    `reference` (paths of training pictures, with `|` between them), `seed` and columns to filter
-    on.
+    `reference` (paths of training pictures, with `|` between them), `seed`, `anchor` (a clean
+    caption of the same objects) and columns to filter on.
     """
 
     file: str = Field(
@@ -99,7 +105,7 @@ class PromptSettings(_Frozen):
     )
     format: Format = "csv"
     delimiter: str = Field(",", min_length=1, max_length=1)
-    columns: dict[Literal["id", "prompt", "group", "reference", "seed"], str] = Field(
+    columns: dict[Literal["id", "prompt", "group", "reference", "seed", "anchor"], str] = Field(
         default_factory=dict,
         description="what the list calls them, where not so; `seed`: of a prompt's first image",
     )
@@ -117,6 +123,13 @@ class PromptSettings(_Frozen):
         default_factory=dict, description="keep rows whose columns have these values"
     )
     groups: tuple[str, ...] = Field((), description="keep rows of these groups; all by default")
+    drawn: tuple[int, int] | None = Field(
+        None,
+        description=(
+            "[i, n]: keep the rows whose id falls into part i of n parts by its sha256, so that"
+            " rows added to the list move no other"
+        ),
+    )
     part: tuple[int, int] | None = Field(
         None, description="[i, n]: keep every n-th row, beginning with row i"
     )
@@ -125,7 +138,7 @@ class PromptSettings(_Frozen):
         False,
         description=(
             "count near-duplicates, captions with half of their words in common, as one row in"
-            " `part` and `without`: none stands on both sides"
+            " `part`, `without` and `drawn`: none stands on both sides"
         ),
     )
     per_group: int | None = Field(
@@ -141,7 +154,7 @@ class PromptSettings(_Frozen):
             raise ValueError("it must be no quote, line end or NUL")
         return delimiter
 
-    @field_validator("part", "without")
+    @field_validator("part", "without", "drawn")
     @classmethod
     def _part_of_a_whole(cls, part: tuple[int, int] | None) -> tuple[int, int] | None:
         if part and not 0 <= part[0] < part[1]:
@@ -196,6 +209,14 @@ class SuiteSettings(_Frozen):
     version: int = Field(1, ge=1)
     description: str = ""
     seed: int = Field(0, ge=0, description="base of every image's own seed")
+    track: Track = Field(
+        "held_out",
+        description=(
+            "held_out: methods learn from the role fit, and nothing of it is judged; removal:"
+            " methods learn from the prompts of the role memorized, the *named* ones, with their"
+            " pictures, and these are judged beside the roles unnamed and neighbours"
+        ),
+    )
     group_name: str = Field("group", description="what the column `group` means, for tables")
     stratified: bool = Field(
         False,
@@ -246,11 +267,30 @@ class SuiteSettings(_Frozen):
             raise ValueError("a suite needs prompts of the role memorized")
         return prompts
 
+    @model_validator(mode="after")
+    def _roles_are_of_the_track(self) -> SuiteSettings:
+        if self.track == "removal":
+            if "fit" in self.prompts:
+                raise ValueError(
+                    "in the track removal methods learn from the prompts of the role memorized:"
+                    " leave [prompts.fit] out"
+                )
+            if "unnamed" not in self.prompts:
+                raise ValueError(
+                    "the track removal needs [prompts.unnamed], memorized prompts that methods are"
+                    " not told of: without them nobody sees what else a removal changes"
+                )
+        elif others := [role for role in OF_REMOVAL if role in self.prompts]:
+            raise ValueError(
+                f'[prompts.{others[0]}] is of the track removal: set track = "removal"'
+            )
+        return self
+
 
 # Settings that came after the first records: while they hold their default they are no part of
 # fingerprints and keys, which stay what they were.
 LATER = {
-    "suite": ("stratified",),
+    "suite": ("stratified", "track"),
     "model": ("config", "vae_tiling", "loras"),
     "prompts": (
         "format",
@@ -261,6 +301,7 @@ LATER = {
         "without",
         "per_group",
         "together",
+        "drawn",
     ),
 }
 

@@ -117,9 +117,14 @@ class Suite:
     def prompts(self, role: Role) -> tuple[Prompt, ...]:
         """The prompts of a role, in file order; none where the suite has no such role.
 
+        In the track `removal` methods learn from the named prompts: those of the role fit are
+        those of the role memorized.
+
         A list is read when its role is first asked for. Raises `UserError` when it is missing,
         malformed or leaves no prompt, and when a reference picture is missing.
         """
+        if role == "fit" and self.removes:
+            role = "memorized"
         settings = self.settings.prompts.get(role)
         if settings is None or role in self.unread:
             return ()
@@ -134,12 +139,17 @@ class Suite:
         found = sum(bool(prompt.references) for prompt in prompts)
         return (len(prompts) if listed and listed.references else found), found
 
+    @property
+    def removes(self) -> bool:
+        """Whether it is of the track `removal`: methods learn from prompts that are judged."""
+        return self.settings.track == "removal"
+
     @cached_property
     def training_pictures(self) -> tuple[Path, ...]:
-        """The training pictures of all fit and memorized prompts, each once, in the order of the
-        prompts.
+        """The training pictures of all fit, memorized and unnamed prompts, each once, in the order
+        of the prompts.
         """
-        roles: tuple[Role, ...] = ("fit", "memorized")
+        roles: tuple[Role, ...] = ("fit", "memorized", "unnamed")
         return tuple(
             dict.fromkeys(
                 path

@@ -91,5 +91,7 @@ class Denoising:
             embeddings = self.pipe.encode_prompt(
                 [self.captions[number] for number in numbers], self.device, 1, False
             )[0]
+        # of a text encoder in half precision too
+        embeddings = embeddings.to(noised.dtype)
         predicted = unet(noised, timesteps.to(self.device), encoder_hidden_states=embeddings).sample
         return torch.nn.functional.mse_loss(predicted.float(), target.float())

@@ -13,7 +13,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +30,13 @@ from bench.base.errors import UserError, one_line
 WEIGHTS, AVERAGE, STATE = "unet.safetensors", "average.safetensors", "optimizer.pt"
 LOGGED = 50  # steps whose mean loss is one entry of the log
 Watch = Callable[[int, float], None]  # (steps done, loss)
-# (the module in training, number of the batch, its generator on the CPU) -> a scalar. It must take
-# its data and its randomness from these alone.
-Loss = Callable[[torch.nn.Module, int, torch.Generator], torch.Tensor]
+# (the module in training, number of the batch, its generator on the CPU) -> a scalar, or several
+# where a `Mix` makes one gradient of theirs. It must take its data and its randomness from these
+# alone.
+Loss = Callable[[torch.nn.Module, int, torch.Generator], torch.Tensor | Sequence[torch.Tensor]]
+Gradients = Sequence[torch.Tensor]  # of every trained parameter, in the module's order
+# The gradients of each of several losses, means over the batches of a step -> those to step with.
+Mix = Callable[[Sequence[Gradients]], Gradients]
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,11 @@ class Learner:
     checkpoints. Only its parameters with `requires_grad` are trained.
 
     It continues from the newest checkpoint in `folder`; without a folder nothing is kept. `advice`
-    ends the errors that a lower learning rate may cure. Raises `UserError` when the checkpoint is
-    damaged, or beyond the steps that are asked for.
+    ends the errors that a lower learning rate may cure. With `mix` a loss gives several scalars,
+    whose gradients are made apart and become one by it; the first of them is logged. `count` says
+    how much was spent so far, in any unit; `counted` is what all steps took, those before an
+    interruption among them. Raises `UserError` when the checkpoint is damaged, or beyond the steps
+    that are asked for.
     """
 
     def __init__(
@@ -74,9 +81,14 @@ class Learner:
         device: torch.device,
         folder: Path | None = None,
         advice: str = "lower the learning rate",
+        mix: Mix | None = None,
+        count: Callable[[], int] = lambda: 0,
     ) -> None:
         from accelerate import Accelerator
 
+        if mix and course.precision != "no":
+            raise ValueError("gradients of several losses are mixed in full precision alone")
+        self.mix, self.count, self.counted = mix, count, 0
         self.course, self.loss, self.device = course, loss, device
         self.folder, self.advice = folder, advice
         if device.type == "cuda":
@@ -115,6 +127,7 @@ class Learner:
         """
         course, recent = self.course, self.recent
         began, before = time.perf_counter(), self.seconds
+        spent, counted = self.count(), self.counted
         with _finishing_the_step() as stopped, torch.random.fork_rng():
             while self.step < course.steps:
                 loss = self._advance()
@@ -123,6 +136,7 @@ class Learner:
                     self.losses.append([self.step, round(sum(recent) / len(recent), 6)])
                     recent.clear()
                 self.seconds = before + time.perf_counter() - began
+                self.counted = counted + self.count() - spent
                 watch(self.step, loss)
                 # Asked once: a signal that comes during the checkpoint waits for the next step.
                 stop = stopped()
@@ -134,18 +148,23 @@ class Learner:
 
     def _advance(self) -> float:
         """One step of the optimizer; the mean loss of its batches."""
-        course, total = self.course, 0.0
+        course = self.course
         for group in self.optimizer.param_groups:
             group["lr"] = course.learning_rate * min(1.0, (self.step + 1) / max(1, course.warmup))
+        total = self._plain_step() if self.mix is None else self._mixed_step(self.mix)
+        if self.average is not None:
+            self.average.update_parameters(self.accelerator.unwrap_model(self.module))
+        self.step += 1
+        return total
+
+    def _plain_step(self) -> float:
+        course, total = self.course, 0.0
         for part in range(course.accumulate):
             with self.accelerator.accumulate(self.module):
                 loss = self._loss(self.step * course.accumulate + part)
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise UserError(
-                        f"the loss is {value} at step {self.step + 1}; {self._last_good()};"
-                        f" {self.advice}"
-                    )
+                if not isinstance(loss, torch.Tensor):
+                    raise ValueError("a loss that gives several scalars needs a `mix`")
+                value = self._finite(loss)
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients and course.largest_gradient:
                     self.accelerator.clip_grad_norm_(
@@ -154,12 +173,50 @@ class Learner:
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
                 total += value / course.accumulate
-        if self.average is not None:
-            self.average.update_parameters(self.accelerator.unwrap_model(self.module))
-        self.step += 1
         return total
 
-    def _loss(self, batch: int) -> torch.Tensor:
+    def _mixed_step(self, mix: Mix) -> float:
+        """A step whose loss gives several scalars."""
+        course, total = self.course, 0.0
+        trained = [value for value in self.module.parameters() if value.requires_grad]
+        sums: list[list[torch.Tensor]] = []
+        for part in range(course.accumulate):
+            losses = self._loss(self.step * course.accumulate + part)
+            values = [self._finite(loss) for loss in losses]
+            total += values[0] / course.accumulate
+            for number, loss in enumerate(losses):
+                given = torch.autograd.grad(
+                    loss / course.accumulate,
+                    trained,
+                    retain_graph=number < len(losses) - 1,
+                    allow_unused=True,
+                )
+                found = [
+                    torch.zeros_like(value) if gradient is None else gradient
+                    for value, gradient in zip(trained, given, strict=True)
+                ]
+                if number == len(sums):
+                    sums.append(found)
+                else:
+                    for whole, more in zip(sums[number], found, strict=True):
+                        whole += more
+        for value, gradient in zip(trained, mix(sums), strict=True):
+            value.grad = gradient
+        if course.largest_gradient:
+            torch.nn.utils.clip_grad_norm_(trained, course.largest_gradient)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def _finite(self, loss: torch.Tensor) -> float:
+        value = loss.item()
+        if not math.isfinite(value):
+            raise UserError(
+                f"the loss is {value} at step {self.step + 1}; {self._last_good()}; {self.advice}"
+            )
+        return value
+
+    def _loss(self, batch: int) -> torch.Tensor | Sequence[torch.Tensor]:
         """The loss of batch number `batch`."""
         seed = (self.course.seed << 32) + batch
         torch.manual_seed(seed)  # for dropout, where a module has it
@@ -216,6 +273,7 @@ class Learner:
             "scaler": scaler.state_dict() if scaler is not None else {},
             "step": self.step,
             "seconds": self.seconds,
+            "counted": self.counted,
             "losses": self.losses,
             "recent": self.recent,
         }
@@ -260,6 +318,7 @@ class Learner:
             state["losses"],
             state["recent"],
         )
+        self.counted = state.get("counted", 0)  # checkpoints of before have none
         if self.average is not None:
             self.average.n_averaged.fill_(1 + self.step)  # the first weights count as one
         if self.step > self.course.steps:

@@ -25,6 +25,7 @@ RECORDS = Path(bench.__file__).parents[1] / "leaderboards" / "records"
 PROTOCOLS = {
     "sd14-mem500-coco30k": "7a2c58631cb5678f",
     "sd14-mem500": "ffc390a136642d4d",
+    "sd14-removal": "cd8f32c66cb35c32",
     "sd15-mem500-coco30k": "0f14293425ec09e5",
     "sd15-mem500": "3913a4fdb6fee2a0",
     "sd20-mem219-coco30k": "1598c69bdf92d0f6",
@@ -33,6 +34,8 @@ PROTOCOLS = {
     "sd21-mem219": "393501bc28d0f9e9",
 }
 EMBEDDED = ["testbed", "testbed-attackers", "testbed-quick"]
+# Without committed records so far: a change here makes stored work of before stand apart.
+FRESH = {"testbed-removal": "1ce941b9738f7fb6"}
 OWN = 'name = "mine"\nextends = "{}"\n[model]\nsteps = 4\n'
 
 
@@ -61,7 +64,12 @@ def test_a_suite_whose_files_are_not_shipped_keeps_its_protocol(name):
 
 
 def test_every_shipped_suite_is_pinned():
-    assert set(registry.suites()) == {*PROTOCOLS, *EMBEDDED}
+    assert set(registry.suites()) == {*PROTOCOLS, *EMBEDDED, *FRESH}
+
+
+@pytest.mark.parametrize("name", FRESH)
+def test_a_suite_without_records_keeps_its_fingerprint(name):
+    assert load_suite(name).fingerprint == FRESH[name]
 
 
 @pytest.mark.parametrize("parent", ["testbed", "testbed-quick"])

@@ -94,3 +94,67 @@ def test_a_loss_that_is_not_finite_gives_the_advice():
             CPU,
             advice="X",
         ).learn(lambda step, loss: None)
+
+
+def two_losses(model, batch, random):
+    data = torch.randn(5, 3, generator=random)
+    return (model(data) - batch).square().mean(), model(data).square().mean()
+
+
+def test_gradients_of_several_losses_are_mixed_over_the_batches_of_a_step():
+    """Against plain torch: both gradients summed over the step's batches, then combined."""
+    course = Course(steps=3, learning_rate=0.1, accumulate=2, largest_gradient=0.5)
+
+    def mix(gradients):
+        first, second = gradients
+        length = torch.sqrt(sum(one.square().sum() for one in second))
+        return [one - 3 * other / length for one, other in zip(first, second, strict=True)]
+
+    model = module()
+    Learner(model, course, two_losses, CPU, mix=mix).learn(lambda step, loss: None)
+    slow = module()
+    optimizer = torch.optim.AdamW(slow.parameters(), lr=0.1, weight_decay=0.01)
+    for step in range(3):
+        sums = []
+        for place in range(2):
+            slow.zero_grad()
+            for part in (2 * step, 2 * step + 1):
+                both = two_losses(slow, part, torch.Generator().manual_seed(part))
+                (both[place] / 2).backward()
+            sums.append([value.grad.clone() for value in slow.parameters()])
+        for value, gradient in zip(slow.parameters(), mix(sums), strict=True):
+            value.grad = gradient
+        torch.nn.utils.clip_grad_norm_(slow.parameters(), 0.5)
+        optimizer.step()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, slow.state_dict()[name])
+
+
+def test_several_losses_without_a_mix_are_a_mistake_of_the_caller():
+    with pytest.raises(ValueError, match="needs a `mix`"):
+        learned(Course(steps=1, learning_rate=0.1), loss=two_losses)
+    with pytest.raises(ValueError, match="full precision"):
+        Learner(module(), Course(1, 0.1, precision="bf16"), two_losses, CPU, mix=lambda g: g[0])
+
+
+def test_what_steps_took_is_counted_across_an_interruption(tmp_path):
+    course = Course(steps=7, learning_rate=0.05, checkpoint_every=2)
+    spent = [0]
+
+    def counting(model, batch, random):
+        spent[0] += 3
+        return loss(model, batch, random)
+
+    def learner():
+        return Learner(module(), course, counting, CPU, tmp_path, count=lambda: spent[0])
+
+    def killed(step, _):
+        if step == 5:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        learner().learn(killed)
+    again = learner()
+    assert again.counted == 4 * 3  # up to the checkpoint; the step after it is made again
+    again.learn(lambda step, loss: None)
+    assert again.counted == 7 * 3
