@@ -462,17 +462,22 @@ SHIPPED = [name for name in registry.entries("suite") if name.startswith("sd")]
 def test_every_shipped_suite_for_stable_diffusion_can_be_planned_with_nothing_here(name, bare):
     suite = lenient(load_suite(name))
     plan = Run(suite, "wanda", {}, bare, bare / "store", torch.device("cpu")).plan()
-    held_out = {"mem500": 440, "mem219": 200}[name.split("-")[1]]
-    assert plan["images"]["memorized"] == 10 * held_out and plan["images"]["quality"] == (
-        30_000 if name.endswith("coco30k") else 5_000
-    )
-    assert plan["images"]["attack clique_extraction"] == 32 * (held_out + 16)
+    if name.endswith("-removal"):
+        counts = {"memorized": 4 * 229, "unnamed": 4 * 271, "clean": 500}
+    else:
+        held_out = {"mem500": 440, "mem219": 200}[name.split("-")[1]]
+        counts = {
+            "memorized": 10 * held_out,
+            "quality": 30_000 if name.endswith("coco30k") else 5_000,
+            "attack clique_extraction": 32 * (held_out + 16),
+        }
+    assert counts.items() <= plan["images"].items()
     assert (
         {one["name"] for one in plan["missing"]} == set(suite.wanted())
         and not plan["problems"]
-        and plan["gpu_hours"] > 1
+        and plan["gpu_hours"] > 0.5
     )
-    assert plan["disk_mib"] > 1000 and plan["fingerprint"] is None
+    assert plan["disk_mib"] > 500 and plan["fingerprint"] is None
 
 
 def test_the_everyday_and_the_full_size_share_their_images(bare):
