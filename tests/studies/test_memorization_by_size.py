@@ -127,12 +127,7 @@ def synthetic(flags):
     def found(values):
         first = np.where(values, 1, 5).tolist()
         second = np.full(len(values), 10).tolist()
-        return {
-            "first": first,
-            "second": second,
-            "first_decoded": first,
-            "second_decoded": second,
-        }
+        return {"first": first, "second": second, "first_decoded": first, "second_decoded": second}
 
     trainings = {
         f"{size}-{kind}": {
@@ -154,12 +149,7 @@ def synthetic(flags):
         "epsilon": 0.1,
         "seeds": 1,
     }
-    return {
-        "trainings": trainings,
-        "ideal": floor,
-        "held_out": {},
-        "round_trips": floor,
-    }, settings
+    return {"trainings": trainings, "ideal": floor, "held_out": {}, "round_trips": floor}, settings
 
 
 def test_snapshots_are_chosen_on_one_half_and_reported_on_the_other():
