@@ -117,6 +117,9 @@ class SizeOptions:
     width: Annotated[
         int, typer.Option(min=1, help="Channels of the first level; the others in proportion.")
     ] = 32
+    predicts: Annotated[str, typer.Option(help="What models predict: epsilon or v_prediction.")] = (
+        "v_prediction"
+    )
     generations: Annotated[int, typer.Option(min=4, help="Of each snapshot; half choose.")] = 256
     steps: Annotated[int, typer.Option(min=1, help="Of sampling.")] = 20
     snapshots: Annotated[int, typer.Option(min=1, help="From the middle of training on.")] = 3
@@ -140,6 +143,7 @@ class SizeOptions:
             weight_decay=self.weight_decay,
             ema=self.ema,
             width=self.width,
+            predicts=self.predicts,
             generations=self.generations,
             steps=self.steps,
             snapshots=self.snapshots,

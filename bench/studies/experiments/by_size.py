@@ -2,10 +2,10 @@
 (Gu et al. 2023, arXiv 2310.02664.)
 
 Models of one architecture are trained from random weights on nested sets of N pictures, every
-picture shown equally often whatever N is. A generation is memorized when it is less than a third as
-far from the nearest training picture as from the second nearest. What the labels are is the
-question: the caption of a picture is "class k", and k is its true class, a class drawn at random, or
-a number of its own.
+picture shown equally often whatever N is. A generation is memorized when it is less than a third
+as far from the nearest training picture as from the second nearest. What the labels are is the
+question: the caption of a picture is "class k", and k is its true class, a class drawn at random,
+or a number of its own.
 
     <out>/pictures/                         where no other folder is given: drawn by the testbed
           latents-<hash>.npy                as the autoencoder encodes them
@@ -31,6 +31,7 @@ from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
 from bench.base.progress import Report, silent
 from bench.diffusion.denoiser import Denoiser, trajectory
+from bench.diffusion.model import scheduler_of
 from bench.diffusion.request import Step
 from bench.records.environment import environment
 from bench.records.experiment import Experiment
@@ -69,6 +70,9 @@ class Ask:
     weight_decay: float = 0.01
     ema: float = 0.99
     width: int = 32  # channels of the first level; the others in proportion
+    # What the models predict: epsilon, or v, of which an error at high noise is not multiplied when
+    # it becomes a picture. The source's preconditioning has the same effect.
+    predicts: str = "v_prediction"
     generations: int = 256  # of each snapshot; half of them choose among snapshots
     steps: int = 20  # of sampling
     snapshots: int = 3
@@ -116,6 +120,8 @@ def check(ask: Ask) -> None:
         raise UserError(f"unknown conditioning '{unknown[0]}': known: {', '.join(CONDITIONINGS)}")
     if not ask.conditionings or len(set(ask.conditionings)) < len(ask.conditionings):
         raise UserError("--conditioning names each of them once, and one at least")
+    if ask.predicts not in ("epsilon", "v_prediction"):
+        raise UserError(f"--predicts is epsilon or v_prediction, not '{ask.predicts}'")
     if ask.generations < 4 or ask.generations % 2:
         raise UserError("--generations must be an even number of at least 4: half of them choose")
     if not 0 < ask.epsilon < 1:
@@ -165,9 +171,15 @@ class Study:
     """The experiment with its pictures and the frozen parts of the model at hand."""
 
     def __init__(self, ask: Ask, model: Path, data: Path, out: Path, device: torch.device) -> None:
+        import diffusers
+
         check(ask)
         self.ask, self.model, self.out, self.device = ask, model, out, device
         self.pipe = load_trainable(model, device)
+        self.pipe.scheduler = diffusers.DDIMScheduler.from_config(
+            scheduler_of(diffusers.DDIMScheduler, self.pipe.scheduler.config).config,
+            prediction_type=ask.predicts,
+        )
         self.side = pipeline_side(self.pipe.unet.config, self.pipe.vae.config)
         everything = read_pictures(data, self.side)
         refuse_few(everything, ask.wanted, "the experiment")
@@ -301,6 +313,7 @@ class Study:
                     "model_sha256": path_digest(self.model),
                     "batch_size": ask.batch_size,
                     "width": ask.width,
+                    "predicts": ask.predicts,
                 },
                 course,
                 evenly_timed(course.steps, ask.snapshots),
