@@ -106,14 +106,14 @@ class SizeOptions:
         typer.Option(help="true, random or unique labels. May be repeated; all by default."),
     ] = None
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each.")] = 1
-    epochs: Annotated[int, typer.Option(min=1, help="How often each picture is shown.")] = 400
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 16
-    lr: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 2e-3
-    warmup: Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")] = 20
+    epochs: Annotated[int, typer.Option(min=1, help="How often each picture is shown.")] = 500
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 8
+    lr: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 3e-3
+    warmup: Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")] = 50
     weight_decay: Annotated[float, typer.Option(min=0, help="Of AdamW.")] = 0.01
     ema: Annotated[
         float, typer.Option(min=0, max=0.999999, help="Decay of averaged weights; 0: none.")
-    ] = 0.99
+    ] = 0.98
     width: Annotated[
         int, typer.Option(min=1, help="Channels of the first level; the others in proportion.")
     ] = 32
@@ -230,7 +230,7 @@ class MarkOptions:
 )
 @grouped
 def memorization_by_size(places: PlaceOptions, options: SizeOptions) -> None:
-    """Of how many training pictures does a model give copies, and do random labels make it more?
+    """Count copies by number of training pictures, under true, random and unique labels.
 
     After Gu et al. 2023: models trained from random weights on nested sets of N pictures, each with
     true, random and unique labels. Interrupted, the same command goes on where it stopped.
@@ -283,7 +283,7 @@ def memorization_by_size(places: PlaceOptions, options: SizeOptions) -> None:
 )
 @grouped
 def solidmark(places: PlaceOptions, options: MarkOptions) -> None:
-    """Does a model know a number that was drawn at random for each training picture?
+    """Ask a model for numbers that were drawn at random and painted on its training pictures.
 
     After SolidMark (Kriplani et al. 2025): a grey frame is painted around each picture, at doses
     drawn at random; then the model fills in the frame of the picture. Interrupted, the same command

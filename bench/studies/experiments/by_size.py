@@ -63,12 +63,12 @@ class Ask:
     conditionings: tuple[str, ...] = CONDITIONINGS
     seeds: int = 1  # trainings of each
     held_out: int = 64  # real pictures that no training sees
-    epochs: int = 400  # how often each picture is shown
-    batch_size: int = 16
-    learning_rate: float = 2e-3
-    warmup: int = 20
+    epochs: int = 500  # how often each picture is shown
+    batch_size: int = 8
+    learning_rate: float = 3e-3
+    warmup: int = 50
     weight_decay: float = 0.01
-    ema: float = 0.99
+    ema: float = 0.98
     width: int = 32  # channels of the first level; the others in proportion
     # What the models predict: epsilon, or v, of which an error at high noise is not multiplied when
     # it becomes a picture. The source's preconditioning has the same effect.
@@ -79,7 +79,7 @@ class Ask:
     epsilon: float = 0.1  # of the EMM
     images_batch: int = 64
     seed: int = 0
-    checkpoint_every: int = 500
+    checkpoint_every: int = 200
 
     @property
     def wanted(self) -> int:
