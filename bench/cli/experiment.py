@@ -79,12 +79,12 @@ class PlaceOptions:
 
         return self.model or BUNDLE / "pipeline"
 
-    def pictures(self, out: Path, draw: Callable[[Path], object]) -> Path:
-        """The folder of pictures; those of the testbed are drawn once."""
+    def pictures(self, out: Path, count: int, draw: Callable[[Path], object]) -> Path:
+        """The folder of pictures; so many of the testbed are drawn where they are not there yet."""
         if self.data is not None:
             return self.data
         folder = out / "pictures"
-        if not (folder / "metadata.csv").is_file():
+        if sum(1 for _ in folder.glob("*.png")) < count:
             from bench.testbed.sprites import require_extra
 
             require_extra()
@@ -256,7 +256,9 @@ def memorization_by_size(places: PlaceOptions, options: SizeOptions) -> None:
         from bench.diffusion.model import pick_device
 
         data = places.pictures(
-            out, lambda folder: write_objects(folder, CLASSES, -(-ask.wanted // CLASSES), 1)
+            out,
+            ask.wanted,
+            lambda folder: write_objects(folder, CLASSES, -(-ask.wanted // CLASSES), 1),
         )
         return by_size.Study(ask, places.model_folder(), data, out, pick_device(places.device))
 
@@ -303,7 +305,9 @@ def solidmark(places: PlaceOptions, options: MarkOptions) -> None:
     def study() -> solid.Study:
         from bench.diffusion.model import pick_device
 
-        data = places.pictures(out, lambda folder: write_scenes(folder, ask.pictures, 1))
+        data = places.pictures(
+            out, ask.pictures, lambda folder: write_scenes(folder, ask.pictures, 1)
+        )
         return solid.Study(ask, places.model_folder(), data, out, pick_device(places.device))
 
     if places.dry_run:

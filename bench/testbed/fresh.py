@@ -54,7 +54,8 @@ def write_objects(
     names, scenes = list[str](), list[Scene]()
     for concept in evenly(len(CODEPOINTS), classes):
         for number in range(each):
-            random = stream_generator(seed, "train", concept * each + number)
+            # Of no other number than its own, so that more pictures are the same and some.
+            random = stream_generator(seed, "train", number * len(CODEPOINTS) + concept)
             background = random_background(random)
             placements = random_placements(random, (concept,))
             names.append(f"object-{concept:02d}-{number:04d}.png")

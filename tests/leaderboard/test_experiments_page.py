@@ -22,6 +22,8 @@ from bench.records.experiment import (
     load_experiment,
     load_experiments,
 )
+from bench.suite.load import load_suite
+from conftest import SUITE
 
 RECORDS = Path(__file__).parents[2] / "leaderboards/records"
 
@@ -183,3 +185,9 @@ def test_pages_follow_from_records_and_drift_is_found(tmp_path):
     changed.save(tmp_path / "experiments")
     drifted = check_pages(make_pages(tmp_path / "records")[0], tmp_path / "out")
     assert any("experiment-by-size-mine.md differs from its records" in line for line in drifted)
+
+
+def test_no_suite_may_have_the_name_of_a_page_of_experiments(tmp_path):
+    (tmp_path / "mine.toml").write_text(SUITE.replace('"tiny"', '"experiment-mine"', 1))
+    with pytest.raises(UserError, match="a page of the leaderboards has that name"):
+        load_suite(str(tmp_path / "mine.toml"))

