@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
@@ -252,20 +253,21 @@ def memorization_by_size(places: PlaceOptions, options: SizeOptions) -> None:
     by_size.check(ask)
     out = places.out or Path("runs/experiments") / by_size.NAME
 
-    def study() -> by_size.Study:
+    def study(work: Path = out) -> by_size.Study:
         from bench.diffusion.model import pick_device
 
         data = places.pictures(
-            out,
+            work,
             ask.wanted,
             lambda folder: write_objects(folder, CLASSES, -(-ask.wanted // CLASSES), 1),
         )
-        return by_size.Study(ask, places.model_folder(), data, out, pick_device(places.device))
+        return by_size.Study(ask, places.model_folder(), data, work, pick_device(places.device))
 
     if places.dry_run:
         found = by_size.plan(ask)
         if (places.model_folder() / "model_index.json").is_file():
-            pace = study().measured_pace()
+            with TemporaryDirectory() as work:
+                pace = study(Path(work)).measured_pace()
             generated = found["generations"]
             found["seconds"] = (
                 found["training_steps"] * pace["step"] + generated * pace["generation"]
@@ -308,13 +310,14 @@ def solidmark(places: PlaceOptions, options: MarkOptions) -> None:
         data = places.pictures(
             out, ask.pictures, lambda folder: write_scenes(folder, ask.pictures, 1)
         )
-        return solid.Study(ask, places.model_folder(), data, out, pick_device(places.device))
+        return solid.Study(ask, places.model_folder(), data, work, pick_device(places.device))
 
     if places.dry_run:
         if (places.model_folder() / "model_index.json").is_file():
-            made = study()
+            with TemporaryDirectory() as work:
+                made = study(Path(work))
+                pace = made.measured_pace()
             found = solid.plan(ask, made.factor, made.mark.side)
-            pace = made.measured_pace()
             found["seconds"] = (
                 found["training_steps"] * pace["step"] + found["queries"] * pace["query"]
             )

@@ -34,7 +34,8 @@ def about(settings: Mapping[str, Any]) -> list[str]:
     trainings = "One model" if seeds == 1 else f"{seeds} models of different seeds"
     return [
         f"{trainings} for each number N of training pictures and each kind of label, from random"
-        f" weights ({settings['parameters']:,} parameters); every picture is shown"
+        f" weights ({settings['parameters']:,} parameters, predicting"
+        f" {'v' if settings['predicts'] == 'v_prediction' else 'noise'}); every picture is shown"
         f" {settings['epochs']:,} times, whatever N is. The sets are nested, without duplicates"
         f" ({settings['duplicates_removed']} were removed), of {settings['classes']} classes.",
         'A caption is "class k": k is the true class, a class drawn at random, or the number of the'
