@@ -266,8 +266,8 @@ def memorization_by_size(places: PlaceOptions, options: SizeOptions) -> None:
     if places.dry_run:
         found = by_size.plan(ask)
         if (places.model_folder() / "model_index.json").is_file():
-            with TemporaryDirectory() as work:
-                pace = study(Path(work)).measured_pace()
+            with TemporaryDirectory() as place:
+                pace = study(Path(place)).measured_pace()
             generated = found["generations"]
             found["seconds"] = (
                 found["training_steps"] * pace["step"] + generated * pace["generation"]
@@ -304,18 +304,18 @@ def solidmark(places: PlaceOptions, options: MarkOptions) -> None:
     solid.check(ask)
     out = places.out or Path("runs/experiments") / solid.NAME
 
-    def study() -> solid.Study:
+    def study(work: Path = out) -> solid.Study:
         from bench.diffusion.model import pick_device
 
         data = places.pictures(
-            out, ask.pictures, lambda folder: write_scenes(folder, ask.pictures, 1)
+            work, ask.pictures, lambda folder: write_scenes(folder, ask.pictures, 1)
         )
         return solid.Study(ask, places.model_folder(), data, work, pick_device(places.device))
 
     if places.dry_run:
         if (places.model_folder() / "model_index.json").is_file():
-            with TemporaryDirectory() as work:
-                made = study(Path(work))
+            with TemporaryDirectory() as place:
+                made = study(Path(place))
                 pace = made.measured_pace()
             found = solid.plan(ask, made.factor, made.mark.side)
             found["seconds"] = (

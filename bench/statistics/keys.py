@@ -71,8 +71,9 @@ def key_auc(answers: np.ndarray, keys: np.ndarray, seed: int = 0) -> Estimate:
     """The chance that an answer is nearer to its own key than to another picture's, ties counted
     half: .5 for whoever does not know the keys, whatever the distribution of the answers.
 
-    The interval is a bootstrap over pictures (percentiles); where every picture says the same it
-    has nothing to draw from, and Newcombe's score interval of as many pictures takes its place.
+    The interval is a bootstrap over pictures (percentiles); where all draws agree (every picture
+    says the same, or the answer never changes) Newcombe's score interval of as many pictures takes
+    its place, which is wide.
     Raises `ValueError` for fewer than two pictures.
     """
     if len(answers) < 2:
@@ -83,8 +84,6 @@ def key_auc(answers: np.ndarray, keys: np.ndarray, seed: int = 0) -> Estimate:
     np.fill_diagonal(nearer, 0.0)
     count = len(answers)
     value = float(nearer.sum() / (count * (count - 1)))
-    if value in (0.0, 1.0) or float(np.ptp(nearer[~np.eye(count, dtype=bool)])) == 0:
-        return Estimate(value, *newcombe(value, count, count))
     random, found = np.random.default_rng(seed), list[np.ndarray]()
     for start in range(0, DRAWS, BLOCK):
         many = min(BLOCK, DRAWS - start)
@@ -94,8 +93,10 @@ def key_auc(answers: np.ndarray, keys: np.ndarray, seed: int = 0) -> Estimate:
         sums = np.einsum("bi,bi->b", weights @ nearer, weights)
         found.append(np.divide(sums, pairs, out=np.full(many, value), where=pairs > 0))
     tails = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
-    low, high = np.quantile(np.concatenate(found), tails)
-    return Estimate(value, float(low), float(high))
+    low, high = (float(bound) for bound in np.quantile(np.concatenate(found), tails))
+    if high - low < 1e-9:
+        low, high = newcombe(value, count, count)
+    return Estimate(value, low, high)
 
 
 def difference(one: Estimate, other: Estimate) -> Estimate:

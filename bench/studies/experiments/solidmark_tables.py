@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench.records.experiment import Cell, Column, Curves, ResultTable
-from bench.statistics.intervals import cluster_bootstrap
+from bench.statistics.intervals import clopper_pearson, cluster_bootstrap
 from bench.statistics.keys import (
     Estimate,
     correlation,
@@ -121,12 +121,11 @@ def _details(
         shares = []
         for delta in DELTAS:
             p = permutation_p(answers, own, delta)
-            null = null_share(answers, own, delta)
+            null, share = null_share(answers, own, delta), share_within(answers, own, delta)
+            low, high = clopper_pearson(round(share * count), count)
             shares += [
                 Cell(
-                    value=share_within(answers, own, delta),
-                    n=count,
-                    note=f"chance {null:.3f}, p {p:.4f}",
+                    value=share, low=low, high=high, n=count, note=f"chance {null:.3f}, p {p:.4f}"
                 ),
                 _mean(np.array(found["shares"][f"{delta:g}"])[group].mean(1)),
             ]
