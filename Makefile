@@ -6,7 +6,7 @@ VENV ?= .venv
 JOBS ?= 2  # processes of tests, each with one thread
 BIN := $(VENV)/bin
 
-.PHONY: run test fuzz lint leaderboard tuning calibration records sweeps detections clean
+.PHONY: run test fuzz lint leaderboard tuning calibration records sweeps detections experiments clean
 
 run: $(VENV)/installed
 	$(BIN)/bench run --method $(METHOD) --suite $(SUITE)
@@ -124,6 +124,11 @@ detections: $(VENV)/installed
 	$(DETECT) curvature_map
 	$(DETECT) sharpness
 	$(DETECT) score_shift
+
+# The pages of experiments (hours on one core; goes on where it stopped).
+experiments: $(VENV)/installed-dev
+	$(BIN)/bench experiment memorization-by-size
+	$(BIN)/bench experiment solidmark
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %d.%d" % sys.version_info[:2])'

@@ -22,6 +22,12 @@ def digest_of(content: Any) -> str:
     ).hexdigest()
 
 
+def seed_of(*words: object) -> int:
+    """A seed of 63 bits that depends on these words alone, in this order."""
+    digest = hashlib.sha256("\0".join(map(str, words)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
 def path_digest(path: Path) -> str:
     """sha256 of a file, or of the relative names and the contents of a folder's files, as 64 hex
     digits. Python's own `__pycache__` does not count.

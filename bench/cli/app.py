@@ -19,7 +19,7 @@ PANELS = {
     "Measure": ("run", "detect", "compare", "report", "fetch"),
     "Look": ("list", "show", "doctor"),
     "Bring your own": ("check", "suite", "statistics"),
-    "Study a method": ("tune", "sweep", "calibrate", "analyze", "finetune"),
+    "Study a method": ("tune", "sweep", "calibrate", "analyze", "finetune", "experiment"),
     "Maintain the leaderboard": ("leaderboard", "submit", "verify", "testbed"),
 }
 LARGEST_INTEGER = 2**63 - 1  # torch, NumPy and Arrow hold no larger ones

@@ -6,7 +6,6 @@ what the ordinary run saw while it sampled (`Recorder`), or further evaluations 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from bench.base.digests import digest_of
+from bench.base.digests import digest_of, seed_of
 from bench.base.progress import Report, silent
 
 if TYPE_CHECKING:
@@ -156,8 +155,7 @@ class Observation:
         import torch
 
         words = (self.base_seed, purpose, self.prompts[row].text, self.seeds[row, column])
-        digest = hashlib.sha256("\0".join(map(str, words)).encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return torch.Generator().manual_seed(seed_of(*words))
 
 
 class Detector(BaseModel):

@@ -4,7 +4,6 @@ stages of its work.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.base.digests import seed_of
 from bench.base.pictures import centred_square, read_image
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ class Known:
         attacked.
         """
         words = [self.root, self.prompt.id, self.prompt.text, *purpose]
-        digest = hashlib.sha256("\0".join(map(str, words)).encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return torch.Generator().manual_seed(seed_of(*words))
 
     def pixels(self, side: int) -> np.ndarray:
         """The centre of the picture at the model's size, uint8 `[side, side, 3]`."""

@@ -62,7 +62,7 @@ def quiet_libraries() -> None:
         library.utils.logging.set_verbosity_error()
 
 
-def _of_the_model(scheduler: Any, config: Any) -> Any:
+def scheduler_of(scheduler: Any, config: Any) -> Any:
     """A scheduler of the suite's class with what the folder's scheduler says of the model.
 
     A folder may hold a scheduler of another class, which does not state all that this one asks for.
@@ -118,7 +118,7 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
     if diffusers.SchedulerMixin not in getattr(scheduler, "__mro__", ()):
         raise UserError(f"suite {suite.name}: diffusers has no scheduler {settings.scheduler!r}")
     with _clear_errors(path):
-        pipe.scheduler = _of_the_model(scheduler, pipe.scheduler.config)
+        pipe.scheduler = scheduler_of(scheduler, pipe.scheduler.config)
     alphas = getattr(pipe.scheduler, "alphas_cumprod", ())
     if len(alphas) != pipe.scheduler.config.get("num_train_timesteps"):
         raise UserError(

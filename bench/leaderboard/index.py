@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from bench.leaderboard.board import Board, Row
 from bench.leaderboard.detectors import CLEAN, DetectorBoard, DetectorRow
+from bench.leaderboard.experiments import ExperimentBoard
 from bench.leaderboard.glance import glance
 from bench.leaderboard.known_pictures import COLUMNS, ENDING, KnownAttack, known_attacks
 from bench.leaderboard.page import answer_shown
@@ -22,13 +23,14 @@ EMBEDDINGS = {
     "dori": "holds the weights and searches an embedding for a picture it knows",
     "dori_inputs": "hands such an embedding to the served model",
 }
-METHODS, DETECTORS = "Mitigations", "Detectors"
+METHODS, DETECTORS, EXPERIMENTS = "Mitigations", "Detectors", "Experiments"
 LEADS = {
     METHODS: (
         "Every method samples the same prompts with the same seeds from a model that has memorized"
         " some of its training pictures."
     ),
     DETECTORS: "Which scores tell, before a picture is delivered, whether it is a copy.",
+    EXPERIMENTS: "Models trained to find something out; their numbers are no rows of a board.",
 }
 
 
@@ -57,14 +59,19 @@ class Entry:
 
 
 def entries(
-    boards: Sequence[Board], detectors: Sequence[DetectorBoard], pictures: Sequence[str]
+    boards: Sequence[Board],
+    detectors: Sequence[DetectorBoard],
+    experiments: Sequence[ExperimentBoard],
+    pictures: Sequence[str],
 ) -> list[Entry]:
     """What stands in the index, largest board first. `pictures` are the names of pages that have a
     picture of their board.
     """
     ordered = sorted(boards, key=lambda board: (-len(board.rows), board.suite))
-    return [_of_methods(board, pictures) for board in ordered] + [
-        _of_detectors(board) for board in detectors
+    return [
+        *(_of_methods(board, pictures) for board in ordered),
+        *(_of_detectors(board) for board in detectors),
+        *(_of_experiments(board) for board in experiments),
     ]
 
 
@@ -124,6 +131,17 @@ def _of_detectors(board: DetectorBoard) -> Entry:
             found.append(Finding(question, best.label, f"AUC {area.text}", ""))
     about = f"{len(rows)} detectors beside {len(floors)} scores of the caption alone"
     return Entry(DETECTORS, board.page, board.suite, about, tuple(found))
+
+
+def _of_experiments(board: ExperimentBoard) -> Entry:
+    """What was asked, and each record's own answer where it has one."""
+    first = board.records[0]
+    found = [
+        Finding(record.label, "", "", record.claim and f"The paper: {record.claim}")
+        for record in board.records
+    ]
+    about = first.about[0] if first.about else ""
+    return Entry(EXPERIMENTS, board.page, f"{board.title} ({board.data})", about, tuple(found))
 
 
 def _area(row: DetectorRow, kind: str) -> float:

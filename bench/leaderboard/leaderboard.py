@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from bench.base.errors import UserError, visible
 from bench.base.files import write_atomically
-from bench.leaderboard import detectors_page, index
+from bench.leaderboard import detectors_page, experiments_page, index
 from bench.leaderboard.board import Board, Row, columns_of, make_boards
 from bench.leaderboard.cells import LONGEST, cell, difference_cell, heading, number, spread
 from bench.leaderboard.columns import SIZED
 from bench.leaderboard.detectors import make_detector_boards
+from bench.leaderboard.experiments import make_experiment_boards
 from bench.leaderboard.latex import latex
 from bench.leaderboard.markdown import markdown, readme_columns, with_tables
 from bench.leaderboard.page import html, picture_of
@@ -24,6 +25,7 @@ from bench.leaderboard.published import load_published
 from bench.leaderboard.published import markdown as published_markdown
 from bench.leaderboard.tables import as_csv, as_json
 from bench.records.detection import load_detections
+from bench.records.experiment import load_experiments
 from bench.records.parts import REFERENCE, protocol
 from bench.records.record import RunRecord, load_records, record_schema
 from bench.records.sweep import load_sweeps
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 PUBLISHED = "published.csv"  # figures from papers, which have a page of their own
 SWEEPS = "sweeps"  # strength curves (`bench sweep`)
 DETECTIONS = "detections"  # scores of detectors (`bench detect`)
+EXPERIMENTS = "experiments"  # what was trained to find something out (`bench experiment`)
 REPORTED = "self-reported"  # records that others measured (`bench submit`)
 RECORD_SCHEMA = "record.schema.json"
 SUMS = "SHA256SUMS"  # beside the pictures: those that records do not make
@@ -53,9 +56,10 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
     unusable = [*damaged, *damaged_reports]
     sweeps, damaged_sweeps = load_sweeps(records.parent / SWEEPS)
     detections, damaged_detections = load_detections(records.parent / DETECTIONS)
+    experiments, damaged_experiments = load_experiments(records.parent / EXPERIMENTS)
     problems = [
         *(found.why for found in unusable),
-        *(why for _, why in (*damaged_sweeps, *damaged_detections)),
+        *(why for _, why in (*damaged_sweeps, *damaged_detections, *damaged_experiments)),
     ]
     if not loaded:
         if damaged:
@@ -95,8 +99,13 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
         pages[f"{found.page}.md"] = detectors_page.markdown(found).encode()
         pages[f"{found.page}.csv"] = detectors_page.as_csv(found).encode()
         pages[f"{found.page}.html"] = detectors_page.html(found).encode()
+    experiment_boards = make_experiment_boards(experiments, damaged_experiments)
+    for made in experiment_boards:
+        pages[f"{made.page}.md"] = experiments_page.markdown(made).encode()
+        pages[f"{made.page}.csv"] = experiments_page.as_csv(made).encode()
+        pages[f"{made.page}.html"] = experiments_page.html(made).encode()
     pictured = [board.suite for board in boards if f"pictures/{board.suite}.svg" in pages]
-    found_there = index.entries(boards, detector_boards, pictured)
+    found_there = index.entries(boards, detector_boards, experiment_boards, pictured)
     pages["index.html"] = index.html(found_there, "published.md" in pages).encode()
     return pages, problems
 

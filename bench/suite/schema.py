@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from bench.base import limits
-from bench.base.names import DETECTORS, PAGES
+from bench.base.names import DETECTORS, EXPERIMENTS, PAGES
 from bench.base.prompt_lists import NO_DELIMITERS, Format
 
 # control: captions with pictures of the same kind that the model was never trained on. unnamed and
@@ -254,7 +254,7 @@ class SuiteSettings(_Frozen):
     @field_validator("name")
     @classmethod
     def _no_page_has_it(cls, name: str) -> str:
-        if name in PAGES or name.startswith(DETECTORS):
+        if name in PAGES or name.startswith((DETECTORS, EXPERIMENTS)):
             raise ValueError(
                 f"a suite cannot be called '{name}': a page of the leaderboards has that name"
             )

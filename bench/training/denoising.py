@@ -46,6 +46,8 @@ class Denoising:
     picture, and `listed` the picture numbers of one epoch.
     """
 
+    memory_format = torch.channels_last  # of what the UNet is fed with
+
     def __init__(
         self,
         pipe: Any,
@@ -85,13 +87,17 @@ class Denoising:
             self.device
         )
         noised = self.noise.add_noise(latents, noise, timesteps).to(
-            self.device, memory_format=torch.channels_last
+            self.device, memory_format=self.memory_format
         )
         with torch.no_grad():
-            embeddings = self.pipe.encode_prompt(
-                [self.captions[number] for number in numbers], self.device, 1, False
-            )[0]
+            embeddings = self.embeddings([self.captions[number] for number in numbers], random)
         # of a text encoder in half precision too
         embeddings = embeddings.to(noised.dtype)
         predicted = unet(noised, timesteps.to(self.device), encoder_hidden_states=embeddings).sample
         return torch.nn.functional.mse_loss(predicted.float(), target.float())
+
+    def embeddings(self, captions: list[str], random: torch.Generator) -> torch.Tensor:
+        """What the UNet sees of the captions of a batch, `[B, T, D]`. Whoever disturbs them draws
+        from `random` here, after all else of the batch is drawn.
+        """
+        return self.pipe.encode_prompt(captions, self.device, 1, False)[0]

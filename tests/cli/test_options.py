@@ -38,6 +38,19 @@ OPTIONS = {
     "check": "name! -p/--parameter* --json",
     "compare": "a! b! --json",
     "doctor": "--suite* --records=runs/records --store=runs/store --json",
+    "experiment memorization-by-size": (
+        "--model --data --name --out --records=leaderboards/experiments --device --quick"
+        " --dry-run --json --sizes=8,16,32,64,128 --conditioning* --seeds=1 --epochs=800"
+        " --batch-size=8 --lr=0.003 --warmup=50 --weight-decay=0.01 --ema=0.98 --width=32"
+        " --predicts=v_prediction --generations=256 --steps=20 --snapshots=3 --epsilon=0.1"
+        " --held-out=64 --seed=0"
+    ),
+    "experiment solidmark": (
+        "--model --data --name --out --records=leaderboards/experiments --device --quick"
+        " --dry-run --json --pictures=96 --doses=0,1,10,50 --rounds=10 --row* --method*"
+        " --mark=frame --width=4 --batch-size=16 --lr=0.0004 --warmup=100 --ema=0.999 --noises=4"
+        " --every=1 --steps=25 --guidance=1.0 --seed=0 --side"
+    ),
     "fetch": (
         "--suite* --only* --skip* --local* --mirror* --cache --offline --dry-run --check"
         " --retry-dead --workers=8 --timeout=30.0 --retries=2 --json"

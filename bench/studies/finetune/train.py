@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -193,7 +193,7 @@ def train(
     if known is not None:
         return known
     training = prepared.training
-    pipe = _load(training.model, device)
+    pipe = load_trainable(training.model, device)
     listed = training_list(len(prepared.pairs), prepared.duplicated, training.times)
     latents = _latents(prepared, pipe, device, report)
     loss = Denoising(
@@ -245,6 +245,24 @@ def _latents(prepared: Prepared, pipe: Any, device: torch.device, report: Report
     """The pictures as the autoencoder encodes them, scaled as the UNet sees them; float32
     `[n, views, 2, C, h, w]`, of which the 2 are mean and deviation.
     """
+    training, side = prepared.training, pipeline_side(pipe.unet.config, pipe.vae.config)
+    kept = digest_of(
+        [prepared.identity["data_sha256"], path_digest(training.model / "vae"), side, training.flip]
+    )[:16]
+    return encoded_once(
+        prepared.out / f"latents-{kept}.npy",
+        prepared.pairs,
+        side,
+        training.flip,
+        moments_by(pipe, device),
+        report,
+    )
+
+
+def moments_by(pipe: Any, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from pictures, uint8 `[b, side, side, 3]`, to mean and deviation of what the
+    pipeline's autoencoder makes of them, scaled as the UNet sees it: float32 `[b, 2, C, h, w]`.
+    """
 
     @torch.no_grad()
     def encode(pictures: np.ndarray) -> np.ndarray:
@@ -262,16 +280,10 @@ def _latents(prepared: Prepared, pipe: Any, device: torch.device, report: Report
         )
         return torch.stack([(found.mean - shift) * scale, found.std * scale], 1).cpu().numpy()
 
-    training, side = prepared.training, pipeline_side(pipe.unet.config, pipe.vae.config)
-    kept = digest_of(
-        [prepared.identity["data_sha256"], path_digest(training.model / "vae"), side, training.flip]
-    )[:16]
-    return encoded_once(
-        prepared.out / f"latents-{kept}.npy", prepared.pairs, side, training.flip, encode, report
-    )
+    return encode
 
 
-def _load(folder: Path, device: torch.device) -> Any:
+def load_trainable(folder: Path, device: torch.device) -> Any:
     """The pipeline in float32 with frozen autoencoder and text encoder.
 
     Raises `UserError` where a file is missing or damaged, and for a tokenizer that does not say how
