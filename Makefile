@@ -125,7 +125,7 @@ detections: $(VENV)/installed
 	$(DETECT) sharpness
 	$(DETECT) score_shift
 
-# The pages of experiments (hours on one core; goes on where it stopped).
+# The pages of experiments (hours on one core, nearly all for the larger sizes; goes on where it stopped).
 experiments: $(VENV)/installed-dev
 	$(BIN)/bench experiment memorization-by-size
 	$(BIN)/bench experiment solidmark

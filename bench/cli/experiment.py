@@ -107,7 +107,7 @@ class SizeOptions:
         typer.Option(help="true, random or unique labels. May be repeated; all by default."),
     ] = None
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each.")] = 1
-    epochs: Annotated[int, typer.Option(min=1, help="How often each picture is shown.")] = 800
+    epochs: Annotated[int, typer.Option(min=1, help="How often each picture is shown.")] = 2_000
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 8
     lr: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 3e-3
     warmup: Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")] = 50

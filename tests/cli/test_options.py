@@ -40,7 +40,7 @@ OPTIONS = {
     "doctor": "--suite* --records=runs/records --store=runs/store --json",
     "experiment memorization-by-size": (
         "--model --data --name --out --records=leaderboards/experiments --device --quick"
-        " --dry-run --json --sizes=8,16,32,64,128 --conditioning* --seeds=1 --epochs=800"
+        " --dry-run --json --sizes=8,16,32,64,128 --conditioning* --seeds=1 --epochs=2000"
         " --batch-size=8 --lr=0.003 --warmup=50 --weight-decay=0.01 --ema=0.98 --width=32"
         " --predicts=v_prediction --generations=256 --steps=20 --snapshots=3 --epsilon=0.1"
         " --held-out=64 --seed=0"

@@ -99,8 +99,8 @@ def test_killed_and_repeated_is_undisturbed_bit_for_bit(tiny_folder, data, tmp_p
 
 
 def test_what_a_finished_study_leaves(tiny_folder, data, tmp_path, monkeypatch):
-    """Tables that follow from the raw numbers of the record; nothing to train or sample again;
-    a folder that no other settings can have.
+    """Tables that follow from the raw numbers of the record; nothing to train or sample again,
+    also where sizes are added; a folder that no other settings can have.
     """
     ask = replace(ASK, sizes=(2, 4), conditionings=("true", "random"))
     made = study(tiny_folder, data, tmp_path / "out", ask).run("mine")
@@ -116,6 +116,19 @@ def test_what_a_finished_study_leaves(tiny_folder, data, tmp_path, monkeypatch):
     monkeypatch.setattr(by_size, "_generated", None)
     monkeypatch.setattr(torch.optim, "AdamW", None)
     assert study(tiny_folder, data, tmp_path / "out", ask).run("mine").raw == made.raw
+    seen = []
+
+    def asked(kept, *_):
+        facts = kept.known()
+        seen.append((kept.folder.name, facts is not None))
+        if facts is None:
+            raise KeyboardInterrupt
+        return facts
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(by_size, "train_once", asked)
+        study(tiny_folder, data, tmp_path / "out", replace(ask, sizes=(2, 4, 6))).run("mine")
+    assert [known for _, known in seen] == [True] * 4 + [False] and seen[-1][0] == "n0006-true-s0"
     other = replace(ask, learning_rate=1e-3)
     with pytest.raises(UserError, match="belongs to a training with other settings"):
         study(tiny_folder, data, tmp_path / "out", other).run("mine")

@@ -63,7 +63,7 @@ class Ask:
     conditionings: tuple[str, ...] = CONDITIONINGS
     seeds: int = 1  # trainings of each
     held_out: int = 64  # real pictures that no training sees
-    epochs: int = 800  # how often each picture is shown
+    epochs: int = 2000  # how often each picture is shown
     batch_size: int = 8
     learning_rate: float = 3e-3
     warmup: int = 50
