@@ -56,10 +56,10 @@ TENTH := -p sparsity=0.1 -p branch=cond -p token_norm=none  # the paper's varian
 # Of methods that are told what to forget: what differs from the defaults, which are for Stable Diffusion. Found on copied canaries of the split fit, which no table shows.
 REMOVED := $(MEASURE) --suite testbed-removal --method
 EDIT := -p tokens=all -p clean=309
-ESD := -p iterations=30 -p batch=8 -p learning_rate=5e-5
-ABLATION := -p steps=60 -p batch=8 -p learning_rate=3e-5 -p part=cross -p pictures=4 -p tries=8 -p most=0.7
-SISS := -p steps=20 -p batch=8 -p accumulate=1 -p learning_rate=3e-5 -p earliest=0 -p deletion=100 -p pictures=4 -p tries=8 -p most=0.7
-ADVERSARIAL := -p learning_rate=1e-4 -p draws=4
+ESD := -p iterations=10 -p batch=8 -p learning_rate=4e-4
+ABLATION := -p steps=80 -p batch=8 -p learning_rate=2e-4 -p part=cross -p pictures=4 -p tries=8 -p most=0.7
+SISS := -p steps=30 -p batch=8 -p accumulate=1 -p learning_rate=3e-5 -p earliest=0 -p deletion=100 -p pictures=4 -p tries=8 -p most=0.7
+ADVERSARIAL := -p learning_rate=5e-5 -p draws=4
 records: $(VENV)/installed
 	$(MEASURE) --suite testbed-quick --method none
 	$(MEASURE) --suite testbed-quick --method wanda
