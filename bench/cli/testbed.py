@@ -123,8 +123,10 @@ def removal(
         Path | None, typer.Option(help="A bundle's folder; the embedded one by default.")
     ] = None,
 ) -> None:
-    """Write the prompt lists of the suite testbed-removal: canaries that the embedded model copies,
-    each with a clean caption of its objects to train on, and further such captions to judge.
+    """Write the prompt lists of the suite testbed-removal.
+
+    They are canaries that the embedded model copies, each with a clean caption of its objects to
+    train on, and further such captions to judge.
     """
     from bench.testbed.bundle import BUNDLE
     from bench.testbed.removal import write_removal_lists

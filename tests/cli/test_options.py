@@ -89,6 +89,7 @@ OPTIONS = {
         " --store=runs/store --device --dry-run --trust* --json"
     ),
     "testbed build": "--plan=cpu --work --out --device --only*",
+    "testbed removal": "--bundle --out!",
     "testbed info": "--bundle --measure --sheets --json",
     "testbed scenes": "--out! --count=160 --seed=1",
     "sweep": (
