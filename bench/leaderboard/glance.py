@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.leaderboard.board import Board, Row, order_column
+from bench.leaderboard.cells import number
 from bench.leaderboard.columns import BY_NAME, Column
 from bench.leaderboard.family import LEVEL
 from bench.records.parts import REFERENCE
@@ -23,6 +24,8 @@ CLEAN, EXTRACTED, FIT, FIT_SECONDS = (
 COPIES, ANY_COPY = BY_NAME["copies"], BY_NAME["any_copy"]
 # of clean prompts, and of memorized ones
 NFE, TIME = ((BY_NAME[f"{name}_clean"], BY_NAME[name]) for name in ("nfe_per_image", "time_ratio"))
+
+BROUGHT_BACK = "dori_excess"
 
 CLEARLY_BETTER = "clearly better than none"
 NOT_CLEARLY_BETTER = "not clearly better than none (the interval of Δ contains 0)"
@@ -46,6 +49,7 @@ class Answer:
     verdict: str
     beside: tuple[Column, ...] = ()  # what else to show of it
     others: tuple[Row, ...] = ()  # that come after it under the same rule
+    warning: str = ""  # what else is known of the row that turns the answer
 
 
 @dataclass(frozen=True)
@@ -225,6 +229,7 @@ def _against_weights(rows: Sequence[Row], by: Column) -> Card | None:
                 verdict(holding[0], by),
                 (CLEAN,),
                 tuple(holding[1:]),
+                _brought_back(holding[0]),
             )
         ]
         if holding
@@ -237,6 +242,19 @@ def _against_weights(rows: Sequence[Row], by: Column) -> Card | None:
         () if holding else ("None of them.",),
         "Rule: rows whose weights are edited (“holds against” has them, measured); lowest"
         f" {by.plain} first. Not attacked: {by.plain} is measured by sampling.",
+    )
+
+
+def _brought_back(row: Row) -> str:
+    """What an attacker who holds the weights and knows the picture brings back, where that is
+    clearly more than of pictures that were never shown; else empty.
+    """
+    score = row.record.attacks.get(BROUGHT_BACK)
+    if score is None or score.value is None or score.low is None or score.low <= 0:
+        return ""
+    return (
+        "an embedding searched for a known picture brings copies back:"
+        f" {number(score.value, 2)} more than of pictures never shown (Dori)"
     )
 
 

@@ -395,6 +395,7 @@ def answer_shown(answer: Answer) -> dict[str, Any]:
             [
                 *([f"clearly worse than none in {', '.join(harms)}"] if harms else []),
                 *(["copies other training pictures instead"] if copies_others(row) else []),
+                *filter(None, [answer.warning]),
             ]
         ),
         "change": change,

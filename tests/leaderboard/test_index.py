@@ -38,6 +38,13 @@ def test_findings_are_the_boards_own_words(pages):
     assert "http://" not in content and "https://" not in content and "<script" not in content
 
 
+def test_an_answer_that_an_attacker_turns_says_so(pages):
+    """Whose copies come back clearly: of uce's they do, of wanda's the interval has 0 in it."""
+    said = "an embedding searched for a known picture brings copies back"
+    assert said in pages["testbed-removal.html"].decode()
+    assert said not in pages["testbed.html"].decode()
+
+
 def test_a_board_that_nobody_answers_says_so():
     found = index.Finding("Which?", "", "", "None of them.")
     entry = index.Entry(index.METHODS, "x", "<x>", "about", (found,))
