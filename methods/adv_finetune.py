@@ -34,6 +34,7 @@ from bench import (
     Method,
     Need,
     State,
+    Swept,
     UserError,
     Where,
     evenly,
@@ -70,6 +71,7 @@ class AdvFinetune(Method):
     )
     paper: ClassVar[str] = "Kowalczuk et al. 2025, arXiv:2507.16880"
     neutral: ClassVar[dict[str, Any] | None] = {"epochs": 0}
+    swept: ClassVar[Swept | None] = ("epochs", (1, 2, 3, 5))
     trial: ClassVar[Mapping[str, Any]] = {
         "epochs": 2,
         "inner_steps": 2,

@@ -27,6 +27,7 @@ from bench import (
     Method,
     Need,
     State,
+    Swept,
     Where,
     fine_tuned,
     made_once,
@@ -44,6 +45,7 @@ class ConceptAblation(Method):
     needs: ClassVar[tuple[Need, ...]] = ("fit_prompts", "training_images", "anchors", "copy_judge")
     paper: ClassVar[str] = "Kumari et al. 2023, arXiv:2303.13516"
     neutral: ClassVar[dict[str, Any] | None] = {"steps": 0}
+    swept: ClassVar[Swept | None] = ("steps", (50, 100, 200, 400))
     trial: ClassVar[Mapping[str, Any]] = {
         "steps": 3,
         "learning_rate": 0.01,

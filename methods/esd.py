@@ -26,6 +26,7 @@ from bench import (
     Method,
     Need,
     State,
+    Swept,
     Where,
     fine_tuned,
     swapped,
@@ -45,6 +46,7 @@ class Esd(Method):
     needs: ClassVar[tuple[Need, ...]] = ("fit_prompts", "anchors")
     paper: ClassVar[str] = "Gandikota et al. 2023, arXiv:2303.07345"
     neutral: ClassVar[dict[str, Any] | None] = {"iterations": 0}
+    swept: ClassVar[Swept | None] = ("iterations", (25, 50, 100, 200))
     trial: ClassVar[Mapping[str, Any]] = {"iterations": 2, "learning_rate": 0.01}
 
     part: Literal["x", "u", "strict", "full"] = Field(

@@ -31,6 +31,7 @@ from bench import (
     Method,
     Need,
     State,
+    Swept,
     Where,
     fine_tuned,
     made_once,
@@ -48,6 +49,7 @@ class Siss(Method):
     needs: ClassVar[tuple[Need, ...]] = ("fit_prompts", "training_images", "anchors", "copy_judge")
     paper: ClassVar[str] = "Alberti et al. 2025, arXiv:2503.01034"
     neutral: ClassVar[dict[str, Any] | None] = {"steps": 0}
+    swept: ClassVar[Swept | None] = ("steps", (9, 17, 35, 70))
     trial: ClassVar[Mapping[str, Any]] = {
         "steps": 2,
         "learning_rate": 0.01,

@@ -23,7 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench import Denoiser, FitData, Method, Need, State, Where, evenly, swapped
+from bench import Denoiser, FitData, Method, Need, State, Swept, Where, evenly, swapped
 from methods._erasure import parameters_of
 
 
@@ -36,6 +36,7 @@ class Uce(Method):
     needs: ClassVar[tuple[Need, ...]] = ("fit_prompts", "anchors", "clean_prompts")
     paper: ClassVar[str] = "Gandikota et al. 2024, arXiv:2308.14761"
     neutral: ClassVar[dict[str, Any] | None] = {"erase": 0}
+    swept: ClassVar[Swept | None] = ("erase", (0.03, 0.1, 0.3, 1.0))
 
     erase: float = Field(
         1.0, ge=0, description="weight e of the named captions (code: 1); 0 changes nothing"

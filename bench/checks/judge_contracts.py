@@ -33,6 +33,7 @@ from bench.running.judging import evaluation_of, target_of
 from bench.running.prepare import Prepared, prepare
 from bench.running.scoring import as_score
 from bench.suite.load import load_suite
+from bench.suite.schema import OF_REMOVAL, SuiteSettings
 from bench.suite.suite import Suite
 
 # What sums in another order may change of a score.
@@ -45,12 +46,23 @@ def _prepared(subject: Subject) -> Prepared:
     # Attacks may judge copies as the suite's sscd does.
     kept = {"sscd": suite.settings.metrics["sscd"]} if subject.entry.kind == "attack" else {}
     settings = suite.settings.model_copy(update={"metrics": kept, "attacks": {}})
+    roles = getattr(subject.configured, "roles", ())
+    if set(roles) & set(OF_REMOVAL):
+        settings = _of_removal(settings)
     store = Path(tempfile.mkdtemp(dir=subject.folder))
     run = prepare(Suite(settings, suite.file), "none", {}, store, torch.device("cpu"))
-    roles = getattr(subject.configured, "roles", ())
     keys = [key for role in roles for key in run.images.samples(role).keys]
     generate(*run, {}, run.images.units.of(keys))
     return run
+
+
+def _of_removal(settings: SuiteSettings) -> SuiteSettings:
+    """The tiny suite in the track removal: prompts to learn from become those that no method is
+    told of, clean prompts are neighbours too.
+    """
+    prompts = dict(settings.prompts)
+    prompts["unnamed"], prompts["neighbours"] = prompts.pop("fit"), prompts["clean"]
+    return settings.model_copy(update={"prompts": prompts, "track": "removal"})
 
 
 def _scores(subject: Subject, run: Prepared) -> Scores:

@@ -25,8 +25,7 @@ from bench.diffusion.weights_header import read_weights_header
 from bench.doctor.report import PROGRAM, FileFact, Gpu, Mark, SuiteFact, gib, odd
 
 if TYPE_CHECKING:
-    from bench.suite.schema import MEASURED_ROLES
-from bench.suite.suite import Suite
+    from bench.suite.suite import Suite
 
 TESTBED = Path(__file__).resolve().parents[1] / "testbed" / "bundle"
 SLOW = 100_000_000  # parameters above which a run without a GPU is called slow
@@ -369,6 +368,8 @@ def _images(suite: Suite) -> int | None:
     of attacks: an estimate for when the classes cannot be asked.
     """
     images: set[tuple[str, int]] = set()
+    from bench.suite.schema import MEASURED_ROLES
+
     for role in MEASURED_ROLES:
         seen: Counter[str] = Counter()
         for prompt in suite.prompts(role):

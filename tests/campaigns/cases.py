@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -147,6 +148,17 @@ class Undisturbed:
         return self.known[case.name]
 
 
+def _local_site() -> Any:
+    """The server of the tests, by its place: were their folder on the path, the folders of tests
+    would be taken for the packages whose names they bear.
+    """
+    place = Path(__file__).parents[1] / "local_site.py"
+    found = importlib.util.spec_from_file_location("local_site", place)
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
 @contextmanager
 def stage_set(folder: Path) -> Iterator[None]:
     """Put in place what the cases read beside the tiny suite: captioned pictures, and a suite
@@ -157,27 +169,25 @@ def stage_set(folder: Path) -> Iterator[None]:
     from bench.base.pictures import encode_png
     from bench.testbed.tiny import build_tiny_suite
 
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from local_site import Site, sha256
-
+    site = _local_site()
     build_tiny_suite(folder / "suite")
     (folder / "pictures").mkdir()
     for number in range(6):
         grey = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         (folder / f"pictures/{number}.png").write_bytes(encode_png(grey))
         (folder / f"pictures/{number}.txt").write_text(f"picture {number}")
-    with Site() as site:
+    with site.Site() as server:
         lines = ['extends = "./tiny.toml"', 'name = "far"']
         lines += [f'[prompts.{role}]\nfile = "asset:far0"' for role in ("quality", "control")]
         lines += ['[metrics.sscd]\nweights = "asset:far1"', '[metrics.fid]\nweights = "asset:far2"']
         for number in range(3):
             body = random.Random(number).randbytes(400_000)
-            site.files[f"{number}.bin"] = body
+            server.files[f"{number}.bin"] = body
             lines += [
                 f"[assets.far{number}]",
                 f'path = "far/{number}.bin"',
-                f'urls = ["{site.url(f"{number}.bin")}"]',
-                f'sha256 = "{sha256(body)}"',
+                f'urls = ["{server.url(f"{number}.bin")}"]',
+                f'sha256 = "{site.sha256(body)}"',
             ]
         (folder / "suite/far.toml").write_text("\n".join(lines) + "\n")
         yield
