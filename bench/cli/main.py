@@ -3,7 +3,8 @@ exceptions into lines and exit codes.
 
 Exit codes: 0, done. 1, the command was carried out and its answer is no (a broken contract, a
 difference, an asset that could not be fetched), or the benchmark itself has a fault. 2, something
-that the user can put right, said in one line on standard error. 130, stopped by Ctrl-C.
+that the user can put right, said in one line on standard error. 3, `bench audit --fail-above`: more
+pictures come back than that. 130, stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import typer
 from bench.base.errors import UserError, one_line, visible
 from bench.cli import (
     analyze,
+    audit,
     calibrate,
     check,
     compare,
@@ -46,6 +48,7 @@ from bench.cli.streams import forgiving_streams
 
 COMMANDS = (
     analyze,
+    audit,
     calibrate,
     check,
     compare,

@@ -250,7 +250,7 @@ class RunRecord(_Strict):
         default=1, ge=1, le=10_000, description="independent generations of everything"
     )
     intervals: str = Field(default=INTERVALS, description="how the intervals of means were made")
-    track: Literal["held_out", "removal"] = Field(
+    track: Literal["held_out", "removal", "audit"] = Field(
         default="held_out",
         description=(
             "held_out: nothing that methods learn from is judged; removal: they learn from the"

@@ -59,7 +59,7 @@ def read_prompts(
         )
     rows = spread(rows, limit)
     for number, row in enumerate(rows, 1):
-        if not row.text(called["prompt"]).strip():
+        if not settings.empty and not row.text(called["prompt"]).strip():
             raise UserError(
                 f"{suite}: prompt number {number} of the role {role} in {file}, line {row.line}, is"
                 " empty"

@@ -22,7 +22,7 @@ Role = Literal[
 ]
 MEASURED_ROLES: tuple[Role, ...] = ("memorized", "unnamed", "neighbours", "clean", "quality")
 OF_REMOVAL: tuple[Role, ...] = ("unnamed", "neighbours")
-Track = Literal["held_out", "removal"]
+Track = Literal["held_out", "removal", "audit"]
 # What detectors are judged on has these kinds, and those that a suite names.
 KINDS_OF_PROMPTS = ("memorized", "clean", "calibration")
 Scheduler = Literal[
@@ -146,6 +146,9 @@ class PromptSettings(_Frozen):
     )
     limit: int | None = Field(None, ge=1, description="keep this many, evenly spread over the list")
     images_per_prompt: int = Field(1, ge=1, le=limits.IMAGES_PER_PROMPT)
+    empty: bool = Field(
+        False, description="the empty prompt may stand in the list: of pictures without a caption"
+    )
 
     @field_validator("delimiter")
     @classmethod
@@ -214,7 +217,9 @@ class SuiteSettings(_Frozen):
         description=(
             "held_out: methods learn from the role fit, and nothing of it is judged; removal:"
             " methods learn from the prompts of the role memorized, the *named* ones, with their"
-            " pictures, and these are judged beside the roles unnamed and neighbours"
+            " pictures, and these are judged beside the roles unnamed and neighbours; audit: of"
+            " somebody's own model, methods learn from the training pictures that are judged, and"
+            " no leaderboard takes the record"
         ),
     )
     group_name: str = Field("group", description="what the column `group` means, for tables")
@@ -269,12 +274,12 @@ class SuiteSettings(_Frozen):
 
     @model_validator(mode="after")
     def _roles_are_of_the_track(self) -> SuiteSettings:
+        if self.track != "held_out" and "fit" in self.prompts:
+            raise ValueError(
+                f"in the track {self.track} methods learn from the prompts of the role memorized:"
+                " leave [prompts.fit] out"
+            )
         if self.track == "removal":
-            if "fit" in self.prompts:
-                raise ValueError(
-                    "in the track removal methods learn from the prompts of the role memorized:"
-                    " leave [prompts.fit] out"
-                )
             if "unnamed" not in self.prompts:
                 raise ValueError(
                     "the track removal needs [prompts.unnamed], memorized prompts that methods are"
@@ -302,6 +307,7 @@ LATER = {
         "per_group",
         "together",
         "drawn",
+        "empty",
     ),
 }
 

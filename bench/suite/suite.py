@@ -117,8 +117,8 @@ class Suite:
     def prompts(self, role: Role) -> tuple[Prompt, ...]:
         """The prompts of a role, in file order; none where the suite has no such role.
 
-        In the track `removal` methods learn from the named prompts: those of the role fit are
-        those of the role memorized.
+        In the tracks `removal` and `audit` methods learn from the prompts that are judged: those of
+        the role fit are those of the role memorized.
 
         A list is read when its role is first asked for. Raises `UserError` when it is missing,
         malformed or leaves no prompt, and when a reference picture is missing.
@@ -141,8 +141,8 @@ class Suite:
 
     @property
     def removes(self) -> bool:
-        """Whether it is of the track `removal`: methods learn from prompts that are judged."""
-        return self.settings.track == "removal"
+        """Whether methods learn from prompts that are judged: tracks `removal` and `audit`."""
+        return self.settings.track in ("removal", "audit")
 
     @cached_property
     def training_pictures(self) -> tuple[Path, ...]:

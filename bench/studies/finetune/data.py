@@ -5,7 +5,7 @@ repeated.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,8 @@ import numpy as np
 
 from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UserError, one_line, visible
-from bench.base.pictures import BadPicture, centred_square, has_picture_suffix, read_image
-from bench.base.prompt_lists import read_list
-
-METADATA = ("metadata.csv", "metadata.jsonl")
+from bench.base.pictures import BadPicture, centred_square, read_image
+from bench.captioned.folder import read_folder
 
 
 @dataclass(frozen=True)
@@ -32,70 +30,14 @@ def read_pairs(folder: Path) -> list[Pair]:
     """The pairs of a folder, sorted by name.
 
     Captions stand in `metadata.csv` or `metadata.jsonl` (file_name, text), as for Hugging Face's
-    imagefolder, or in `NAME.txt` beside each picture. Raises `UserError` for a folder without
-    captions, and for the first picture that is missing, named twice or without a caption.
+    imagefolder, or in `NAME.txt` beside each picture. Raises `UserError` as
+    `bench.captioned.folder.read_folder` does, and for a picture without a caption.
     """
-    if not folder.is_dir():
-        raise UserError(f"data folder {folder} is not there")
-    lists = [folder / name for name in METADATA if (folder / name).is_file()]
-    if len(lists) > 1:
-        raise UserError(f"{folder} holds both {' and '.join(METADATA)}; keep one")
-    pairs = [
-        _pair(folder, name, text, where)
-        for name, text, where in (_listed(lists[0]) if lists else _beside(folder))
-    ]
-    if not pairs:
-        raise UserError(
-            f"{folder} holds no captioned pictures: give a metadata.csv (file_name, text), a"
-            " metadata.jsonl, or NAME.txt beside each picture"
-        )
-    seen: set[str] = set()
-    for pair in pairs:
-        if pair.name in seen:
-            raise UserError(f"{lists[0]} names picture {visible(pair.name)} twice")
-        seen.add(pair.name)
-    return sorted(pairs, key=lambda pair: pair.name)
-
-
-def _pair(folder: Path, name: str, caption: str, where: str) -> Pair:
-    path = folder / name
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts or "|" in name:
-        raise UserError(
-            f"{where}: '{visible(name)}' is no path inside the folder (and '|' is not allowed"
-            " in it)"
-        )
-    if not caption:
-        raise UserError(f"{where}: picture {visible(name)} has no caption")
-    if not path.is_file():
-        raise UserError(f"{where}: picture {visible(name)} is missing")
-    return Pair(Path(name).as_posix(), path, caption)
-
-
-def _listed(file: Path) -> Iterator[tuple[str, str, str]]:
-    """File name, caption and place of every entry of a metadata file."""
-    found = read_list(file, "csv" if file.suffix == ".csv" else "jsonl")
-    if found.rows and not {"file_name", "text"} <= set(found.columns):
-        raise UserError(
-            f"{file} has not both file_name and text (it has:"
-            f" {visible(', '.join(found.columns)) or 'none'})"
-        )
-    for row in found.rows:
-        name, caption = row.text("file_name").strip(), row.text("text").strip()
-        yield name, caption, f"{file}, line {row.line}"
-
-
-def _beside(folder: Path) -> Iterator[tuple[str, str, str]]:
-    for path in sorted(folder.iterdir()):
-        if has_picture_suffix(path) and path.is_file():
-            text = path.with_suffix(".txt")
-            try:
-                yield (
-                    path.name,
-                    text.read_text(encoding="utf-8").strip() if text.is_file() else "",
-                    str(folder),
-                )
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{text} cannot be read: {one_line(error)[:120]}") from error
+    found = read_folder(folder, layouts=("listed", "beside"), every_picture=False)
+    for picture in found.pictures:
+        if not picture.captions:
+            raise UserError(f"{folder}: picture {visible(picture.name)} has no caption")
+    return [Pair(one.name, folder / one.name, one.caption) for one in found.pictures]
 
 
 def pairs_digest(pairs: Sequence[Pair]) -> str:

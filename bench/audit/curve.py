@@ -1,0 +1,140 @@
+"""What helps, and whether a smaller weight of the LoRA would have helped as much.
+
+Everything that damages a model makes it copy less. So each remedy is held against the yardstick
+that costs nothing: the same file at a smaller weight, at the same use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bench.statistics.intervals import cluster_bootstrap, proportion_interval
+
+DRAWS, LEVEL = 2000, 0.95
+SAME = 1e-9
+STEPS = 100  # of the weights between 0 and 1 that are looked at
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting: a weight, an epoch or a remedy.
+
+    `copies` has by picture and image whether it is a copy, `[N, n]`; `likeness` by novel image the
+    mean similarity (CLIP) to the training pictures, `[P, m]`; `alignment` the cosine to the prompt,
+    `[P, m]`. The two are None where nothing measures them.
+    """
+
+    name: str
+    copies: np.ndarray
+    likeness: np.ndarray | None = None
+    alignment: np.ndarray | None = None
+    weight: float | None = None
+    travels: str = ""
+    seconds: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def share(self) -> float:
+        """The share of images of training captions that are copies."""
+        return float(self.copies.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return proportion_interval(self.copies.astype(float))
+
+
+def use(point: Point, base: Point, yours: Point) -> tuple[float, float, float] | None:
+    """How much of what the training taught is left: likeness of novel images to the training
+    pictures, 0 for the base and 1 for the model, with its 95 % interval over novel prompts.
+
+    None where it is not measured, and where base and model do not differ by more than the error: a
+    share of nothing means nothing.
+    """
+    if point.likeness is None or base.likeness is None or yours.likeness is None:
+        return None
+    if not separates(base, yours):
+        return None
+    low, high = base.likeness.mean(1), yours.likeness.mean(1)
+    value = point.likeness.mean(1)
+
+    def rescaled(rows: np.ndarray) -> np.ndarray:
+        first = low[rows].mean(-1)
+        gap = high[rows].mean(-1) - first
+        return np.divide(value[rows].mean(-1) - first, gap, where=gap > SAME, out=np.ones_like(gap))
+
+    rows = np.random.default_rng(0).integers(0, len(value), (DRAWS, len(value)))
+    bounds = np.quantile(rescaled(rows), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(rescaled(np.arange(len(value)))), float(bounds[0]), float(bounds[1])
+
+
+def separates(base: Point, yours: Point) -> bool:
+    """Whether the model's novel images are nearer to the training pictures than the base's, beyond
+    the error over novel prompts.
+    """
+    if base.likeness is None or yours.likeness is None or len(base.likeness) < 2:
+        return False
+    difference = yours.likeness.mean(1) - base.likeness.mean(1)
+    return cluster_bootstrap(difference[:, None])[0] > 0
+
+
+@dataclass(frozen=True)
+class Against:
+    """A remedy against the curve: of the weights that keep at least as much use, the one with the
+    fewest copies, and copies there minus copies of the remedy with the 95 % interval over pictures;
+    positive where the remedy is better.
+    """
+
+    weight: float
+    gain: tuple[float, float, float]
+
+    @property
+    def words(self) -> str:
+        value, low, _ = self.gain
+        if low > 0:
+            return f"better than weight {self.weight:.2g}"
+        if value <= SAME:
+            return f"no better than weight {self.weight:.2g}"
+        return f"not told apart from weight {self.weight:.2g}"
+
+
+def against_curve(remedy: Point, curve: Sequence[Point], seed: int = 0) -> Against | None:
+    """Hold a remedy against the weights from 0 to 1, between which copies and use are taken to
+    change evenly.
+
+    Use is the likeness of novel images to the training pictures. None where it is not measured or
+    base (weight 0) and model (weight 1) do not differ in it, and where no weight keeps as much of
+    it as the remedy.
+    """
+    points = [point for point in curve if point.weight is not None and 0 <= point.weight <= 1]
+    points.sort(key=_weight)
+    if not points or _weight(points[0]) != 0.0 or _weight(points[-1]) != 1.0:
+        return None
+    if remedy.likeness is None or not separates(points[0], points[-1]):
+        return None
+    weights = [_weight(point) for point in points]
+    grid = np.unique(np.concatenate([np.linspace(0, 1, STEPS + 1), weights]))
+    use_there = np.interp(grid, weights, [_mean(point.likeness) for point in points])
+    copies = np.stack([point.copies.mean(1) for point in points])  # [weights, pictures]
+    there = np.stack([np.interp(grid, weights, column) for column in copies.T], axis=1)
+    enough = np.flatnonzero(use_there >= _mean(remedy.likeness) - SAME)
+    if not len(enough):
+        return None
+    best = int(enough[np.argmin(there[enough].mean(1))])
+    difference = there[best] - remedy.copies.mean(1)
+    if len(difference) < 2:
+        return None
+    bounds = cluster_bootstrap(difference[:, None], seed=seed)
+    return Against(float(grid[best]), (float(difference.mean()), *bounds))
+
+
+def _weight(point: Point) -> float:
+    assert point.weight is not None
+    return point.weight
+
+
+def _mean(table: np.ndarray | None) -> float:
+    return float("nan") if table is None else float(table.mean())

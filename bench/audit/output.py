@@ -1,0 +1,68 @@
+"""What an audit leaves: the page, JSON and CSV in its folder, and a few lines on the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.audit.page import bounds, columns, page, percent
+from bench.audit.result import Found
+from bench.base.errors import visible
+from bench.base.files import write_atomically
+from bench.base.text import size_text
+
+LISTED = 10  # pictures that the terminal names
+
+
+def write(found: Found, out: Path) -> dict[str, Path]:
+    """Write `index.html`, `audit.json`, `pictures.csv` and `rows.csv` into the audit's folder."""
+    frames = found.frames()
+    contents = {
+        "page": ("index.html", page(found, out)),
+        "json": ("audit.json", json.dumps(found.as_json(), indent=1) + "\n"),
+        "pictures": ("pictures.csv", frames["pictures"].to_csv(index=False)),
+        "rows": ("rows.csv", frames["rows"].to_csv(index=False)),
+    }
+    files = {}
+    for key, (name, content) in contents.items():
+        files[key] = out / name
+        write_atomically(files[key], content.encode())
+    return files
+
+
+def text(found: Found, files: Mapping[str, Path]) -> str:
+    """The answer for a terminal."""
+    lines = [found.answer]
+    for one in columns(found):
+        known = f"{one['count']} of {one['total']}" if one["known"] else "not known"
+        interval = f" ({one['interval']})" if one["interval"] else ""
+        lines.append(f"  {one['name']:<9} {known}{interval}: {one['means']}")
+    back = [one for one in found.pictures if one.verdict != "not seen"]
+    for picture in back[:LISTED]:
+        rate = f"{picture.copies} of {picture.images}" if picture.images else "-"
+        interval = f" ({bounds(picture.interval)})" if picture.interval else ""
+        lines.append(
+            f"  {visible(picture.name)}: {picture.verdict}, {rate} images of its caption{interval}"
+        )
+    if len(back) > LISTED:
+        lines.append(f"  and {len(back) - LISTED} more")
+    weights = [one for one in found.rows if one.weight is not None]
+    if len(weights) > 1:
+        shown = ", ".join(f"{one.weight:g}: {percent(one.copies)}" for one in weights)
+        lines.append(f"copies by weight: {shown}")
+    lines += [f"note: {visible(note)}" for note in found.notes]
+    lines.append(f"page: {files['page']}")
+    return "\n".join(lines)
+
+
+def plan_in_words(planned: Mapping[str, Any]) -> str:
+    """The plan for people."""
+    counted = ", ".join(f"{count:,} {name}" for name, count in planned["images"].items())
+    return (
+        f"{planned['pictures']} training pictures, {planned['held_out']} held out,"
+        f" {planned['prompts']} prompts; images: {counted}\n"
+        f"{planned['images_missing']:,} images to make ({planned['row_evaluations']:,} row"
+        f" evaluations, {size_text(planned['disk_mib'] * 2**20)}) in {planned['out']}"
+    )

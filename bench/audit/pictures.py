@@ -1,0 +1,142 @@
+"""The pictures of an audit: those that the model was trained on and those that were held out, each
+with its views, its descriptors and the group of near-duplicates that it belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.base.errors import UserError, visible
+from bench.base.pictures import pixel_digest
+from bench.base.progress import Report, silent
+from bench.base.spread import spread
+from bench.captioned.folder import Captioned, CaptionedFolder, read_folder
+from bench.captioned.views import Training, View, views
+from bench.suite.near import components
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Some captioned pictures in order.
+
+    `views` holds those of each picture; `owners` the number of the picture that each view belongs
+    to, int64 `[V]`, views of one picture together. `total` is how many the folder holds, of which
+    these may be a part.
+    """
+
+    entries: tuple[Captioned, ...]
+    views: tuple[tuple[View, ...], ...]
+    digests: tuple[str, ...]  # of the plainest view's pixels
+    layout: str
+    total: int
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def owners(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self)), [len(found) for found in self.views])
+
+    @property
+    def view_names(self) -> list[str]:
+        """Of all views in the order of `owners`."""
+        return [view.name for found in self.views for view in found]
+
+    @property
+    def captions(self) -> list[str]:
+        return [entry.caption for entry in self.entries]
+
+    def described(self, describe: Callable[[list[np.ndarray]], np.ndarray]) -> np.ndarray:
+        """Descriptors of all views, float32 `[V, d]`, in the order of `owners`."""
+        return describe([view.pixels for found in self.views for view in found])
+
+
+def read_pictures(
+    folder: Path,
+    training: Training,
+    *,
+    caption_column: str = "text",
+    instance_prompt: str | None = None,
+    limit: int | None = None,
+    what: str = "pictures",
+    report: Report = silent,
+) -> Pictures:
+    """The pictures of a folder, at most `limit` of them, evenly spread over the folder.
+
+    Raises `UserError` as `read_folder` does, and for a picture that cannot be read, by name.
+    """
+    found: CaptionedFolder = read_folder(
+        folder, caption_column=caption_column, instance_prompt=instance_prompt
+    )
+    entries = tuple(spread(found.pictures, limit))
+    looked, digests = [], []
+    for number, entry in enumerate(entries):
+        report(f"read {what}", number, len(entries))
+        of_one = tuple(views(entry.image(), training))
+        looked.append(of_one)
+        digests.append(pixel_digest(of_one[0].pixels))
+    report(f"read {what}", len(entries), len(entries))
+    return Pictures(entries, tuple(looked), tuple(digests), found.layout, len(found.pictures))
+
+
+def refuse_shared(training: Pictures, holdout: Pictures) -> None:
+    """Raises `UserError` where a held-out picture has the pixels of a training picture."""
+    known = {digest: number for number, digest in enumerate(training.digests)}
+    for entry, digest in zip(holdout.entries, holdout.digests, strict=True):
+        if digest in known:
+            raise in_both(entry.name, training.entries[known[digest]].name)
+
+
+def refuse_alike(
+    training: Pictures, holdout: Pictures, similarity: np.ndarray, threshold: float
+) -> None:
+    """The same where they are as similar as a copy: `similarity` float `[held out, training]`."""
+    if not similarity.size:
+        return
+    row, column = np.unravel_index(int(similarity.argmax()), similarity.shape)
+    if similarity[row, column] >= threshold:
+        raise in_both(
+            holdout.entries[int(row)].name,
+            training.entries[int(column)].name,
+            f" (similarity {similarity[row, column]:.2f})",
+        )
+
+
+def in_both(held_out: str, trained: str, more: str = "") -> UserError:
+    return UserError(
+        f"held-out picture {visible(held_out)} is also in the training data, as"
+        f" {visible(trained)}{more}: held-out pictures must be ones that the model never saw"
+    )
+
+
+def groups(similarity: np.ndarray, threshold: float) -> np.ndarray:
+    """The group of near-duplicates of each picture, int64 `[N]`: pictures as similar to one another
+    as a copy, by way of others too. `similarity` is `[N, N]`.
+    """
+    first, second = np.nonzero(np.triu(similarity >= threshold, 1))
+    pairs = set(zip(first.tolist(), second.tolist(), strict=True))
+    return components(len(similarity), pairs)
+
+
+def nearest_views(
+    generated: np.ndarray, described: np.ndarray, owners: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Similarity of each generation to each of `count` pictures, the largest over its views,
+    float32 `[M, count]`, and the number of the view that has it, int64 `[M, count]`.
+
+    `generated` `[M, d]` and `described` `[V, d]` are unit vectors, `owners` `[V]` as in `Pictures`.
+    """
+    similarity = np.full((len(generated), count), -np.inf, dtype=np.float32)
+    which = np.zeros((len(generated), count), dtype=np.int64)
+    starts = np.searchsorted(owners, np.arange(count))
+    ends: Sequence[int] = [*starts[1:].tolist(), len(owners)]
+    for picture, (start, end) in enumerate(zip(starts.tolist(), ends, strict=True)):
+        table = generated @ described[start:end].T
+        best = table.argmax(1)
+        which[:, picture] = start + best
+        similarity[:, picture] = table[np.arange(len(table)), best]
+    return similarity, which

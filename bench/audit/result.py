@@ -1,0 +1,194 @@
+"""What an audit found, as data: for the page, for JSON, and as data frames."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.audit.verdicts import Share, Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERSION = 1
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Near:
+    """One generation near a training picture: its prompt with kind and seed, the view of the
+    picture that it is nearest to, and whether it counts as a copy. `file` is its place below the
+    audit's folder, for pages.
+    """
+
+    kind: str
+    prompt: str
+    seed: int
+    view: str
+    similarity: float
+    copy: bool
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class PictureFound:
+    """One training picture: what is said of it, and on what grounds.
+
+    `copies` of `images` made with its own prompts copy it, `interval` is that of the share, and
+    `limit` the rate above which none would have been a surprise. `by_kind` has copies and images by
+    kind of prompt. `best` is the largest similarity of any image of a natural prompt, `best_base`
+    the base's.
+    """
+
+    name: str
+    caption: str
+    repeats: int
+    views: int | None
+    group: int
+    verdict: Verdict
+    copies: int
+    images: int
+    interval: Interval | None
+    limit: float | None
+    by_kind: dict[str, tuple[int, int]]
+    best: float
+    best_base: float | None
+    nearest: tuple[Near, ...] = ()
+    file: str = ""
+
+    @property
+    def ease(self) -> str:
+        """`about 1 in 3`, for people."""
+        if not self.images or not self.copies:
+            return ""
+        ratio = self.images / self.copies
+        return (
+            "nearly always"
+            if ratio < 1.2
+            else f"about 1 in {ratio:.0f}"
+            if ratio >= 1.75
+            else ("more than half")
+        )
+
+
+@dataclass(frozen=True)
+class KindFound:
+    """One kind of prompt: how many images copy some training picture, those of the base with the
+    same prompts and seeds, and how many pass for a held-out picture.
+    """
+
+    kind: str
+    means: str
+    prompts: int
+    images: int
+    copies: int
+    interval: Interval
+    base: int | None
+    held_out: int | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A weight, an epoch or a remedy: share of images of training captions that copy, use (0 base,
+    1 the model), alignment with novel prompts, seconds an image, whether it travels with the file,
+    and what the curve says of it.
+    """
+
+    name: str
+    kind: str  # weight, epoch, remedy
+    weight: float | None
+    copies: float
+    interval: Interval
+    use: tuple[float, float, float] | None
+    alignment: float | None
+    seconds: float | None
+    travels: str
+    against: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class AttackFound:
+    """What the attacker finds who holds the file and its base, beside as many plain images."""
+
+    name: str
+    words: str
+    scores: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The whole audit."""
+
+    model: str
+    what: str
+    threshold: float
+    profile: str
+    images: int
+    yours: Share
+    base: Share | None
+    held_out: Share | None
+    chance: Share
+    already: int
+    excess: tuple[float, float, float] | None
+    p: float | None
+    correlation: float | None
+    pictures: tuple[PictureFound, ...]
+    kinds: tuple[KindFound, ...]
+    rows: tuple[Row, ...]
+    attack: AttackFound | None
+    header: dict[str, Any]
+    notes: tuple[str, ...]
+    not_tried: tuple[str, ...]
+    settings: dict[str, Any]
+    environment: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def answer(self) -> str:
+        """One sentence: how many of the pictures come back."""
+        count, total = int(self.yours.count), self.yours.total
+        if not count:
+            return f"None of {total} training pictures came back in {self.images:,} images."
+        verb = "comes" if count == 1 else "come"
+        return f"{count} of {total} training pictures {verb} back."
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as plain data."""
+        return {"version": VERSION, "answer": self.answer} | _plain(dataclasses.asdict(self))
+
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """`pictures`, `nearest`, `kinds` and `rows` as data frames."""
+        import pandas as pd
+
+        pictures = [
+            {key: value for key, value in dataclasses.asdict(one).items() if key != "nearest"}
+            for one in self.pictures
+        ]
+        nearest = [
+            {"picture": one.name} | dataclasses.asdict(near)
+            for one in self.pictures
+            for near in one.nearest
+        ]
+        return {
+            "pictures": pd.DataFrame(pictures),
+            "nearest": pd.DataFrame(nearest),
+            "kinds": pd.DataFrame([dataclasses.asdict(one) for one in self.kinds]),
+            "rows": pd.DataFrame([dataclasses.asdict(one) for one in self.rows]),
+        }
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinities: they are null."""
+    return json.loads(json.dumps(value, default=_default), parse_constant=lambda _: None)
+
+
+def _default(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no plain data")

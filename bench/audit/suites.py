@@ -1,0 +1,337 @@
+"""The suite of an audit: an ordinary one, which can be read, edited and run by hand, with its lists
+and the views of the pictures beside it.
+
+    <out>/suite.toml            the model as it is published
+          base.toml             the same prompts on what it was made from
+          prompts/*.csv         captions, held-out captions, novel scenes; kinds.csv for the reader
+          views/                what a training may have shown of each picture
+
+Sampler and judges are those of a shipped suite (`--like`), so that an audit measures as the boards
+do.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+from bench.assets.catalogue import PREFIX
+from bench.audit.asked import Asked, Lora
+from bench.audit.pictures import Pictures
+from bench.audit.prompts import Asking
+from bench.base.errors import UserError, visible
+from bench.base.files import write_atomically
+from bench.base.pictures import encode_png
+from bench.diffusion.lora.merge import Strength
+from bench.new_suite.given import Given
+from bench.new_suite.model import ModelChecks
+from bench.suite.load import load_suite
+from bench.suite.places import SUITE_PREFIX
+from bench.suite.schema import SuiteSettings
+from bench.suite.suite import Suite
+
+NAME, BASE = "audit", "audit-base"
+FEW = 4  # images of a prompt where methods and weights are compared
+ROUNDS, TIMED = 3, 4  # of the timing of a method
+SLUG = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What measures: the copy descriptor with its profile and threshold, and the open_clip model
+    where there is one, as a suite file states them.
+    """
+
+    sscd: Mapping[str, Any]
+    clip: Mapping[str, Any] | None
+
+    @property
+    def threshold(self) -> float:
+        return float(self.sscd["threshold"])
+
+
+def judges_of(like: Suite, asked: Asked) -> Judges:
+    """Those of a suite, or the descriptor that was named instead.
+
+    Raises `UserError` where the suite has no copy descriptor, or its file is not here.
+    """
+    given = dict(like.settings.metrics.get("sscd", {}))
+    if not given:
+        raise UserError(
+            f"suite {like.name} has no [metrics.sscd], so an audit cannot take its copy descriptor"
+            " from there: name another with --like, or --sscd FILE"
+        )
+    if asked.sscd:
+        given["weights"] = str(asked.sscd.expanduser().resolve())
+    else:
+        given["weights"] = stated(like, given["weights"])
+    given["profile"] = asked.profile or given.get("profile", "nemo")
+    if asked.threshold is not None:
+        given["threshold"] = asked.threshold
+    given.setdefault("threshold", 0.7)
+    clip = like.settings.metrics.get("clip_score")
+    if clip is None:
+        return Judges(given, None)
+    weights = clip.get("weights", "")
+    named = {key: value for key, value in clip.items() if key in ("model", "weights")}
+    if weights:
+        named["weights"] = stated(like, weights)
+    else:
+        named["model"] = stated(like, clip["model"])
+    return Judges(given, named)
+
+
+def stated(like: Suite, text: str) -> str:
+    """A path of a suite as another suite file has to say it."""
+    if text.startswith((PREFIX, SUITE_PREFIX)) or Path(text).is_absolute():
+        return text
+    named = like.called == like.name
+    return f"{SUITE_PREFIX}{like.name}:{text}" if named else str(like.place(text))
+
+
+def model_table(asked: Asked, like: Suite, on_gpu: bool) -> dict[str, Any]:
+    """The section [model] without LoRAs: the named model's folder with its own side, sampled as the
+    suite samples.
+
+    Raises `UserError` for a folder that is no model that is supported.
+    """
+    settings = like.settings.model
+    table: dict[str, Any] = {
+        "dtype": asked.dtype or (settings.dtype if on_gpu else "float32"),
+        "scheduler": settings.scheduler,
+        "steps": asked.steps or settings.steps,
+        "guidance_scale": settings.guidance_scale if asked.guidance is None else asked.guidance,
+        "batch_size": asked.batch_size or settings.batch_size,
+    }
+    if asked.model is None:
+        table |= {"path": stated(like, settings.path), "side": settings.side}
+        if settings.config:
+            table["config"] = stated(like, settings.config)
+        return table
+    return table | {"path": str(absolute(asked.model)), "side": model_side(asked.model)}
+
+
+def model_side(folder: Path) -> int:
+    """Pixels a side of a model's pictures, by its configurations. Raises `UserError` for a folder
+    that is no model that is supported, with everything that is wrong.
+    """
+    problems: list[str] = []
+    facts = ModelChecks(Given(model=folder), problems, []).check()
+    if problems:
+        raise UserError("; ".join(problems))
+    return int(facts["side"])
+
+
+def absolute(path: Path) -> Path:
+    return path.expanduser().resolve()
+
+
+@dataclass(frozen=True)
+class Files:
+    """Everything that is written before a model is loaded."""
+
+    asked: Asked
+    like: Suite
+    judges: Judges
+    training: Pictures
+    holdout: Pictures | None
+    askings: Sequence[Asking]
+    on_gpu: bool
+
+    def write(self) -> Suite:
+        """Write views, lists and the two suite files. Returns the suite of the published model."""
+        self._views("training", self.training)
+        if self.holdout:
+            self._views("holdout", self.holdout)
+        self._list("captions", self._captions())
+        novel = [
+            {"id": f"novel-{number}", "prompt": asking.text}
+            for number, asking in enumerate(one for one in self.askings if one.kind == "novel")
+        ]
+        if novel:
+            self._list("novel", novel)
+        if self.holdout:
+            self._list("holdout", self._held_out())
+        self._list(
+            "kinds",
+            [
+                {"kind": one.kind, "prompt": one.text, "images": str(one.images)}
+                for one in self.askings
+            ],
+        )
+        if self.asked.loras or self.asked.base:
+            self._toml(BASE, self.table(BASE, loras=(), base=True))
+        self._toml(NAME, self.table(NAME, self.asked.loras))
+        return load_suite(str(self.asked.out / f"{NAME}.toml"))
+
+    def table(
+        self, name: str, loras: Sequence[Lora], base: bool = False, judged: bool = True
+    ) -> dict[str, Any]:
+        """The settings of one suite. `base`: of what the model was made from."""
+        model = model_table(self.asked, self.like, self.on_gpu)
+        if base and self.asked.base:
+            model["path"] = str(absolute(self.asked.base))
+            model.pop("config", None)
+        if loras:
+            model["loras"] = [
+                {
+                    "file": str(absolute(lora.file)),
+                    "weight": lora.strength.unet,
+                    "text_weight": lora.strength.text,
+                }
+                for lora in loras
+            ]
+        captions: dict[str, Any] = {"file": "prompts/captions.csv", "images_per_prompt": FEW}
+        if not all(self.training.captions):
+            captions["empty"] = True
+        prompts: dict[str, Any] = {"memorized": captions}
+        if any(one.kind == "novel" for one in self.askings):
+            prompts["clean"] = {"file": "prompts/novel.csv", "images_per_prompt": FEW}
+        if self._controls_are_apart():
+            prompts["control"] = {"file": "prompts/holdout.csv"}
+        if calibration := self._calibration():
+            prompts["calibration"] = calibration
+        metrics: dict[str, Any] = {"sscd": dict(self.judges.sscd)}
+        if self.judges.clip:
+            metrics["clip_score"] = dict(self.judges.clip)
+        if judged:
+            metrics["walltime"] = {"rounds": ROUNDS, "images": TIMED}
+        return {
+            "name": name,
+            "description": "What a fine-tuned model gives back of its training pictures",
+            "track": "audit",
+            "seed": self.asked.seed,
+            "group_name": "views an epoch",
+            "store": NAME,
+            "share_references": False,
+            "model": model,
+            "prompts": prompts,
+            "metrics": metrics,
+        }
+
+    def with_loras(self, suite: Suite, loras: Sequence[Lora], base: bool = False) -> Suite:
+        """The same suite with other LoRAs, in memory: for weights and earlier epochs."""
+        table = self.table(BASE if base else NAME, loras, base, judged=False)
+        return replace(suite, settings=SuiteSettings.model_validate(table))
+
+    def _controls_are_apart(self) -> bool:
+        """Held-out captions that are captions of training pictures too cannot be controls."""
+        if self.holdout is None or not all(self.holdout.captions):
+            return False
+        return not set(self.holdout.captions) & set(self.training.captions)
+
+    def _calibration(self) -> dict[str, Any] | None:
+        """The clean prompts of the suite, which methods such as wen learn a threshold from."""
+        found = self.like.settings.prompts.get("calibration")
+        if found is None or not self.like.places.is_there(found.file):
+            return None
+        table = found.model_dump(mode="json", exclude_defaults=True)
+        table["file"] = stated(self.like, found.file)
+        table.pop("references", None)
+        return table
+
+    def _captions(self) -> list[dict[str, str]]:
+        """A row for each picture; one whose caption others share refers to the views of all."""
+        shared: dict[str, list[int]] = {}
+        for number, caption in enumerate(self.training.captions):
+            shared.setdefault(caption, []).append(number)
+        return [
+            {
+                "id": entry.name.replace("|", "_"),
+                "prompt": entry.caption,
+                "group": str(entry.repeats),
+                "reference": "|".join(
+                    f"../{path}"
+                    for other in shared[entry.caption]
+                    for path in self._view_files("training", self.training, other)
+                ),
+            }
+            for number, entry in enumerate(self.training.entries)
+        ]
+
+    def _held_out(self) -> list[dict[str, str]]:
+        assert self.holdout is not None
+        return [
+            {
+                "id": entry.name.replace("|", "_"),
+                "prompt": entry.caption,
+                "reference": "|".join(
+                    f"../{path}" for path in self._view_files("holdout", self.holdout, number)
+                ),
+            }
+            for number, entry in enumerate(self.holdout.entries)
+        ]
+
+    def view_file(self, number: int) -> str:
+        """Where the plainest view of a training picture lies, below the work folder."""
+        return self._view_files("training", self.training, number)[0]
+
+    def _view_files(self, kind: str, pictures: Pictures, number: int) -> list[str]:
+        slug = SLUG.sub("_", pictures.entries[number].name)[-60:]
+        return [
+            f"views/{kind}/{number:04d}-{slug}/{SLUG.sub('_', view.name)}.png"
+            for view in pictures.views[number]
+        ]
+
+    def _views(self, kind: str, pictures: Pictures) -> None:
+        for number, found in enumerate(pictures.views):
+            for path, view in zip(self._view_files(kind, pictures, number), found, strict=True):
+                _write_if_other(self.asked.out / path, encode_png(view.pixels))
+
+    def _list(self, name: str, rows: Sequence[Mapping[str, str]]) -> None:
+        stream = io.StringIO(newline="")
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        _write_if_other(self.asked.out / f"prompts/{name}.csv", stream.getvalue().encode())
+
+    def _toml(self, name: str, table: dict[str, Any]) -> None:
+        document = tomlkit.document()
+        document.add(tomlkit.comment("Written by `bench audit`; `bench run --suite` takes it too."))
+        document.add(
+            tomlkit.comment(
+                "Its prompts are captions of training pictures, and methods learn from them: no"
+                " leaderboard takes its records."
+            )
+        )
+        for key, value in table.items():
+            document.add(key, tomlkit.item(value))
+        _write_if_other(self.asked.out / f"{name}.toml", tomlkit.dumps(document).encode())
+
+
+def _write_if_other(path: Path, content: bytes) -> None:
+    """Write a file unless it holds just this: what is read from it then stays as it was found."""
+    if not (path.is_file() and path.read_bytes() == content):
+        write_atomically(path, content)
+
+
+def weighted(loras: Iterable[Lora], weight: float) -> list[Lora]:
+    """The LoRAs with all their strengths times a weight."""
+    return [
+        Lora(one.file, Strength(one.strength.unet * weight, one.strength.text * weight))
+        for one in loras
+    ]
+
+
+def in_unet_only(loras: Iterable[Lora]) -> list[Lora]:
+    """The LoRAs without what they do to the text encoder."""
+    return [Lora(one.file, Strength(one.strength.unet, 0.0)) for one in loras]
+
+
+def refuse_out(out: Path, named: Iterable[Path]) -> None:
+    """Raises `UserError` where the work folder is one of the inputs, or lies in one."""
+    for path in named:
+        if absolute(out) == absolute(path) or (
+            path.is_dir() and absolute(out).is_relative_to(absolute(path))
+        ):
+            raise UserError(
+                f"--out {visible(str(out))} lies in {visible(str(path))}, which is read: choose"
+                " another work folder"
+            )

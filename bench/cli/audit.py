@@ -1,0 +1,247 @@
+"""`bench audit`: does a fine-tuned model give back the pictures that it was trained on?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import typer
+
+from bench.cli.app import app, examples
+from bench.cli.options import Device, Json, Trust, grouped, resumable
+
+if TYPE_CHECKING:
+    from bench.audit.asked import Asked
+
+FOUND = 3  # exit code of --fail-above
+
+
+@dataclass(frozen=True)
+class SubjectOptions:
+    """What is audited, and the pictures that it was trained on."""
+
+    panel: ClassVar[str] = "What is audited"
+
+    data: Annotated[
+        Path,
+        typer.Option(
+            help=(
+                "Folder of the training pictures: metadata.csv or .jsonl, NAME.txt beside each,"
+                " kohya's NUMBER_words folders, or *.tar."
+            )
+        ),
+    ]
+    model: Annotated[
+        Path | None, typer.Option(help="Diffusers folder of the model; by default that of --like.")
+    ] = None
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(help="FILE, FILE:W or FILE:W,W_TE. May be repeated: all are merged."),
+    ] = None
+    epochs: Annotated[
+        list[Path] | None,
+        typer.Option(help="An earlier save of the first LoRA: a row each. May be repeated."),
+    ] = None
+    base: Annotated[
+        Path | None,
+        typer.Option(help="What a fully fine-tuned model began as; a LoRA's base is the model."),
+    ] = None
+    holdout: Annotated[
+        Path | None, typer.Option(help="Pictures of the same source that were never trained on.")
+    ] = None
+    holdout_random: Annotated[
+        bool, typer.Option("--holdout-random", help="They were drawn at random: gives a p-value.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    """How pictures are called."""
+
+    panel: ClassVar[str] = "Captions and prompts"
+
+    trigger: Annotated[
+        str, typer.Option(help="The word that calls up what was learned; found where it can be.")
+    ] = ""
+    caption_column: Annotated[str, typer.Option(help="Of metadata.csv or metadata.jsonl.")] = "text"
+    instance_prompt: Annotated[
+        str | None, typer.Option(help="One prompt for all pictures, as DreamBooth trains.")
+    ] = None
+    novel: Annotated[
+        Path | None,
+        typer.Option(help="Scenes that no caption describes, one a line; eight fixed ones else."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class EffortOptions:
+    """How much is tried."""
+
+    panel: ClassVar[str] = "How much is tried"
+
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A first answer: fewer images, three weights.")
+    ] = False
+    images: Annotated[
+        int, typer.Option(min=0, help="Images of each caption; 8, or 4 with --quick.")
+    ] = 0
+    limit: Annotated[int, typer.Option(min=1, help="Pictures looked for, evenly spread.")] = 200
+    weights: Annotated[
+        str, typer.Option(help="Of the strength curve, by commas, beside 0 and 1.")
+    ] = ""
+    remedy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="METHOD or METHOD:name=value,name=value; none for no remedy. May be repeated."
+        ),
+    ] = None
+    seed: Annotated[int, typer.Option(min=0, help="Of all images.")] = 0
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """With what it is measured, and how it is sampled."""
+
+    panel: ClassVar[str] = "Sampler and judges"
+
+    like: Annotated[
+        str,
+        typer.Option(
+            help=(
+                "Suite whose sampler, copy descriptor and threshold are used: testbed where no"
+                " model is named, else sd14-mem500."
+            )
+        ),
+    ] = ""
+    sscd: Annotated[Path | None, typer.Option(help="Weights of another copy descriptor.")] = None
+    profile: Annotated[str, typer.Option(help="How it prepares pictures: bench show sscd.")] = ""
+    threshold: Annotated[
+        float | None, typer.Option(help="Similarity from which an image is a copy.")
+    ] = None
+    steps: Annotated[int | None, typer.Option(min=1)] = None
+    guidance: Annotated[float | None, typer.Option(min=0)] = None
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = ""
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None
+    no_flip: Annotated[
+        bool, typer.Option("--no-flip", help="The training did not mirror pictures.")
+    ] = False
+    random_crops: Annotated[
+        bool, typer.Option("--random-crops", help="The training cut pictures at random places.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where it works, and what it prints."""
+
+    panel: ClassVar[str] = "Output"
+
+    out: Annotated[
+        Path, typer.Option(help="Work folder: suite, images, records, page, audit.json.")
+    ] = Path("runs/audit")
+    store: Annotated[str, typer.Option(help="Where images are kept; <out>/store by default.")] = ""
+    fail_above: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Exit with code 3 where a larger share of pictures comes back."
+        ),
+    ] = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the inputs, print the plan and stop.")
+    ] = False
+    device: Device = None
+    trust: Trust = None
+
+
+def _asked(
+    subject: SubjectOptions,
+    captions: CaptionOptions,
+    effort: EffortOptions,
+    measure: MeasureOptions,
+    output: OutputOptions,
+) -> Asked:
+    from bench.audit.asked import Asked, parse_lora, parse_remedies, parse_weights
+
+    return Asked(
+        data=subject.data.expanduser(),
+        out=output.out.expanduser(),
+        model=subject.model.expanduser() if subject.model else None,
+        base=subject.base.expanduser() if subject.base else None,
+        loras=tuple(parse_lora(text) for text in subject.lora or ()),
+        epochs=tuple(path.expanduser() for path in subject.epochs or ()),
+        holdout=subject.holdout.expanduser() if subject.holdout else None,
+        holdout_random=subject.holdout_random,
+        trigger=captions.trigger.strip(),
+        caption_column=captions.caption_column,
+        instance_prompt=captions.instance_prompt,
+        novel=captions.novel,
+        like=measure.like,
+        images=effort.images,
+        limit=effort.limit,
+        quick=effort.quick,
+        weights=parse_weights(effort.weights),
+        remedies=parse_remedies(effort.remedy),
+        flips=not measure.no_flip,
+        random_crops=measure.random_crops,
+        sscd=measure.sscd,
+        profile=measure.profile,
+        threshold=measure.threshold,
+        steps=measure.steps,
+        guidance=measure.guidance,
+        dtype=measure.dtype,
+        batch_size=measure.batch_size,
+        seed=effort.seed,
+        store=output.store,
+    )
+
+
+@app.command(
+    epilog=examples(
+        "bench audit --lora style.safetensors:0.8 --model ./sd15 --data ./pictures",
+        "bench audit --lora style.safetensors --model ./sd15 --data ./pictures"
+        " --holdout ./unused --quick",
+        "bench audit --model ./finetuned --base ./sd15 --data ./pictures --fail-above 0",
+    )
+)
+@grouped
+def audit(
+    subject: SubjectOptions,
+    captions: CaptionOptions,
+    effort: EffortOptions,
+    measure: MeasureOptions,
+    output: OutputOptions,
+    as_json: Json = False,
+) -> None:
+    """Does a fine-tuned model give back its training pictures? Which, and how easily?
+
+    Reads a folder of pictures as it was trained on, generates, compares, and writes one page.
+    Interrupted, the same command goes on where it stopped.
+    """
+    from bench.audit.audit import plan, ready, run_audit, try_model
+    from bench.audit.output import plan_in_words, text, write
+    from bench.base.progress import reporter
+    from bench.diffusion.model import pick_device
+
+    asked = _asked(subject, captions, effort, measure, output)
+    with reporter() as report:
+        prepared = ready(asked, pick_device(output.device), report)
+        try_model(prepared)
+        planned: dict[str, Any] = plan(prepared)
+        if output.dry_run:
+            print(json.dumps(planned, indent=1) if as_json else plan_in_words(planned))
+            return
+        print(plan_in_words(planned), file=sys.stderr)
+        with resumable():
+            found = run_audit(prepared)
+            files = write(found, asked.out)
+    print(json.dumps(found.as_json(), indent=1) if as_json else text(found, files))
+    if output.fail_above is not None and found.yours.share > output.fail_above:
+        print(
+            f"bench: {found.yours.share:.1%} of the training pictures come back, more than"
+            f" {output.fail_above:.1%} (--fail-above)",
+            file=sys.stderr,
+        )
+        raise typer.Exit(FOUND)
