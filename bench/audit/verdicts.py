@@ -22,7 +22,7 @@ PERMUTATIONS = 10_000
 
 
 @dataclass(frozen=True)
-class Asked:
+class Assigned:
     """Which prompt each of M images has: its number in the list of prompts, int64 `[M]`; and by
     prompt which pictures are its own, bool `[P, N]`.
     """
@@ -86,7 +86,7 @@ def verdicts(
 
 
 def ease(
-    hit: np.ndarray, asked: Asked, picture: int
+    hit: np.ndarray, asked: Assigned, picture: int
 ) -> tuple[int, int, tuple[float, float] | None]:
     """Of the images made with a picture's own prompts, how many copy it, how many there are, and
     the 95 % interval of the share (Clopper-Pearson); None where there are none.
@@ -113,7 +113,7 @@ def share_of(which: np.ndarray, groups: np.ndarray) -> Share:
     return Share(int(which.sum()), len(which), proportion_interval(table, units=units))
 
 
-def chance(hit: np.ndarray, asked: Asked, captions: np.ndarray, groups: np.ndarray) -> Share:
+def chance(hit: np.ndarray, asked: Assigned, captions: np.ndarray, groups: np.ndarray) -> Share:
     """How many pictures would seem copied if captions were shuffled against pictures: for each the
     share of other captions, of other groups, whose images hit it.
 
@@ -132,7 +132,7 @@ def chance(hit: np.ndarray, asked: Asked, captions: np.ndarray, groups: np.ndarr
     return Share(expected, pictures)
 
 
-def best_of_own(similarity: np.ndarray, asked: Asked) -> np.ndarray:
+def best_of_own(similarity: np.ndarray, asked: Assigned) -> np.ndarray:
     """The largest similarity that an image made with a picture's own prompts has to it, float
     `[N]`; NaN where no prompt is its own.
     """

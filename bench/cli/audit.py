@@ -220,8 +220,10 @@ def audit(
     Reads a folder of pictures as it was trained on, generates, compares, and writes one page.
     Interrupted, the same command goes on where it stopped.
     """
-    from bench.audit.audit import plan, ready, run_audit, try_model
+    from bench.audit.audit import run_audit
     from bench.audit.output import plan_in_words, text, write
+    from bench.audit.plan import plan
+    from bench.audit.ready import ready, try_model
     from bench.base.progress import reporter
     from bench.diffusion.model import pick_device
 

@@ -1,0 +1,127 @@
+"""What is said of each training picture and of each kind of prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench.audit.compare import Seen
+from bench.audit.prompts import MEANINGS
+from bench.audit.ready import Audit
+from bench.audit.result import KindFound, Near, PictureFound
+from bench.audit.sampling import Generated
+from bench.audit.verdicts import Assigned, Verdict, ease, hits, upper_limit
+from bench.base.digests import digest_of
+from bench.base.files import write_atomically
+from bench.base.pictures import encode_png
+from bench.statistics.intervals import clopper_pearson
+
+SHOWN = 3  # nearest images of a picture that are shown
+
+
+def pictures_found(
+    audit: Audit,
+    made: Generated,
+    seen: Seen,
+    prompts: Assigned,
+    hit: np.ndarray,
+    before: Seen | None,
+    said: Sequence[Verdict],
+) -> tuple[PictureFound, ...]:
+    """What is said of each picture, the nearest first."""
+    names = audit.training.view_names
+    kinds = np.array([one.kind for one in audit.askings])[prompts.prompt]
+    epoch = audit.header.epoch or audit.header.epochs
+    found = []
+    for number, entry in enumerate(audit.training.entries):
+        copies, images, interval = ease(hit, prompts, number)
+        own = prompts.own_images[:, number]
+        by_kind = {}
+        for kind in dict.fromkeys(kinds.tolist()):
+            rows = (kinds == kind) & (own if kind in ("caption", "shuffled") else True)
+            if rows.any():
+                by_kind[kind] = (int(hit[rows, number].sum()), int(rows.sum()))
+        nearest_rows = np.argsort(-seen.similarity[:, number], kind="stable")[:SHOWN].tolist()
+        nearest = tuple(
+            Near(
+                kind=str(kinds[row]),
+                prompt=audit.askings[int(prompts.prompt[row])].text,
+                seed=made.keys[row].seed,
+                view=names[int(seen.view[row, number])],
+                similarity=float(seen.similarity[row, number]),
+                copy=bool(hit[row, number]),
+                file=_shown(audit, made, row),
+            )
+            for row in nearest_rows
+        )
+        found.append(
+            PictureFound(
+                name=entry.name,
+                caption=entry.caption,
+                repeats=entry.repeats,
+                views=entry.repeats * epoch if epoch else None,
+                group=int(audit.groups[number]),
+                verdict=said[number],
+                copies=copies,
+                images=images,
+                interval=interval,
+                limit=upper_limit(images) if images and not copies else None,
+                by_kind=by_kind,
+                best=float(seen.similarity[:, number].max()),
+                best_base=float(before.similarity[:, number].max()) if before else None,
+                nearest=nearest,
+                file=audit.files.view_file(number),
+            )
+        )
+    order = ["copied", "already in the base", "extractable", "not seen"]
+    found.sort(
+        key=lambda one: (
+            order.index(one.verdict),
+            -(one.copies / one.images if one.images else 0.0),
+            -one.best,
+        )
+    )
+    return tuple(found)
+
+
+def _shown(audit: Audit, made: Generated, row: int) -> str:
+    """Keep one generation beside the page; its place below the audit's folder."""
+    key = made.keys[row]
+    name = f"images/{digest_of([key.prompt, key.seed])[:16]}.png"
+    path = audit.asked.out / name
+    if not path.is_file():
+        write_atomically(path, encode_png(made.pictures([row])[0]))
+    return name
+
+
+def kinds_found(
+    audit: Audit, prompts: Assigned, hit: np.ndarray, hit_base: np.ndarray | None, seen: Seen
+) -> tuple[KindFound, ...]:
+    """By kind of prompt, how many images copy some training picture."""
+    kinds = np.array([one.kind for one in audit.askings])
+    of_images = kinds[prompts.prompt]
+    passing = (
+        hits(seen.held_out, audit.judges.threshold, seen.similarity).any(1)
+        if audit.holdout
+        else None
+    )
+    found = []
+    for kind, means in MEANINGS.items():
+        rows = of_images == kind
+        if not rows.any():
+            continue
+        copies = int(hit[rows].any(1).sum())
+        found.append(
+            KindFound(
+                kind=kind,
+                means=means,
+                prompts=int((kinds == kind).sum()),
+                images=int(rows.sum()),
+                copies=copies,
+                interval=clopper_pearson(copies, int(rows.sum())),
+                base=int(hit_base[rows].any(1).sum()) if hit_base is not None else None,
+                held_out=None if passing is None else int(np.asarray(passing)[rows].sum()),
+            )
+        )
+    return tuple(found)

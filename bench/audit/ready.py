@@ -1,0 +1,295 @@
+"""An audit made ready: inputs read and checked, pictures described, suites written; nothing
+generated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.audit.asked import Asked, Lora, Remedy
+from bench.audit.compare import Comparison, comparison_of
+from bench.audit.header import TrainingHeader, read_training_header
+from bench.audit.pictures import Pictures, groups, read_pictures, refuse_alike, refuse_shared
+from bench.audit.prompts import Asking, askings, novel_scenes, trigger_of
+from bench.audit.sampling import Column, Studio
+from bench.audit.suites import (
+    BASE,
+    Files,
+    Judges,
+    in_unet_only,
+    judges_of,
+    model_side,
+    refuse_out,
+    weighted,
+)
+from bench.base.progress import Report, silent
+from bench.base.prompt_lists import read_list
+from bench.captioned.views import Training
+from bench.diffusion.lora.file import read_lora
+from bench.diffusion.lora.merge import resolve
+from bench.diffusion.lora.names import module_names
+from bench.suite.load import load_suite
+from bench.suite.suite import Suite
+
+FEW_HELD_OUT = 8
+# What is tried where nobody says what: methods with parameters that their papers name.
+REMEDIES = (
+    Remedy("guidance", {"share": 0.5}),
+    Remedy("random_tokens", {"count": 4}),
+    Remedy("wen", {}),
+    Remedy("wanda", {}),
+)
+# On the embedded model these methods need other parameters (Makefile, `make records`).
+OF_TESTBED = {"wanda": {"sparsity": 0.1, "branch": "cond", "token_norm": "none"}}
+
+
+@dataclass
+class Audit:
+    """An audit made ready: inputs read, suites written, nothing generated."""
+
+    asked: Asked
+    like: Suite
+    judges: Judges
+    training: Pictures
+    holdout: Pictures | None
+    askings: list[Asking]
+    held_out_askings: list[Asking]
+    header: TrainingHeader
+    trigger: str
+    files: Files
+    suite: Suite
+    groups: np.ndarray
+    comparison: Comparison
+    notes: list[str]
+    device: torch.device
+    report: Report
+
+    @property
+    def studio(self) -> Studio:
+        store = self.asked.store or str(self.asked.out / "store")
+        return Studio(store, self.device, self.asked.out / "records", self.report)
+
+    @property
+    def yours(self) -> Column:
+        return Column("yours", self.suite)
+
+    @property
+    def base(self) -> Column | None:
+        """What the model was made from; None where that is not known."""
+        if not (self.asked.loras or self.asked.base):
+            return None
+        return Column("base", load_suite(str(self.asked.out / f"{BASE}.toml")))
+
+    def settings(self) -> list[tuple[Column, str, float | None]]:
+        """Weights and epochs beside base and model: column, kind of row, weight."""
+        if not self.asked.loras:
+            return []
+        found: list[tuple[Column, str, float | None]] = []
+        for weight in self.asked.curve:
+            suite = self.files.with_loras(self.suite, weighted(self.asked.loras, weight))
+            found.append((Column(f"weight {weight:g}", suite), "weight", weight))
+        if self._touches_text():
+            suite = self.files.with_loras(self.suite, in_unet_only(self.asked.loras))
+            found.append((Column("text encoder untouched", suite), "remedy", None))
+        for file in self.asked.epochs:
+            first = Lora(file, self.asked.loras[0].strength)
+            suite = self.files.with_loras(self.suite, [first, *self.asked.loras[1:]])
+            found.append((Column(file.stem, suite), "epoch", None))
+        return found
+
+    def remedies(self) -> tuple[Remedy, ...]:
+        """Those that were asked for, or the ones that are tried by default."""
+        if self.asked.remedies is not None:
+            return self.asked.remedies
+        if self.asked.quick:
+            return ()
+        if self.like.name.startswith("testbed"):
+            return tuple(
+                replace(one, parameters=OF_TESTBED.get(one.method, one.parameters))
+                for one in REMEDIES
+            )
+        return REMEDIES
+
+    def _touches_text(self) -> bool:
+        return any(
+            any(
+                name.startswith(("lora_te", "text_encoder")) for name in read_lora(one.file).tensors
+            )
+            for one in self.asked.loras
+        )
+
+
+def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
+    """Read and check every input, describe the pictures, write suites and lists.
+
+    Raises `UserError`, one line, for whatever is wrong with an input.
+    """
+    refuse_out(asked.out, [asked.data, *([asked.holdout] if asked.holdout else [])])
+    like = load_suite(asked.suite_like)
+    judges = judges_of(like, asked)
+    header = _header(asked)
+    side = model_side(asked.model) if asked.model else like.settings.model.side
+    training = Training(
+        side,
+        flips=asked.flips and header.flips is not False,
+        random_crops=asked.random_crops or header.random_crops is True,
+    )
+    pictures = read_pictures(
+        asked.data,
+        training,
+        caption_column=asked.caption_column,
+        instance_prompt=asked.instance_prompt,
+        limit=asked.limit,
+        what="training pictures",
+        report=report,
+    )
+    holdout = None
+    if asked.holdout:
+        holdout = read_pictures(
+            asked.holdout,
+            training,
+            caption_column=asked.caption_column,
+            limit=asked.limit,
+            what="held-out pictures",
+            report=report,
+        )
+        refuse_shared(pictures, holdout)
+    notes = _notes(asked, pictures, holdout, header)
+    trigger = trigger_of(asked.trigger, pictures.entries)
+    if not trigger:
+        notes.append("No trigger word was given or found, so none was tried alone.")
+    scenes = novel_scenes(trigger, _lines(asked.novel), _clean(like))
+    if not scenes:
+        notes.append("No novel scenes were tried: give --novel FILE, one prompt a line.")
+    asking = askings(
+        pictures.entries,
+        images=asked.images_each,
+        trigger=trigger,
+        tags=header.tags,
+        novel=scenes,
+        keep_tokens=header.keep_tokens,
+        quick=asked.quick,
+        seed=asked.seed,
+    )
+    comparison = comparison_of(judges, like, pictures, holdout, device, notes)
+    if holdout:
+        alike = comparison.held_out_to_training()
+        refuse_alike(pictures, holdout, alike, judges.threshold)
+    files = Files(asked, like, judges, pictures, holdout, asking, device.type != "cpu")
+    suite = files.write()
+    return Audit(
+        asked,
+        like,
+        judges,
+        pictures,
+        holdout,
+        asking,
+        _own_captions(holdout, asked.images_each) if holdout else [],
+        header,
+        trigger,
+        files,
+        suite,
+        groups(comparison.among_training(), judges.threshold),
+        comparison,
+        notes,
+        device,
+        report,
+    )
+
+
+def try_model(audit: Audit) -> None:
+    """Load the model with its LoRAs once, and hold every earlier epoch against it.
+
+    Raises `UserError` for a file that does not belong to the model or changes nothing, before
+    anything is generated.
+    """
+    prepared = audit.studio.prepared(audit.yours)
+    prepared.engine.load()
+    pipe = prepared.engine.denoiser.pipe
+    names = module_names(pipe)
+    for file in audit.asked.epochs:
+        resolve(read_lora(file), names, pipe)
+    _note_long_captions(audit, pipe)
+
+
+def _own_captions(pictures: Pictures, images: int) -> list[Asking]:
+    found: dict[str, list[int]] = {}
+    for number, caption in enumerate(pictures.captions):
+        found.setdefault(caption, []).append(number)
+    return [Asking("caption", text, images * len(own), tuple(own)) for text, own in found.items()]
+
+
+def _header(asked: Asked) -> TrainingHeader:
+    """That of the first LoRA. Every file is read, so that what is wrong with one is said now."""
+    headers = [read_lora(one.file).header for one in asked.loras]
+    for file in asked.epochs:
+        read_lora(file)
+    return read_training_header(headers[0] if headers else {})
+
+
+def _lines(file: Path | None) -> list[str]:
+    return [row["prompt"] for row in read_list(file, "lines").rows] if file else []
+
+
+def _clean(like: Suite) -> list[str]:
+    """Clean captions of the suite, where its list is here."""
+    settings = like.settings.prompts.get("clean")
+    if settings is None or not like.places.is_there(settings.file):
+        return []
+    return [prompt.text for prompt in like.prompts("clean")]
+
+
+def _notes(
+    asked: Asked, pictures: Pictures, holdout: Pictures | None, header: TrainingHeader
+) -> list[str]:
+    found = []
+    if len(pictures) < pictures.total:
+        found.append(
+            f"{len(pictures)} of {pictures.total} training pictures were looked for, evenly spread"
+            " (--limit)."
+        )
+    if empty := sum(not one.captions for one in pictures.entries):
+        found.append(
+            f"{empty} of {len(pictures)} training pictures have no caption: the empty prompt is"
+            " their own."
+        )
+    if holdout is None:
+        found.append(
+            "No held-out pictures were given, so nothing says how often a picture that was never"
+            " trained on would be called copied: give --holdout FOLDER."
+        )
+    elif len(holdout) < FEW_HELD_OUT:
+        found.append(
+            f"Only {len(holdout)} held-out pictures: false alarms below one in {len(holdout)} do"
+            " not show."
+        )
+    shown = sum(one.repeats for one in pictures.entries)
+    if header.pictures not in (None, shown) and len(pictures) == pictures.total:
+        found.append(
+            f"The file's header says that {header.pictures} pictures an epoch were trained on (with"
+            f" repeats), and the folder gives {shown}: is it the whole training data?"
+        )
+    if not (asked.loras or asked.base):
+        found.append(
+            "No base model was given, so nothing can tell your training from the base model's: give"
+            " --base FOLDER."
+        )
+    return found
+
+
+def _note_long_captions(audit: Audit, pipe: Any) -> None:
+    most = pipe.tokenizer.model_max_length
+    long = sum(
+        len(pipe.tokenizer(caption, truncation=False).input_ids) > most
+        for caption in audit.training.captions
+    )
+    if long:
+        audit.notes.append(
+            f"{long} captions are longer than the {most} tokens that the model reads; the rest of"
+            " them is cut off, as `bench` does not read captions in chunks."
+        )

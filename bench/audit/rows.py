@@ -1,0 +1,144 @@
+"""Weights, epochs and remedies: each with its images of the same prompts and seeds, and held
+against the weights of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bench.audit.curve import Point, against_curve, use
+from bench.audit.prompts import Asking
+from bench.audit.ready import Audit
+from bench.audit.result import Row
+from bench.audit.sampling import Column, Generated, Studio
+from bench.audit.suites import FEW
+from bench.audit.verdicts import hits
+from bench.base.errors import UserError
+from bench.records.record import Score
+from bench.registry import registry
+
+TRAVELS = {"weights": "as a checkpoint", "file": "yes", "served": "only where you serve the model"}
+
+
+def rows_of(audit: Audit, studio: Studio) -> tuple[Row, ...]:
+    """Weights, epochs and remedies, each against the curve."""
+    asking = compared(audit.askings)
+
+    def point(column: Column, kind: str, weight: float | None, travels: str) -> Point:
+        made = studio.made(column, asking, FEW)
+        seen = audit.comparison.seen_of(made)
+        hit = hits(seen.similarity, audit.judges.threshold, seen.held_out)
+        novel = audit.comparison.novel(made)
+        return Point(
+            column.name,
+            _copies(hit, made, len(audit.training)),
+            novel[0] if novel else None,
+            novel[1] if novel else None,
+            weight,
+            travels,
+            facts={"kind": kind},
+        )
+
+    points = [point(audit.yours, "weight", 1.0, TRAVELS["file"])]
+    if audit.base:
+        points.insert(0, point(audit.base, "weight", 0.0, "it is the base"))
+    points += [
+        point(column, kind, weight, TRAVELS["file"]) for column, kind, weight in audit.settings()
+    ]
+    seconds: dict[str, float | None] = {}
+    for column in remedy_columns(audit):
+        where = registry.find("method", column.method).load().where
+        travels = TRAVELS["weights"] if where == "weights" else TRAVELS["served"]
+        record = studio.record(column)
+        seconds[column.name] = _seconds(record.cost)
+        points.append(point(column, "remedy", None, travels))
+    if seconds:
+        seconds["yours"] = _seconds(studio.record(audit.yours).cost)
+    return tuple(_row(one, points, seconds.get(one.name)) for one in _ordered(points))
+
+
+def _ordered(points: Sequence[Point]) -> list[Point]:
+    """Weights in their order, then epochs, then remedies."""
+    weights = sorted((one for one in points if one.weight is not None), key=lambda p: p.weight or 0)
+    others = [one for one in points if one.weight is None]
+    return [
+        *weights,
+        *(one for one in others if one.facts["kind"] == "epoch"),
+        *(one for one in others if one.facts["kind"] == "remedy"),
+    ]
+
+
+def _row(one: Point, points: Sequence[Point], seconds: float | None) -> Row:
+    by_weight = {point.weight: point for point in points if point.weight is not None}
+    base, yours = by_weight.get(0.0), by_weight[1.0]
+    against = None
+    if one.weight is None:
+        against = against_curve(one, list(by_weight.values()))
+    return Row(
+        name={0.0: "base (weight 0)", 1.0: "yours (weight 1)"}.get(
+            -1.0 if one.weight is None else one.weight, one.name
+        ),
+        kind=str(one.facts["kind"]),
+        weight=one.weight,
+        copies=one.share,
+        interval=one.interval,
+        use=use(one, base, yours) if base else None,
+        alignment=None if one.alignment is None else float(one.alignment.mean()),
+        seconds=seconds,
+        travels=one.travels,
+        against=against.words if against else "",
+    )
+
+
+def _seconds(cost: Mapping[str, Score | None]) -> float | None:
+    """Seconds an image of a run's own timing, where it has one."""
+    for name in ("seconds_per_image", "seconds_per_image_clean"):
+        score = cost.get(name)
+        value = getattr(score, "value", None)
+        if value is not None:
+            return float(value)
+    return None
+
+
+def _copies(hit: np.ndarray, made: Generated, pictures: int) -> np.ndarray:
+    """By picture, whether each of the first images of its own caption copies it, float `[N, n]`."""
+    table = np.full((pictures, FEW), np.nan)
+    for number, one in enumerate(made.askings):
+        if one.kind != "caption":
+            continue
+        rows = np.flatnonzero(made.prompt == number)
+        for place, picture in enumerate(one.own):
+            # Pictures that share a caption share its images: each gets its part of them.
+            mine = rows[place * FEW : (place + 1) * FEW]
+            found = np.asarray(hit[mine][:, np.array(one.own)].any(1))
+            table[picture, : len(found)] = found
+    return table[:, ~np.isnan(table).any(0)]
+
+
+def remedy_columns(audit: Audit) -> list[Column]:
+    """A column for each method to try. Those that need what the audit lacks are named in the notes
+    and left out.
+    """
+    found = []
+    for remedy in audit.remedies():
+        given = ", ".join(f"{name} {value}" for name, value in remedy.parameters.items())
+        name = f"{remedy.method} ({given})" if given else remedy.method
+        column = Column(name, audit.suite, remedy.method, dict(remedy.parameters))
+        try:
+            audit.studio.prepared(column)
+        except UserError as error:
+            if audit.asked.remedies is not None:
+                raise
+            note = f"{remedy.method} was not tried: {error}"
+            if note not in audit.notes:
+                audit.notes.append(note)
+            continue
+        found.append(column)
+    return found
+
+
+def compared(asking: Sequence[Asking]) -> list[Asking]:
+    """The prompts that weights and remedies are compared on: captions and novel scenes."""
+    return [one for one in asking if one.kind in ("caption", "novel")]
