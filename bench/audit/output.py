@@ -43,9 +43,8 @@ def text(found: Found, files: Mapping[str, Path]) -> str:
     for picture in back[:LISTED]:
         rate = f"{picture.copies} of {picture.images}" if picture.images else "-"
         interval = f" ({bounds(picture.interval)})" if picture.interval else ""
-        lines.append(
-            f"  {visible(picture.name)}: {picture.verdict}, {rate} images of its caption{interval}"
-        )
+        made = "images of its caption" if found.of_model else "generations"
+        lines.append(f"  {visible(picture.name)}: {picture.verdict}, {rate} {made}{interval}")
     if len(back) > LISTED:
         lines.append(f"  and {len(back) - LISTED} more")
     weights = [one for one in found.rows if one.weight is not None]

@@ -70,6 +70,8 @@ def columns(found: Found) -> list[dict[str, Any]]:
         ),
         ("chance", found.chance, "if captions were shuffled against pictures"),
     ]
+    if not found.of_model:  # there are no prompts that could be shuffled or given to a base
+        table = [one for one in table if one[0] in ("yours", "held-out")]
     return [
         {
             "name": name,

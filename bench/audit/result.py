@@ -26,7 +26,7 @@ class Near:
 
     kind: str
     prompt: str
-    seed: int
+    seed: int | None
     view: str
     similarity: float
     copy: bool
@@ -38,9 +38,9 @@ class PictureFound:
     """One training picture: what is said of it, and on what grounds.
 
     `copies` of `images` made with its own prompts copy it, `interval` is that of the share, and
-    `limit` the rate above which none would have been a surprise. `by_kind` has copies and images by
-    kind of prompt. `best` is the largest similarity of any image of a natural prompt, `best_base`
-    the base's.
+    `limit` the rate above which none would have been a surprise; of generations made elsewhere,
+    `images` are all of them. `by_kind` has copies and images by kind of prompt. `best` is the
+    largest similarity of any image of a natural prompt, `best_base` the base's.
     """
 
     name: str
@@ -131,7 +131,7 @@ class Found:
     yours: Share
     base: Share | None
     held_out: Share | None
-    chance: Share
+    chance: Share | None
     already: int
     excess: tuple[float, float, float] | None
     p: float | None
@@ -144,6 +144,7 @@ class Found:
     notes: tuple[str, ...]
     not_tried: tuple[str, ...]
     settings: dict[str, Any]
+    of_model: bool = True  # not of generations that were made elsewhere
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 

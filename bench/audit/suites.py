@@ -147,9 +147,9 @@ class Files:
 
     def write(self) -> Suite:
         """Write views, lists and the two suite files. Returns the suite of the published model."""
-        self._views("training", self.training)
+        self.views("training", self.training)
         if self.holdout:
-            self._views("holdout", self.holdout)
+            self.views("holdout", self.holdout)
         self._list("captions", self._captions())
         novel = [
             {"id": f"novel-{number}", "prompt": asking.text}
@@ -280,7 +280,8 @@ class Files:
             for view in pictures.views[number]
         ]
 
-    def _views(self, kind: str, pictures: Pictures) -> None:
+    def views(self, kind: str, pictures: Pictures) -> None:
+        """Write the views of some pictures below the work folder."""
         for number, found in enumerate(pictures.views):
             for path, view in zip(self._view_files(kind, pictures, number), found, strict=True):
                 _write_if_other(self.asked.out / path, encode_png(view.pixels))

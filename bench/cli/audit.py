@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from bench.base.errors import UserError
 from bench.cli.app import app, examples
 from bench.cli.options import Device, Json, Trust, grouped, resumable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bench.audit.asked import Asked
+    from bench.audit.result import Found
 
 FOUND = 3  # exit code of --fail-above
 
@@ -51,6 +55,12 @@ class SubjectOptions:
     ] = None
     holdout: Annotated[
         Path | None, typer.Option(help="Pictures of the same source that were never trained on.")
+    ] = None
+    generations: Annotated[
+        Path | None,
+        typer.Option(
+            help="Compare this folder of generations, made anywhere, instead of a model's."
+        ),
     ] = None
     holdout_random: Annotated[
         bool, typer.Option("--holdout-random", help="They were drawn at random: gives a p-value.")
@@ -203,6 +213,7 @@ def _asked(
         "bench audit --lora style.safetensors:0.8 --model ./sd15 --data ./pictures",
         "bench audit --lora style.safetensors --model ./sd15 --data ./pictures"
         " --holdout ./unused --quick",
+        "bench audit --generations ./made-elsewhere --data ./pictures",
         "bench audit --model ./finetuned --base ./sd15 --data ./pictures --fail-above 0",
     )
 )
@@ -221,13 +232,22 @@ def audit(
     Interrupted, the same command goes on where it stopped.
     """
     from bench.audit.audit import run_audit
-    from bench.audit.output import plan_in_words, text, write
+    from bench.audit.folders import compare_folders
+    from bench.audit.output import plan_in_words, write
     from bench.audit.plan import plan
     from bench.audit.ready import ready, try_model
     from bench.base.progress import reporter
     from bench.diffusion.model import pick_device
 
     asked = _asked(subject, captions, effort, measure, output)
+    if subject.generations:
+        _refuse_model(subject, output)
+        with reporter() as report, resumable():
+            device = pick_device(output.device)
+            found = compare_folders(asked, subject.generations.expanduser(), device, report)
+            files = write(found, asked.out)
+        _tell(found, files, as_json, output.fail_above)
+        return
     with reporter() as report:
         prepared = ready(asked, pick_device(output.device), report)
         try_model(prepared)
@@ -239,11 +259,34 @@ def audit(
         with resumable():
             found = run_audit(prepared)
             files = write(found, asked.out)
+    _tell(found, files, as_json, output.fail_above)
+
+
+def _refuse_model(subject: SubjectOptions, output: OutputOptions) -> None:
+    """Raises `UserError` for options that mean nothing where generations are given."""
+    given = {
+        "--model": subject.model,
+        "--lora": subject.lora,
+        "--base": subject.base,
+        "--epochs": subject.epochs,
+        "--dry-run": output.dry_run,
+    }
+    if others := [name for name, value in given.items() if value]:
+        raise UserError(
+            f"--generations compares pictures that are there, and asks no model: leave"
+            f" {', '.join(others)} out"
+        )
+
+
+def _tell(found: Found, files: Mapping[str, Path], as_json: bool, fail_above: float | None) -> None:
+    """Print the answer; exit with code 3 where more pictures come back than are allowed."""
+    from bench.audit.output import text
+
     print(json.dumps(found.as_json(), indent=1) if as_json else text(found, files))
-    if output.fail_above is not None and found.yours.share > output.fail_above:
+    if fail_above is not None and found.yours.share > fail_above:
         print(
             f"bench: {found.yours.share:.1%} of the training pictures come back, more than"
-            f" {output.fail_above:.1%} (--fail-above)",
+            f" {fail_above:.1%} (--fail-above)",
             file=sys.stderr,
         )
         raise typer.Exit(FOUND)

@@ -1,0 +1,167 @@
+"""`bench audit --generations`: a folder of generations against a folder of training pictures, for
+pictures that were made elsewhere, by another program or behind an API. No model is loaded.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.audit.asked import Asked
+from bench.audit.compare import comparison_of
+from bench.audit.pictures import groups, read_pictures, refuse_alike, refuse_shared
+from bench.audit.result import Found, Near, PictureFound
+from bench.audit.suites import Files, Judges, judges_of
+from bench.audit.verdicts import excess, hits, share_of, upper_limit, verdicts
+from bench.base.errors import UserError, visible
+from bench.base.pictures import has_picture_suffix, read_picture
+from bench.base.progress import Report, silent
+from bench.captioned.views import Training
+from bench.records.environment import environment
+from bench.statistics.intervals import clopper_pearson
+from bench.suite.load import load_suite
+
+SHOWN = 3  # nearest generations of a picture that are shown
+BATCH = 64  # pictures described between two reports
+
+
+def compare_folders(
+    asked: Asked, generations: Path, device: torch.device, report: Report = silent
+) -> Found:
+    """Which training pictures the generations copy, and which held-out pictures they would pass
+    for.
+
+    Raises `UserError` for a folder without pictures, and for the first that cannot be read.
+    """
+    began = time.perf_counter()
+    like = load_suite(asked.suite_like)
+    judges: Judges = judges_of(like, asked)
+    training = Training(like.settings.model.side, asked.flips, asked.random_crops)
+
+    pictures = read_pictures(
+        asked.data,
+        training,
+        caption_column=asked.caption_column,
+        instance_prompt=asked.instance_prompt,
+        limit=asked.limit,
+        what="training pictures",
+        report=report,
+    )
+    holdout = None
+    if asked.holdout:
+        holdout = read_pictures(
+            asked.holdout,
+            training,
+            caption_column=asked.caption_column,
+            limit=asked.limit,
+            what="held-out pictures",
+            report=report,
+        )
+        refuse_shared(pictures, holdout)
+    notes: list[str] = []
+    comparison = comparison_of(judges, like, pictures, holdout, device, notes)
+    if holdout:
+        refuse_alike(pictures, holdout, comparison.held_out_to_training(), judges.threshold)
+    else:
+        notes.append(
+            "No held-out pictures were given, so nothing says how often a picture that was never"
+            " trained on would be called copied: give --holdout FOLDER."
+        )
+    files = _generated(generations)
+    described = []
+    for start in range(0, len(files), BATCH):
+        report("describe generations", start, len(files))
+        described.append(
+            comparison.descriptor([read_picture(file) for file in files[start : start + BATCH]])
+        )
+    report("describe generations", len(files), len(files))
+    seen = comparison.seen(np.concatenate(described))
+    hit = hits(seen.similarity, judges.threshold, seen.held_out)
+    held = np.asarray(hits(seen.held_out, judges.threshold, seen.similarity).any(0))
+    said = verdicts(hit, None)
+    back = np.asarray(hit.any(0))
+    of_group = groups(comparison.among_training(), judges.threshold)
+    asked_files = Files(asked, like, judges, pictures, holdout, [], device.type != "cpu")
+    asked_files.views("training", pictures)
+    names = pictures.view_names
+    found = []
+    for number, entry in enumerate(pictures.entries):
+        copies = int(hit[:, number].sum())
+        rows = np.argsort(-seen.similarity[:, number], kind="stable")[:SHOWN].tolist()
+        found.append(
+            PictureFound(
+                name=entry.name,
+                caption=entry.caption,
+                repeats=entry.repeats,
+                views=None,
+                group=int(of_group[number]),
+                verdict=said[number],
+                copies=copies,
+                images=len(files),
+                interval=clopper_pearson(copies, len(files)),
+                limit=None if copies else upper_limit(len(files)),
+                by_kind={},
+                best=float(seen.similarity[:, number].max()),
+                best_base=None,
+                nearest=tuple(
+                    Near(
+                        kind="file",
+                        prompt=str(files[row].relative_to(generations)),
+                        seed=None,
+                        view=names[int(seen.view[row, number])],
+                        similarity=float(seen.similarity[row, number]),
+                        copy=bool(hit[row, number]),
+                        file=str(files[row].resolve()),
+                    )
+                    for row in rows
+                ),
+                file=asked_files.view_file(number),
+            )
+        )
+    found.sort(key=lambda one: (one.verdict != "copied", -one.copies, -one.best))
+    return Found(
+        model=visible(f"the generations in {generations.name}"),
+        what=visible(asked.data.name),
+        threshold=judges.threshold,
+        profile=str(judges.sscd["profile"]),
+        images=len(files),
+        yours=share_of(back, of_group),
+        base=None,
+        held_out=share_of(held, np.arange(len(held))) if holdout else None,
+        chance=None,
+        already=0,
+        excess=excess(back, held) if holdout else None,
+        p=None,
+        correlation=None,
+        pictures=tuple(found),
+        kinds=(),
+        rows=(),
+        attack=None,
+        header={"folders": {}, "tags": {}},
+        notes=tuple(notes),
+        not_tried=(
+            "anything but these generations: which prompts give a picture back, and how often, is"
+            " not known",
+        ),
+        settings={"like": like.name, "layout": pictures.layout, "generations": len(files)},
+        of_model=False,
+        environment=environment(device),
+        seconds=round(time.perf_counter() - began, 1),
+    )
+
+
+def _generated(folder: Path) -> list[Path]:
+    """The picture files below a folder. Raises `UserError` where there is none."""
+    if not folder.is_dir():
+        raise UserError(f"folder of generations {folder} is not there")
+    found = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if has_picture_suffix(path) and not path.name.startswith(".") and path.is_file()
+    ]
+    if not found:
+        raise UserError(f"folder of generations {folder} holds no picture")
+    return found
