@@ -1,0 +1,63 @@
+"""Remedies against the weights of the file."""
+
+import numpy as np
+import pytest
+
+from bench.audit.curve import Point, against_curve, separates, use
+
+
+def point(name, copies, likeness, weight=None, pictures=20, spread=0.0):
+    """Of so many pictures the first share is copied in all of four images; likeness of 8 scenes."""
+    table = np.zeros((pictures, 4))
+    table[: round(copies * pictures)] = 1
+    random = np.random.default_rng(0)
+    like = likeness + spread * random.standard_normal((8, 4))
+    return Point(name, table, like, like, weight)
+
+
+def curve(spread=0.0):
+    return [
+        point("0", 0.0, 0.2, 0.0, spread=spread),
+        point("0.5", 0.4, 0.5, 0.5, spread=spread),
+        point("1", 0.8, 0.8, 1.0, spread=spread),
+    ]
+
+
+def test_use_is_nothing_at_the_base_and_all_at_the_model():
+    base, half, whole = curve()
+    assert use(base, base, whole)[0] == pytest.approx(0)
+    assert use(whole, base, whole)[0] == pytest.approx(1)
+    assert use(half, base, whole)[0] == pytest.approx(0.5)
+
+
+def test_use_is_not_stated_where_base_and_model_are_alike():
+    base, _, whole = curve()
+    same = Point("1", whole.copies, base.likeness, base.alignment, 1.0)
+    assert not separates(base, same)
+    assert use(base, base, same) is None
+    assert against_curve(point("r", 0.1, 0.2), [base, same]) is None
+
+
+def test_a_remedy_that_only_damages_is_no_better_than_a_smaller_weight():
+    found = against_curve(point("damage", 0.4, 0.5), curve())
+    assert found.weight == pytest.approx(0.5)
+    assert found.gain[0] == pytest.approx(0)
+    assert found.words == "no better than weight 0.5"
+
+
+def test_a_remedy_between_two_weights_is_held_against_what_lies_between():
+    found = against_curve(point("r", 0.2, 0.65), curve())
+    assert found.weight == pytest.approx(0.75)
+    # 0.6 of the pictures are copied there: half way from 0.4 to 0.8
+    assert found.gain[0] == pytest.approx(0.6 - 0.2)
+    assert found.words == "better than weight 0.75"
+
+
+def test_what_keeps_more_use_than_any_weight_is_not_held_against_one():
+    assert against_curve(point("r", 0.9, 0.95), curve()) is None
+
+
+def test_without_a_base_there_is_no_yardstick():
+    assert against_curve(point("r", 0.2, 0.5), curve()[1:]) is None
+    bare = Point("r", np.zeros((3, 4)))
+    assert against_curve(bare, curve()) is None

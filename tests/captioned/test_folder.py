@@ -1,0 +1,174 @@
+"""Folders of captioned pictures in all their layouts, and what each leaves open."""
+
+import csv
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.base.errors import UserError
+from bench.captioned.folder import read_folder
+
+
+def picture(number=0, size=(20, 12)):
+    pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def saved(path, number=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(number).save(path)
+    return path
+
+
+def found(folder, **how):
+    read = read_folder(folder, **how)
+    return read.layout, [(one.name, one.caption, one.repeats) for one in read.pictures]
+
+
+def refused(folder, **how):
+    with pytest.raises(UserError) as error:
+        read_folder(folder, **how)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_metadata_file_names_pictures_in_folders_too(tmp_path):
+    saved(tmp_path / "a.png")
+    saved(tmp_path / "more/b.jpg")
+    with (tmp_path / "metadata.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows(
+            [["file_name", "text"], ["more/b.jpg", "two, three"], ["a.png", "one"]]
+        )
+    assert found(tmp_path) == ("listed", [("a.png", "one", 1), ("more/b.jpg", "two, three", 1)])
+    (tmp_path / "metadata.csv").unlink()
+    rows = [{"file_name": "a.png", "tags": "x"}, {"file_name": "more/b.jpg", "tags": "y"}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert found(tmp_path, caption_column="tags")[1] == [("a.png", "x", 1), ("more/b.jpg", "y", 1)]
+    assert "has not both file_name and text" in refused(tmp_path)
+    assert "leave one of them out" in refused(tmp_path, instance_prompt="sks")
+
+
+def test_captions_beside_pictures_are_the_first_line_and_alternatives(tmp_path):
+    saved(tmp_path / "a.png")
+    saved(tmp_path / "b.png")
+    saved(tmp_path / "c.png")
+    (tmp_path / "a.txt").write_text("\nfirst\n\nsecond\nfirst\n")
+    (tmp_path / "b.caption").write_text("of the other suffix")
+    layout, rows = found(tmp_path)
+    assert layout == "beside"
+    assert rows == [("a.png", "first", 1), ("b.png", "of the other suffix", 1), ("c.png", "", 1)]
+    read = read_folder(tmp_path)
+    assert read.pictures[0].captions == ("first", "second")
+    assert read.without_caption == 1
+
+
+def test_kohyas_folders_repeat_their_pictures_and_name_them(tmp_path):
+    saved(tmp_path / "10_sks dog/a.png")
+    saved(tmp_path / "10_sks dog/b.png")
+    saved(tmp_path / "2_cat/c.png")
+    saved(tmp_path / "0_never/d.png")
+    (tmp_path / "10_sks dog/a.txt").write_text("on a chair")
+    layout, rows = found(tmp_path)
+    assert layout == "kohya"
+    assert rows == [
+        ("10_sks dog/a.png", "on a chair", 10),
+        ("10_sks dog/b.png", "sks dog", 10),
+        ("2_cat/c.png", "cat", 2),
+    ]
+    assert {one.words for one in read_folder(tmp_path).pictures} == {"sks dog", "cat"}
+    saved(tmp_path / "regular/e.png")
+    assert "folder regular holds pictures and has no number of repeats" in refused(tmp_path)
+    saved(tmp_path / "loose.png")
+    assert "picture loose.png lies in" in refused(tmp_path)
+
+
+def test_an_instance_prompt_is_the_caption_of_every_picture(tmp_path):
+    saved(tmp_path / "a.png")
+    saved(tmp_path / "b.png")
+    (tmp_path / "a.txt").write_text("ignored, as DreamBooth's scripts do")
+    layout, rows = found(tmp_path, instance_prompt=" a photo of sks dog ")
+    assert layout == "instance"
+    assert [caption for _, caption, _ in rows] == ["a photo of sks dog"] * 2
+    assert [caption for _, caption, _ in found(tmp_path, instance_prompt="")[1]] == ["", ""]
+
+
+def packed(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def encoded(number, kind="PNG"):
+    stream = io.BytesIO()
+    picture(number).save(stream, kind)
+    return stream.getvalue()
+
+
+def test_an_archive_is_read_in_place(tmp_path):
+    packed(
+        tmp_path / "shard.tar",
+        {
+            "000.png": encoded(0),
+            "000.txt": b"a text",
+            "001.jpg": encoded(1, "JPEG"),
+            "001.json": json.dumps({"caption": "of json"}).encode(),
+            "002.webp": encoded(2, "WEBP"),
+        },
+    )
+    layout, rows = found(tmp_path)
+    assert layout == "tar"
+    assert [(name.split("/")[1], caption) for name, caption, _ in rows] == [
+        ("000.png", "a text"),
+        ("001.jpg", "of json"),
+        ("002.webp", ""),
+    ]
+    read = read_folder(tmp_path).pictures
+    assert np.array_equal(np.asarray(read[0].image()), np.asarray(picture(0)))
+    packed(tmp_path / "shard.tar", {"a.png": encoded(0), "a.jpg": encoded(1, "JPEG")})
+    assert "holds two pictures called a" in refused(tmp_path)
+    (tmp_path / "shard.tar").write_bytes(b"not a tar" * 100)
+    assert "is no whole tar file" in refused(tmp_path)
+
+
+def test_pictures_are_upright(tmp_path):
+    """A mark that says 'turn me' is followed: scripts that train do."""
+    image = picture(3, (20, 12))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to the right
+    image.save(tmp_path / "a.png", exif=exif)
+    upright = read_folder(tmp_path).pictures[0].image()
+    assert upright.size == (12, 20)
+    assert np.array_equal(np.asarray(upright), np.rot90(np.asarray(image), -1))
+
+
+@pytest.mark.parametrize("name", ["x.avif", "x.jxl", "x.HEIC"])
+def test_pictures_of_other_formats_are_named_and_not_passed_over(tmp_path, name):
+    saved(tmp_path / "a.png")
+    (tmp_path / name).write_bytes(b"?")
+    assert f"{name} is of a format that is not read" in refused(tmp_path)
+
+
+def test_what_is_missing_is_said(tmp_path):
+    assert "is not there" in refused(tmp_path / "nowhere")
+    assert "holds no captioned pictures" in refused(tmp_path)
+    saved(tmp_path / "a.png")
+    saved(tmp_path / "b.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,x\n")
+    assert "has no row for picture b.png" in refused(tmp_path)
+    assert found(tmp_path, every_picture=False)[1] == [("a.png", "x", 1)]
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,x\nb.png,y\nc.png,z\nd.png,z\n")
+    assert "picture c.png is missing (and 1 more)" in refused(tmp_path)
+    (tmp_path / "metadata.jsonl").write_text("{}")
+    assert "holds both" in refused(tmp_path)
+
+
+def test_a_damaged_picture_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(0)[:-20])
+    with pytest.raises(UserError, match=r"picture a\.png cannot be read"):
+        read_folder(tmp_path).pictures[0].image()
