@@ -76,6 +76,8 @@ _HOMES = {
     "RunRecord": "bench.records.record",
     "load_record": "bench.records.record",
     "load_board": "bench.leaderboard.frames",
+    # somebody's own model
+    "audit": "bench.auditing.api",
     # errors that a user reads, progress, files
     "UserError": "bench.base.errors",
     "UnknownName": "bench.base.errors",
@@ -103,6 +105,7 @@ __all__ = list(_HOMES)
 __getattr__ = door(__name__, _HOMES)
 
 if TYPE_CHECKING:  # the same names for type checkers and editors
+    from bench.auditing.api import audit as audit
     from bench.base.digests import digest_of as digest_of
     from bench.base.digests import path_digest as path_digest
     from bench.base.errors import UnknownName as UnknownName

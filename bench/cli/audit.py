@@ -17,8 +17,8 @@ from bench.cli.options import Device, Json, Trust, grouped, resumable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bench.audit.asked import Asked
-    from bench.audit.result import Found
+    from bench.auditing.asked import Asked
+    from bench.auditing.result import Found
 
 FOUND = 3  # exit code of --fail-above
 
@@ -173,7 +173,7 @@ def _asked(
     measure: MeasureOptions,
     output: OutputOptions,
 ) -> Asked:
-    from bench.audit.asked import Asked, parse_lora, parse_remedies, parse_weights
+    from bench.auditing.asked import Asked, parse_lora, parse_remedies, parse_weights
 
     return Asked(
         data=subject.data.expanduser(),
@@ -231,11 +231,11 @@ def audit(
     Reads a folder of pictures as it was trained on, generates, compares, and writes one page.
     Interrupted, the same command goes on where it stopped.
     """
-    from bench.audit.audit import run_audit
-    from bench.audit.folders import compare_folders
-    from bench.audit.output import plan_in_words, write
-    from bench.audit.plan import plan
-    from bench.audit.ready import ready, try_model
+    from bench.auditing.audit import run_audit
+    from bench.auditing.folders import compare_folders
+    from bench.auditing.output import plan_in_words, write
+    from bench.auditing.plan import plan
+    from bench.auditing.ready import ready, try_model
     from bench.base.progress import reporter
     from bench.diffusion.model import pick_device
 
@@ -280,7 +280,7 @@ def _refuse_model(subject: SubjectOptions, output: OutputOptions) -> None:
 
 def _tell(found: Found, files: Mapping[str, Path], as_json: bool, fail_above: float | None) -> None:
     """Print the answer; exit with code 3 where more pictures come back than are allowed."""
-    from bench.audit.output import text
+    from bench.auditing.output import text
 
     print(json.dumps(found.as_json(), indent=1) if as_json else text(found, files))
     if fail_above is not None and found.yours.share > fail_above:

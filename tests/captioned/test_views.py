@@ -52,7 +52,7 @@ def by_hand(width, height, side):
     # of each width kohya keeps the tallest
     widest = {w: max(h for v, h in pairs if v == w) for w, _ in pairs}
     tallest = {h: max(w for w, v in pairs if v == h) for _, h in pairs}
-    kept = {(w, h) for w, h in widest.items()} | {(w, h) for h, w in tallest.items()}
+    kept = set(widest.items()) | {(w, h) for h, w in tallest.items()}
     ratio = np.log(width / height)
     return min(sorted(kept), key=lambda pair: abs(np.log(pair[0] / pair[1]) - ratio))
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.audit.prompts import Asking
+from bench.auditing.prompts import Asking
 from bench.base.progress import Report, silent
 from bench.features.extractor import Extractor, in_whole_batches
 from bench.records.parts import REFERENCE

@@ -2,7 +2,7 @@
 
 import json
 
-from bench.audit.header import read_training_header
+from bench.auditing.header import read_training_header
 
 WHOLE = {
     "ss_sd_model_name": "v1-5.safetensors",

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bench.audit.curve import Point, against_curve, use
-from bench.audit.prompts import Asking
-from bench.audit.ready import Audit
-from bench.audit.result import Row
-from bench.audit.sampling import Column, Generated, Studio
-from bench.audit.suites import FEW
-from bench.audit.verdicts import hits
+from bench.auditing.curve import Point, against_curve, use
+from bench.auditing.prompts import Asking
+from bench.auditing.ready import Audit
+from bench.auditing.result import Row
+from bench.auditing.sampling import Column, Generated, Studio
+from bench.auditing.suites import FEW
+from bench.auditing.verdicts import hits
 from bench.base.errors import UserError
 from bench.records.record import Score
 from bench.registry import registry

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.audit.compare import Seen
-from bench.audit.prompts import MEANINGS
-from bench.audit.ready import Audit
-from bench.audit.result import KindFound, Near, PictureFound
-from bench.audit.sampling import Generated
-from bench.audit.verdicts import Assigned, Verdict, ease, hits, upper_limit
+from bench.auditing.compare import Seen
+from bench.auditing.prompts import MEANINGS
+from bench.auditing.ready import Audit
+from bench.auditing.result import KindFound, Near, PictureFound
+from bench.auditing.sampling import Generated
+from bench.auditing.verdicts import Assigned, Verdict, ease, hits, upper_limit
 from bench.base.digests import digest_of
 from bench.base.files import write_atomically
 from bench.base.pictures import encode_png

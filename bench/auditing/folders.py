@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.audit.asked import Asked
-from bench.audit.compare import comparison_of
-from bench.audit.pictures import groups, read_pictures, refuse_alike, refuse_shared
-from bench.audit.result import Found, Near, PictureFound
-from bench.audit.suites import Files, Judges, judges_of
-from bench.audit.verdicts import excess, hits, share_of, upper_limit, verdicts
+from bench.auditing.asked import Asked
+from bench.auditing.compare import comparison_of
+from bench.auditing.pictures import groups, read_pictures, refuse_alike, refuse_shared
+from bench.auditing.result import Found, Near, PictureFound
+from bench.auditing.suites import Files, Judges, judges_of
+from bench.auditing.verdicts import excess, hits, share_of, upper_limit, verdicts
 from bench.base.errors import UserError, visible
 from bench.base.pictures import has_picture_suffix, read_picture
 from bench.base.progress import Report, silent

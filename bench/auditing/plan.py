@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.audit.ready import Audit
-from bench.audit.rows import compared, remedy_columns
-from bench.audit.sampling import Column, Generated, planned
-from bench.audit.suites import FEW
+from bench.auditing.ready import Audit
+from bench.auditing.rows import compared, remedy_columns
+from bench.auditing.sampling import Column, Generated, planned
+from bench.auditing.suites import FEW
 from bench.base.pictures import PNG_BYTES_PER_PIXEL
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.audit.curve import Point, against_curve, separates, use
+from bench.auditing.curve import Point, against_curve, separates, use
 
 
 def point(name, copies, likeness, weight=None, pictures=20, spread=0.0):

@@ -1,6 +1,6 @@
 """What a model is asked."""
 
-from bench.audit.prompts import SCENES, askings, novel_scenes, trigger_of
+from bench.auditing.prompts import SCENES, askings, novel_scenes, trigger_of
 from bench.captioned.folder import Captioned
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.audit.asked import Asked, Lora, Remedy
-from bench.audit.compare import Comparison, comparison_of
-from bench.audit.header import TrainingHeader, read_training_header
-from bench.audit.pictures import Pictures, groups, read_pictures, refuse_alike, refuse_shared
-from bench.audit.prompts import Asking, askings, novel_scenes, trigger_of
-from bench.audit.sampling import Column, Studio
-from bench.audit.suites import (
+from bench.auditing.asked import Asked, Lora, Remedy
+from bench.auditing.compare import Comparison, comparison_of
+from bench.auditing.header import TrainingHeader, read_training_header
+from bench.auditing.pictures import Pictures, groups, read_pictures, refuse_alike, refuse_shared
+from bench.auditing.prompts import Asking, askings, novel_scenes, trigger_of
+from bench.auditing.sampling import Column, Studio
+from bench.auditing.suites import (
     BASE,
     Files,
     Judges,

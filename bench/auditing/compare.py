@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from bench.audit.pictures import Pictures, nearest_views
-from bench.audit.sampling import Generated
-from bench.audit.suites import FEW, Judges
+from bench.auditing.pictures import Pictures, nearest_views
+from bench.auditing.sampling import Generated
+from bench.auditing.suites import FEW, Judges
 from bench.base.errors import UserError
 from bench.features.networks import CopyDescriptor, OpenClip
 from bench.suite.suite import Suite

@@ -23,9 +23,9 @@ from typing import Any
 import tomlkit
 
 from bench.assets.catalogue import PREFIX
-from bench.audit.asked import Asked, Lora
-from bench.audit.pictures import Pictures
-from bench.audit.prompts import Asking
+from bench.auditing.asked import Asked, Lora
+from bench.auditing.pictures import Pictures
+from bench.auditing.prompts import Asking
 from bench.base.errors import UserError, visible
 from bench.base.files import write_atomically
 from bench.base.pictures import encode_png

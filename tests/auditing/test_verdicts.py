@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from bench.audit.verdicts import (
+from bench.auditing.verdicts import (
     Assigned,
     best_of_own,
     chance,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.audit.verdicts import Share, Verdict
+from bench.auditing.verdicts import Share, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 
 from bench.assets.catalogue import PREFIX
-from bench.audit.compare import Seen
-from bench.audit.found import kinds_found, pictures_found
-from bench.audit.header import TrainingHeader
-from bench.audit.prompts import MEANINGS, Asking
-from bench.audit.ready import Audit, try_model
-from bench.audit.result import Found
-from bench.audit.rows import rows_of
-from bench.audit.sampling import Generated, planned
-from bench.audit.suites import NAME
-from bench.audit.verdicts import (
+from bench.auditing.compare import Seen
+from bench.auditing.found import kinds_found, pictures_found
+from bench.auditing.header import TrainingHeader
+from bench.auditing.prompts import MEANINGS, Asking
+from bench.auditing.ready import Audit, try_model
+from bench.auditing.result import Found
+from bench.auditing.rows import rows_of
+from bench.auditing.sampling import Generated, planned
+from bench.auditing.suites import NAME
+from bench.auditing.verdicts import (
     Assigned,
     best_of_own,
     chance,

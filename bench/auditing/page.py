@@ -13,8 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from bench.audit.result import Found, PictureFound, Row
-from bench.audit.verdicts import Share
+from bench.auditing.result import Found, PictureFound, Row
+from bench.auditing.verdicts import Share
 from bench.base.errors import UserError
 from bench.base.pictures import read_image
 from bench.leaderboard.templating import template

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.audit.page import bounds, columns, page, percent
-from bench.audit.result import Found
+from bench.auditing.page import bounds, columns, page, percent
+from bench.auditing.result import Found
 from bench.base.errors import visible
 from bench.base.files import write_atomically
 from bench.base.text import size_text
