@@ -92,6 +92,10 @@ OPTIONS = {
     "testbed removal": "--bundle --out!",
     "testbed info": "--bundle --measure --sheets --json",
     "testbed scenes": "--out! --count=160 --seed=1",
+    "testbed subject": (
+        "--out! --rank=16 --alpha=16 --epochs=50 --save-every=10 --lr=0.001 --seed=2 --measure"
+        " --dry-run --device --json"
+    ),
     "sweep": (
         "method! --suite=testbed --values= -p/--parameter* --out --work=runs/sweeps"
         " --store=runs/store --device --trust* --json"
