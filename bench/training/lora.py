@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ class Lora(nn.Module):
         network.requires_grad_(False)
         handles = [
             network.get_submodule(path).register_forward_hook(self._adding(down, up))
-            for path, down, up in zip(self.paths, self.down, self.up, strict=True)
+            for path, down, up in self._layers()
         ]
         try:
             yield
@@ -79,7 +79,7 @@ class Lora(nn.Module):
             for value, before in asked:
                 value.requires_grad_(before)
 
-    def _adding(self, down: nn.Module, up: nn.Module) -> Callable[..., Tensor]:
+    def _adding(self, down: nn.Linear, up: nn.Linear) -> Callable[..., Tensor]:
         def add(module: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> Tensor:
             added: Tensor = up(down(given[0]))
             return found + self.scale * added
@@ -89,9 +89,12 @@ class Lora(nn.Module):
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Down `[rank, in]` and up `[out, rank]` by the path of the layer that they change."""
         return {
-            path: (down.weight.detach(), up.weight.detach())
-            for path, down, up in zip(self.paths, self.down, self.up, strict=True)
+            path: (down.weight.detach(), up.weight.detach()) for path, down, up in self._layers()
         }
+
+    def _layers(self) -> Iterator[tuple[str, nn.Linear, nn.Linear]]:
+        for path, down, up in zip(self.paths, self.down, self.up, strict=True):
+            yield path, cast(nn.Linear, down), cast(nn.Linear, up)
 
 
 class _Apart:

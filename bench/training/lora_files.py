@@ -42,6 +42,7 @@ class Told:
     batch_size: int
     epochs: int
     base: str  # which kind of model the LoRA is for
+    flip: bool = False  # whether half of the pictures were mirrored
 
     @property
     def listed(self) -> int:
@@ -102,7 +103,7 @@ def kohya_header(lora: Lora, course: Course, told: Told, epoch: int, steps: int)
         "mixed_precision": course.precision,
         "seed": course.seed,
         "enable_bucket": False,
-        "flip_aug": False,
+        "flip_aug": told.flip,
         "random_crop": False,
         "shuffle_caption": False,
         "keep_tokens": 0,
