@@ -54,6 +54,7 @@ from bench.training.lora_files import (
     write_lora,
 )
 
+SHIPPED = Path(__file__).parent / "subject"  # what the command gave, without the files between
 REPEATS = (64, 16, 4, 1)  # in an epoch, by folder
 EACH, HELD_OUT = 6, 12  # pictures
 CLASS = "scene"  # the words of the folders' names

@@ -13,10 +13,17 @@ import torch
 
 from bench.base.errors import UserError
 from bench.base.pictures import read_picture
+from bench.contracts.method import Method
 from bench.diffusion.lora.file import read_lora
+from bench.diffusion.lora.merge import Strength, merge
+from bench.diffusion.model import load_denoiser
+from bench.features.networks import CopyDescriptor
+from bench.running.sampling import sample
 from bench.studies.finetune.data import read_pairs
+from bench.suite.load import load_suite
+from bench.testbed.bundle import BUNDLE
 from bench.testbed.fresh import fresh_scenes
-from bench.testbed.subject import Settings, Training, cost, cost_text, write_pictures
+from bench.testbed.subject import SHIPPED, Settings, Training, cost, cost_text, write_pictures
 from conftest import bench
 
 CPU = torch.device("cpu")
@@ -145,3 +152,47 @@ def test_a_dry_run_writes_nothing(tmp_path):
     done = bench("testbed", "subject", "--out", tmp_path / "out", "--dry-run", "--json")
     assert json.loads(done.stdout)["steps"] == Settings().course().steps
     assert not (tmp_path / "out").exists()
+
+
+def test_the_shipped_one_is_small_and_says_what_it_is():
+    sizes = [path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()]
+    assert sum(sizes) < 1_000_000
+    assert {len(names) for names in in_folders(SHIPPED).values()} == {6, 12}
+    assert "CC BY-SA 4.0" in (SHIPPED / "ATTRIBUTION.md").read_text()
+    file, settings = read_lora(SHIPPED / "subject.safetensors"), Settings()
+    assert int(file.header["ss_epoch"]) == int(file.header["ss_num_epochs"]) == settings.epochs
+    assert int(file.header["ss_steps"]) == settings.course().steps
+    told = json.loads(file.header["ss_dataset_dirs"])
+    assert told == {f"{n}_scene": {"n_repeats": n, "img_count": 6} for n in (64, 16, 4, 1)}
+    measured = json.loads((SHIPPED / "measured.json").read_text())
+    assert measured["lora"] == file.digest
+    assert Settings(**measured["settings"]) == settings
+
+
+def test_its_pictures_are_those_that_the_command_renders(pictures):
+    for path in pictures.rglob("scene-*.png"):
+        shipped = SHIPPED / path.relative_to(pictures)
+        assert np.array_equal(read_picture(path), read_picture(shipped))
+        assert path.with_suffix(".txt").read_text() == shipped.with_suffix(".txt").read_text()
+
+
+def test_the_shipped_one_copies_what_was_repeated_and_nothing_of_what_was_not():
+    """What was measured meets the bounds, and a few images of it are made again."""
+    measured = json.loads((SHIPPED / "measured.json").read_text())
+    rows = {row["folder"]: row for row in measured["folders"]}
+    assert rows["64_scene"]["lora"]["copied"] >= 5
+    assert rows["1_scene"]["lora"]["copied"] == rows["holdout"]["lora"]["copied"] == 0
+    assert [row["base"]["copied"] for row in rows.values()] == [0] * 5
+    suite = load_suite("testbed")
+    file = read_lora(SHIPPED / "subject.safetensors")
+    pairs = [*read_pairs(SHIPPED / "data/64_scene")[:2], *read_pairs(SHIPPED / "holdout")[:1]]
+    describe = CopyDescriptor(BUNDLE / "scorers/descriptor.safetensors", "testbed", CPU)
+    own = describe([read_picture(pair.path) for pair in pairs])
+    copied = []
+    for strength in (1.0, 0.0):
+        denoiser = load_denoiser(suite, CPU)
+        merge(denoiser.pipe, [(file, Strength(strength))])
+        request = denoiser.request([pair.caption for pair in pairs], [0, 1, 2])
+        images = describe(list(denoiser.decode(sample(denoiser, request, Method(), {}))))
+        copied.append(((images * own).sum(1) > measured["threshold"]).tolist())
+    assert copied == [[True, True, False], [False, False, False]]
