@@ -1,9 +1,12 @@
-"""The header of a safetensors file, read without loading a weight, and who its tensors are."""
+"""The header of a safetensors file, read without loading a weight; who its tensors are; and texts
+put into it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,3 +75,18 @@ def tensors_digest(path: Path) -> str:
     except OSError as error:
         raise ValueError(one_line(error, 200)) from error
     return digest.hexdigest()
+
+
+def with_metadata(content: bytes, said: Mapping[str, str]) -> bytes:
+    """The bytes of a safetensors file with these texts in its header, sorted by name.
+
+    The library writes such texts in an order that differs from process to process; a file that is
+    made twice would then not be the same file.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    tensors = json.loads(content[8:start])
+    tensors.pop("__metadata__", None)
+    header = {"__metadata__": dict(sorted(said.items())), **tensors}
+    written = json.dumps(header, separators=(",", ":")).encode()
+    written += b" " * (-len(written) % 8)  # tensors begin at a multiple of eight bytes
+    return len(written).to_bytes(8, "little") + written + content[start:]

@@ -76,6 +76,14 @@ class TrainingOptions:
     ] = False
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0
+    rank: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=1024,
+            help="Train a LoRA of this rank (alpha the same) in place of the whole UNet; 0: none.",
+        ),
+    ] = 0
 
     def training(self) -> Training:
         """The training that these options describe."""
@@ -97,6 +105,7 @@ class TrainingOptions:
             gradient_checkpointing=self.gradient_checkpointing,
             seed=self.seed,
             checkpoint_every=self.checkpoint_every,
+            rank=self.rank,
         )
 
 

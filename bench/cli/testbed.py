@@ -1,17 +1,18 @@
-"""`bench testbed`: make the embedded model again, print what was measured on it, and render scenes
-that it never saw.
+"""`bench testbed`: make the embedded model again, print what was measured on it, render scenes that
+it never saw, and train a LoRA on such scenes.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bench.cli.app import Application, app, examples
-from bench.cli.options import Json, resumable
+from bench.cli.options import Device, Json, resumable
 
 testbed = Application(
     help="The embedded default: how it is made and what was measured on it.", no_args_is_help=True
@@ -133,3 +134,68 @@ def removal(
 
     for file in write_removal_lists(bundle or BUNDLE, out):
         print(f"wrote {file}")
+
+
+@testbed.command(
+    epilog=examples(
+        "bench testbed subject --out runs/subject --dry-run",
+        "bench testbed subject --out runs/subject --measure",
+    )
+)
+def subject(
+    out: Annotated[Path, typer.Option(help="Folder for pictures, LoRA files and checkpoints.")],
+    rank: Annotated[int, typer.Option(min=1, max=1024, help="Of the LoRA.")] = 16,
+    alpha: Annotated[
+        int, typer.Option(min=1, max=1024, help="The change is scaled by alpha / rank.")
+    ] = 16,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Each shows the pictures 64, 16, 4 and 1 times, by folder.")
+    ] = 50,
+    save_every: Annotated[int, typer.Option(min=1, help="Epochs between saved files.")] = 10,
+    lr: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Not that of the embedded model (0).")] = 2,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Count copies by folder too (minutes).")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it takes, and train nothing.")
+    ] = False,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Train a LoRA of the embedded model that learns some of 24 pictures by heart.
+
+    Its pictures stand in folders as kohya's trainer reads them, with 12 others that it is not
+    trained on: something to audit whose truth is known. Interrupted, the same command goes on where
+    it stopped.
+    """
+    from tempfile import TemporaryDirectory
+
+    from bench.base.progress import reporter
+    from bench.diffusion.model import pick_device
+    from bench.testbed import subject as made
+    from bench.testbed.bundle import BUNDLE
+    from bench.testbed.plan import CPU_PLAN
+    from bench.testbed.sprites import require_extra
+
+    require_extra()
+    settings = made.Settings(rank, alpha, epochs, save_every, learning_rate=lr, seed=seed)
+    model, where = BUNDLE / "pipeline", pick_device(device)
+    if dry_run:
+        with TemporaryDirectory() as place:
+            made.write_pictures(Path(place), seed, CPU_PLAN.side)
+            seconds = made.Training(Path(place), settings, model, where).pace()
+        cost = made.cost(settings, seconds)
+        print(json.dumps(cost, indent=1) if as_json else made.cost_text(cost))
+        return
+    made.write_pictures(out, seed, CPU_PLAN.side)
+    with resumable(), reporter() as report:
+        training = made.Training(out, settings, model, where, report)
+        cost = made.cost(settings, training.pace())
+        print(made.cost_text(cost), file=sys.stderr)
+        facts = training.train()
+        found = made.measure(out, settings, report) if measure else {}
+    if as_json:
+        print(json.dumps({"training": facts, "measured": found}, indent=1))
+    else:
+        print("\n\n".join([*([made.table(found)] if found else []), f"LoRA: {training.last}"]))

@@ -32,11 +32,18 @@ def write_scenes(folder: Path, count: int, seed: int, side: int = CPU_PLAN.side)
     The captions have invented words, as canaries have them. Raises `UserError` for the seed that
     the embedded model was trained with.
     """
+    names = [f"scene-{number:04d}.png" for number in range(count)]
+    return _written(folder, names, fresh_scenes(count, seed), side)
+
+
+def fresh_scenes(count: int, seed: int) -> list[Scene]:
+    """So many scenes whose captions have invented words of their own, all drawn alike.
+
+    Raises `UserError` for the seed that the embedded model was trained with.
+    """
     _refuse_known(seed)
     plan = replace(CPU_PLAN, seed=seed, levels=((1, count),), template_levels=(), pristine=0)
-    scenes = [canary.scenes[0] for canary in canary_scenes(plan)]
-    names = [f"scene-{number:04d}.png" for number in range(count)]
-    return _written(folder, names, scenes, side)
+    return [canary.scenes[0] for canary in canary_scenes(plan)]
 
 
 def write_objects(

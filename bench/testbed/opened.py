@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,22 @@ def suite_on(suite: Suite, folder: Path, plan: dict[str, Any]) -> Suite:
 
 
 class OpenedBundle:
-    """A bundle's model and scorers, as the suite uses them."""
+    """A bundle's model and scorers, as the suite uses them. `merged` holds the digests of the LoRA
+    files that were merged into the denoiser.
+    """
 
-    def __init__(self, folder: Path, suite: Suite, denoiser: Denoiser, report: Report) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        suite: Suite,
+        denoiser: Denoiser,
+        report: Report,
+        merged: Sequence[str] = (),
+    ) -> None:
         self.folder, self.suite, self.denoiser, self.report = folder, suite, denoiser, report
         cpu, scorers = torch.device("cpu"), folder / "scorers"
-        self.model_digest = path_digest(folder / "pipeline")
+        model = path_digest(folder / "pipeline")
+        self.model_digest = digest_of([model, *merged]) if merged else model
         self.descriptor = CopyDescriptor(scorers / "descriptor.safetensors", "testbed", cpu)
         self.clip = OpenClip("clip", scorers / "clip", None, cpu)
         self.recogniser = ObjectRecogniser(scorers / "recogniser.safetensors", cpu)

@@ -59,7 +59,7 @@ OPTIONS = {
         "--model! --data! --duplicate! --times! --out=runs/finetune --steps=15000 --batch-size=4"
         " --accumulate=1 --lr=1e-05 --warmup=500 --ema=0.0 --flip --precision=no"
         " --gradient-checkpointing --checkpoint-every=500 --seed=0 --method=wanda -p/--parameter*"
-        " --fit=10 --images=50 --clique=3 --threshold=calibrated --rate=0.01"
+        " --rank=0 --fit=10 --images=50 --clique=3 --threshold=calibrated --rate=0.01"
         " --calibration-prompts=100 --clean-prompts=16 --clean --early-stop --inference-steps=50"
         " --guidance=7.5 --images-batch=8 --sscd --profile=nemo --similarity=0.7 --no-train"
         " --no-attack --save --device --trust* --json"
@@ -92,6 +92,10 @@ OPTIONS = {
     "testbed removal": "--bundle --out!",
     "testbed info": "--bundle --measure --sheets --json",
     "testbed scenes": "--out! --count=160 --seed=1",
+    "testbed subject": (
+        "--out! --rank=16 --alpha=16 --epochs=50 --save-every=10 --lr=0.001 --seed=2 --measure"
+        " --dry-run --device --json"
+    ),
     "sweep": (
         "method! --suite=testbed --values= -p/--parameter* --out --work=runs/sweeps"
         " --store=runs/store --device --trust* --json"

@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 
 from bench.base.errors import UserError
 from bench.cli.main import main
+from bench.diffusion.lora.file import read_lora
+from bench.diffusion.lora.merge import Strength, merge
 from bench.store.store import encode_png
 from bench.studies.finetune.data import (
     choose_duplicated,
@@ -322,6 +324,32 @@ def test_a_finished_training_is_not_repeated_and_more_steps_go_on_from_it(traini
     assert "is beyond the 3 steps" in refused(
         lambda: train(prepare(replace(training, steps=3), tmp_path / "out"), CPU)
     )
+
+
+def test_with_a_rank_a_lora_is_trained_and_merged_into_the_model(training, tmp_path):
+    ranked = replace(training, rank=2)
+    assert "rank" not in training.facts() and ranked.facts()["rank"] == 2
+    prepared = prepare(ranked, tmp_path / "out")
+
+    def killed(step, loss):
+        if step == 3:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train(prepare(replace(ranked, checkpoint_every=1), tmp_path / "out"), CPU, watch=killed)
+    train(prepared, CPU)
+    train(prepare(ranked, tmp_path / "calm"), CPU)
+    assert prepared.lora.read_bytes() == (tmp_path / "calm/lora.safetensors").read_bytes()
+    file = read_lora(prepared.lora)
+    assert json.loads(file.header["ss_dataset_dirs"]) == {
+        "3_data": {"n_repeats": 3, "img_count": 4},
+        "1_data": {"n_repeats": 1, "img_count": 6},
+    }
+    assert (file.header["ss_network_dim"], file.header["ss_flip_aug"]) == ("2", "True")
+    pipe = build_tiny_pipeline()
+    merge(pipe, [(file, Strength())])
+    assert same(weights(tmp_path / "out"), pipe.unet.state_dict())
+    assert not same(weights(tmp_path / "out"), build_tiny_pipeline().unet.state_dict())
 
 
 def test_a_folder_of_another_training_is_refused_with_what_differs(training, data, tmp_path):

@@ -1,9 +1,9 @@
 """Fine-tuning a diffusers pipeline on pictures some of which are repeated, so that it memorizes
 them (Chavhan et al., arXiv 2406.18566, section 5.4).
 
-Only the UNet is trained, on the loss that it was trained with: noise or velocity, whichever its
-scheduler says. Here are the work folder, the data as the autoencoder sees it, and the model that
-comes out; the loop and the loss are in `bench.training`.
+Only the UNet is trained, or a LoRA of it, on the loss that it was trained with: noise or velocity,
+whichever its scheduler says. Here are the work folder, the data as the autoencoder sees it, and the
+model that comes out; the loop and the loss are in `bench.training`.
 
     <out>/training.json             settings, hashes of model and data, which pictures are repeated;
                                     facts once it is finished
@@ -11,14 +11,18 @@ comes out; the loop and the loss are in `bench.training`.
           checkpoints/step-00000500/unet.safetensors, average.safetensors, optimizer.pt (the newest
           is kept)
           pipeline/                 the fine-tuned model, a diffusers folder
+          lora.safetensors          with a rank: what was trained, in kohya's spelling; the model
+                                    has it merged
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +35,8 @@ from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
 from bench.base.progress import Report, silent
+from bench.diffusion.lora.file import read_lora
+from bench.diffusion.lora.merge import Strength, merge
 from bench.diffusion.model import quiet_libraries
 from bench.studies.finetune.data import (
     Pair,
@@ -42,6 +48,8 @@ from bench.studies.finetune.data import (
 )
 from bench.training.denoising import Denoising
 from bench.training.loop import Course, Learner, Watch
+from bench.training.lora import Lora
+from bench.training.lora_files import Folder, Told, kohya_header, kohya_tensors, write_lora
 
 # Settings that are no part of a training's identity: more steps continue it, and where files lie
 # and how often they are saved does not change the result.
@@ -72,10 +80,14 @@ class Training:
     gradient_checkpointing: bool = False
     seed: int = 0
     checkpoint_every: int = 500
+    rank: int = 0  # of the LoRA that is trained in place of the whole UNet; 0: none
 
     def facts(self) -> dict[str, Any]:
         """What decides the result besides the contents of model and data."""
-        return {key: value for key, value in asdict(self).items() if key not in UNDECIDING}
+        facts = {key: value for key, value in asdict(self).items() if key not in UNDECIDING}
+        if not self.rank:  # trainings of before have none
+            del facts["rank"]
+        return facts
 
     def course(self) -> Course:
         """What the loop needs of it."""
@@ -108,6 +120,10 @@ class Prepared:
     @property
     def pipeline(self) -> Path:
         return self.out / "pipeline"
+
+    @property
+    def lora(self) -> Path:
+        return self.out / "lora.safetensors"
 
     def finished(self) -> dict[str, Any] | None:
         """The facts of the finished training, when exactly this one is finished."""
@@ -208,19 +224,48 @@ def train(
     unet = pipe.unet.to(memory_format=torch.channels_last).train().requires_grad_(True)
     if training.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    learner = Learner(
-        unet,
-        training.course(),
-        loss,
-        device,
-        prepared.out / "checkpoints",
-        "lower --lr or raise --warmup, with another --out",
-    )
-    learned = learner.learn(watch or (lambda step, loss: None))
+    lora = Lora(unet, training.rank, training.rank, training.seed) if training.rank else None
+    with lora.attached() if lora else nullcontext():
+        learner = Learner(
+            lora or unet,
+            training.course(),
+            loss,
+            device,
+            prepared.out / "checkpoints",
+            "lower --lr or raise --warmup, with another --out",
+        )
+        learned = learner.learn(watch or (lambda step, loss: None))
     facts = learned | _shown(prepared, pipe, len(listed))
-    _save_pipeline(pipe, learner.result, prepared.pipeline)
+    result = learner.result
+    if isinstance(result, Lora):
+        _write_lora(prepared, pipe, result, facts["epochs"])
+        merge(pipe, [(read_lora(prepared.lora), Strength())])
+        result = pipe.unet
+    _save_pipeline(pipe, result, prepared.pipeline)
     _write_facts(prepared, facts)
     return facts
+
+
+def _write_lora(prepared: Prepared, pipe: Any, lora: Lora, epochs: float) -> None:
+    """Write the LoRA with a header that tells repeated pictures and others apart, as folders of
+    kohya's trainer would.
+    """
+    training, name = prepared.training, prepared.training.data.resolve().name
+    folders = tuple(
+        Folder(f"{repeats}_{name}", repeats, tuple(pair.caption for pair in pairs))
+        for repeats, pairs in zip((training.times, 1), duplicated_pairs(prepared), strict=True)
+        if pairs
+    )
+    told = Told(
+        folders,
+        pipeline_side(pipe.unet.config, pipe.vae.config),
+        training.batch_size,
+        math.ceil(epochs),
+        training.model.resolve().name,
+        training.flip,
+    )
+    header = kohya_header(lora, training.course(), told, math.ceil(epochs), training.steps)
+    write_lora(prepared.lora, kohya_tensors(lora), header)
 
 
 def _shown(prepared: Prepared, pipe: Any, listed: int) -> dict[str, Any]:
