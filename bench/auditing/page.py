@@ -87,7 +87,8 @@ def columns(found: Found) -> list[dict[str, Any]]:
 
 def percent(value: float) -> str:
     """A share as `12 %`, with a decimal below one in a hundred."""
-    return f"{100 * value:.1f} %" if 0 < value < 0.01 else f"{100 * value:.0f} %"
+    digits = 1 if 0 < value < 0.01 else 0
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def bounds(interval: tuple[float, float] | None) -> str:

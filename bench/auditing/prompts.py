@@ -57,15 +57,18 @@ class Asking:
 
 
 def trigger_of(given: str, entries: Sequence[Captioned]) -> str:
-    """The word that calls up what was learned: the one that was given, else what the folders call
-    their pictures where all agree, else the one word that every caption has and that is not plain
-    English; empty where there is none.
+    """The word that calls up what was learned: the one that was given, else what a folder calls
+    its pictures where that is their caption, else the one word that every caption has and that is
+    not plain English; empty where there is none.
+
+    A folder's words are no trigger where every picture has a caption of its own: they were never
+    shown to the model.
     """
     if given:
         return given
-    words = {entry.words for entry in entries}
-    if len(words) == 1 and (word := words.pop()):
-        return word
+    words = {entry.words for entry in entries if entry.words and entry.caption == entry.words}
+    if len(words) == 1:
+        return words.pop()
     captions = [entry.caption.lower() for entry in entries if entry.captions]
     if len(captions) < 3:
         return ""

@@ -13,8 +13,9 @@ def test_the_trigger_is_given_or_named_by_folders_or_in_every_caption():
     assert trigger_of("sks", captions) == "sks"
     assert trigger_of("", captions) == "zwx"
     assert trigger_of("", captions[:2]) == ""  # of two captions everything may be in both
-    named = [entry("a", "red", words="my dog"), entry("b", "blue", words="my dog")]
+    named = [entry("a", "my dog", words="my dog"), entry("b", "blue", words="my dog")]
     assert trigger_of("", named) == "my dog"
+    assert trigger_of("", named[1:]) == ""  # the folder's words were never shown to the model
     assert (
         trigger_of("", [entry("a", "red car"), entry("b", "red car"), entry("c", "red car")]) == ""
     )
