@@ -61,6 +61,13 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
         *(found.why for found in unusable),
         *(why for _, why in (*damaged_sweeps, *damaged_detections, *damaged_experiments)),
     ]
+    # Their methods learn from the very pictures that they are judged on, of somebody's own model.
+    audits = [record for record in loaded if record.track == "audit"]
+    loaded = [record for record in loaded if record.track != "audit"]
+    problems += [
+        f"the record {record.run} of {visible(record.suite)} is of an audit, which no board takes"
+        for record in audits
+    ]
     if not loaded:
         if damaged:
             raise UserError(

@@ -228,6 +228,8 @@ def _of_itself(content: dict[str, Any], record: RunRecord) -> Iterator[Finding]:
         yield Finding(
             "failed", f"a complete run has no errors, and this says: {record.errors[0][:120]}"
         )
+    if record.track == "audit":
+        yield Finding("failed", "it is of an audit of somebody's own model, which no board takes")
     if record.limit is not None:
         yield Finding(
             "failed",

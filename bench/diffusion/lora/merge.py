@@ -90,7 +90,7 @@ def resolve(file: LoraFile, names: Mapping[str, Place], pipe: Any) -> _Resolved:
             continue
         if spelled.setdefault(place, module) != module:
             raise UserError(f"{file.path} names one module twice: {spelled[place]} and {module}")
-        adapter = found.adapters.setdefault(place, Adapter(module))
+        adapter = found.adapters.setdefault(place, Adapter(f"{file.path}: {module}"))
         if what in adapter.tensors:
             raise UserError(f"{file.path} has two tensors for {what} of {module}")
         adapter.tensors[what] = tensor

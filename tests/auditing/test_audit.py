@@ -1,0 +1,328 @@
+"""Audits from the folder to the page, on the embedded model with the LoRA that it ships with."""
+
+import json
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import load_file, save_file
+
+import bench as harness
+from bench.auditing.asked import Asked, Lora, parse_lora, parse_remedies, parse_weights
+from bench.auditing.audit import run_audit
+from bench.auditing.ready import ready
+from bench.base.errors import UserError
+from bench.running import generating
+from bench.testbed.bundle import BUNDLE
+from conftest import bench
+
+SUBJECT = BUNDLE.parent / "subject"
+LORA = SUBJECT / "subject.safetensors"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Three pictures that were shown 3,200 times, one that was shown 50 times, and three held out;
+    as the subject's own data has them.
+    """
+    root = tmp_path_factory.mktemp("pictures")
+    wanted = {"64_scene": 3, "1_scene": 1}
+    for folder, count in wanted.items():
+        for picture in sorted((SUBJECT / "data" / folder).glob("*.png"))[:count]:
+            (root / "data" / folder).mkdir(parents=True, exist_ok=True)
+            for file in (picture, picture.with_suffix(".txt")):
+                shutil.copy(file, root / "data" / folder / file.name)
+    (root / "holdout").mkdir()
+    for picture in sorted((SUBJECT / "holdout").glob("*.png"))[:3]:
+        for file in (picture, picture.with_suffix(".txt")):
+            shutil.copy(file, root / "holdout" / file.name)
+    return root
+
+
+def asked(folders, out, **more):
+    given = {
+        "holdout": folders / "holdout",
+        "loras": (Lora(LORA),),
+        "quick": True,
+        "weights": (0.5,),
+        "steps": 12,
+        "images": 2,
+    }
+    return Asked(folders / "data", out, **(given | more))
+
+
+@pytest.fixture(scope="module")
+def found(folders, tmp_path_factory):
+    out = tmp_path_factory.mktemp("audit")
+    return out, run_audit(ready(asked(folders, out), CPU))
+
+
+def test_pictures_that_were_shown_often_come_back_and_no_other(found):
+    _, audit = found
+    verdicts = {one.name: one.verdict for one in audit.pictures}
+    often = [name for name in verdicts if name.startswith("64_")]
+    assert Counter(verdicts[name] for name in often)["copied"] >= 2
+    assert verdicts[next(name for name in verdicts if name.startswith("1_"))] == "not seen"
+    assert audit.base.count == 0
+    assert audit.held_out.count == 0
+    assert audit.chance.count == 0
+    assert audit.pictures[0].name.startswith("64_")  # the nearest first
+    assert audit.answer == f"{int(audit.yours.count)} of 4 training pictures come back."
+
+
+def test_every_number_of_a_picture_can_be_counted_again(found, folders):
+    """From the stored images, by the descriptor, one picture after the other."""
+    out, audit = found
+    prepared = ready(asked(folders, out), CPU)
+    images = prepared.studio.made(prepared.yours, prepared.askings)
+    describe = prepared.comparison.descriptor
+    held = [describe([np.asarray(entry.image())])[0] for entry in prepared.holdout.entries]
+    for one in audit.pictures:
+        entry = next(entry for entry in prepared.training.entries if entry.name == one.name)
+        own = describe([np.asarray(entry.image())])[0]
+        copies = best = 0
+        for row, key in enumerate(images.keys):
+            made = describe(images.pictures([row]))[0]
+            near = float(made @ own)
+            best = max(best, near)
+            if key.prompt == entry.caption:
+                copies += near >= audit.threshold and near > max(float(made @ h) for h in held)
+        assert one.copies == copies
+        assert one.best == pytest.approx(best, abs=1e-5)
+
+
+def test_copies_grow_with_the_weight(found):
+    _, audit = found
+    by_weight = {row.weight: row.copies for row in audit.rows if row.weight is not None}
+    assert list(by_weight) == [0.0, 0.5, 1.0]
+    assert by_weight[0.0] == 0
+    assert by_weight[1.0] >= by_weight[0.5]
+    assert by_weight[1.0] >= 0.5
+
+
+def test_the_header_says_how_often_pictures_were_shown(found):
+    _, audit = found
+    often = next(one for one in audit.pictures if one.name.startswith("64_"))
+    assert often.views == 3200
+    assert audit.header["folders"]["64_scene"] == [6, 64]
+
+
+def counting(monkeypatch):
+    """How many images are sampled from now on."""
+    counts = Counter()
+    original = generating.make_batch
+
+    def make_batch(denoiser, keys, *rest):
+        counts["images"] += len(keys)
+        return original(denoiser, keys, *rest)
+
+    monkeypatch.setattr(generating, "make_batch", make_batch)
+    return counts
+
+
+def test_a_second_audit_makes_nothing_and_another_weight_only_its_own(found, folders, monkeypatch):
+    out, audit = found
+    counts = counting(monkeypatch)
+    again = run_audit(ready(asked(folders, out), CPU))
+    assert not counts["images"]
+    assert again.pictures == audit.pictures
+    assert again.rows == audit.rows
+    run_audit(ready(asked(folders, out, weights=(0.5, 0.9)), CPU))
+    captions, scenes, few = 4, 8, 2
+    assert counts["images"] == captions * few + scenes * 1
+
+
+def test_the_base_is_the_model_without_the_file_bit_for_bit(found, folders):
+    out, _ = found
+    prepared = ready(asked(folders, out), CPU)
+    base = prepared.studio.made(prepared.base, prepared.askings)
+    plain = ready(asked(folders, out / "plain", loras=()), CPU)
+    # All prompts, so that batches are the same: another number of rows rounds otherwise.
+    without = plain.studio.made(plain.yours, prepared.askings)
+    assert base.keys == without.keys
+    rows = range(len(base.keys))
+    pairs = zip(base.pictures(rows), without.pictures(rows), strict=True)
+    assert all(np.array_equal(one, other) for one, other in pairs)
+
+
+def test_an_audit_without_a_base_says_that_it_cannot_tell(folders, tmp_path):
+    out = tmp_path / "out"
+    audit = run_audit(ready(asked(folders, out, loras=(), images=1, steps=2, holdout=None), CPU))
+    assert audit.base is None
+    assert audit.held_out is None
+    assert any("No base model was given" in note for note in audit.notes)
+    assert any("No held-out pictures" in note for note in audit.notes)
+    from bench.auditing.output import write
+
+    page = write(audit, out)["page"].read_text()
+    assert "Nothing here can tell your training from the base model's." in page
+
+
+def test_the_command_writes_a_page_that_asks_nothing_of_the_network(folders, tmp_path):
+    out = tmp_path / "out"
+    words = ["audit", "--data", folders / "data", "--holdout", folders / "holdout"]
+    words += ["--lora", f"{LORA}:1", "--out", out, "--quick", "--steps", 2, "--images", 1]
+    planned = bench(*words, "--weights", "0.5", "--dry-run", "--json")
+    assert planned.returncode == 0, planned.stderr
+    plan = json.loads(planned.stdout)
+    assert plan["pictures"] == 4
+    assert plan["images_missing"] == sum(plan["images"].values())
+    assert not (out / "index.html").exists()
+    done = bench(*words, "--weights", "0.5", "--fail-above", "0", "--json")
+    assert done.returncode in (0, 3), done.stderr
+    told = json.loads(done.stdout)
+    assert (done.returncode == 3) == (told["yours"]["count"] > 0)
+    page = (out / "index.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert {path.name for path in out.glob("*.csv")} == {"pictures.csv", "rows.csv"}
+    # The suite is an ordinary one.
+    shown = bench("show", out / "audit.toml")
+    assert shown.returncode == 0, shown.stderr
+    after = bench(*words, "--weights", "0.5", "--dry-run", "--json")
+    assert json.loads(after.stdout)["images_missing"] == 0
+
+
+def test_captions_are_escaped(folders, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(folders / "data/64_scene", data)
+    caption = '<script>alert(1)</script> & "quoted" \u202e'
+    for file in data.glob("*.txt"):
+        file.write_text(caption + file.stem)
+    out = tmp_path / "out"
+    harness.audit(data, out, loras=[str(LORA)], quick=True, images=1, steps=2, weights=(0.5,))
+    page = (out / "index.html").read_text()
+    assert "<script>" not in page
+    assert "\u202e" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_folders_of_generations_need_no_model(folders, tmp_path):
+    generations = tmp_path / "generations"
+    generations.mkdir()
+    pictures = sorted((folders / "data/64_scene").glob("*.png"))
+    shutil.copy(pictures[0], generations / "copied.png")
+    ImageOps.mirror(Image.open(pictures[1])).save(generations / "mirrored.png")
+    shutil.copy(sorted((SUBJECT / "holdout").glob("*.png"))[-1], generations / "other.png")
+    audit = harness.audit(
+        folders / "data", tmp_path / "out", holdout=folders / "holdout", generations=generations
+    )
+    assert audit.yours.count == 2
+    assert audit.held_out.count == 0
+    nearest = {one.name: one.nearest[0] for one in audit.pictures if one.verdict == "copied"}
+    assert nearest[f"64_scene/{pictures[0].name}"].view == "square"
+    assert nearest[f"64_scene/{pictures[1].name}"].view == "square, mirrored"
+    frames = audit.frames()
+    assert list(frames["pictures"]["verdict"])[:2] == ["copied", "copied"]
+    refused = bench(
+        "audit", "--data", folders / "data", "--generations", generations, "--lora", LORA
+    )
+    assert refused.returncode == 2
+    assert "leave --lora out" in refused.stderr
+
+
+def test_a_duplicated_picture_is_one_group(folders, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(folders / "data/64_scene", data)
+    first = min(data.glob("*.png"))
+    shutil.copy(first, data / "again.png")
+    (data / "again.txt").write_text("the same once more")
+    prepared = ready(asked(folders, tmp_path / "out", holdout=None), CPU)
+    assert len(set(prepared.groups.tolist())) == 4
+    prepared = ready(Asked(data, tmp_path / "more", loras=(Lora(LORA),), quick=True, steps=2), CPU)
+    names = [entry.name for entry in prepared.training.entries]
+    groups = prepared.groups
+    assert groups[names.index("again.png")] == groups[names.index(first.name)]
+    assert len(set(groups.tolist())) == 3
+
+
+def refusal(folders, tmp_path, **more):
+    with pytest.raises(UserError) as error:
+        prepared = ready(asked(folders, tmp_path / "out", **more), CPU)
+        from bench.auditing.ready import try_model
+
+        try_model(prepared)
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "out").glob("store/**/*.png"))
+    return str(error.value)
+
+
+def test_bad_inputs_are_one_line_before_anything_is_generated(folders, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    assert "holds no captioned pictures" in refusal(folders, tmp_path, holdout=other)
+    shared = tmp_path / "shared"
+    shutil.copytree(folders / "holdout", shared)
+    shutil.copy(min((folders / "data/64_scene").glob("*.png")), shared / "h.png")
+    (shared / "h.txt").write_text("a caption")
+    assert "h.png is also in the training data" in refusal(folders, tmp_path, holdout=shared)
+    near = Image.open(shared / "h.png").convert("RGB")
+    pixels = np.asarray(near).astype(int)
+    Image.fromarray(np.clip(pixels + 2, 0, 255).astype(np.uint8)).save(shared / "h.png")
+    assert "h.png is also in the training data" in refusal(folders, tmp_path, holdout=shared)
+    pickle = tmp_path / "x.pt"
+    pickle.write_bytes(b"\x80")
+    assert "is a pickle" in refusal(folders, tmp_path, loras=(Lora(pickle),))
+    nothing = tmp_path / "nothing.safetensors"
+    save_file({name: torch.zeros_like(t) for name, t in load_file(LORA).items()}, nothing)
+    assert "changes nothing" in refusal(folders, tmp_path, loras=(Lora(nothing),))
+    nan = tmp_path / "nan.safetensors"
+    tensors = load_file(LORA)
+    first = next(name for name in tensors if "lora_up" in name)
+    save_file(tensors | {first: torch.full_like(tensors[first], float("nan"))}, nan)
+    assert "holds NaN" in refusal(folders, tmp_path, loras=(Lora(nan),))
+    half = tmp_path / "half.safetensors"
+    save_file({name: t for name, t in tensors.items() if name != first}, half)
+    said = refusal(folders, tmp_path, loras=(Lora(half),))
+    assert "half.safetensors" in said
+    assert "has down and no up" in said
+    assert "lies in" in refusal(folders, folders / "data")
+    assert "has no [metrics.sscd]" in refusal(folders, tmp_path, like=_without_sscd(tmp_path))
+
+
+def _without_sscd(tmp_path) -> str:
+    file = tmp_path / "plain.toml"
+    file.write_text(
+        'name = "plain"\n[model]\npath = "suite:testbed:../testbed/bundle/pipeline"\nside = 32\n'
+        '[prompts.memorized]\nfile = "x.csv"\n[metrics.walltime]\n'
+    )
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "file", "unet", "text_encoder"),
+    [
+        ("a.safetensors", "a.safetensors", 1, 1),
+        ("a.safetensors:0.5", "a.safetensors", 0.5, 0.5),
+        ("a.safetensors:-1,0", "a.safetensors", -1, 0),
+        ("folder:x/a.safetensors:2", "folder:x/a.safetensors", 2, 2),
+    ],
+)
+def test_weights_stand_behind_the_last_colon(text, file, unet, text_encoder):
+    lora = parse_lora(text)
+    assert (lora.file, lora.strength.unet, lora.strength.text) == (Path(file), unet, text_encoder)
+
+
+@pytest.mark.parametrize("text", ["a:abc", "a:1,2,3", "a:nan", "a:inf", "a:"])
+def test_a_weight_is_a_number(text):
+    with pytest.raises(UserError, match="is no weight"):
+        parse_lora(text)
+
+
+def test_weights_and_remedies_are_parsed_or_refused():
+    assert parse_weights("0.5, 1.2") == (0.5, 1.2)
+    assert parse_weights("") is None
+    with pytest.raises(UserError, match="give numbers with commas"):
+        parse_weights("0.5;1")
+    given = parse_remedies(["guidance:share=0.5", "wen"])
+    assert [(one.method, one.parameters) for one in given] == [
+        ("guidance", {"share": 0.5}),
+        ("wen", {}),
+    ]
+    assert parse_remedies(["none"]) == ()
+    assert parse_remedies(None) is None
