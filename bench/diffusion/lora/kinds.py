@@ -59,8 +59,8 @@ TOGETHER = ({"down", "up"}, {"w1_a", "w1_b", "w2_a", "w2_b"})
 
 @dataclass
 class Adapter:
-    """The tensors of one module by what they are; `name` is its file and module. `settled` is the scale where the file's header
-    says it; else it follows from alpha and rank.
+    """The tensors of one module by what they are; `name` is its file and module. `settled` is the
+    scale where the file's header says it; else it follows from alpha and rank.
     """
 
     name: str
