@@ -45,6 +45,7 @@ _HOMES = {
     # an attack by somebody who knows a picture
     "PictureAttack": "bench.contracts.picture_attack",
     "Judged": "bench.contracts.picture_attack",
+    "plain_stage": "bench.contracts.picture_attack",
     "scores_of": "bench.contracts.picture_attack",
     "shown_as": "bench.contracts.picture_attack",
     "Known": "bench.contracts.held",
@@ -68,6 +69,7 @@ _HOMES = {
     "Prompt": "bench.suite.prompts",
     "Role": "bench.suite.schema",
     "load_suite": "bench.suite.load",
+    "design_of": "bench.suite.design",
     "Experiment": "bench.running.experiment",
     "Engine": "bench.running.engine",
     "Images": "bench.running.images",
@@ -153,6 +155,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.contracts.metric import PerSet as PerSet
     from bench.contracts.picture_attack import Judged as Judged
     from bench.contracts.picture_attack import PictureAttack as PictureAttack
+    from bench.contracts.picture_attack import plain_stage as plain_stage
     from bench.contracts.picture_attack import scores_of as scores_of
     from bench.contracts.picture_attack import shown_as as shown_as
     from bench.contracts.samples import SampleSet as SampleSet
@@ -176,6 +179,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.running.images import Images as Images
     from bench.running.prepare import prepare as prepare
     from bench.running.run import run as run
+    from bench.suite.design import design_of as design_of
     from bench.suite.load import load_suite as load_suite
     from bench.suite.prompts import Prompt as Prompt
     from bench.suite.schema import Role as Role

@@ -46,6 +46,9 @@ def _prepared(subject: Subject) -> Prepared:
     # Attacks may judge copies as the suite's sscd does.
     kept = {"sscd": suite.settings.metrics["sscd"]} if subject.entry.kind == "attack" else {}
     settings = suite.settings.model_copy(update={"metrics": kept, "attacks": {}})
+    if getattr(subject.cls, "needs_base", False):
+        model = settings.model.model_copy(update={"base": "base"})
+        settings = settings.model_copy(update={"model": model})
     roles = getattr(subject.configured, "roles", ())
     if set(roles) & set(OF_REMOVAL):
         settings = _of_removal(settings)
