@@ -1,4 +1,4 @@
-"""Away from what the model was fine-tuned from (FineXtract: Wu et al., ICML 2025, arXiv 2410.03039).
+"""Away from what the model was fine-tuned from (FineXtract, ICML 2025, arXiv 2410.03039).
 
 Whoever publishes a fine-tuned model mostly says from what; the base model is public. The attacker
 holds both. What they say differently is what fine-tuning taught, so every step goes from the base

@@ -26,6 +26,7 @@ _HOMES = {
     "fine_tuned": "bench.contracts.fine_tuning",
     "swapped": "bench.contracts.fine_tuning",
     "made_once": "bench.contracts.fine_tuning",
+    "write_lora": "bench.diffusion.lora.write",
     "Denoiser": "bench.diffusion.denoiser",
     "trajectory": "bench.diffusion.denoiser",
     "Request": "bench.diffusion.request",
@@ -166,6 +167,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.contracts.target import Threat as Threat
     from bench.diffusion.denoiser import Denoiser as Denoiser
     from bench.diffusion.denoiser import trajectory as trajectory
+    from bench.diffusion.lora.write import write_lora as write_lora
     from bench.diffusion.request import Request as Request
     from bench.diffusion.request import Step as Step
     from bench.diffusion.request import classifier_free_guidance as classifier_free_guidance

@@ -209,8 +209,8 @@ def load_denoiser(
 
 
 def load_base(suite: Suite, model: Denoiser, execution: Execution | None = None) -> Denoiser:
-    """What a model was fine-tuned from, by the suite of it (`Suite.base`), on the model's device and
-    for batches of its size.
+    """What a model was fine-tuned from, by the suite of it (`Suite.base`), on the model's device
+    and for batches of its size.
 
     Raises `UserError` where parts of the two have other shapes, or other noise at their steps.
     """

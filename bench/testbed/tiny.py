@@ -167,8 +167,8 @@ def build_tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon") -> Any:
 
 
 def build_tiny_base() -> Any:
-    """What the tiny pipeline might have been fine-tuned from: every weight of its UNet's and its text
-    encoder's linear layers differs from it by a matrix of rank 2.
+    """What the tiny pipeline might have been fine-tuned from: the weights of all linear layers of
+    UNet and text encoder differ from it by matrices of rank 2.
     """
     pipe = build_tiny_pipeline()
     random = torch.Generator().manual_seed(2)
