@@ -172,7 +172,7 @@ def plan_text(plan: dict[str, Any], suite: Suite) -> str:
         f" evaluations, {size_text(plan['disk_mib'] * 2**20)}{about})"
     ]
     lines += [
-        f"  attack {name}: {one['pictures']} known pictures and controls, at most"
+        f"  attack {name}: works on {one['pictures']} pictures, at most"
         f" {one['row_evaluations']:,} row evaluations of these"
         for name, one in plan["pictures_attacked"].items()
     ]
