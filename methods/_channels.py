@@ -159,19 +159,18 @@ def alignments(weight: Tensor, channels: Channels, share: float) -> tuple[Tensor
     `share` in (0, 1) of the squared singular values is what a principal subspace holds. That of a
     weight of 0 is empty.
     """
-    matrix = weight.double().flatten(1)
+    matrix, left, right = weight.double().flatten(1), channels.left, channels.right.T
     out, into = matrix.shape
-    # The smaller Gram matrix has all of it, and squaring costs the leading directions nothing.
-    tall = out > into
-    energy, basis = torch.linalg.eigh(matrix.T @ matrix if tall else matrix @ matrix.T)
+    if out > into:  # the smaller Gram matrix has all of it
+        matrix, left, right = matrix.T, right, left
+    # squaring costs the leading directions nothing
+    energy, basis = torch.linalg.eigh(matrix @ matrix.T)
     energy, basis = energy.flip(0).clamp(min=0), basis.flip(1)
     total = energy.cumsum(0)
     if not float(total[-1]):
         return torch.zeros_like(channels.strength), 0.0
     count = int((total < share * total[-1]).sum()) + 1
-    one, norms = basis[:, :count], energy[:count].sqrt()
-    other = (matrix @ one if tall else matrix.T @ one) / norms
-    of_out, of_in = (other, one) if tall else (one, other)
-    inside = (of_out.T @ channels.left).square().sum(0)
-    inside = inside + (channels.right @ of_in).square().sum(1)
+    one, norms = basis[:, :count], energy[:count, None].sqrt()
+    other = one.T @ (matrix @ right) / norms  # the other subspace is matrix.T @ one / norms.T
+    inside = (one.T @ left).square().sum(0) + other.square().sum(0)
     return inside / 2, (count / out + count / into) / 2

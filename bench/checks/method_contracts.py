@@ -151,9 +151,12 @@ def state_is_tensors(subject: Subject) -> None:
 
 def restores_everything(subject: Subject) -> None:
     with tiny_denoiser() as denoiser:
-        before = snapshot(denoiser.pipe)
-        state = fitted(subject, denoiser)
-        difference = first_difference(before, snapshot(denoiser.pipe))
+        before, data = snapshot(denoiser.pipe), fit_data(subject)
+        of_base = snapshot(data.base.pipe) if data.base else {}
+        state = subject.configured.fit(denoiser, data)
+        difference = first_difference(before, snapshot(denoiser.pipe)) or first_difference(
+            of_base, snapshot(data.base.pipe) if data.base else {}
+        )
         if difference:
             raise Broken(
                 f"after fit {difference}",

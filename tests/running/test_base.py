@@ -150,6 +150,8 @@ def test_a_run_from_end_to_end(tmp_path, tiny_folder, method, parameters):
         assert record.per_prompt[f"model_guidance_{name}"].keys() == {"p2", "p3", "p4"}
     assert len(record.exhibits) == 3
     if method == "baf":
+        file = tmp_path / "filtered.safetensors"
+        assert run.experiment.method.write(file, run.engine.denoiser, run.engine.base)
         assert record.needs == ["base"] and record.holds_against == ["api", "weights"]
     # what was found stays found
     again = Run(suite, method, parameters, tmp_path / "records", tmp_path / "store", CPU)
