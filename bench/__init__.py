@@ -26,6 +26,7 @@ _HOMES = {
     "fine_tuned": "bench.contracts.fine_tuning",
     "swapped": "bench.contracts.fine_tuning",
     "made_once": "bench.contracts.fine_tuning",
+    "write_lora": "bench.diffusion.lora.write",
     "Denoiser": "bench.diffusion.denoiser",
     "trajectory": "bench.diffusion.denoiser",
     "Request": "bench.diffusion.request",
@@ -45,6 +46,7 @@ _HOMES = {
     # an attack by somebody who knows a picture
     "PictureAttack": "bench.contracts.picture_attack",
     "Judged": "bench.contracts.picture_attack",
+    "plain_stage": "bench.contracts.picture_attack",
     "scores_of": "bench.contracts.picture_attack",
     "shown_as": "bench.contracts.picture_attack",
     "Known": "bench.contracts.held",
@@ -68,6 +70,7 @@ _HOMES = {
     "Prompt": "bench.suite.prompts",
     "Role": "bench.suite.schema",
     "load_suite": "bench.suite.load",
+    "design_of": "bench.suite.design",
     "Experiment": "bench.running.experiment",
     "Engine": "bench.running.engine",
     "Images": "bench.running.images",
@@ -156,6 +159,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.contracts.metric import PerSet as PerSet
     from bench.contracts.picture_attack import Judged as Judged
     from bench.contracts.picture_attack import PictureAttack as PictureAttack
+    from bench.contracts.picture_attack import plain_stage as plain_stage
     from bench.contracts.picture_attack import scores_of as scores_of
     from bench.contracts.picture_attack import shown_as as shown_as
     from bench.contracts.samples import SampleSet as SampleSet
@@ -166,6 +170,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.contracts.target import Threat as Threat
     from bench.diffusion.denoiser import Denoiser as Denoiser
     from bench.diffusion.denoiser import trajectory as trajectory
+    from bench.diffusion.lora.write import write_lora as write_lora
     from bench.diffusion.request import Request as Request
     from bench.diffusion.request import Step as Step
     from bench.diffusion.request import classifier_free_guidance as classifier_free_guidance
@@ -179,6 +184,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.running.images import Images as Images
     from bench.running.prepare import prepare as prepare
     from bench.running.run import run as run
+    from bench.suite.design import design_of as design_of
     from bench.suite.load import load_suite as load_suite
     from bench.suite.prompts import Prompt as Prompt
     from bench.suite.schema import Role as Role

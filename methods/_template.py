@@ -20,7 +20,7 @@ class Template(Method):
 
     # prompt, embedding, noise, guidance, attention, activations or weights
     where: ClassVar = "guidance"
-    needs: ClassVar = ()  # of "clean_prompts", "fit_prompts", "training_images": what `fit` gets
+    needs: ClassVar = ()  # "fit_prompts", "clean_prompts", "training_images", "base", ...: of `fit`
     paper: ClassVar = ""  # "Author et al. 2026, arXiv:..."
     version: ClassVar = 1  # raise it when results change
     neutral: ClassVar = {"strength": 0}  # parameters under which nothing changes

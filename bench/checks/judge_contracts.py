@@ -46,6 +46,9 @@ def _prepared(subject: Subject) -> Prepared:
     # Attacks may judge copies as the suite's sscd does.
     kept = {"sscd": suite.settings.metrics["sscd"]} if subject.entry.kind == "attack" else {}
     settings = suite.settings.model_copy(update={"metrics": kept, "attacks": {}})
+    if getattr(subject.cls, "needs_base", False):
+        model = settings.model.model_copy(update={"base": "base"})
+        settings = settings.model_copy(update={"model": model})
     roles = getattr(subject.configured, "roles", ())
     if set(roles) & set(OF_REMOVAL):
         settings = _of_removal(settings)
@@ -186,9 +189,13 @@ def random_state(subject: Subject) -> None:
 
 def keeps_model_and_images(subject: Subject) -> None:
     run = _prepared(subject)
-    model, shards = snapshot(run.engine.denoiser.pipe), _shards(run)
+    models = [run.engine.denoiser.pipe]
+    models += [run.engine.base.pipe] if getattr(subject.cls, "needs_base", False) else []
+    before, shards = [snapshot(model) for model in models], _shards(run)
     _scores(subject, run)
-    difference = first_difference(model, snapshot(run.engine.denoiser.pipe))
+    after = [snapshot(model) for model in models]
+    found = [first_difference(*pair) for pair in zip(before, after, strict=True)]
+    difference = next((one for one in found if one), None)
     if difference:
         raise Broken(f"afterwards {difference}", "undo in `finally` whatever is done to the model")
     gone = [name for name, digest in shards.items() if _shards(run).get(name) != digest]

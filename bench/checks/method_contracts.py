@@ -25,7 +25,7 @@ from bench.checks.snapshots import first_difference, furthest, snapshot
 from bench.contracts.method import CopyJudge, FitData, Method, Need, State, Where
 from bench.diffusion.denoiser import Denoiser
 from bench.running.sampling import sample
-from bench.testbed.tiny import CAPTIONS, build_tiny_pipeline
+from bench.testbed.tiny import CAPTIONS, build_tiny_base, build_tiny_pipeline
 
 # One prompt stands twice: its two images must not influence each other either.
 PROMPTS, SEEDS = (CAPTIONS[2], CAPTIONS[0], CAPTIONS[2]), (11, 12, 13)
@@ -42,6 +42,11 @@ def _pipeline(prediction_type: str) -> Any:
     return build_tiny_pipeline(prediction_type=prediction_type)
 
 
+@cache
+def _base_pipeline() -> Any:
+    return build_tiny_base()
+
+
 @contextmanager
 def tiny_denoiser(prediction_type: str = "epsilon") -> Iterator[Denoiser]:
     """A denoiser of the tiny pipeline, which is copied: what a method leaves behind stays here."""
@@ -53,6 +58,11 @@ def tiny_denoiser(prediction_type: str = "epsilon") -> Iterator[Denoiser]:
     )
     yield denoiser
     denoiser.close()
+
+
+def _tiny_base() -> Denoiser:
+    """What the tiny pipeline might have been fine-tuned from, a copy of its own."""
+    return Denoiser(copy.deepcopy(_base_pipeline()), STEPS, GUIDANCE, BATCH)
 
 
 def fit_data(subject: Subject) -> FitData:
@@ -68,6 +78,7 @@ def fit_data(subject: Subject) -> FitData:
         training_images=pictures if "training_images" in needs else {},
         anchors=dict.fromkeys(FIT_CAPTIONS[:2], ANCHOR) if "anchors" in needs else {},
         judge=CopyJudge(_greys, NO_COPY) if "copy_judge" in needs else None,
+        base=_tiny_base() if "base" in needs else None,
     )
 
 
@@ -140,9 +151,12 @@ def state_is_tensors(subject: Subject) -> None:
 
 def restores_everything(subject: Subject) -> None:
     with tiny_denoiser() as denoiser:
-        before = snapshot(denoiser.pipe)
-        state = fitted(subject, denoiser)
-        difference = first_difference(before, snapshot(denoiser.pipe))
+        before, data = snapshot(denoiser.pipe), fit_data(subject)
+        of_base = snapshot(data.base.pipe) if data.base else {}
+        state = subject.configured.fit(denoiser, data)
+        difference = first_difference(before, snapshot(denoiser.pipe)) or first_difference(
+            of_base, snapshot(data.base.pipe) if data.base else {}
+        )
         if difference:
             raise Broken(
                 f"after fit {difference}",
@@ -260,11 +274,13 @@ def evaluations_are_counted(subject: Subject) -> None:
             true_rows += len(args[0] if args else kwargs["sample"])
             return forward(self, *args, **kwargs)
 
+        data = fit_data(subject)
         with mock.patch.object(unet_class, "forward", counting):
-            draw(denoiser, subject.configured, fitted(subject, denoiser))
-        if denoiser.rows != true_rows:
+            draw(denoiser, subject.configured, subject.configured.fit(denoiser, data))
+        counted = denoiser.rows + (data.base.rows if data.base else 0)
+        if counted != true_rows:
             raise Broken(
-                f"{true_rows} rows went through the UNet and {denoiser.rows} were counted",
+                f"{true_rows} rows went through the UNet and {counted} were counted",
                 "evaluate through the denoiser, not by forward or a copy",
             )
 

@@ -33,6 +33,8 @@ class Attack(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     threat: ClassVar[Threat] = "api"
+    # whether it cannot do without what the model was fine-tuned from (`target.base`)
+    needs_base: ClassVar[bool] = False
     names: ClassVar[tuple[str, ...]] = ()  # of the scores it gives
     files: ClassVar[tuple[str, ...]] = ()  # of its fields, those that name files of the suite
     # of its scores: heading, decimals and meaning in tables; a score without them has no column
@@ -71,6 +73,13 @@ class Attack(BaseModel):
         it asks: for the plan of a run, and to make them ahead.
         """
         return ()
+
+    def searched(self, suite: Suite) -> tuple[int, int]:
+        """How many pictures it works on with a model in its hands, and the row evaluations that
+        this takes in one generation when nothing is stored yet: for the plan of a run. What it
+        `asks` for is not counted here.
+        """
+        return 0, 0
 
     def adaptive(self) -> bool:
         """Whether, with these settings, what it asks for depends on what it got before: then its

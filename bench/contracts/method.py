@@ -25,8 +25,8 @@ Where = Literal[
     "nothing", "prompt", "embedding", "noise", "guidance", "attention", "activations", "weights"
 ]
 # anchors: clean captions of the same objects, by fit prompt, where the suite's list has them;
-# copy_judge: what the suite takes for a copy
-Need = Literal["fit_prompts", "clean_prompts", "training_images", "anchors", "copy_judge"]
+# copy_judge: what the suite takes for a copy; base: what the model was fine-tuned from
+Need = Literal["fit_prompts", "clean_prompts", "training_images", "anchors", "copy_judge", "base"]
 Swept = tuple[str, tuple[float, ...]]  # a parameter, and values of it
 State = dict[str, Any]  # names to tensors: what `fit` learned, saved as safetensors
 
@@ -59,7 +59,8 @@ class FitData:
     """What a method may learn from.
 
     Only what it declares in `needs` is filled; held-out prompts never come here. `anchors` has no
-    entry for prompts whose list names none. `folder` is where a method that trains keeps
+    entry for prompts whose list names none. `base` has parameters of the same names and shapes, and
+    is not to be changed. `folder` is where a method that trains keeps
     checkpoints, or None where nothing can be kept; it goes away once what was learned is stored.
     """
 
@@ -68,6 +69,7 @@ class FitData:
     training_images: dict[str, tuple[Path, ...]] = field(default_factory=dict)  # by fit prompt
     anchors: dict[str, str] = field(default_factory=dict)  # by fit prompt
     judge: CopyJudge | None = None
+    base: Denoiser | None = None  # what the model was fine-tuned from
     folder: Path | None = None
     report: Report = silent
     # told what a fit that goes on took before it was interrupted: seconds, row evaluations

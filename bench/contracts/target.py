@@ -60,6 +60,20 @@ class Target:
     map_: Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]] = map
     find_: Callable[[Sequence[Stage], Sequence[Known], bool], list[Finding]] | None = None
     known_: Callable[[Sequence[Prompt], int, bool], list[Known]] | None = None
+    base_: Callable[[], Denoiser] | None = None
+
+    def base(self) -> Denoiser:
+        """What the model was fine-tuned from, loaded when it is first asked for, with the suite's
+        scheduler and steps. It counts its own evaluations, and is not to be changed.
+        """
+        if self.threat == "api":
+            raise UserError(
+                "an attack of the threat model 'api' asked for the base model; declare threat ="
+                " 'weights' or 'inputs'"
+            )
+        if self.base_ is None:
+            raise UserError("this target has no model that another was fine-tuned from")
+        return self.base_()
 
     def known(self, prompts: Sequence[Prompt], images: int, memorized: bool) -> list[Known]:
         """The first training picture of each prompt as a picture that the attacker knows, with the

@@ -8,6 +8,7 @@ Pickles are refused: loading one runs its code.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import warnings
 from collections.abc import Iterator
@@ -205,6 +206,47 @@ def load_denoiser(
     if execution.batch_size == "auto":
         denoiser.batch_size = batch_size_by_trial(denoiser, execution.memory_gib, gradients)
     return denoiser
+
+
+def load_base(suite: Suite, model: Denoiser, execution: Execution | None = None) -> Denoiser:
+    """What a model was fine-tuned from, by the suite of it (`Suite.base`), on the model's device
+    and for batches of its size.
+
+    Raises `UserError` where parts of the two have other shapes, or other noise at their steps.
+    """
+    # what fits the memory was tried with the model itself
+    execution = dataclasses.replace(execution or Execution(), batch_size=None, memory_gib=None)
+    base = load_denoiser(suite, model.device, execution)
+    base.batch_size = model.batch_size
+    path = suite.settings.model.path
+    for part in ("unet", "text_encoder"):
+        if other := _first_other_shape(getattr(model.pipe, part), getattr(base.pipe, part)):
+            raise UserError(
+                f"{path} is no base of the suite's model: {part}.{other}; name what the model was"
+                " fine-tuned from"
+            )
+    if not torch.equal(model.alphas, base.alphas):
+        raise UserError(
+            f"{path} is no base of the suite's model: its noise schedule is another one; name what"
+            " the model was fine-tuned from"
+        )
+    return base
+
+
+def _first_other_shape(model: torch.nn.Module, base: torch.nn.Module) -> str:
+    """Which parameter two networks do not have alike, in words; empty for none."""
+    ours, theirs = (
+        {name: tuple(value.shape) for name, value in network.named_parameters()}
+        for network in (model, base)
+    )
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            here, there = (
+                "x".join(map(str, shapes[name])) if name in shapes else "missing"
+                for shapes in (ours, theirs)
+            )
+            return f"{name} is {there} there and {here} in the model"
+    return ""
 
 
 def stored_as(suite: Suite) -> dict[str, Any]:

@@ -95,6 +95,9 @@ def look(name: str) -> Looked:
         if suite.settings.model.path.removeprefix(PREFIX) not in lacking:
             more, parameters = _model_files(suite.place(suite.settings.model.path))
             files += more
+        base = suite.settings.model.base
+        if base and base.removeprefix(PREFIX) not in lacking:
+            files += _model_files(suite.place(base))[0]
         files += [
             FileFact("LoRA", str(place), "" if is_regular_file(place) else "missing")
             for place in (suite.place(lora.file) for lora in suite.settings.model.loras)

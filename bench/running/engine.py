@@ -11,7 +11,7 @@ from bench.base.errors import UserError, one_line
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.execution import Execution, float32_products
 from bench.diffusion.memory import peak_memory_mib
-from bench.diffusion.model import load_denoiser, stored_as
+from bench.diffusion.model import load_base, load_denoiser, stored_as
 from bench.features.extractor import Extractor
 from bench.records.environment import device_name, package_version
 from bench.running.experiment import Experiment
@@ -36,6 +36,7 @@ class Engine:
         self._mixes_images = experiment.method.mixes_images()
         self._gradients = experiment.method.where in ("embedding", "noise")
         self._denoiser: Denoiser | None = None
+        self._base: Denoiser | None = None
         self._extractors: dict[tuple[type, str], Extractor] = {}
         _refuse_other_batches(self.execution, experiment)
 
@@ -52,6 +53,17 @@ class Engine:
                 self._suite, self.device, self.execution, gradients=self._gradients
             )
         return self._denoiser
+
+    @property
+    def base(self) -> Denoiser:
+        """What the model was fine-tuned from, loaded at first use.
+
+        Raises `UserError` where the suite does not say what that is, or it does not fit the model.
+        """
+        if self._base is None:
+            base = self._suite.needed_base("this run")
+            self._base = load_base(base, self.denoiser, self.execution)
+        return self._base
 
     def load(self) -> None:
         """Load the model now, so that what is wrong with it is said now."""

@@ -151,6 +151,8 @@ class Experiment:
             fitted_on.append({"anchors": self.fit_data.anchors})
         if "copy_judge" in needs:
             fitted_on.append({"judge": _judge_identity(self.suite)})
+        if "base" in needs:
+            fitted_on.append({"base": self.suite.needed_base(self.method_name).generation})
         module = type(self.method).__module__
         identity = self._method_identity | {
             "generation": self.suite.generation,
@@ -185,6 +187,12 @@ class Experiment:
                 if prompt.anchor
             },
         )
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the method or an attack needs what the model was fine-tuned from."""
+        attacks = self.attacks.values()
+        return "base" in self.method.needed() or any(attack.needs_base for attack in attacks)
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -264,6 +272,8 @@ class _Judges:
             found.entries[f"{kind} {name}"] = entry
             judge: Any = configure(kind, name, entry.load(), settings)
             _refuse_far_files(suite, name, judge)
+            if kind == "attack" and judge.needs_base:
+                suite.needed_base(f"attack {name}")
             if kind == "attack":
                 found.attacks[name] = judge
             else:
@@ -308,6 +318,9 @@ def _refuse_unmet_needs(suite: Suite, name: str, method: Method) -> None:
                     f"method {name} tells copies as the suite's metric sscd does, and suite"
                     f" {suite.name} has no [metrics.sscd]"
                 )
+            continue
+        if need == "base":
+            suite.needed_base(f"method {name}")
             continue
         role = NEEDED_ROLE[need]
         prompts = suite.prompts(role)

@@ -95,7 +95,9 @@ def _checkpoints(store: SampleStore) -> Iterator[Path | None]:
 
 def _learned(experiment: Experiment, engine: Engine, folder: Path | None, report: Report) -> Fitted:
     denoiser = engine.denoiser
-    before, start = denoiser.evaluations, time.perf_counter()
+    base = engine.base if "base" in experiment.method.needed() else None
+    models = [denoiser, base] if base else [denoiser]
+    before, start = sum(model.evaluations for model in models), time.perf_counter()
     earlier = Fitted({})
 
     def credit(seconds: float, rows: int) -> None:
@@ -105,6 +107,7 @@ def _learned(experiment: Experiment, engine: Engine, folder: Path | None, report
     data = replace(
         experiment.fit_data,
         judge=_judge(experiment, engine),
+        base=base,
         folder=folder,
         report=report,
         credit=credit,
@@ -122,7 +125,7 @@ def _learned(experiment: Experiment, engine: Engine, folder: Path | None, report
     return Fitted(
         state,
         earlier.seconds + time.perf_counter() - start,
-        earlier.rows + denoiser.evaluations - before,
+        earlier.rows + sum(model.evaluations for model in models) - before,
     )
 
 

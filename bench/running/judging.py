@@ -182,6 +182,7 @@ def target_of(
         map_=executor.map,
         find_=searches.find,
         known_=known_pictures,
+        base_=lambda: engine.base,
     )
 
 

@@ -93,14 +93,19 @@ def _asked_by_attacks(experiment: Experiment) -> tuple[dict[str, list[SampleKey]
 
 
 def searches_planned(experiment: Experiment) -> dict[str, dict[str, int]]:
-    """By attack on known pictures, how many of them there are, controls among them, and the row
-    evaluations that they take when nothing is stored yet: on the mitigated model, and of memorized
-    pictures on the base model too.
+    """By attack with a model in its hands, how many pictures it works on, controls among them, and
+    the row evaluations that they take when nothing is stored yet: of an attack on known pictures on
+    the mitigated model, and of memorized pictures on the base model too.
     """
     found = {}
     for name, attack in experiment.attacks.items():
-        if isinstance(attack, PictureAttack):
-            with suppress(UserError):  # which the plan names as a problem
+        with suppress(UserError):  # which the plan names as a problem
+            if not isinstance(attack, PictureAttack):
+                pictures, rows = attack.searched(experiment.suite)
+                if rows:
+                    rows *= experiment.seeds
+                    found[name] = {"pictures": pictures, "row_evaluations": rows}
+            else:
                 pictures = attack.planned(experiment.suite)
                 models = 2 if experiment.method_name == REFERENCE else 3
                 each = attack.effort(experiment.suite)
@@ -167,7 +172,7 @@ def plan_text(plan: dict[str, Any], suite: Suite) -> str:
         f" evaluations, {size_text(plan['disk_mib'] * 2**20)}{about})"
     ]
     lines += [
-        f"  attack {name}: {one['pictures']} known pictures and controls, at most"
+        f"  attack {name}: works on {one['pictures']} pictures, at most"
         f" {one['row_evaluations']:,} row evaluations of these"
         for name, one in plan["pictures_attacked"].items()
     ]

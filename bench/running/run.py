@@ -50,6 +50,8 @@ def run(
     if images.missing():
         images.keeping.try_networks(experiment.suite.settings.model.side)
         _ = images.recorded  # what is wrong with the lists of its detectors is said now
+        if experiment.needs_base:
+            _ = engine.base  # and with the model that this one was fine-tuned from
     record = _new_record(experiment, engine, images, tuning)
     try:
         _keep(record, records)

@@ -119,8 +119,15 @@ def _moved(table: dict[str, Any], parent: Path, name: str | None, child: Path) -
             for key, settings in section.items()
         }
 
+    def loras(listed: Any) -> Any:
+        """LoRA files; what is no list of them stays as it is."""
+        return (
+            [_each(one, {"file": moved}) for one in listed] if isinstance(listed, list) else listed
+        )
+
     result = dict(table)
-    result["model"] = _each(table.get("model"), {"path": moved, "config": moved})
+    of_model = {"path": moved, "config": moved, "base": moved, "loras": loras}
+    result["model"] = _each(table.get("model"), of_model)
     for kind in ("metrics", "attacks"):
         if isinstance(table.get(kind), dict):
             result[kind] = judges(table[kind])

@@ -19,6 +19,7 @@ def missing_assets(suite: Suite) -> list[Lacking]:
     found = [lack for name in suite.wanted() for lack in suite.assets.lacking(name)]
     named = {
         suite.settings.model.path,
+        *([suite.settings.model.base] if suite.settings.model.base else []),
         *(prompts.file for prompts in suite.settings.prompts.values()),
     }
     absent = [

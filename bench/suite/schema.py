@@ -90,6 +90,13 @@ class ModelSettings(_Frozen):
     loras: tuple[LoraSettings, ...] = Field(
         (), description="LoRA files merged into the model, in tables [[model.loras]]"
     )
+    base: str = Field(
+        "",
+        description=(
+            "what the model was fine-tuned from, a folder or file as `path`; with [[model.loras]]"
+            " it is the model without them, unless another is named"
+        ),
+    )
 
 
 class PromptSettings(_Frozen):
@@ -296,7 +303,7 @@ class SuiteSettings(_Frozen):
 # fingerprints and keys, which stay what they were.
 LATER = {
     "suite": ("stratified", "track"),
-    "model": ("config", "vae_tiling", "loras"),
+    "model": ("config", "vae_tiling", "loras", "base"),
     "prompts": (
         "format",
         "delimiter",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -189,8 +189,35 @@ class Suite:
         return {
             key: value
             for key, value in protocol(self.settings)["model"].items()
-            if key not in ("path", "batch_size", "loras")
+            if key not in ("path", "batch_size", "loras", "base")
         }
+
+    @cached_property
+    def base(self) -> Suite | None:
+        """The suite of what this one's model was fine-tuned from, everything else alike: what
+        `[model] base` names, or else the model without its LoRA files. None where it is not said.
+        """
+        model = self.settings.model
+        if not model.base and not model.loras:
+            return None
+        path = model.base or model.path
+        # a checkpoint in one file has no configs of its own, and a folder always has
+        config = None if self.place(path).is_dir() else model.config or model.path
+        changed = {"path": path, "config": config, "loras": (), "base": ""}
+        settings = self.settings.model_copy(update={"model": model.model_copy(update=changed)})
+        return replace(self, settings=settings)
+
+    def needed_base(self, who: str) -> Suite:
+        """The same for somebody who cannot do without: `who` is named in the error.
+
+        Raises `UserError` where the suite does not say what its model was fine-tuned from.
+        """
+        if self.base is None:
+            raise UserError(
+                f"{who} needs what the model was fine-tuned from, and suite {self.name} does not"
+                " say: give [model] base = FOLDER, or merge LoRA files with [[model.loras]]"
+            )
+        return self.base
 
     @cached_property
     def lora_strengths(self) -> dict[str, tuple[float, float]]:
@@ -213,7 +240,7 @@ class Suite:
         if self.settings.model.loras:
             settings["model"]["loras"] = self.lora_strengths
         files = {settings["model"]["path"], *(p["file"] for p in settings["prompts"].values())}
-        files |= {config for config in (self.settings.model.config,) if config}
+        files |= {text for text in (self.settings.model.config, self.settings.model.base) if text}
         for kind, name, parameters in self.settings.judges():
             declared = declared_files(kind, self.places.judge(name))
             files |= named_files(parameters.items(), self.file.parent, declared)

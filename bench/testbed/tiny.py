@@ -166,6 +166,21 @@ def build_tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon") -> Any:
     return pipe
 
 
+def build_tiny_base() -> Any:
+    """What the tiny pipeline might have been fine-tuned from: the weights of all linear layers of
+    UNet and text encoder differ from it by matrices of rank 2.
+    """
+    pipe = build_tiny_pipeline()
+    random = torch.Generator().manual_seed(2)
+    for part in (pipe.unet, pipe.text_encoder):
+        for layer in part.modules():
+            if isinstance(layer, torch.nn.Linear):
+                out, into = layer.weight.shape
+                left, right = (torch.randn(n, 2, generator=random) for n in (out, into))
+                layer.weight.add_(0.1 * left @ right.T)
+    return pipe
+
+
 def tiny_tokenizer() -> Any:
     from transformers import CLIPTokenizer
 
@@ -182,6 +197,7 @@ def build_tiny_suite(folder: Path) -> Suite:
 
     pipe = build_tiny_pipeline()
     pipe.save_pretrained(folder / "pipeline", safe_serialization=True)
+    build_tiny_base().save_pretrained(folder / "base", safe_serialization=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         save_network(SmallDescriptor(DESCRIPTOR_DIMS), folder / "descriptor.safetensors")

@@ -37,6 +37,8 @@ def broken(results):
     return {name: result.note for name, result in results.items() if result.verdict == "broken"}
 
 
+LEAVES_METHOD = "leaves weights, hooks and attention processors as they were, bit for bit"
+LEAVES_ATTACK = "leaves the model and stored images as they were"
 # Parameters under which a method acts on a model with random weights.
 ACTING = {
     "wen": {"target": 0.5, "iterations": 2},
@@ -390,3 +392,34 @@ def test_code_that_ends_python_breaks_the_contracts_that_call_it_and_not_the_che
     notes = broken(results)
     assert len(results) > len(notes) > 5
     assert all("it raised SystemExit: 0" in note for note in notes.values())
+
+
+def test_who_edits_what_a_model_was_fine_tuned_from_is_told(outcome):
+    method = '''
+    class Mine(Method):
+        """Scales the base."""
+
+        needs: ClassVar = ("base",)
+
+        def fit(self, denoiser, data):
+            data.base.pipe.unet.conv_in.weight.mul_(1.1)
+            return {}
+    '''
+    notes = broken(outcome(method))
+    assert "unet.conv_in.weight differs" in notes[LEAVES_METHOD]
+    attack = '''
+    class Mine(Attack):
+        """Scales the base."""
+
+        threat: ClassVar = "weights"
+        needs_base: ClassVar = True
+        names: ClassVar = ("mine",)
+
+        def run(self, target):
+            with target.weights():
+                target.base().pipe.unet.conv_in.weight.mul_(1.1)
+            prompts = target.suite.prompts("memorized")
+            return {"mine": PerImage(np.zeros((len(prompts), 1)), prompts, "share", False)}
+    '''
+    notes = broken(outcome(attack, "attack"))
+    assert "unet.conv_in.weight differs" in notes[LEAVES_ATTACK]
