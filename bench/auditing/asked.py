@@ -82,6 +82,11 @@ class Asked:
         return self.like or (SHARED if self.model is None else OTHERS)
 
     @property
+    def attacks(self) -> bool:
+        """Whether the attacker who knows what the model was made from is tried."""
+        return self.attack and not self.quick and bool(self.loras or self.base)
+
+    @property
     def images_each(self) -> int:
         """Images of each caption."""
         return self.images or (QUICK_IMAGES if self.quick else IMAGES)

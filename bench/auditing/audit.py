@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bench.assets.catalogue import PREFIX
+from bench.auditing.attack import attack_found
 from bench.auditing.compare import Seen
 from bench.auditing.found import kinds_found, pictures_found
 from bench.auditing.header import TrainingHeader
@@ -54,8 +55,8 @@ def run_audit(audit: Audit) -> Found:
     natural = Seen(seen.similarity[:rows], seen.view[:rows], seen.held_out[:rows])
     hit = hits(natural.similarity, audit.judges.threshold, natural.held_out)
     hit_base = hits(before.similarity, audit.judges.threshold) if before else None
-    attack = None
-    said = verdicts(hit, hit_base)
+    attack, extracted = attack_found(audit)
+    said = verdicts(hit, hit_base, extracted)
     back = np.array([one in ("copied", "already in the base") for one in said])
     held = _held_out_hits(audit, seen)
     captions = np.array([one.kind == "caption" for one in audit.askings])

@@ -11,7 +11,7 @@ from bench.auditing.page import bounds, columns, page, percent
 from bench.auditing.result import Found
 from bench.base.errors import visible
 from bench.base.files import write_atomically
-from bench.base.text import size_text
+from bench.base.text import duration_text, size_text
 
 LISTED = 10  # pictures that the terminal names
 
@@ -59,9 +59,11 @@ def text(found: Found, files: Mapping[str, Path]) -> str:
 def plan_in_words(planned: Mapping[str, Any]) -> str:
     """The plan for people."""
     counted = ", ".join(f"{count:,} {name}" for name, count in planned["images"].items())
+    seconds = planned["seconds_estimated"]
+    about = "" if seconds is None else f", about {duration_text(seconds)} at the pace of just now"
     return (
         f"{planned['pictures']} training pictures, {planned['held_out']} held out,"
         f" {planned['prompts']} prompts; images: {counted}\n"
         f"{planned['images_missing']:,} images to make ({planned['row_evaluations']:,} row"
-        f" evaluations, {size_text(planned['disk_mib'] * 2**20)}) in {planned['out']}"
+        f" evaluations, {size_text(planned['disk_mib'] * 2**20)}{about}) in {planned['out']}"
     )

@@ -2,38 +2,68 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
+
+import torch
 
 from bench.auditing.ready import Audit
 from bench.auditing.rows import compared, remedy_columns
 from bench.auditing.sampling import Column, Generated, planned
 from bench.auditing.suites import FEW
 from bench.base.pictures import PNG_BYTES_PER_PIXEL
+from bench.diffusion.denoiser import Denoiser
+from bench.running.plan import searches_planned
 
 
-def plan(audit: Audit) -> dict[str, Any]:
-    """What would be made, in numbers, without making it."""
+def plan(audit: Audit, denoiser: Denoiser | None = None) -> dict[str, Any]:
+    """What would be made, in numbers, without making it; with a loaded model also how long that
+    takes at the pace of one evaluation just now. What methods fit and evaluate on top is not in it.
+    """
     studio = audit.studio
-    steps = audit.suite.settings.model.steps
-    side = audit.suite.settings.model.side
+    steps, side = audit.suite.settings.model.steps, audit.suite.settings.model.side
     columns: list[tuple[Column, Generated]] = []
     yours = planned(studio.prepared(audit.yours), [*audit.askings, *audit.held_out_askings])
     columns.append((audit.yours, yours))
     if audit.base:
         columns.append((audit.base, planned(studio.prepared(audit.base), audit.askings)))
-    for column, _, _ in audit.settings():
-        columns.append((column, planned(studio.prepared(column), compared(audit.askings), FEW)))
-    for column in remedy_columns(audit):
-        columns.append((column, planned(studio.prepared(column), compared(audit.askings), FEW)))
+    few = compared(audit.askings)
+    for column in [*(one for one, _, _ in audit.settings()), *remedy_columns(audit)]:
+        columns.append((column, planned(studio.prepared(column), few, FEW)))
     images = {column.name: len(set(generated.keys)) for column, generated in columns}
     missing = sum(len(made.prepared.images.lacking(made.keys)) for _, made in columns)
+    attacked = 0
+    if audit.attack:
+        experiment = studio.prepared(audit.attack).experiment
+        attacked = sum(one["row_evaluations"] for one in searches_planned(experiment).values())
+    rows = 2 * steps * missing + attacked
     return {
         "pictures": len(audit.training),
         "held_out": len(audit.holdout) if audit.holdout else 0,
         "prompts": len(audit.askings),
         "images": images,
         "images_missing": missing,
-        "row_evaluations": 2 * steps * missing,
+        "row_evaluations": rows,
+        "row_evaluations_of_the_attack": attacked,
+        "seconds_estimated": None if denoiser is None else round(rows * pace(denoiser), 1),
         "disk_mib": round(missing * side * side * PNG_BYTES_PER_PIXEL / 2**20, 1),
         "out": str(audit.asked.out),
     }
+
+
+def pace(denoiser: Denoiser) -> float:
+    """Seconds that one row takes through the UNet, in a batch as it is sampled; measured once,
+    after one that warms up.
+    """
+    count = denoiser.batch_size
+    request = denoiser.request([""] * count, range(count))
+    seconds = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        with torch.no_grad():
+            found = denoiser.epsilon(
+                request.latents, denoiser.timesteps[0], request.embeddings, None, 0
+            )
+        float(found.flatten()[0])  # waits for a GPU
+        seconds = time.perf_counter() - began
+    return seconds / count

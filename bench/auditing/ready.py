@@ -18,6 +18,7 @@ from bench.auditing.pictures import Pictures, groups, read_pictures, refuse_alik
 from bench.auditing.prompts import Asking, askings, novel_scenes, trigger_of
 from bench.auditing.sampling import Column, Studio
 from bench.auditing.suites import (
+    ATTACKED,
     BASE,
     Files,
     Judges,
@@ -30,6 +31,7 @@ from bench.auditing.suites import (
 from bench.base.progress import Report, silent
 from bench.base.prompt_lists import read_list
 from bench.captioned.views import Training
+from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import resolve
 from bench.diffusion.lora.names import module_names
@@ -43,6 +45,13 @@ REMEDIES = (
     Remedy("random_tokens", {"count": 4}),
     Remedy("wen", {}),
     Remedy("wanda", {}),
+)
+# Of what a file adds to its base, with as many channels at random as the control.
+OF_FILES = (
+    Remedy("baf", {"q": 0.25}),
+    Remedy("baf", {"q": 0.5}),
+    Remedy("baf", {"q": 0.5, "control": "random"}),
+    Remedy("baf", {"q": 0.5, "control": "reverse"}),
 )
 # On the embedded model these methods need other parameters (Makefile, `make records`).
 OF_TESTBED = {"wanda": {"sparsity": 0.1, "branch": "cond", "token_norm": "none"}}
@@ -85,6 +94,13 @@ class Audit:
             return None
         return Column("base", load_suite(str(self.asked.out / f"{BASE}.toml")))
 
+    @property
+    def attack(self) -> Column | None:
+        """The model against the attacker who knows its base; None where that is not tried."""
+        if not self.files.attacked:
+            return None
+        return Column("attack", load_suite(str(self.asked.out / f"{ATTACKED}.toml")))
+
     def settings(self) -> list[tuple[Column, str, float | None]]:
         """Weights and epochs beside base and model: column, kind of row, weight."""
         if not self.asked.loras:
@@ -108,12 +124,12 @@ class Audit:
             return self.asked.remedies
         if self.asked.quick:
             return ()
+        found = [*REMEDIES, *(OF_FILES if self.asked.loras or self.asked.base else ())]
         if self.like.name.startswith("testbed"):
-            return tuple(
-                replace(one, parameters=OF_TESTBED.get(one.method, one.parameters))
-                for one in REMEDIES
-            )
-        return REMEDIES
+            found = [
+                replace(one, parameters=OF_TESTBED.get(one.method, one.parameters)) for one in found
+            ]
+        return tuple(found)
 
     def _touches_text(self) -> bool:
         return any(
@@ -202,11 +218,11 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     )
 
 
-def try_model(audit: Audit) -> None:
+def try_model(audit: Audit) -> Denoiser:
     """Load the model with its LoRAs once, and hold every earlier epoch against it.
 
-    Raises `UserError` for a file that does not belong to the model or changes nothing, before
-    anything is generated.
+    Returns the model. Raises `UserError` for a file that does not belong to it or changes nothing,
+    before anything is generated.
     """
     prepared = audit.studio.prepared(audit.yours)
     prepared.engine.load()
@@ -215,6 +231,7 @@ def try_model(audit: Audit) -> None:
     for file in audit.asked.epochs:
         resolve(read_lora(file), names, pipe)
     _note_long_captions(audit, pipe)
+    return prepared.engine.denoiser
 
 
 def _own_captions(pictures: Pictures, images: int) -> list[Asking]:
@@ -289,7 +306,9 @@ def _note_long_captions(audit: Audit, pipe: Any) -> None:
         for caption in audit.training.captions
     )
     if long:
-        audit.notes.append(
+        note = (
             f"{long} captions are longer than the {most} tokens that the model reads; the rest of"
             " them is cut off, as `bench` does not read captions in chunks."
         )
+        if note not in audit.notes:
+            audit.notes.append(note)

@@ -51,6 +51,8 @@ def rows_of(audit: Audit, studio: Studio) -> tuple[Row, ...]:
     for column in remedy_columns(audit):
         where = registry.find("method", column.method).load().where
         travels = TRAVELS["weights"] if where == "weights" else TRAVELS["served"]
+        if column.method == "baf":  # what is left of the update is a file as before
+            travels = TRAVELS["file"]
         record = studio.record(column)
         seconds[column.name] = _seconds(record.cost)
         points.append(point(column, "remedy", None, travels))

@@ -1,8 +1,9 @@
 """The suite of an audit: an ordinary one, which can be read, edited and run by hand, with its lists
 and the views of the pictures beside it.
 
-    <out>/suite.toml            the model as it is published
-          base.toml             the same prompts on what it was made from
+    <out>/audit.toml            the model as it is published
+          audit-base.toml       the same prompts on what it was made from
+          audit-attack.toml     the model against an attacker who knows what it was made from
           prompts/*.csv         captions, held-out captions, novel scenes; kinds.csv for the reader
           views/                what a training may have shown of each picture
 
@@ -37,7 +38,8 @@ from bench.suite.places import SUITE_PREFIX
 from bench.suite.schema import SuiteSettings
 from bench.suite.suite import Suite
 
-NAME, BASE = "audit", "audit-base"
+NAME, BASE, ATTACKED = "audit", "audit-base", "audit-attack"
+ATTACK, TARGETS = "model_guidance", 16  # and how many pictures it is after
 FEW = 4  # images of a prompt where methods and weights are compared
 ROUNDS, TIMED = 3, 4  # of the timing of a method
 SLUG = re.compile(r"[^A-Za-z0-9._-]+")
@@ -168,17 +170,29 @@ class Files:
         )
         if self.asked.loras or self.asked.base:
             self._toml(BASE, self.table(BASE, loras=(), base=True))
+        if self.attacked:
+            table = self.table(ATTACKED, self.asked.loras, judged=False, attacked=True)
+            self._toml(ATTACKED, table)
         self._toml(NAME, self.table(NAME, self.asked.loras))
         return load_suite(str(self.asked.out / f"{NAME}.toml"))
 
     def table(
-        self, name: str, loras: Sequence[Lora], base: bool = False, judged: bool = True
+        self,
+        name: str,
+        loras: Sequence[Lora],
+        base: bool = False,
+        judged: bool = True,
+        attacked: bool = False,
     ) -> dict[str, Any]:
-        """The settings of one suite. `base`: of what the model was made from."""
+        """The settings of one suite. `base`: of what the model was made from; `judged`: methods
+        are timed on it; `attacked`: with the attack of whoever knows the base.
+        """
         model = model_table(self.asked, self.like, self.on_gpu)
-        if base and self.asked.base:
+        if self.asked.base and base:
             model["path"] = str(absolute(self.asked.base))
             model.pop("config", None)
+        elif self.asked.base:
+            model["base"] = str(absolute(self.asked.base))
         if loras:
             model["loras"] = [
                 {
@@ -203,6 +217,9 @@ class Files:
             metrics["clip_score"] = dict(self.judges.clip)
         if judged:
             metrics["walltime"] = {"rounds": ROUNDS, "images": TIMED}
+        if attacked:
+            metrics = {"sscd": dict(self.judges.sscd)}
+        attacks = {ATTACK: {"targets": min(TARGETS, len(self.training))}} if attacked else {}
         return {
             "name": name,
             "description": "What a fine-tuned model gives back of its training pictures",
@@ -214,7 +231,13 @@ class Files:
             "model": model,
             "prompts": prompts,
             "metrics": metrics,
+            "attacks": attacks,
         }
+
+    @property
+    def attacked(self) -> bool:
+        """Whether the attack is made: it needs two pictures to tell apart."""
+        return self.asked.attacks and len(self.training) > 1
 
     def with_loras(self, suite: Suite, loras: Sequence[Lora], base: bool = False) -> Suite:
         """The same suite with other LoRAs, in memory: for weights and earlier epochs."""
@@ -238,19 +261,21 @@ class Files:
         return table
 
     def _captions(self) -> list[dict[str, str]]:
-        """A row for each picture; one whose caption others share refers to the views of all."""
+        """A row for each picture, which refers to its own plainest view and then to those of the
+        pictures that share its caption.
+        """
         shared: dict[str, list[int]] = {}
         for number, caption in enumerate(self.training.captions):
             shared.setdefault(caption, []).append(number)
         return [
             {
-                "id": entry.name.replace("|", "_"),
+                "id": row_id(entry.name),
                 "prompt": entry.caption,
                 "group": str(entry.repeats),
                 "reference": "|".join(
                     f"../{path}"
-                    for other in shared[entry.caption]
-                    for path in self._view_files("training", self.training, other)
+                    for other in sorted(shared[entry.caption], key=lambda n: n != number)
+                    for path in self._view_files("training", self.training, other)[:1]
                 ),
             }
             for number, entry in enumerate(self.training.entries)
@@ -260,10 +285,10 @@ class Files:
         assert self.holdout is not None
         return [
             {
-                "id": entry.name.replace("|", "_"),
+                "id": row_id(entry.name),
                 "prompt": entry.caption,
                 "reference": "|".join(
-                    f"../{path}" for path in self._view_files("holdout", self.holdout, number)
+                    f"../{path}" for path in self._view_files("holdout", self.holdout, number)[:1]
                 ),
             }
             for number, entry in enumerate(self.holdout.entries)
@@ -324,6 +349,11 @@ def weighted(loras: Iterable[Lora], weight: float) -> list[Lora]:
 def in_unet_only(loras: Iterable[Lora]) -> list[Lora]:
     """The LoRAs without what they do to the text encoder."""
     return [Lora(one.file, Strength(one.strength.unet, 0.0)) for one in loras]
+
+
+def row_id(name: str) -> str:
+    """The id that a picture's row has in the suite's list."""
+    return name.replace("|", "_")
 
 
 def refuse_out(out: Path, named: Iterable[Path]) -> None:

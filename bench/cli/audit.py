@@ -250,8 +250,7 @@ def audit(
         return
     with reporter() as report:
         prepared = ready(asked, pick_device(output.device), report)
-        try_model(prepared)
-        planned: dict[str, Any] = plan(prepared)
+        planned: dict[str, Any] = plan(prepared, try_model(prepared))
         if output.dry_run:
             print(json.dumps(planned, indent=1) if as_json else plan_in_words(planned))
             return
