@@ -60,7 +60,7 @@ EACH, HELD_OUT = 6, 12  # pictures
 CLASS = "scene"  # the words of the folders' names
 NAME = "subject"
 BASE = "testbed"  # what the files' header calls the base model
-IMAGES = 8  # of each caption, where copies are counted
+IMAGES, SHOWN = 8, 4  # of each caption, where copies are counted; and on the sheet
 
 
 @dataclass(frozen=True)
@@ -263,10 +263,11 @@ def cost(settings: Settings, seconds: float) -> dict[str, Any]:
 def cost_text(found: dict[str, Any]) -> str:
     """What `cost` found, in one line."""
     views = ", ".join(f"{number:,}" for number in found["views"].values())
+    seconds = found["seconds"]
+    time = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
     return (
         f"{found['pictures']} pictures, {found['an_epoch']} an epoch; {found['steps']:,} steps of"
-        f" {found['batch_size']} show each {views} times by folder; about"
-        f" {found['seconds'] / 60:.0f} minutes here"
+        f" {found['batch_size']} show each {views} times by folder; about {time} here"
     )
 
 
@@ -297,21 +298,13 @@ def measure(
         opened = OpenedBundle(BUNDLE, suite, denoiser, report, [each.digest for each in files])
         generated = opened.generate(prompts, NAME)
         features = opened.describe(generated).reshape(len(pairs), images, -1)
-        own = opened.describe(pictures)
-        similarity[who] = np.einsum("pid,pd->pi", features, own)
-    rows, start = list[dict[str, Any]](), 0
-    for name, inside in folders.items():
-        part, start = slice(start, start + len(inside)), start + len(inside)
-        repeats = int(name.partition("_")[0]) if "_" in name else 0
-        row = {"folder": name, "views": repeats * settings.epochs, "pictures": len(inside)}
-        for who, values in similarity.items():
-            row[who] = {
-                "copied": int((values[part] > threshold).any(1).sum()),
-                "images": round(float((values[part] > threshold).mean()), 4),
-                "mean": round(float(values[part].mean()), 4),
-                "highest": round(float(values[part].max()), 4),
-            }
-        rows.append(row)
+        similarity[who] = np.einsum("pid,pd->pi", features, opened.describe(pictures))
+    ends = np.cumsum([len(inside) for inside in folders.values()])
+    rows = [
+        {"folder": name, "views": times * settings.epochs, "pictures": int(end - start)}
+        | {who: _copies(values[start:end], threshold) for who, values in similarity.items()}
+        for name, times, start, end in zip(folders, (*REPEATS, 0), [0, *ends[:-1]], ends)
+    ]
     found = {
         "settings": asdict(settings),
         "lora": file.digest,
@@ -320,17 +313,34 @@ def measure(
         "folders": rows,
     }
     write_atomically(out / "measured.json", (json.dumps(found, indent=1) + "\n").encode())
-    shown = [
-        [picture, *generated[number * images : number * images + 4]]
-        for number, picture in enumerate(pictures)
-    ]
-    ends = np.cumsum([len(inside) for inside in folders.values()])
-    blocks = [
-        (f"{row['folder']}: {row['lora']['copied']} of {row['pictures']} copied", shown[a:b][:EACH])
-        for row, a, b in zip(rows, [0, *ends], ends, strict=False)
-    ]
-    write_blocks(out / "sheet.png", blocks, across=len(blocks))
+    beside = np.array(generated).reshape(len(pairs), images, *generated[0].shape)
+    _write_sheet(out / "sheet.png", rows, pictures, beside)
     return found
+
+
+def _copies(similarity: np.ndarray, threshold: float) -> dict[str, Any]:
+    """What similarities `[pictures, images]` of one folder say."""
+    above = similarity > threshold
+    return {
+        "copied": int(above.any(1).sum()),
+        "images": round(float(above.mean()), 4),
+        "mean": round(float(similarity.mean()), 4),
+        "highest": round(float(similarity.max()), 4),
+    }
+
+
+def _write_sheet(
+    file: Path, rows: list[dict[str, Any]], pictures: list[np.ndarray], generated: np.ndarray
+) -> None:
+    """Of each folder the first pictures, each beside generations for its caption."""
+    blocks, start = list[tuple[str, list[list[np.ndarray]]]](), 0
+    for row in rows:
+        numbers = range(start, start + row["pictures"])
+        title = f"{row['folder']}: {row['lora']['copied']} of {row['pictures']} copied"
+        shown = [[pictures[n], *generated[n, :SHOWN]] for n in numbers[:EACH]]
+        blocks.append((title, shown))
+        start = numbers.stop
+    write_blocks(file, blocks, across=len(blocks))
 
 
 def table(found: dict[str, Any]) -> str:

@@ -18,10 +18,10 @@ from bench.auditing.audit import run_audit
 from bench.auditing.ready import ready
 from bench.base.errors import UserError
 from bench.running import generating
-from bench.testbed.bundle import BUNDLE
+from bench.testbed.subject import SHIPPED
 from conftest import bench
 
-SUBJECT = BUNDLE.parent / "subject"
+SUBJECT = SHIPPED
 LORA = SUBJECT / "subject.safetensors"
 CPU = torch.device("cpu")
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from bench.base.digests import path_digest
 from bench.base.errors import UserError
 from bench.base.pictures import read_picture
 from bench.contracts.method import Method
@@ -23,10 +25,21 @@ from bench.studies.finetune.data import read_pairs
 from bench.suite.load import load_suite
 from bench.testbed.bundle import BUNDLE
 from bench.testbed.fresh import fresh_scenes
-from bench.testbed.subject import SHIPPED, Settings, Training, cost, cost_text, write_pictures
+from bench.testbed.opened import OpenedBundle
+from bench.testbed.subject import (
+    SHIPPED,
+    Settings,
+    Training,
+    cost,
+    cost_text,
+    measure,
+    table,
+    write_pictures,
+)
 from conftest import bench
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 FEW = Settings(rank=2, alpha=2, epochs=3, save_every=2, batch_size=10, warmup=0)
 FILES = ("subject-000002.safetensors", "subject.safetensors", "subject-diffusers.safetensors")
 
@@ -196,3 +209,47 @@ def test_the_shipped_one_copies_what_was_repeated_and_nothing_of_what_was_not():
         images = describe(list(denoiser.decode(sample(denoiser, request, Method(), {}))))
         copied.append(((images * own).sum(1) > measured["threshold"]).tolist())
     assert copied == [[True, True, False], [False, False, False]]
+
+
+def test_copies_are_counted_by_folder_with_the_base_beside(tmp_path, monkeypatch):
+    """A model that gives the picture for the first caption of `16_scene` in one of two images."""
+    for name in ("data", "holdout", "subject.safetensors"):
+        (tmp_path / name).symlink_to(SHIPPED / name)
+    pair = read_pairs(SHIPPED / "data/16_scene")[0]
+
+    def generate(opened, prompts, what):
+        copied = opened.model_digest != path_digest(BUNDLE / "pipeline")
+        grey = np.full((32, 32, 3), 128, np.uint8)
+        first = prompts.index(pair.caption)
+        return [
+            read_picture(pair.path) if copied and number == first else grey
+            for number in range(len(prompts))
+        ]
+
+    monkeypatch.setattr(OpenedBundle, "generate", generate)
+    found = measure(tmp_path, Settings(), images=2)
+    rows = {row.pop("folder"): row for row in found["folders"]}
+    assert {name: (row["views"], row["pictures"]) for name, row in rows.items()} == {
+        "64_scene": (3200, 6),
+        "16_scene": (800, 6),
+        "4_scene": (200, 6),
+        "1_scene": (50, 6),
+        "holdout": (0, 12),
+    }
+    assert {name: row["lora"]["copied"] for name, row in rows.items() if row["lora"]["copied"]} == {
+        "16_scene": 1
+    }
+    assert rows["16_scene"]["lora"]["images"] == round(1 / 12, 4)
+    assert rows["16_scene"]["lora"]["highest"] == pytest.approx(1, abs=1e-4)
+    assert all(row["base"]["copied"] == 0 for row in rows.values())
+    assert json.loads((tmp_path / "measured.json").read_text())["lora"] == found["lora"]
+    assert (tmp_path / "sheet.png").is_file()
+
+
+def test_the_page_quotes_what_was_measured_on_the_shipped_one():
+    page = (ROOT / "docs/testbed.md").read_text()
+    for line in table(json.loads((SHIPPED / "measured.json").read_text())).splitlines()[2:]:
+        cells = line.strip("| ").split(" | ")
+        cells[0] = f"`{cells[0]}`"
+        del cells[5]  # the highest similarity
+        assert f"| {' | '.join(cells)} |" in page
