@@ -17,11 +17,14 @@ LISTED = 10  # pictures that the terminal names
 
 
 def write(found: Found, out: Path) -> dict[str, Path]:
-    """Write `index.html`, `audit.json`, `pictures.csv` and `rows.csv` into the audit's folder."""
+    """Write `index.html`, `audit.json`, `audit.md`, `pictures.csv` and `rows.csv` into the audit's
+    folder.
+    """
     frames = found.frames()
     contents = {
         "page": ("index.html", page(found, out)),
         "json": ("audit.json", json.dumps(found.as_json(), indent=1) + "\n"),
+        "card": ("audit.md", markdown(found)),
         "pictures": ("pictures.csv", frames["pictures"].to_csv(index=False)),
         "rows": ("rows.csv", frames["rows"].to_csv(index=False)),
     }
@@ -30,6 +33,40 @@ def write(found: Found, out: Path) -> dict[str, Path]:
         files[key] = out / name
         write_atomically(files[key], content.encode())
     return files
+
+
+def markdown(found: Found) -> str:
+    """The audit in short, for the card of a model: the answer with what stands beside it, kinds of
+    prompts, weights and remedies. It names no picture.
+    """
+    lines = [f"**{found.answer}**", "", "| | pictures | 95 % | |", "|---|---|---|---|"]
+    for one in columns(found):
+        known = f"{one['count']} of {one['total']}" if one["known"] else "not known"
+        lines.append(f"| {one['name']} | {known} | {one['interval']} | {one['means']} |")
+    if found.kinds:
+        lines += ["", "| prompts | images | copies | 95 % | base |", "|---|---|---|---|---|"]
+        for kind in found.kinds:
+            base = "" if kind.base is None else kind.base
+            lines.append(
+                f"| {kind.kind} | {kind.images} | {kind.copies} | {bounds(kind.interval)} | {base} |"
+            )
+    if len(found.rows) > 1:
+        lines += ["", "| setting | images that copy | 95 % | use | text score | travels | |"]
+        lines.append("|---|---|---|---|---|---|---|")
+        for row in found.rows:
+            used = "" if row.use is None else f"{row.use[0]:.2f}"
+            aligned = "" if row.alignment is None else f"{row.alignment:.3f}"
+            lines.append(
+                f"| {_cell(row.name)} | {percent(row.copies)} | {bounds(row.interval)} | {used} |"
+                f" {aligned} | {row.travels} | {row.against} |"
+            )
+    if found.attack:
+        lines += ["", found.attack.words]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return visible(text).replace("|", "\\|").replace("<", "&lt;")
 
 
 def text(found: Found, files: Mapping[str, Path]) -> str:
