@@ -213,9 +213,7 @@ class Denoiser:
         depend on its batch or device.
         """
         shape = (self.pipe.unet.config.in_channels, *self._latent_sides())
-        rows = [
-            torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds
-        ]
+        rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(rows).to(self.device, self.dtype)
 
     def _latent_sides(self) -> tuple[int, int]:
@@ -240,9 +238,9 @@ class Denoiser:
             embeddings,
             null,
             self.guidance_scale,
-            pooled=added and added.pooled,
-            null_pooled=null_added and null_added.pooled,
-            time_ids=added and added.time_ids,
+            pooled=added.pooled if added else None,
+            null_pooled=null_added.pooled if null_added else None,
+            time_ids=added.time_ids if added else None,
         )
 
     def epsilon(
@@ -308,10 +306,8 @@ class Denoiser:
         """
         embeddings = torch.cat([request.null_embeddings, request.embeddings])
         mask = None if request.attention_mask is None else torch.cat([request.attention_mask] * 2)
-        null, added = request.null_added, request.added
-        both = null.and_then(added) if null is not None and added is not None else None
         unconditional, conditional = self.epsilon(
-            torch.cat([scaled, scaled]), timestep, embeddings, mask, index, both
+            torch.cat([scaled, scaled]), timestep, embeddings, mask, index, request.both_added
         ).chunk(2)
         return unconditional, conditional
 

@@ -21,17 +21,14 @@ if TYPE_CHECKING:
 # UNet that also reads a pooled text and the sizes of the picture
 Family = Literal["sd", "sdxl"]
 FAMILIES: tuple[Family, ...] = ("sd", "sdxl")
-CALLED: dict[Family, str] = {
-    "sd": "Stable Diffusion 1 and 2",
-    "sdxl": "Stable Diffusion XL",
-}
+CALLED: dict[Family, str] = {"sd": "Stable Diffusion 1 and 2", "sdxl": "Stable Diffusion XL"}
 # The parts of a pipeline that hold weights, and what their files are called.
 STEMS: dict[Family, dict[str, str]] = {
     "sd": {
         "unet": "diffusion_pytorch_model",
         "vae": "diffusion_pytorch_model",
         "text_encoder": "model",
-    },
+    }
 }
 STEMS["sdxl"] = STEMS["sd"] | {"text_encoder_2": "model"}
 SUPPORTED = "not supported yet (Stable Diffusion 1, 2 and XL are)"

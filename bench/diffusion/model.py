@@ -320,12 +320,7 @@ def _from_folder(folder: Path, family: Family, dtype: torch.dtype) -> Any:
     pipeline, more = _pipeline_of(family)
     with _clear_errors(folder):
         return pipeline.from_pretrained(
-            folder,
-            torch_dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            **more,
-            **parts,
+            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True, **more, **parts
         )
 
 
@@ -343,11 +338,7 @@ def _from_single_file(file: Path, config: Path, dtype: torch.dtype) -> Any:
     pipeline, more = _pipeline_of(check_model_index(config))
     with _clear_errors(file):
         return pipeline.from_single_file(
-            str(file),
-            config=str(config),
-            torch_dtype=dtype,
-            local_files_only=True,
-            **more,
+            str(file), config=str(config), torch_dtype=dtype, local_files_only=True, **more
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -78,7 +78,8 @@ class Request:
                      end, so padding begins there; only where sampling is recorded
     first            both predictions of the first step, epsilon `[B, C, h, w]` (unconditional, then
                      conditional), where a method has made them for these latents and embeddings
-    pooled           float `[B, P]`: of the prompts; Stable Diffusion XL alone has it, as the next two
+    pooled           float `[B, P]`: of the prompts as wholes; only Stable Diffusion XL has this and
+                     the next two, for the others they are None
     null_pooled      float `[B, P]`: of the empty prompt
     time_ids         float `[B, 6]`: sizes and crop of the picture, as `Added` has them, the same in
                      both branches
@@ -113,6 +114,12 @@ class Request:
         return _added(self.null_pooled, self.time_ids)
 
     @property
+    def both_added(self) -> Added | None:
+        """Both, those of the empty prompt first, for `[2 B]` rows."""
+        null, added = self.null_added, self.added
+        return None if null is None or added is None else null.and_then(added)
+
+    @property
     def handed_in(self) -> bool:
         """Whether the embeddings are the caller's own, so that no rewording of prompts reaches
         them.
@@ -122,6 +129,15 @@ class Request:
     def replace(self, **changes: Any) -> Request:
         """The same request with other values of some fields."""
         return replace(self, **changes)
+
+    def in_float32(self) -> Request:
+        """The same request in float32."""
+        tensors = {
+            part.name: value.float()
+            for part in fields(self)
+            if isinstance(value := getattr(self, part.name), Tensor) and value.is_floating_point()
+        }
+        return self.replace(**tensors)
 
     def rows(self, rows: slice | Sequence[int]) -> Request:
         """A request for some of the images, whose facts are its own."""

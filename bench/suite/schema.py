@@ -61,7 +61,7 @@ Pair = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 
 
 class SizeConditioning(_Frozen):
-    """What Stable Diffusion XL is told of the picture that it is to make: that it was so large once,
+    """What Stable Diffusion XL is told of the picture that it is to make: how large it was once,
     and which part of it is shown. In pixels, height or top first.
     """
 

@@ -166,9 +166,7 @@ def build_tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon") -> Any:
     return pipe
 
 
-def build_tiny_xl_pipeline(
-    seed: int = 0, zero_null: bool = True, statistics: bool = False
-) -> Any:
+def build_tiny_xl_pipeline(seed: int = 0, zero_null: bool = True, statistics: bool = False) -> Any:
     """A `StableDiffusionXLPipeline` for 32x32 pixels in eval mode; global random state is left as
     it was. `zero_null`: the empty prompt is zeros; `statistics`: the autoencoder states mean and
     deviation of its latents.
