@@ -101,7 +101,8 @@ def refuse_family(family: Family | None, families: tuple[Family, ...], what: str
     """
     if family is None or family in families:
         return
-    works = " and ".join(CALLED[one] for one in families)
+    # A stranger may have declared a family that does not exist.
+    works = " and ".join(CALLED.get(one, visible(str(one))) for one in families)
     raise UserError(f"{what} works on {works}, and the suite's model is {CALLED[family]}")
 
 

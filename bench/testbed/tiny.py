@@ -166,7 +166,12 @@ def build_tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon") -> Any:
     return pipe
 
 
-def build_tiny_xl_pipeline(seed: int = 0, zero_null: bool = True, statistics: bool = False) -> Any:
+def build_tiny_xl_pipeline(
+    seed: int = 0,
+    prediction_type: str = "epsilon",
+    zero_null: bool = True,
+    statistics: bool = False,
+) -> Any:
     """A `StableDiffusionXLPipeline` for 32x32 pixels in eval mode; global random state is left as
     it was. `zero_null`: the empty prompt is zeros; `statistics`: the autoencoder states mean and
     deviation of its latents.
@@ -232,6 +237,7 @@ def build_tiny_xl_pipeline(seed: int = 0, zero_null: bool = True, statistics: bo
         beta_end=0.012,
         beta_schedule="scaled_linear",
         timestep_spacing="leading",
+        prediction_type=prediction_type,
         steps_offset=1,
     )
     pipe = StableDiffusionXLPipeline(
