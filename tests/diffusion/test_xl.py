@@ -1,5 +1,5 @@
-"""Stable Diffusion XL: our sampler against diffusers, texts of two encoders, loading, and the models
-that are refused by name.
+"""Stable Diffusion XL: our sampler against diffusers, texts of two encoders, folders, and what is
+refused by name.
 """
 
 from __future__ import annotations
