@@ -171,13 +171,14 @@ def build_tiny_xl_pipeline(
     prediction_type: str = "epsilon",
     zero_null: bool = True,
     statistics: bool = False,
+    second_width: int = 32,
 ) -> Any:
     """A `StableDiffusionXLPipeline` for 32x32 pixels in eval mode; global random state is left as
     it was. `zero_null`: the empty prompt is zeros; `statistics`: the autoencoder states mean and
     deviation of its latents.
 
-    Both text encoders give 32 numbers a token; the UNet has one transformer block in its first
-    level and two in its second.
+    The first text encoder gives 32 numbers a token, the second one `second_width`; the UNet has
+    two transformer blocks in each attention of its second level, and none in its first.
     """
     from diffusers import (
         AutoencoderKL,
@@ -189,20 +190,23 @@ def build_tiny_xl_pipeline(
 
     tokenizer, second_tokenizer = tiny_tokenizer(), tiny_tokenizer()
     second_tokenizer.pad_token = "!"  # as the second one of Stable Diffusion XL is filled up
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        projection_dim=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=len(tokenizer) - 2,
-        eos_token_id=len(tokenizer) - 1,
-    )
+    configs = [
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=64,
+            projection_dim=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=len(tokenizer) - 2,
+            eos_token_id=len(tokenizer) - 1,
+        )
+        for width in (32, second_width)
+    ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        first, second = CLIPTextModel(text), CLIPTextModelWithProjection(text)
+        first, second = CLIPTextModel(configs[0]), CLIPTextModelWithProjection(configs[1])
         unet = UNet2DConditionModel(
             sample_size=8,
             in_channels=4,
@@ -211,7 +215,7 @@ def build_tiny_xl_pipeline(
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             block_out_channels=(16, 32),
             layers_per_block=1,
-            cross_attention_dim=64,
+            cross_attention_dim=32 + second_width,
             transformer_layers_per_block=(1, 2),
             attention_head_dim=(2, 4),
             use_linear_projection=True,
