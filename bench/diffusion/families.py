@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.base.errors import UserError, visible
+from bench.base.files import is_regular_file
 from bench.base.foreign import read_table
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def family_of_suite(suite: Suite) -> Family | None:
     """
     settings = suite.settings.model
     place = suite.place(settings.config or settings.path)
-    return family_of(place) if (place / "model_index.json").is_file() else None
+    return family_of(place) if is_regular_file(place / "model_index.json") else None
 
 
 def family_of(folder: Path) -> Family:
@@ -103,7 +104,7 @@ def refuse_family(family: Family | None, families: tuple[Family, ...], what: str
         return
     # A stranger may have declared a family that does not exist.
     works = " and ".join(CALLED.get(one, visible(str(one))) for one in families)
-    raise UserError(f"{what} works on {works}, and the suite's model is {CALLED[family]}")
+    raise UserError(f"{what} works on {works}, and the model is {CALLED[family]}")
 
 
 def _is_part(name: str, value: Any) -> bool:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from bench.base.errors import UserError
 from bench.contracts.held import Held
 from bench.contracts.method import Method
+from bench.diffusion.batch_size import batch_size_by_trial
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.families import STEMS, family_of, parts_of
 from bench.diffusion.lora.file import read_lora
@@ -517,6 +518,12 @@ def test_lora_files_in_stabilitys_spelling_mean_the_modules_of_the_published_une
         "label_emb_0_0": "add_embedding.linear_1",
     }.items():
         assert names[f"lora_unet_{theirs}"] == Place("unet", ours)
+
+
+def test_a_batch_size_is_found_by_trial():
+    denoiser = Denoiser(build_tiny_xl_pipeline(), 4, 5.0)
+    assert batch_size_by_trial(denoiser, memory_gib=64, gradients=True, most=2) == 2
+    assert denoiser.evaluations == 0
 
 
 def test_a_model_of_stable_diffusion_1_has_no_pooled_text():

@@ -230,14 +230,15 @@ def test_a_method_for_other_models_is_refused_in_one_line(xl_folder, tmp_path, m
     done = bench("run", "--method", "esd", *place, *more)
     assert done.returncode == 2 and not (tmp_path / "store").exists()
     assert done.stderr.strip() == (
-        "bench: method esd works on Stable Diffusion 1 and 2, and the suite's model is Stable"
-        " Diffusion XL"
+        "bench: method esd works on Stable Diffusion 1 and 2, and the model is Stable Diffusion XL"
     )
 
 
 def test_an_attack_that_reaches_into_the_text_encoder_is_refused(xl_folder, tmp_path):
     suite = load_suite(str(plain(xl_folder, "attacked", "\n[attacks.dori]\n")))
-    with pytest.raises(UserError, match="attack dori works on Stable Diffusion 1 and 2, and the"):
+    with pytest.raises(
+        UserError, match="attack dori works on Stable Diffusion 1 and 2, and the model"
+    ):
         prepare(suite, "none", {}, tmp_path, torch.device("cpu"))
 
 
