@@ -30,6 +30,7 @@ _HOMES = {
     "Denoiser": "bench.diffusion.denoiser",
     "trajectory": "bench.diffusion.denoiser",
     "Request": "bench.diffusion.request",
+    "Added": "bench.diffusion.request",
     "Step": "bench.diffusion.request",
     "classifier_free_guidance": "bench.diffusion.request",
     # a metric or an attack, what it reads and what it gives
@@ -171,6 +172,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.diffusion.denoiser import Denoiser as Denoiser
     from bench.diffusion.denoiser import trajectory as trajectory
     from bench.diffusion.lora.write import write_lora as write_lora
+    from bench.diffusion.request import Added as Added
     from bench.diffusion.request import Request as Request
     from bench.diffusion.request import Step as Step
     from bench.diffusion.request import classifier_free_guidance as classifier_free_guidance

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Denoiser, UserError
+from bench import Added, Denoiser, UserError
 from methods._nemo_layers import Neurons, RowMasks
 from methods._nemo_similarity import Kind, pairwise, similarity, unit_range
 
@@ -48,9 +48,15 @@ class Probe:
         noise = noise.to(denoiser.device, denoiser.dtype)
         self.inputs = denoiser.start(noise, index)[0]  # [S, C, h, w]
 
-    def changes(self, embedding: Tensor, seeds: Sequence[int], sets: Sequence[Neurons]) -> Tensor:
+    def changes(
+        self,
+        embedding: Tensor,
+        seeds: Sequence[int],
+        sets: Sequence[Neurons],
+        added: Added | None = None,
+    ) -> Tensor:
         """Of the given seeds with these neurons at 0, in [0, 1], fp32 `[len(seeds), C, h, w]`;
-        embedding is `[1, T, D]`.
+        embedding is `[1, T, D]`, and `added` what a UNet of Stable Diffusion XL reads beside it.
         """
         # sampling has as many rows, so they fit the device
         parts, limit = [], 2 * self.denoiser.batch_size
@@ -60,17 +66,20 @@ class Probe:
                 self.masks.set(sets[start : start + limit], 0.0)
                 with torch.no_grad():
                     epsilon = self.denoiser.epsilon(
-                        inputs, self.timestep, embedding.expand(len(inputs), -1, -1)
+                        inputs,
+                        self.timestep,
+                        embedding.expand(len(inputs), -1, -1),
+                        added=added and added.expand(len(inputs)),
                     )
                 parts.append(epsilon.float() - inputs.float())
         finally:
             self.masks.clear()
         return unit_range(torch.cat(parts), self.detection.normalization)
 
-    def whole(self, embedding: Tensor) -> Tensor:
+    def whole(self, embedding: Tensor, added: Added | None = None) -> Tensor:
         """Of all seeds with no neuron deactivated, `[S, C, h, w]`."""
         seeds = range(self.detection.seeds)
-        return self.changes(embedding, seeds, [frozenset()] * len(seeds))
+        return self.changes(embedding, seeds, [frozenset()] * len(seeds), added)
 
     def alike(self, first: Tensor, second: Tensor) -> Tensor:
         return similarity(first, second, self.detection.similarity)
@@ -79,13 +88,13 @@ class Probe:
         """Similarity between seeds, `[S, S]`, 0 on the diagonal."""
         return pairwise(changes, self.detection.similarity)
 
-    def calibrated(self, embeddings: Sequence[Tensor], over: Literal["pairs", "best"]) -> float:
+    def calibrated(
+        self, texts: Sequence[tuple[Tensor, Added | None]], over: Literal["pairs", "best"]
+    ) -> float:
         """Mean plus one standard deviation of the similarity between seeds, of all pairs or of the
-        best of every embedding `[1, T, D]`.
+        best of every text, an embedding `[1, T, D]` and what is added to it.
         """
         upper = torch.ones(self.detection.seeds, self.detection.seeds).triu(1).bool()
-        pairs = torch.stack(
-            [self.pairs(self.whole(embedding)).cpu()[upper] for embedding in embeddings]
-        ).double()
+        pairs = torch.stack([self.pairs(self.whole(*text)).cpu()[upper] for text in texts]).double()
         values = pairs if over == "pairs" else pairs.amax(1)
         return float(values.mean() + values.std())

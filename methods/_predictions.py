@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from bench import Denoiser, Request, Step
+from bench import Added, Denoiser, Request, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,12 @@ def carrying(kind: type[Kind], request: Request, **more: object) -> Kind:
     return kind(**(parts | more))
 
 
-def predicted(step: Step, rows: list[int], embeddings: Tensor) -> Tensor:
+def predicted(
+    step: Step, rows: list[int], embeddings: Tensor, added: Added | None = None
+) -> Tensor:
     """The model's prediction for some images of a step, epsilon `[len(rows), C, h, w]`, with
-    embeddings `[len(rows), T, D]` in place of the request's. One row evaluation an image.
+    embeddings `[len(rows), T, D]`, and what a UNet of Stable Diffusion XL reads beside them, in
+    place of the request's. One row evaluation an image.
     """
     request = step.request
     assert isinstance(request, Evaluating)
@@ -41,7 +44,7 @@ def predicted(step: Step, rows: list[int], embeddings: Tensor) -> Tensor:
     timestep = scheduler.timesteps[step.index]
     scaled = scheduler.scale_model_input(step.latents, timestep)
     mask = None if request.attention_mask is None else request.attention_mask[rows]
-    return request.denoiser.epsilon(scaled[rows], timestep, embeddings, mask, step.index)
+    return request.denoiser.epsilon(scaled[rows], timestep, embeddings, mask, step.index, added)
 
 
 def wide(tensor: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ class CfgDelay(Method):
 
     where: ClassVar[Where] = "guidance"
     paper: ClassVar[str] = "Jain et al. 2025, arXiv:2411.16738"
+    families: ClassVar = ("sd", "sdxl")
     neutral: ClassVar[dict[str, Any] | None] = {"transition": 1000}
     swept: ClassVar[Swept | None] = ("transition", (900, 800, 700, 600, 500, 400, 300))
 

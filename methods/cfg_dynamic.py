@@ -18,6 +18,7 @@ class CfgDynamic(Method):
 
     where: ClassVar[Where] = "guidance"
     paper: ClassVar[str] = "Jain et al. 2025, arXiv:2411.16738"
+    families: ClassVar = ("sd", "sdxl")
     neutral: ClassVar[dict[str, Any] | None] = {"fallback": 1000}
     swept: ClassVar[Swept | None] = ("fallback", (900, 800, 700, 600, 500, 400))
 

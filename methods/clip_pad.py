@@ -11,6 +11,9 @@ The released code changes the tokenizer and leaves it changed, so its empty prom
 "!" too (`null=same`); here the tokenizer is not touched at all. The published similarities are to
 the picture that the same noise gives without the mitigation, and not to a training picture. That
 `share` can be less than all of the padding in the first two variants is ours.
+
+Of the two text encoders of Stable Diffusion XL the second is filled up with "!" already, so other
+padding concerns what the first one gives; embeddings of both are set to zero.
 """
 
 from collections.abc import Sequence
@@ -30,6 +33,7 @@ class ClipPad(Method):
 
     where: ClassVar[Where] = "embedding"
     paper: ClassVar[str] = "Kim and No 2026, arXiv:2605.02908"
+    families: ClassVar = ("sd", "sdxl")
     neutral: ClassVar[dict[str, Any] | None] = {"variant": "ratio", "share": 0}
     swept: ClassVar[Swept | None] = ("share", (0.25, 0.5, 0.75, 1))
 
@@ -72,9 +76,11 @@ class ClipPad(Method):
         embeddings, null = request.embeddings, request.null_embeddings
         if denoiser.pipe.tokenizer.pad_token != PADDING:
             if not request.handed_in:  # an embedding has no padding that could be another
-                embeddings = _filled_up(denoiser, request.prompts, share)
-            if self.null == "same":
-                null = _filled_up(denoiser, ("",), share).expand_as(null)
+                filled = _filled_up(denoiser, request.prompts, share)
+                embeddings = _with_first(embeddings, filled)
+            # Zeros, as models of Stable Diffusion XL have them, are no text with a padding.
+            if self.null == "same" and bool(null.any()):
+                null = _with_first(null, _filled_up(denoiser, ("",), share))
         if self.variant == "eot":
             ends = denoiser.lengths(request.prompts) - 1
             tokens = torch.arange(embeddings.shape[1])
@@ -96,9 +102,20 @@ def _zeroed(embeddings: Tensor, tokens: Tensor) -> Tensor:
     return embeddings.masked_fill(tokens.to(embeddings.device)[..., None], 0)
 
 
+def _with_first(embeddings: Tensor, filled: Tensor) -> Tensor:
+    """Embeddings `[B, T, D]` whose first numbers are those of the first text encoder, `[B or 1, T,
+    D']`: all of them in Stable Diffusion 1 and 2.
+    """
+    filled = filled.expand(len(embeddings), -1, -1)
+    width = filled.shape[2]
+    return (
+        filled if width == embeddings.shape[2] else torch.cat([filled, embeddings[..., width:]], 2)
+    )
+
+
 def _filled_up(denoiser: Denoiser, prompts: Sequence[str], share: float) -> Tensor:
-    """Embeddings `[B, T, D]` of prompts whose padding is "!", or a first part of it; each different
-    prompt is encoded once.
+    """Embeddings `[B, T, D]` of prompts whose padding is "!", or a first part of it, by the first
+    text encoder; each different prompt is encoded once.
 
     The token ids are changed and not the tokenizer, which others use too.
     """
@@ -114,8 +131,11 @@ def _filled_up(denoiser: Denoiser, prompts: Sequence[str], share: float) -> Tens
         return_tensors="pt",
     ).input_ids
     changed = _padding(denoiser, unique, share)
+    given = ids.masked_fill(changed, vocabulary[PADDING]).to(denoiser.device)
     with torch.no_grad():
-        embeddings = pipe.text_encoder(
-            ids.masked_fill(changed, vocabulary[PADDING]).to(denoiser.device)
-        )[0]
+        if denoiser.family == "sdxl":  # which reads the last layer but one, not normalised
+            states = pipe.text_encoder(given, output_hidden_states=True).hidden_states
+            embeddings = states[-2]
+        else:
+            embeddings = pipe.text_encoder(given)[0]
     return embeddings[[unique.index(prompt) for prompt in prompts]]

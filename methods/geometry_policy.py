@@ -33,6 +33,7 @@ class GeometryPolicy(Method):
     where: ClassVar[Where] = "guidance"
     needs: ClassVar[tuple[Need, ...]] = ("clean_prompts",)
     paper: ClassVar[str] = "ours, after Brokman et al. 2025, arXiv:2505.08246"
+    families: ClassVar = ("sd", "sdxl")
     neutral: ClassVar[dict[str, Any] | None] = {"quantile": 1.0}
     swept: ClassVar[Swept | None] = ("quantile", (0.999, 0.99, 0.95, 0.9))
 
@@ -157,14 +158,9 @@ class GeometryPolicy(Method):
             part = slice(start, start + denoiser.batch_size)
             of, outward = owners[part], around[along[part]]
             points = (signal**0.5 * clean[of] + radius * outward).to(step.latents.dtype)
-            mask = request.attention_mask
-            unconditional, conditional = denoiser.epsilon(
-                torch.cat([points, points]),
-                timestep,
-                torch.cat([request.null_embeddings[of], request.embeddings[of]]),
-                None if mask is None else torch.cat([mask[of], mask[of]]),
-                index,
-            ).chunk(2)
+            unconditional, conditional = denoiser.branches(
+                points, timestep, request.rows(of.tolist()), index
+            )
             pull = conditional.float() - unconditional.float()
             length = pull.flatten(1).norm(dim=1).clamp_min(torch.finfo(pull.dtype).tiny)
             flux = (pull * outward).flatten(1).sum(1)

@@ -43,6 +43,7 @@ class Guard(Method):
 
     where: ClassVar[Where] = "attention"
     paper: ClassVar[str] = "Zhao et al. 2026, arXiv:2603.00133"
+    families: ClassVar = ("sd", "sdxl")
     neutral: ClassVar[dict[str, Any] | None] = {"repulsion": 0, "scale": 1, "orthogonal": False}
     swept: ClassVar[Swept | None] = ("repulsion", (0.05, 0.1, 0.2, 0.4, 0.8))
 
@@ -168,7 +169,9 @@ class Guard(Method):
             everything = list(range(len(step.latents)))
             self._attenuating = True
             try:
-                attenuated = predicted(step, everything, step.request.embeddings)
+                attenuated = predicted(
+                    step, everything, step.request.embeddings, step.request.added
+                )
             finally:
                 self._attenuating = False
             target = attenuated - step.unconditional

@@ -17,6 +17,7 @@ class Guidance(Method):
     """A control: a smaller constant guidance scale, nothing else."""
 
     where: ClassVar[Where] = "guidance"
+    families: ClassVar = ("sd", "sdxl")
     neutral: ClassVar[dict[str, Any] | None] = {"share": 1}
     swept: ClassVar[Swept | None] = ("share", (0.9, 0.75, 0.6, 0.45, 0.3, 0.15))
 

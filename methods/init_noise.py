@@ -19,6 +19,7 @@ class InitNoise(Method):
     where: ClassVar[Where] = "noise"
     version: ClassVar[int] = 2  # 2: of what the model predicts, not of noise
     paper: ClassVar[str] = "Han et al. 2025, arXiv:2510.08625"
+    families: ClassVar = ("sd", "sdxl")
     neutral: ClassVar[dict[str, Any] | None] = {"rounds": 0, "transition": 1000}
     swept: ClassVar[Swept | None] = ("gamma", (0.35, 0.7, 1, 1.4, 2))
 

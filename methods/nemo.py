@@ -62,6 +62,7 @@ class Nemo(Method):
     where: ClassVar[Where] = "activations"
     needs: ClassVar[tuple[Need, ...]] = ("clean_prompts", "fit_prompts")
     paper: ClassVar[str] = "Hintersdorf et al. 2024, arXiv:2406.02366"
+    families: ClassVar = ("sd", "sdxl")
     neutral: ClassVar[dict[str, Any] | None] = {"scaling_factor": 1}
     swept: ClassVar[Swept | None] = ("scaling_factor", (0.8, 0.6, 0.4, 0.2, 0))
 
@@ -193,7 +194,7 @@ class Nemo(Method):
     def _calibrated(self, denoiser: Denoiser, masks: RowMasks, prompts: tuple[str, ...]) -> float:
         chosen = spread(prompts, self.calibration_prompts)
         return Probe(denoiser, masks, self.detection).calibrated(
-            [denoiser.encode([prompt]) for prompt in chosen], self.calibration
+            [denoiser.texts([prompt]) for prompt in chosen], self.calibration
         )
 
     @property
@@ -210,9 +211,9 @@ class Nemo(Method):
         another prompt's company.
         """
         threshold = float(state["threshold"])
-        embedding = denoiser.encode([prompt])
+        embedding, added = denoiser.texts([prompt])
         probe = Probe(denoiser, masks, self.detection)
-        whole = probe.whole(embedding)
+        whole = probe.whole(embedding, added)
         best = probe.pairs(whole).amax(1).tolist()
         kept = tuple(seed for seed, value in enumerate(best) if value > threshold)
         if not kept:
@@ -220,7 +221,7 @@ class Nemo(Method):
 
         def evaluate(jobs: Any) -> list[float]:
             seeds = [kept[seed] for _, seed in jobs]
-            changes = probe.changes(embedding, seeds, [neurons for neurons, _ in jobs])
+            changes = probe.changes(embedding, seeds, [neurons for neurons, _ in jobs], added)
             return probe.alike(whole[seeds], changes).tolist()
 
         scores = Scores(evaluate, [best[seed] for seed in kept])

@@ -10,4 +10,5 @@ class NoMitigation(Method):
     row.
     """
 
+    families: ClassVar = ("sd", "sdxl")
     neutral: ClassVar[dict[str, Any] | None] = {}

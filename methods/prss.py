@@ -31,7 +31,19 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from bench import Denoiser, FitData, Method, Need, Request, State, Step, Swept, Where, trajectory
+from bench import (
+    Added,
+    Denoiser,
+    FitData,
+    Method,
+    Need,
+    Request,
+    State,
+    Step,
+    Swept,
+    Where,
+    trajectory,
+)
 from methods._predictions import Evaluating, carrying, norms, predicted
 
 
@@ -43,6 +55,7 @@ class Prss(Method):
     where: ClassVar[Where] = "guidance"
     needs: ClassVar[tuple[Need, ...]] = ("clean_prompts",)
     paper: ClassVar[str] = "Chen et al. 2025, arXiv:2504.18032"
+    families: ClassVar = ("sd", "sdxl")
     neutral: ClassVar[dict[str, Any] | None] = {"l_ss": None, "quantile": 1.0}
     swept: ClassVar[Swept | None] = ("quantile", (0.99, 0.9, 0.75, 0.5, 0.25, 0.05))
 
@@ -172,6 +185,7 @@ class Prss(Method):
         with torch.no_grad():
             unconditional, original = denoiser.branches(scaled, timestep, request, 0)
         conditional, embeddings = original.clone(), request.embeddings.clone()
+        pooled = None if request.pooled is None else request.pooled.clone()
         before = norms(original - unconditional).tolist()
         least, tried = list(before), [0] * count
         triggered = [row for row in range(count) if before[row] > l_ss]
@@ -185,16 +199,18 @@ class Prss(Method):
             waiting = [row for row in triggered if least[row] > l_ss and number < len(others[row])]
             if not waiting:
                 break
-            texts = denoiser.encode([others[row][number] for row in waiting])
+            texts, added = denoiser.texts([others[row][number] for row in waiting])
             mask = None if request.attention_mask is None else request.attention_mask[waiting]
             with torch.no_grad():
-                found = denoiser.epsilon(scaled[waiting], timestep, texts, mask, 0)
+                found = denoiser.epsilon(scaled[waiting], timestep, texts, mask, 0, added)
             lengths = norms(found - unconditional[waiting]).tolist()
             for place, row in enumerate(waiting):
                 tried[row] += 1
                 if lengths[place] < least[row]:
                     least[row] = lengths[place]
                     conditional[row], embeddings[row] = found[place], texts[place]
+                    if pooled is not None and added is not None:
+                        pooled[row] = added.pooled[place]
         request.facts.update(
             triggered=[row in triggered for row in range(count)],
             tried=tried,
@@ -203,9 +219,12 @@ class Prss(Method):
         )
         return carrying(
             _Searched,
-            request.replace(embeddings=embeddings, first=(unconditional, conditional)),
+            request.replace(
+                embeddings=embeddings, pooled=pooled, first=(unconditional, conditional)
+            ),
             denoiser=denoiser,
             given=request.embeddings,
+            given_added=request.added,
             given_first=original,
             triggered=triggered,
         )
@@ -227,7 +246,12 @@ class Prss(Method):
         given = (
             request.given_first[rows]
             if step.index == 0
-            else predicted(step, rows, request.given[rows])
+            else predicted(
+                step,
+                rows,
+                request.given[rows],
+                request.given_added and request.given_added.rows(rows),
+            )
         )
         guided = guided.clone()
         guided[rows] = turned(
@@ -245,6 +269,7 @@ class _Searched(Evaluating):
     """A request for chosen prompts, which also has what was asked for."""
 
     given: Tensor  # embeddings of the given prompts, [B, T, D]
+    given_added: Added | None  # what a UNet of Stable Diffusion XL reads beside them
     given_first: Tensor  # their predictions at the first step, [B, C, h, w]
     triggered: list[int]
 

@@ -15,6 +15,7 @@ class RandomNumbers(Method):
 
     where: ClassVar[Where] = "prompt"
     paper: ClassVar[str] = "Somepalli et al. 2023, arXiv:2305.20086"
+    families: ClassVar = ("sd", "sdxl")
     neutral: ClassVar[dict[str, Any] | None] = {"count": 0}
     swept: ClassVar[Swept | None] = ("count", (1, 2, 4, 8))
 

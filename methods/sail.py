@@ -38,6 +38,7 @@ class Sail(Method):
     where: ClassVar[Where] = "noise"
     needs: ClassVar[tuple[Need, ...]] = ("clean_prompts",)
     paper: ClassVar[str] = "Jeon et al. 2025, arXiv:2412.04140"
+    families: ClassVar = ("sd", "sdxl")
     neutral: ClassVar[dict[str, Any] | None] = {"threshold": None, "quantile": 1.0}
     swept: ClassVar[Swept | None] = ("quantile", (0.99, 0.9, 0.75, 0.5, 0.25, 0.05))
 
@@ -134,7 +135,7 @@ class Sail(Method):
             for start in range(0, len(waiting), size):
                 part = waiting[start : start + size]
                 begin = torch.stack([streams[row].next() for row in part])
-                made = self._descend(denoiser, _rows(request, part), begin, threshold)
+                made = self._descend(denoiser, request.rows(part), begin, threshold)
                 for place, row in enumerate(part):
                     updates[row] += made.updates[place]
                     attempts[row] += 1
@@ -181,7 +182,7 @@ class Sail(Method):
         for update in range(self.steps + 1):
             with torch.set_grad_enabled(update < self.steps):
                 stacked = torch.stack([leaves[place] for place in active])
-                point = self._evaluated(denoiser, _rows(request, active), stacked)
+                point = self._evaluated(denoiser, request.rows(active), stacked)
             if best is None:
                 best = point.detached()
             for number, place in enumerate(active):
@@ -259,17 +260,3 @@ class _Stream:
             first, self._first = self._first, None
             return first
         return self._drawn().to(self._like)
-
-
-def _rows(request: Request, rows: list[int]) -> Request:
-    """A request for some of the images."""
-    mask = request.attention_mask
-    return request.replace(
-        prompts=tuple(request.prompts[row] for row in rows),
-        seeds=tuple(request.seeds[row] for row in rows),
-        latents=request.latents[rows],
-        embeddings=request.embeddings[rows],
-        null_embeddings=request.null_embeddings[rows],
-        attention_mask=None if mask is None else mask[rows],
-        facts={},
-    )

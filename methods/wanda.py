@@ -41,6 +41,7 @@ class Wanda(Method):
     where: ClassVar[Where] = "weights"
     needs: ClassVar[tuple[Need, ...]] = ("fit_prompts",)
     paper: ClassVar[str] = "Chavhan et al. 2024, arXiv:2406.18566"
+    families: ClassVar = ("sd", "sdxl")
     neutral: ClassVar[dict[str, Any] | None] = {"sparsity": 0}
     swept: ClassVar[Swept | None] = ("sparsity", (0.01, 0.02, 0.05, 0.1, 0.2, 0.3))
 

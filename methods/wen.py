@@ -4,6 +4,9 @@ A memorized prompt shows in the magnitude of conditional minus unconditional pre
 step. Gradient descent on the prompt's embedding brings it below a target; prompts below it stay
 untouched. Where paper and reference code disagree, the default is the per-image reading with a
 frozen first token, and `preset=reference` is the code's arithmetic.
+
+Of Stable Diffusion XL the embeddings of the tokens are optimised, and the pooled text stays the
+prompt's.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench import Denoiser, FitData, Method, Need, Request, State, Swept, Where
+from bench import Added, Denoiser, FitData, Method, Need, Request, State, Swept, Where
 
 
 class Wen(Method):
@@ -28,6 +31,7 @@ class Wen(Method):
     needs: ClassVar[tuple[Need, ...]] = ("clean_prompts",)
     version: ClassVar[int] = 2  # 2: the reference preset's bound follows the size of the group
     paper: ClassVar[str] = "Wen et al. 2024, arXiv:2407.21720"
+    families: ClassVar = ("sd", "sdxl")
     neutral: ClassVar[dict[str, Any] | None] = {"target": 1e9}
     swept: ClassVar[Swept | None] = ("quantile", (0.99, 0.9, 0.75, 0.5, 0.25, 0.05))
 
@@ -111,7 +115,9 @@ class Wen(Method):
         before = _magnitudes(conditional - unconditional)
         embeddings, conditional = request.embeddings.clone(), conditional.clone()
         groups = self._groups(request, target)
-        descent = _Descent(denoiser, scaled, timestep, unconditional, conditional, embeddings, self)
+        descent = _Descent(
+            denoiser, scaled, timestep, unconditional, conditional, embeddings, request.added, self
+        )
         waiting = (
             [group for group in groups if descent.magnitude(group) > group.bound]
             if self.iterations
@@ -178,6 +184,7 @@ class _Descent:
     unconditional: Tensor  # [B, C, h, w], made once: it does not depend on the prompt
     conditional: Tensor  # [B, C, h, w], of the embeddings below, kept up to date in place
     embeddings: Tensor  # [B, T, D], in place
+    added: Added | None  # of Stable Diffusion XL, the prompts' pooled texts, which stay
     method: Wen
 
     def magnitude(self, group: _Group) -> float:
@@ -226,9 +233,10 @@ class _Descent:
         embeddings = torch.stack([group.leaf for group in groups for _ in group.rows]).to(
             self.embeddings.dtype
         )
-        return self.denoiser.epsilon(self.scaled[rows], self.timestep, embeddings).split(
-            [len(group.rows) for group in groups]
-        )
+        added = self.added and self.added.rows(rows)
+        return self.denoiser.epsilon(
+            self.scaled[rows], self.timestep, embeddings, added=added
+        ).split([len(group.rows) for group in groups])
 
     def _update(self, group: _Group, gradient: Tensor) -> None:
         first_token = group.leaf.detach()[0].clone()

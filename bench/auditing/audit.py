@@ -43,7 +43,8 @@ from bench.records.environment import environment
 def run_audit(audit: Audit) -> Found:
     """Generate, compare, and say what was found."""
     began = time.perf_counter()
-    try_model(audit)
+    if not audit.tried:
+        try_model(audit)
     studio, comparison = audit.studio, audit.comparison
     everything = [*audit.askings, *audit.held_out_askings]
     yours = studio.made(audit.yours, everything)
@@ -128,7 +129,9 @@ def _not_tried(audit: Audit) -> tuple[str, ...]:
         found.append("remedies, attackers, and more than a few weights (--quick)")
     elif not audit.remedies():
         found.append("remedies")
-    if not audit.asked.epochs:
+    if audit.asked.base:
+        found.append("weights between base and model: only LoRA files have them here")
+    elif not audit.asked.epochs:
         found.append("earlier epochs (--epochs FILE)")
     return tuple(found)
 

@@ -48,7 +48,8 @@ def markdown(found: Found) -> str:
         for kind in found.kinds:
             base = "" if kind.base is None else kind.base
             lines.append(
-                f"| {kind.kind} | {kind.images} | {kind.copies} | {bounds(kind.interval)} | {base} |"
+                f"| {kind.kind} | {kind.images} | {kind.copies} | {bounds(kind.interval)} |"
+                f" {base} |"
             )
     if len(found.rows) > 1:
         lines += ["", "| setting | images that copy | 95 % | use | text score | travels | |"]

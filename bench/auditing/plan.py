@@ -62,7 +62,7 @@ def pace(denoiser: Denoiser) -> float:
         began = time.perf_counter()
         with torch.no_grad():
             found = denoiser.epsilon(
-                request.latents, denoiser.timesteps[0], request.embeddings, None, 0
+                request.latents, denoiser.timesteps[0], request.embeddings, None, 0, request.added
             )
         float(found.flatten()[0])  # waits for a GPU
         seconds = time.perf_counter() - began

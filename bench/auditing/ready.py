@@ -28,6 +28,8 @@ from bench.auditing.suites import (
     refuse_out,
     weighted,
 )
+from bench.base.digests import path_digest
+from bench.base.errors import UserError, visible
 from bench.base.progress import Report, silent
 from bench.base.prompt_lists import read_list
 from bench.captioned.views import Training
@@ -35,6 +37,7 @@ from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import resolve
 from bench.diffusion.lora.names import module_names
+from bench.diffusion.model import load_base
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
 
@@ -77,6 +80,7 @@ class Audit:
     notes: list[str]
     device: torch.device
     report: Report
+    tried: bool = False  # whether the model was loaded once, with everything that is merged into it
 
     @property
     def studio(self) -> Studio:
@@ -146,6 +150,7 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     Raises `UserError`, one line, for whatever is wrong with an input.
     """
     refuse_out(asked.out, [asked.data, *([asked.holdout] if asked.holdout else [])])
+    _refuse_idle(asked)
     like = load_suite(asked.suite_like)
     judges = judges_of(like, asked)
     header = _header(asked)
@@ -219,7 +224,7 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
 
 
 def try_model(audit: Audit) -> Denoiser:
-    """Load the model with its LoRAs once, and hold every earlier epoch against it.
+    """Load the model with its LoRAs once, and hold every earlier epoch and the base against it.
 
     Returns the model. Raises `UserError` for a file that does not belong to it or changes nothing,
     before anything is generated.
@@ -230,8 +235,35 @@ def try_model(audit: Audit) -> Denoiser:
     names = module_names(pipe)
     for file in audit.asked.epochs:
         resolve(read_lora(file), names, pipe)
+    if audit.base and audit.asked.base:
+        load_base(audit.base.suite, prepared.engine.denoiser)
     _note_long_captions(audit, pipe)
+    audit.tried = True
     return prepared.engine.denoiser
+
+
+def _refuse_idle(asked: Asked) -> None:
+    """Raises `UserError` for options that would be passed over in silence."""
+    if asked.epochs and not asked.loras:
+        raise UserError("--epochs names earlier saves of a LoRA: give the last one with --lora")
+    if asked.base and asked.loras:
+        raise UserError(
+            "--base is for a model that was fine-tuned as a whole; the base of a LoRA is the model"
+            " that it is merged into: leave --base out"
+        )
+    if asked.base and asked.model is None:
+        raise UserError("--base says what a model was fine-tuned from: name that with --model")
+    if asked.holdout_random and not asked.holdout:
+        raise UserError("--holdout-random speaks of held-out pictures: give --holdout FOLDER")
+    if asked.base and asked.model and _same_files(asked.model, asked.base):
+        raise UserError(
+            f"nothing to compare: {visible(str(asked.base))} holds the same model as"
+            f" {visible(str(asked.model))}"
+        )
+
+
+def _same_files(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and path_digest(one) == path_digest(other)
 
 
 def _own_captions(pictures: Pictures, images: int) -> list[Asking]:

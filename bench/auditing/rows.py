@@ -111,9 +111,10 @@ def _copies(hit: np.ndarray, made: Generated, pictures: int) -> np.ndarray:
         if one.kind != "caption":
             continue
         rows = np.flatnonzero(made.prompt == number)
+        each = min(FEW, len(rows) // len(one.own))
         for place, picture in enumerate(one.own):
             # Pictures that share a caption share its images: each gets its part of them.
-            mine = rows[place * FEW : (place + 1) * FEW]
+            mine = rows[place * each : (place + 1) * each]
             found = np.asarray(hit[mine][:, np.array(one.own)].any(1))
             table[picture, : len(found)] = found
     return table[:, ~np.isnan(table).any(0)]

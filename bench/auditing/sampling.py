@@ -85,6 +85,7 @@ class Studio:
             Local().make(
                 experiment, engine, images, learned.state, units, frozenset(), self._named(column)
             )
+            engine.release()  # other settings are other models, and one at a time fits the memory
         return generated
 
     def record(self, column: Column) -> RunRecord:

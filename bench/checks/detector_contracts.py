@@ -106,13 +106,7 @@ def only_watches(subject: Subject) -> None:
         raise Broken("sampling is changed by recording it", "do not write into what a moment holds")
     together = recording.results()
     for row in range(2):
-        one = request.replace(
-            prompts=request.prompts[row : row + 1],
-            seeds=request.seeds[row : row + 1],
-            latents=request.latents[row : row + 1],
-            embeddings=request.embeddings[row : row + 1],
-            null_embeddings=request.null_embeddings[row : row + 1],
-        )
+        one = request.rows([row])
         alone = Recording(denoiser, one, recorders)
         sample(denoiser, one, Method(), {}, alone)
         for recorder, kept in alone.results().items():

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PARTS = ("unet", "text_encoder", "vae")  # of a pipeline: those that hold weights
+from bench.diffusion.families import parts_of
+
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -48,8 +49,7 @@ def snapshot(pipe: Any) -> dict[str, Any]:
         "the pipeline's attributes": sorted(vars(pipe)),
     }
     found |= _attributes(pipe.scheduler, "the scheduler")
-    for part_name in PARTS:
-        part = getattr(pipe, part_name)
+    for part_name, part in parts_of(pipe).items():
         found |= {
             f"weight {part_name}.{name}": value.detach().clone()
             for name, value in part.state_dict().items()

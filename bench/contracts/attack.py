@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from bench.base.errors import Unmeasurable, UserError
 from bench.contracts.metric import PerImage, PerSet
 from bench.contracts.target import Target, Threat
+from bench.diffusion.families import FAMILIES, Family, parts_of
 
 if TYPE_CHECKING:
     from bench.contracts.method import Method, State
@@ -44,6 +45,14 @@ class Attack(BaseModel):
     # settings with which `bench check` tries it on its tiny suite, where defaults cannot work there
     trial: ClassVar[Mapping[str, Any]] = {}
     version: ClassVar[int] = 1
+    # models that it was made for and tried on, where `works_on` assumes too little
+    families: ClassVar[tuple[Family, ...]] = ()
+
+    def works_on(self) -> tuple[Family, ...]:
+        """The families of models that it works on: all of them where it may only generate, and
+        Stable Diffusion 1 and 2 where it reaches into the model, unless it declares others.
+        """
+        return self.families or (FAMILIES if self.threat == "api" else ("sd",))
 
     def role_of(self, name: str) -> Role:
         """The role whose prompts a score is of."""
@@ -110,11 +119,7 @@ def edited_weights(denoiser: Denoiser, method: Method, state: State) -> Iterator
     """
     import torch
 
-    parts = [
-        part
-        for part in (denoiser.pipe.unet, denoiser.pipe.text_encoder, denoiser.pipe.vae)
-        if part is not None
-    ]
+    parts = list(parts_of(denoiser.pipe).values())
     before = [
         {name: value.detach().clone() for name, value in part.state_dict().items()}
         for part in parts

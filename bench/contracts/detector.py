@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.base.digests import digest_of, seed_of
 from bench.base.progress import Report, silent
+from bench.diffusion.families import FAMILIES, Family
 
 if TYPE_CHECKING:
     import torch
@@ -170,6 +171,15 @@ class Detector(BaseModel):
     needs: ClassVar[Needs] = "trajectory"
     paper: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    # models that it was made for and tried on, where `works_on` assumes too little
+    families: ClassVar[tuple[Family, ...]] = ()
+
+    def works_on(self) -> tuple[Family, ...]:
+        """The families of models that it works on: all of them where it evaluates no model itself,
+        and Stable Diffusion 1 and 2 where it does, unless it declares others.
+        """
+        evaluates = self.needs in ("picture", "model")
+        return self.families or (("sd",) if evaluates else FAMILIES)
 
     def recorders(self) -> Sequence[Recorder]:
         """What must be kept of the sampling of every image."""

@@ -115,28 +115,11 @@ class Held:
         size = self.denoiser.batch_size
         for first in range(0, len(request.prompts), size):
             part = slice(first, first + size)
-            yield part, rows_of(request, part)
+            yield part, request.rows(part)
 
     def latents(self, targets: Sequence[Known]) -> Tensor:
         """The known pictures as clean latents `[P, C, h, w]`."""
         return self.denoiser.encoded(np.stack([known.pixels(self.side) for known in targets]))
-
-
-def rows_of(request: Request, part: slice) -> Request:
-    """Some rows of a request, which is a whole request again."""
-    mask, lengths = request.attention_mask, request.lengths
-    first = request.first
-    return request.replace(
-        prompts=request.prompts[part],
-        seeds=request.seeds[part],
-        latents=request.latents[part],
-        embeddings=request.embeddings[part],
-        null_embeddings=request.null_embeddings[part],
-        attention_mask=None if mask is None else mask[part],
-        lengths=None if lengths is None else lengths[part],
-        first=None if first is None else (first[0][part], first[1][part]),
-        facts={},
-    )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.diffusion.denoiser import Denoiser
+    from bench.diffusion.families import Family
     from bench.diffusion.request import Request, Step
 
 Where = Literal[
@@ -93,6 +94,9 @@ class Method(BaseModel):
     # the parameter that says how much it does, and the values that `bench sweep` takes, from least
     # to most
     swept: ClassVar[Swept | None] = None
+    # models that it was made for and tried on: sd is Stable Diffusion 1 and 2, sdxl is XL; others
+    # are refused before anything is generated
+    families: ClassVar[tuple[Family, ...]] = ("sd",)
     # parameters with which `bench check` tries it, where its defaults take long
     trial: ClassVar[Mapping[str, Any]] = {}
 

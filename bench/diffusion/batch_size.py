@@ -125,5 +125,6 @@ def _trial(denoiser: Denoiser, size: int, gradients: bool) -> None:
     if gradients:
         leaf = request.embeddings.detach().clone().requires_grad_()
         with torch.enable_grad():
-            total = denoiser.epsilon(scaled, timestep, leaf).float().sum()
+            noise = denoiser.epsilon(scaled, timestep, leaf, added=request.added)
+            total = noise.float().sum()
         torch.autograd.grad(total, leaf)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from bench.base.errors import UserError
-from bench.diffusion.request import HandedIn, Request, Step
+from bench.diffusion.families import family_of_pipeline
+from bench.diffusion.request import Added, HandedIn, Request, Step
 
 # Below this share of signal a picture cannot be told from noise in float32.
 SMALLEST_SIGNAL = 1e-8
@@ -23,12 +24,22 @@ class Denoiser:
     Every evaluation is counted: `rows` counts rows that went through the UNet, `backward_rows` rows
     that a gradient went back through, twice where it went to weights too (which costs a product
     of matrices more in every layer). Hooks on the UNet itself count, so that a method which calls
-    the UNet directly is counted too. Raises `UserError` for a model that predicts neither epsilon
-    nor v.
+    the UNet directly is counted too. A model of Stable Diffusion XL is told the sizes of the
+    picture, `time_ids`, six numbers as `Added` has them; by default a whole picture of the model's
+    own size. Raises `UserError` for a model that predicts neither epsilon nor v.
     """
 
-    def __init__(self, pipe: Any, steps: int, guidance_scale: float, batch_size: int = 8) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        steps: int,
+        guidance_scale: float,
+        batch_size: int = 8,
+        time_ids: Sequence[int] | None = None,
+    ) -> None:
         self.pipe = pipe
+        self.family = family_of_pipeline(pipe)
+        self._time_ids = time_ids
         self.steps = steps
         self.guidance_scale = guidance_scale
         self.batch_size = batch_size
@@ -119,14 +130,55 @@ class Denoiser:
         """Prompt embeddings `[B, T, D]`, each different prompt encoded once; of one that is handed
         in, the embedding that it came with.
         """
-        unique = [p for p in dict.fromkeys(prompts) if not isinstance(p, HandedIn)]
+        return self.texts(prompts)[0]
+
+    def added(self, prompts: Sequence[str]) -> Added | None:
+        """What a UNet of Stable Diffusion XL reads beside the tokens of prompts; None for Stable
+        Diffusion 1 and 2. A prompt that is handed in has that of its caption.
+        """
+        return None if self.family == "sd" else self.texts(prompts)[1]
+
+    def texts(self, prompts: Sequence[str]) -> tuple[Tensor, Added | None]:
+        """What `encode` and `added` give, each different prompt encoded once for both."""
+        xl = self.family == "sdxl"
+        unique = [
+            text
+            for text in dict.fromkeys(str(p) if xl else p for p in prompts)
+            if not isinstance(text, HandedIn)
+        ]
         rows: dict[str, Tensor] = {}
-        if unique:
+        pooled: dict[str, Tensor] = {}
+        if unique and xl:
+            with torch.no_grad():
+                embeddings, _, whole, _ = self.pipe.encode_prompt(
+                    unique,
+                    device=self.device,
+                    num_images_per_prompt=1,
+                    do_classifier_free_guidance=False,
+                )
+            rows, pooled = dict(zip(unique, embeddings)), dict(zip(unique, whole))
+        elif unique:
             with torch.no_grad():
                 embeddings, _ = self.pipe.encode_prompt(unique, self.device, 1, False)
             rows = dict(zip(unique, embeddings, strict=True))
         given = [p.embedding if isinstance(p, HandedIn) else rows[p] for p in prompts]
-        return torch.stack(given)
+        added = (
+            Added(torch.stack([pooled[str(p)] for p in prompts]), self.time_ids(len(prompts)))
+            if xl
+            else None
+        )
+        return torch.stack(given), added
+
+    def time_ids(self, count: int) -> Tensor:
+        """The sizes that a UNet of Stable Diffusion XL is told, `[count, 6]`, the same for every
+        image.
+        """
+        sizes = self._time_ids
+        if sizes is None:
+            factor = 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
+            height, width = (side * factor for side in self._latent_sides())
+            sizes = (height, width, 0, 0, height, width)
+        return torch.tensor([sizes] * count, device=self.device, dtype=self.dtype)
 
     def lengths(self, prompts: Sequence[str]) -> Tensor:
         """Tokens of each prompt, int64 `[B]` on the CPU: with those of its beginning and end, which
@@ -142,23 +194,33 @@ class Denoiser:
 
         Not kept: a method may have edited the text encoder meanwhile.
         """
-        return self.encode([""]).expand(count, -1, -1)
+        return self.null_texts(count)[0]
+
+    def null_texts(self, count: int) -> tuple[Tensor, Added | None]:
+        """The empty prompt as sampling guides away from it, as `texts` gives it of a prompt.
+
+        Zeros for models of Stable Diffusion XL that were trained so
+        (`force_zeros_for_empty_prompt`), which is not what their text encoders make of "".
+        """
+        embeddings, added = self.texts([""])
+        if added is not None and self.pipe.config.get("force_zeros_for_empty_prompt", True):
+            embeddings = torch.zeros_like(embeddings)
+            added = Added(torch.zeros_like(added.pooled), added.time_ids)
+        return embeddings.expand(count, -1, -1), added and added.expand(count)
 
     def initial_latents(self, seeds: Sequence[int]) -> Tensor:
         """Noise `[B, C, h, w]`, each row from its own CPU generator in fp32, so a row does not
         depend on its batch or device.
         """
-        unet = self.pipe.unet.config
-        size = (
-            unet.sample_size
-            if isinstance(unet.sample_size, (list, tuple))
-            else (unet.sample_size, unet.sample_size)
-        )
-        rows = [
-            torch.randn((unet.in_channels, *size), generator=torch.Generator().manual_seed(seed))
-            for seed in seeds
-        ]
+        shape = (self.pipe.unet.config.in_channels, *self._latent_sides())
+        rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(rows).to(self.device, self.dtype)
+
+    def _latent_sides(self) -> tuple[int, int]:
+        """Height and width of latents."""
+        size = self.pipe.unet.config.sample_size
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        return height, width
 
     def request(self, prompts: Sequence[str], seeds: Sequence[int]) -> Request:
         """A batch as the protocol asks for it, before any method touches it."""
@@ -167,14 +229,18 @@ class Denoiser:
                 f"{len(prompts)} prompts and {len(seeds)} seeds: one seed for each of at least one"
                 " prompt"
             )
-        null = self.null_embeddings(len(prompts))
+        null, null_added = self.null_texts(len(prompts))
+        embeddings, added = self.texts(prompts)
         return Request(
             tuple(prompts),
             tuple(seeds),
             self.initial_latents(seeds),
-            self.encode(prompts),
+            embeddings,
             null,
             self.guidance_scale,
+            pooled=added.pooled if added else None,
+            null_pooled=null_added.pooled if null_added else None,
+            time_ids=added.time_ids if added else None,
         )
 
     def epsilon(
@@ -184,20 +250,31 @@ class Denoiser:
         embeddings: Tensor,
         attention_mask: Tensor | None = None,
         index: int | None = None,
+        added: Added | None = None,
     ) -> Tensor:
         """Predicted noise `[B, C, h, w]` for scaled latents; v-predictions are converted (epsilon =
         sqrt(a) v + sqrt(1-a) x) in float32 at least, and stay so: half precision would lose up to
         a fifth of the small differences between them that methods go by.
 
         a is that of step `index`; without it, that of the first step with this timestep, or of the
-        training's noise schedule where no step has it.
+        training's noise schedule where no step has it. `added` is what a UNet of Stable Diffusion
+        XL reads beside the tokens, and must be given there.
         """
+        more: dict[str, Any] = {}
+        if self.family == "sdxl":
+            if added is None:
+                raise UserError(
+                    "a model of Stable Diffusion XL reads a pooled text beside the tokens, and"
+                    " whoever asked it gave none (`added`)"
+                )
+            more = {"added_cond_kwargs": {"text_embeds": added.pooled, "time_ids": added.time_ids}}
         predicted = self.pipe.unet(
             latents,
             timestep,
             encoder_hidden_states=embeddings,
             encoder_attention_mask=attention_mask,
             return_dict=False,
+            **more,
         )[0]
         if self._predicts_v:
             alpha = self._alpha(timestep) if index is None else self.alphas[index]
@@ -230,7 +307,7 @@ class Denoiser:
         embeddings = torch.cat([request.null_embeddings, request.embeddings])
         mask = None if request.attention_mask is None else torch.cat([request.attention_mask] * 2)
         unconditional, conditional = self.epsilon(
-            torch.cat([scaled, scaled]), timestep, embeddings, mask, index
+            torch.cat([scaled, scaled]), timestep, embeddings, mask, index, request.both_added
         ).chunk(2)
         return unconditional, conditional
 
@@ -253,14 +330,33 @@ class Denoiser:
         pixels = torch.tensor(pictures, dtype=torch.float32).permute(0, 3, 1, 2) / 127.5 - 1
         with torch.no_grad():
             coded = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.mode()
-        return coded * vae.config.scaling_factor
+        if self.family == "sd":
+            return coded * vae.config.scaling_factor
+        mean, deviation = self._latent_statistics(coded)
+        scaled: Tensor = (coded - mean) / deviation * vae.config.scaling_factor
+        return scaled.to(self.dtype)
+
+    def _latent_statistics(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Mean and deviation of each channel of the autoencoder's latents, `[1, C, 1, 1]`, which
+        some models of Stable Diffusion XL state; 0 and 1 for the others.
+        """
+        config = self.pipe.vae.config
+        mean, deviation = config.get("latents_mean"), config.get("latents_std")
+        if mean is None or deviation is None:
+            return 0.0, 1.0
+        shape = (1, -1, 1, 1)
+        return like.new_tensor(mean).reshape(shape), like.new_tensor(deviation).reshape(shape)
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Final latents to pictures, uint8 `[B, H, W, 3]`, rounded as diffusers rounds."""
+        vae = self.pipe.vae
+        if self.family == "sd":
+            coded = latents / vae.config.scaling_factor
+        else:  # whose autoencoder may be in float32 where the UNet is not
+            mean, deviation = self._latent_statistics(latents.to(vae.dtype))
+            coded = latents.to(vae.dtype) * deviation / vae.config.scaling_factor + mean
         with torch.no_grad():
-            pixels = self.pipe.vae.decode(
-                latents / self.pipe.vae.config.scaling_factor, return_dict=False
-            )[0]
+            pixels = vae.decode(coded, return_dict=False)[0]
         if not bool(torch.isfinite(pixels).all()):
             raise UserError(
                 "decoding gave NaN or infinity for an image; an autoencoder in float16 may"
@@ -279,7 +375,7 @@ def trajectory(
     start: int = 0,
 ) -> Tensor:
     """The denoising loop over the first `calls` timesteps (all by default), as
-    `StableDiffusionPipeline` runs it.
+    `StableDiffusionPipeline` and `StableDiffusionXLPipeline` run it.
 
     `watch` is called after each step's guidance with the step, the model's input and the guided
     noise, `[B, C, h, w]` both. With `start`, the loop begins at that step, whose noisy latents (and
@@ -301,7 +397,12 @@ def trajectory(
             if both:
                 return denoiser.branches(scaled, timestep, request, index)
             alone = denoiser.epsilon(
-                scaled, timestep, request.null_embeddings, request.attention_mask, index
+                scaled,
+                timestep,
+                request.null_embeddings,
+                request.attention_mask,
+                index,
+                request.null_added,
             )
             return alone, alone
 

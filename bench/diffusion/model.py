@@ -22,6 +22,7 @@ from bench.base.errors import UserError, one_line
 from bench.diffusion.batch_size import batch_size_by_trial
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.execution import Execution, prepare
+from bench.diffusion.families import CALLED, Family, family_of_pipeline, parts_of
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import Strength, merge
 from bench.diffusion.model_index import check_model_index
@@ -29,7 +30,6 @@ from bench.diffusion.weight_files import part_variants, refuse_pickle, stored_ty
 from bench.suite.suite import Suite
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-PARTS = ("unet", "vae", "text_encoder")
 # What schedulers of Stable Diffusion say, where a folder's scheduler does not say it.
 LATENT = {"set_alpha_to_one": False, "steps_offset": 1, "skip_prk_steps": True}
 
@@ -86,8 +86,8 @@ def scheduler_of(scheduler: Any, config: Any) -> Any:
 
 
 def load_pipeline(suite: Suite, device: torch.device) -> Any:
-    """The suite's `StableDiffusionPipeline` on a device, in eval mode, parameters without
-    gradients, its scheduler the suite's.
+    """The suite's `StableDiffusionPipeline` or `StableDiffusionXLPipeline` on a device, in eval
+    mode, parameters without gradients, its scheduler the suite's.
 
     The scheduler keeps what the folder says of the model: noise schedule and prediction type.
     Raises `UserError` for files that are missing, truncated, of another model, pickles, or that
@@ -105,8 +105,7 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
                 f"suite {suite.name}: [model] config is for a checkpoint in one file, and {path} is"
                 " a folder, which has its own; leave it out"
             )
-        check_model_index(path)
-        pipe = _from_folder(path, DTYPES[settings.dtype])
+        pipe = _from_folder(path, check_model_index(path), DTYPES[settings.dtype])
     elif not settings.config:
         raise UserError(
             f"suite {suite.name}: {path} is a checkpoint in one file, which says nothing of"
@@ -128,16 +127,21 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
             f" {pipe.scheduler.config.get('num_train_timesteps')!r} are those of its training"
         )
     pipe.set_progress_bar_config(disable=True)
-    for name in PARTS:
-        _check_numbers(path, name, getattr(pipe, name))
+    for name, network in parts_of(pipe).items():
+        _check_numbers(path, name, network)
+    if family_of_pipeline(pipe) == "sdxl":
+        _check_xl(pipe, path)
     if settings.loras:
         given = [(suite.path(lora.file), Strength(*lora.strengths)) for lora in settings.loras]
         merge(pipe, [(read_lora(file), strength) for file, strength in given])
     pipe.to(device)
-    for name in PARTS:
-        getattr(pipe, name).eval().requires_grad_(False)
+    for network in parts_of(pipe).values():
+        network.eval().requires_grad_(False)
     _check_side(pipe, suite)
-    _limit_tokens(pipe, path)
+    _limit_tokens(pipe.tokenizer, pipe.text_encoder, path)
+    if family_of_pipeline(pipe) == "sdxl":
+        _limit_tokens(pipe.tokenizer_2, pipe.text_encoder_2, path)
+        _settle_xl(pipe, path)
     if settings.vae_tiling:
         pipe.vae.enable_tiling()
     return pipe
@@ -164,23 +168,72 @@ def _check_side(pipe: Any, suite: Suite) -> None:
         raise UserError(f"suite {suite.name} says {side} pixels and its model gives {gives}")
 
 
-def _limit_tokens(pipe: Any, path: Path) -> None:
+def _limit_tokens(tokenizer: Any, text_encoder: Any, path: Path) -> None:
     """Cut prompts to what the text encoder takes, also where the tokenizer states no limit."""
-    stated = pipe.tokenizer.model_max_length
+    stated = tokenizer.model_max_length
     if not isinstance(stated, (int, float)) or stated < 3:  # a start, a word and an end
         raise UserError(
             f"the tokenizer of the model in {path} states model_max_length {stated!r}, which is no"
             " number of tokens; fetch or build it again"
         )
-    tokens, rows = len(pipe.tokenizer), pipe.text_encoder.config.vocab_size
+    tokens, rows = len(tokenizer), text_encoder.config.vocab_size
     if not rows / 2 <= tokens <= rows:
         # Files of the tokenizer are missing, or it is another model's: every prompt would be noise.
         raise UserError(
             f"the tokenizer of the model in {path} knows {tokens} tokens and its text encoder"
             f" {rows}; fetch or build it again"
         )
-    most = pipe.text_encoder.config.max_position_embeddings
-    pipe.tokenizer.model_max_length = int(min(stated, most))
+    most = text_encoder.config.max_position_embeddings
+    tokenizer.model_max_length = int(min(stated, most))
+
+
+def _check_xl(pipe: Any, path: Path) -> None:
+    """Refuse a UNet that does not read what both text encoders and six sizes give."""
+    unet, first, second = (
+        network.config for network in (pipe.unet, pipe.text_encoder, pipe.text_encoder_2)
+    )
+    if unet.get("addition_embed_type") != "text_time":
+        raise UserError(
+            f"the UNet of the model in {path} has addition_embed_type"
+            f" {unet.get('addition_embed_type')!r}, and those of {CALLED['sdxl']} have 'text_time'"
+        )
+    expected = {
+        "cross_attention_dim": first.hidden_size + second.hidden_size,
+        "projection_class_embeddings_input_dim": second.projection_dim
+        + 6 * unet.addition_time_embed_dim,
+    }
+    for name, number in expected.items():
+        if unet.get(name) != number:
+            raise UserError(
+                f"the parts of the model in {path} do not fit: {name} of its UNet is"
+                f" {unet.get(name)!r}, and its text encoders give {number}"
+            )
+
+
+def _settle_xl(pipe: Any, path: Path) -> None:
+    """What must hold of two text encoders together, and the number type that decoding needs."""
+    if pipe.tokenizer.model_max_length != pipe.tokenizer_2.model_max_length:
+        raise UserError(
+            f"the text encoders of the model in {path} take {pipe.tokenizer.model_max_length} and"
+            f" {pipe.tokenizer_2.model_max_length} tokens, and must take as many"
+        )
+    if pipe.vae.dtype == torch.float16 and pipe.vae.config.get("force_upcast", True):
+        pipe.vae.to(torch.float32)  # in half precision it overflows
+
+
+def _time_ids(suite: Suite, family: Family) -> tuple[int, ...] | None:
+    """The sizes that a model of Stable Diffusion XL is told; None for its own, uncropped."""
+    settings = suite.settings.model
+    told = settings.size_conditioning
+    if told is None:
+        return None
+    if family != "sdxl":
+        raise UserError(
+            f"suite {suite.name}: [model.size_conditioning] is for {CALLED['sdxl']}, and its model"
+            f" is {CALLED[family]}; leave it out"
+        )
+    whole = (settings.side, settings.side)
+    return (*(told.original or whole), *told.crop, *(told.target or whole))
 
 
 def load_denoiser(
@@ -194,7 +247,8 @@ def load_denoiser(
     prepare(pipe, execution)
     fixed = execution.batch_size if isinstance(execution.batch_size, int) else settings.batch_size
     try:
-        denoiser = Denoiser(pipe, settings.steps, settings.guidance_scale, fixed)
+        time_ids = _time_ids(suite, family_of_pipeline(pipe))
+        denoiser = Denoiser(pipe, settings.steps, settings.guidance_scale, fixed, time_ids)
         denoiser.new_scheduler()
     except UserError:
         raise
@@ -257,7 +311,20 @@ def stored_as(suite: Suite) -> dict[str, Any]:
     return found | ({"loras": suite.lora_strengths} if suite.settings.model.loras else {})
 
 
-def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
+def _pipeline_of(family: Family) -> tuple[Any, dict[str, Any]]:
+    """The class of diffusers for a family, and what its constructors are told beside the parts."""
+    import diffusers
+
+    if family == "sdxl":
+        # The mark would change pixels.
+        return diffusers.StableDiffusionXLPipeline, {"add_watermarker": False}
+    return diffusers.StableDiffusionPipeline, {
+        "safety_checker": None,
+        "requires_safety_checker": False,
+    }
+
+
+def _from_folder(folder: Path, family: Family, dtype: torch.dtype) -> Any:
     """Each part from its full files where it has them, else from its fp16 variant."""
     import diffusers
     import transformers
@@ -266,6 +333,7 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
         "unet": diffusers.UNet2DConditionModel,
         "vae": diffusers.AutoencoderKL,
         "text_encoder": transformers.CLIPTextModel,
+        "text_encoder_2": transformers.CLIPTextModelWithProjection,
     }
     parts = {}
     for name, variant in part_variants(folder).items():
@@ -291,15 +359,10 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
                     " than its config says; fetch or build it again"
                 )
             parts[name] = model
+    pipeline, more = _pipeline_of(family)
     with _clear_errors(folder):
-        return diffusers.StableDiffusionPipeline.from_pretrained(
-            folder,
-            torch_dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            safety_checker=None,
-            requires_safety_checker=False,
-            **parts,
+        return pipeline.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True, **more, **parts
         )
 
 
@@ -309,22 +372,15 @@ def _typed(cls: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
 
 
 def _from_single_file(file: Path, config: Path, dtype: torch.dtype) -> Any:
-    import diffusers
-
     if not (config / "model_index.json").is_file():
         raise UserError(
             f"{config} is no diffusers folder: it has no model_index.json; give one with the"
             f" configs of the model in {file.name}"
         )
-    check_model_index(config)
+    pipeline, more = _pipeline_of(check_model_index(config))
     with _clear_errors(file):
-        return diffusers.StableDiffusionPipeline.from_single_file(
-            str(file),
-            config=str(config),
-            torch_dtype=dtype,
-            local_files_only=True,
-            safety_checker=None,
-            requires_safety_checker=False,
+        return pipeline.from_single_file(
+            str(file), config=str(config), torch_dtype=dtype, local_files_only=True, **more
         )
 
 

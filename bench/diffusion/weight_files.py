@@ -11,13 +11,8 @@ from typing import Any
 
 from bench.base.errors import UserError
 from bench.base.safetensors_header import read_header
+from bench.diffusion.families import STEMS, family_of
 
-# The stems that diffusers and transformers save weights under.
-STEMS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
 VARIANT = "fp16"  # the one that the hub has of Stable Diffusion
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
@@ -44,7 +39,8 @@ def part_variants(folder: Path) -> dict[str, str | None]:
             f"the model in {folder} cannot be loaded (it has no model_index.json); a file is"
             " missing or damaged, fetch or build it again"
         )
-    return {part: _variant(folder / part, stem) for part, stem in STEMS.items()}
+    stems = STEMS[family_of(folder)]
+    return {part: _variant(folder / part, stem) for part, stem in stems.items()}
 
 
 def weight_files(part: Path, stem: str, variant: str | None) -> list[Path]:
@@ -74,7 +70,7 @@ def stored_types(path: Path) -> dict[str, Any]:
     except UserError:
         return {}
     types = {
-        part: _types(weight_files(path / part, STEMS[part], variant))
+        part: _types(weight_files(path / part, STEMS["sdxl"][part], variant))
         for part, variant in variants.items()
     }
     return {

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from bench.assets.catalogue import PREFIX
 from bench.base.errors import UserError, visible
 from bench.base.files import is_regular_file
+from bench.diffusion.families import STEMS, Family, family_of
 from bench.diffusion.weights_header import read_weights_header
 from bench.doctor.report import PROGRAM, FileFact, Gpu, Mark, SuiteFact, gib, odd
 
@@ -35,7 +36,6 @@ SLOW = 100_000_000  # parameters above which a run without a GPU is called slow
 # that.
 ACTIVATIONS = 0.25
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-WEIGHTS = ("unet", "vae", "text_encoder")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,10 @@ def look(name: str) -> Looked:
         ]
         parameters, problems = None, list[str]()
         if suite.settings.model.path.removeprefix(PREFIX) not in lacking:
-            more, parameters = _model_files(suite.place(suite.settings.model.path))
+            place = suite.place(suite.settings.model.path)
+            family, refused = _family(place)
+            problems += refused
+            more, parameters = _model_files(place, family)
             files += more
         base = suite.settings.model.base
         if base and base.removeprefix(PREFIX) not in lacking:
@@ -151,7 +154,19 @@ def _leaks(suite: Suite) -> list[str]:
     return []
 
 
-def _model_files(folder: Path) -> tuple[list[FileFact], int | None]:
+def _family(folder: Path) -> tuple[Family, list[str]]:
+    """The family of the model in a folder, Stable Diffusion 1 where it does not say, and why it
+    cannot be sampled.
+    """
+    if not (folder / "model_index.json").is_file():
+        return "sd", []
+    try:
+        return family_of(folder), []
+    except UserError as error:
+        return "sd", [visible(str(error))]
+
+
+def _model_files(folder: Path, family: Family = "sd") -> tuple[list[FileFact], int | None]:
     """The parts of a diffusers folder, or a checkpoint in one file, and how many parameters they
     hold.
     """
@@ -164,14 +179,15 @@ def _model_files(folder: Path) -> tuple[list[FileFact], int | None]:
         "model_index.json",
         "scheduler/scheduler_config.json",
         "tokenizer",
-        *(f"{part}/config.json" for part in WEIGHTS),
+        *(["tokenizer_2"] if family == "sdxl" else []),
+        *(f"{part}/config.json" for part in STEMS[family]),
     )
     files = [
         FileFact("model", str(folder / name), "" if (folder / name).exists() else "missing")
         for name in names
     ]
     total: int | None = 0
-    for part in WEIGHTS:
+    for part in STEMS[family]:
         variants: dict[str, list[Path]] = {}
         for path in sorted((folder / part).glob("*.safetensors")):
             variants.setdefault(re.sub(r"-\d+-of-\d+", "", path.name), []).append(path)

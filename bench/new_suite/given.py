@@ -23,6 +23,8 @@ PARTS = {
     "tokenizer": "tokenizer_config.json",
     "scheduler": "scheduler_config.json",
 }
+# Parts that only Stable Diffusion XL has. Its models are given as one folder.
+PARTS_OF_XL = {"text_encoder_2": "config.json", "tokenizer_2": "tokenizer_config.json"}
 ASKED = {  # field: question; the first three must be answered
     "model": "Diffusers folder of the model",
     "prompts": "CSV of the suspicious prompts (column prompt; optional id, group, reference)",

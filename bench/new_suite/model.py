@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from bench.base.errors import visible
+from bench.base.errors import UserError, visible
 from bench.base.files import write_atomically
-from bench.new_suite.given import PARTS, Checks, absolute
+from bench.diffusion.families import STEMS, Family, family_of
+from bench.new_suite.given import PARTS, PARTS_OF_XL, Checks, absolute
 from bench.suite.schema import Scheduler
 
 LARGEST_SIDE = 2**14  # pixels of a picture; more is a damaged configuration
@@ -24,6 +25,7 @@ class ModelChecks(Checks):
 
     folders: dict[str, Path]
     configs: Mapping[str, dict[str, Any] | None]
+    family: Family = "sd"
 
     def check(self) -> dict[str, Any]:
         """What the JSON files and the headers of the weights say: side in pixels, prediction type,
@@ -41,29 +43,25 @@ class ModelChecks(Checks):
             if part not in PARTS:
                 self.problems.append(f"unknown part of a model '{part}': known: {', '.join(PARTS)}")
         index = self._model_index()
+        tables = PARTS | PARTS_OF_XL if self.family == "sdxl" else PARTS
         folders = {
             part: Path(self.given.parts.get(part) or (self.given.model or Path()) / part)
-            for part in PARTS
+            for part in tables
         }
         configs = (
-            {part: self.read_json(folder / PARTS[part]) for part, folder in folders.items()}
+            {part: self.read_json(folder / tables[part]) for part, folder in folders.items()}
             if index is not None
             else {}
         )
         if index is None or any(config is None for config in configs.values()):
             return facts
         self.folders, self.configs = folders, configs
-        if not any(
-            (folders["tokenizer"] / name).is_file() for name in ("tokenizer.json", "vocab.json")
-        ):
-            self.problems.append(
-                f"{folders['tokenizer']} holds neither tokenizer.json nor vocab.json"
-            )
+        for folder in (folder for part, folder in folders.items() if part.startswith("tokenizer")):
+            if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+                self.problems.append(f"{folder} holds neither tokenizer.json nor vocab.json")
         stored: Counter[str] = Counter()
-        for part in ("unet", "vae", "text_encoder"):
-            for file in self._weights(
-                folders[part], "model" if part == "text_encoder" else "diffusion_pytorch_model"
-            ):
+        for part, stem in STEMS[self.family].items():
+            for file in self._weights(folders[part], stem):
                 stored += self.stored_numbers(file)
         self._check_scheduler(configs["scheduler"] or {}, facts)
         self._check_shapes(configs, facts)
@@ -82,21 +80,23 @@ class ModelChecks(Checks):
         if not (folder / "model_index.json").is_file() and set(PARTS) <= set(self.given.parts):
             return {}
         index = self.read_json(folder / "model_index.json")
-        if index and (
-            others := sorted(
-                {"text_encoder_2", "text_encoder_3", "transformer", "prior"} & set(index)
-            )
-        ):
+        if index:
+            try:
+                self.family = family_of(folder)
+            except UserError as error:
+                self.problems.append(visible(str(error)))
+                return None
+        if self.family == "sdxl" and self.given.parts:
             self.problems.append(
-                f"{folder} is a {index.get('_class_name')} (it has {', '.join(others)}); only"
-                " StableDiffusionPipeline is supported"
+                f"{folder} is a model of Stable Diffusion XL, which is given as one folder, without"
+                " --part"
             )
             return None
         for name, entry in (index or {}).items():
             named = isinstance(entry, list) and bool(entry) and entry[0] is not None
             if (
                 named
-                and name not in (*PARTS, "safety_checker")
+                and name not in (*PARTS, *PARTS_OF_XL, "safety_checker")
                 and not self.given.parts
                 and not (folder / name).is_dir()
             ):
@@ -178,10 +178,12 @@ class ModelChecks(Checks):
                 f" {', '.join(sorted(channels))} (an inpainting model?)"
             )
         wide, hidden = unet.get("cross_attention_dim"), encoder.get("hidden_size")
-        if type(wide) is int and type(hidden) is int and wide != hidden:
+        second = (configs.get("text_encoder_2") or {}).get("hidden_size", 0)
+        numbers = all(type(number) is int for number in (wide, hidden, second))
+        if numbers and wide != hidden + second:
             self.problems.append(
                 f"unet and text_encoder do not fit: cross_attention_dim is {wide} and hidden_size"
-                f" {hidden}"
+                f" {hidden}{f' and {second}' if second else ''}"
             )
 
     def _side(self, size: Any, blocks: Any) -> int | None:

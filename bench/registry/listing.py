@@ -12,7 +12,17 @@ from bench.registry.plugins import plugins
 from bench.registry.registry import Entry
 
 # Class attributes that `bench show` prints, in this order, where a class states them.
-ATTRIBUTES = ("where", "needs", "paper", "version", "neutral", "threat", "names", "roles")
+ATTRIBUTES = (
+    "where",
+    "needs",
+    "paper",
+    "version",
+    "families",
+    "neutral",
+    "threat",
+    "names",
+    "roles",
+)
 
 
 def list_names(plural: str | None) -> dict[str, dict[str, str]]:

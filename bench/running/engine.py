@@ -65,6 +65,10 @@ class Engine:
             self._base = load_base(base, self.denoiser, self.execution)
         return self._base
 
+    def release(self) -> None:
+        """Forget the loaded models; what is needed again is loaded again."""
+        self._denoiser = self._base = None
+
     def load(self) -> None:
         """Load the model now, so that what is wrong with it is said now."""
         _ = self.denoiser

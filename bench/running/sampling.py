@@ -42,7 +42,7 @@ def sample(
         adjusted = adjusted.replace(latents=request.latents, first=None)
     reworded = adjusted.prompts != request.prompts and not request.handed_in
     if reworded and adjusted.embeddings is request.embeddings:
-        adjusted = adjusted.replace(embeddings=denoiser.encode(adjusted.prompts))
+        adjusted = _encoded_again(denoiser, request, adjusted)
     watch = recording.watch if recording else None
     attention = recording.attention() if recording else nullcontext()
     with torch.no_grad(), process_kept(f"method {_name(method)}: guide"), attention:
@@ -58,6 +58,16 @@ def sample(
             f" {adjusted.seeds[row]}) holds NaN or infinity"
         )
     return latents
+
+
+def _encoded_again(denoiser: Denoiser, asked: Request, reworded: Request) -> Request:
+    """A request for other prompts with their embeddings. The pooled text follows, but where the
+    method has given one of its own.
+    """
+    embeddings, added = denoiser.texts(reworded.prompts)
+    own = reworded.pooled is not asked.pooled
+    pooled = reworded.pooled if own or added is None else added.pooled
+    return reworded.replace(embeddings=embeddings, pooled=pooled)
 
 
 def _name(method: Method) -> str:
@@ -88,13 +98,18 @@ def _check_request(method: Method, asked: Request, given: Any) -> None:
         raise UserError(
             f"method {_name(method)}: adjust must return a Request, not {type(given).__name__}"
         )
-    for part in ("latents", "embeddings", "null_embeddings"):
+    parts = ["latents", "embeddings", "null_embeddings"]
+    # of Stable Diffusion XL alone
+    parts += [
+        part for part in ("pooled", "null_pooled", "time_ids") if getattr(asked, part) is not None
+    ]
+    for part in parts:
         before, after = getattr(asked, part), getattr(given, part)
         alike = (
             isinstance(after, Tensor) and after.dtype == before.dtype and after.ndim == before.ndim
         )
         # the number of tokens may change, if it does so for both embeddings
-        free = 1 if part != "latents" else None
+        free = 1 if part in ("embeddings", "null_embeddings") else None
         if not alike or any(
             after.shape[axis] != before.shape[axis] for axis in range(before.ndim) if axis != free
         ):
@@ -121,13 +136,13 @@ def _check_request(method: Method, asked: Request, given: Any) -> None:
             f" every row, not {_shape(mask)}"
         )
     if given.first is not None:
-        parts = given.first if isinstance(given.first, tuple) else ()
-        if len(parts) != 2 or not all(
+        handed = given.first if isinstance(given.first, tuple) else ()
+        if len(handed) != 2 or not all(
             isinstance(part, Tensor)
             and part.shape == given.latents.shape
             and part.dtype in _types(given.latents)
             and bool(torch.isfinite(part).all())
-            for part in parts
+            for part in handed
         ):
             raise UserError(
                 f"method {_name(method)}: first must be two finite predictions, each a"

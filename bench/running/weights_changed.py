@@ -7,6 +7,7 @@ import hashlib
 import torch
 
 from bench.contracts.method import State
+from bench.diffusion.families import parts_of
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.images import Images
@@ -32,9 +33,8 @@ def weights_changed(experiment: Experiment, engine: Engine, images: Images, stat
 def _weights_digest(pipe: object) -> str:
     """sha256 over every parameter and buffer of the pipeline's networks, one tensor at a time."""
     digest = hashlib.sha256()
-    for part in ("unet", "text_encoder", "vae"):
-        network: torch.nn.Module | None = getattr(pipe, part)
-        for name, tensor in sorted(network.state_dict().items()) if network is not None else ():
+    for network in parts_of(pipe).values():
+        for name, tensor in sorted(network.state_dict().items()):
             digest.update(name.encode())
             digest.update(
                 tensor.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes()

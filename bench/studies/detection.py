@@ -25,10 +25,12 @@ from bench.base.progress import Report, silent
 from bench.contracts.detector import Detector, Observation, Recorder
 from bench.contracts.metric import Evaluation, Metric, PerImage
 from bench.contracts.samples import SampleSet, Timing
+from bench.diffusion.families import family_of_suite, refuse_family
 from bench.records.detection import Detection, OverSteps
 from bench.records.environment import environment
 from bench.records.parts import REFERENCE
 from bench.registry import registry
+from bench.registry.registry import Entry
 from bench.running.generating import generate
 from bench.running.prepare import Prepared, prepare
 from bench.running.process_state import process_kept
@@ -57,8 +59,7 @@ def detect(
     Raises `UserError` where the suite names none, the detector is unknown or gives something else
     than numbers, and `Unmeasurable` where it has none to give here.
     """
-    entry = registry.find("detector", name)
-    detector: Detector = configure("detector", entry.name, entry.load(), dict(values))
+    entry, detector = _detector_for(suite, name, values)
     study = Study.of(suite, detector, entry.source, store, device)
     run, judged = study.run, study.judged
     kinds, settings = judged.kinds, judged.settings
@@ -106,6 +107,16 @@ def detect(
         kept_bytes=study.kept_bytes(),
         environment=environment(device),
     )
+
+
+def _detector_for(suite: Suite, name: str, values: Mapping[str, Any]) -> tuple[Entry, Detector]:
+    """A detector by its name. Raises `UserError` where it is unknown, and where it does not work
+    on the suite's model.
+    """
+    entry = registry.find("detector", name)
+    detector: Detector = configure("detector", entry.name, entry.load(), dict(values))
+    refuse_family(family_of_suite(suite), detector.works_on(), f"detector {entry.name}")
+    return entry, detector
 
 
 @dataclass(frozen=True)
@@ -293,8 +304,7 @@ def plan(suite: Suite, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises `UserError` as `detect` does.
     """
-    entry = registry.find("detector", name)
-    detector: Detector = configure("detector", entry.name, entry.load(), dict(values))
+    entry, detector = _detector_for(suite, name, values)
     judged, steps = Judged(suite), suite.settings.model.steps
     counts = {kind: len(prompts) for kind, prompts in judged.kinds.items()}
     images = sum(counts.values()) * judged.settings.images
@@ -346,8 +356,7 @@ def of_pictures(
     Each is cut to its centred square, resized to the model's size and encoded by its autoencoder.
     Raises `UserError` for a detector that needs more, and for a file that is no picture.
     """
-    entry = registry.find("detector", name)
-    detector: Detector = configure("detector", entry.name, entry.load(), dict(values))
+    entry, detector = _detector_for(suite, name, values)
     if detector.needs != "picture" or len(detector.recorders()) != 1:
         raise UserError(
             f"detector {entry.name} needs {detector.needs}, so a picture alone cannot be scored;"

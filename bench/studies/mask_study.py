@@ -23,6 +23,7 @@ from bench.base.parameters import configure
 from bench.base.progress import Report, silent
 from bench.contracts.masked import MaskedMethod
 from bench.contracts.method import Method
+from bench.diffusion.families import family_of_suite, refuse_family
 from bench.diffusion.model import load_denoiser
 from bench.registry import registry
 from bench.studies import mask_plots as plots
@@ -85,6 +86,7 @@ def study_masks(
     `name` is the method as the user wrote it, `label` the title of plots. Raises `UserError` for a
     suite without fit prompts, and for a folder that cannot be written, before the model runs.
     """
+    refuse_family(family_of_suite(suite), method.families, f"method {name}")
     prompts = suite.prompts("fit")
     if not prompts:
         raise UserError(f"suite {suite.name} has no fit prompts to make masks from")

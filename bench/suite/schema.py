@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -57,6 +57,19 @@ class LoraSettings(_Frozen):
         return self.weight, self.weight if self.text_weight is None else self.text_weight
 
 
+Pair = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+
+
+class SizeConditioning(_Frozen):
+    """What Stable Diffusion XL is told of the picture that it is to make: how large it was once,
+    and which part of it is shown. In pixels, height or top first.
+    """
+
+    original: Pair | None = Field(None, description="[height, width]; the model's side by default")
+    crop: Pair = Field((0, 0), description="[top, left] of the part that is shown")
+    target: Pair | None = Field(None, description="[height, width] of it; the model's side")
+
+
 class ModelSettings(_Frozen):
     """The pipeline and how it is sampled: everything that decides a picture except prompt, seed and
     method.
@@ -96,6 +109,9 @@ class ModelSettings(_Frozen):
             "what the model was fine-tuned from, a folder or file as `path`; with [[model.loras]]"
             " it is the model without them, unless another is named"
         ),
+    )
+    size_conditioning: SizeConditioning | None = Field(
+        None, description="for Stable Diffusion XL: the sizes that the model is told"
     )
 
 
@@ -303,7 +319,7 @@ class SuiteSettings(_Frozen):
 # fingerprints and keys, which stay what they were.
 LATER = {
     "suite": ("stratified", "track"),
-    "model": ("config", "vae_tiling", "loras", "base"),
+    "model": ("config", "vae_tiling", "loras", "base", "size_conditioning"),
     "prompts": (
         "format",
         "delimiter",

@@ -181,6 +181,101 @@ def build_tiny_base() -> Any:
     return pipe
 
 
+def build_tiny_xl_pipeline(
+    seed: int = 0,
+    prediction_type: str = "epsilon",
+    zero_null: bool = True,
+    statistics: bool = False,
+    second_width: int = 32,
+) -> Any:
+    """A `StableDiffusionXLPipeline` for 32x32 pixels in eval mode; global random state is left as
+    it was. `zero_null`: the empty prompt is zeros; `statistics`: the autoencoder states mean and
+    deviation of its latents.
+
+    The first text encoder gives 32 numbers a token, the second one `second_width`; the UNet has
+    two transformer blocks in each attention of its second level, and none in its first.
+    """
+    from diffusers import (
+        AutoencoderKL,
+        EulerDiscreteScheduler,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    tokenizer, second_tokenizer = tiny_tokenizer(), tiny_tokenizer()
+    second_tokenizer.pad_token = "!"  # as the second one of Stable Diffusion XL is filled up
+    configs = [
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=64,
+            projection_dim=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=len(tokenizer) - 2,
+            eos_token_id=len(tokenizer) - 1,
+        )
+        for width in (32, second_width)
+    ]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        first, second = CLIPTextModel(configs[0]), CLIPTextModelWithProjection(configs[1])
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            cross_attention_dim=32 + second_width,
+            transformer_layers_per_block=(1, 2),
+            attention_head_dim=(2, 4),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=32 + 6 * 8,
+            norm_num_groups=8,
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 8, 16),
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=SIDE,
+            mid_block_add_attention=False,
+            scaling_factor=0.13025,
+            latents_mean=[0.1, -0.2, 0.3, -0.4] if statistics else None,
+            latents_std=[0.8, 0.9, 1.1, 1.2] if statistics else None,
+        )
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        timestep_spacing="leading",
+        prediction_type=prediction_type,
+        steps_offset=1,
+    )
+    pipe = StableDiffusionXLPipeline(
+        vae,
+        first,
+        second,
+        tokenizer,
+        second_tokenizer,
+        unet,
+        scheduler,
+        force_zeros_for_empty_prompt=zero_null,
+        add_watermarker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    for part in (unet, vae, first, second):
+        part.eval().requires_grad_(False)
+    return pipe
+
+
 def tiny_tokenizer() -> Any:
     from transformers import CLIPTokenizer
 

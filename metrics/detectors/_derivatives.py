@@ -38,12 +38,7 @@ def of_every_image(
                 [seen.prompts[row].text for row, _ in part],
                 [int(seen.seeds[place]) for place in part],
             )
-            request = request.replace(
-                latents=request.latents.float(),
-                embeddings=request.embeddings.float(),
-                null_embeddings=request.null_embeddings.float(),
-            )
-            values.append(value(request, part).detach().double().cpu())
+            values.append(value(request.in_float32(), part).detach().double().cpu())
             seen.report(name, start + len(part), len(places))
     return torch.cat(values).reshape(seen.seeds.shape).numpy()
 

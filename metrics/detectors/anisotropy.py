@@ -33,6 +33,7 @@ class Anisotropy(Detector):
     """
 
     needs: ClassVar[Needs] = "model"
+    families: ClassVar = ("sd", "sdxl")
     paper: ClassVar[str] = "Asthana and Belagiannis 2026, arXiv:2601.20642"
 
     w_norm: float = Field(

@@ -30,6 +30,7 @@ class CurvatureMap(Detector):
     """
 
     needs: ClassVar[Needs] = "model"
+    families: ClassVar = ("sd", "sdxl")
     paper: ClassVar[str] = "Kim and Lee 2026, arXiv:2605.26756"
 
     probes: int = Field(16, ge=1, description="random signs that the diagonal is estimated from")

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench import Detector, Needs, Observation, Recorder
+from bench import Added, Detector, Needs, Observation, Recorder
 from metrics.detectors._final_latents import CleanEstimates
 from metrics.detectors._sphere import convergence, directions
 
@@ -28,6 +28,7 @@ class GeometryGap(Detector):
     """
 
     needs: ClassVar[Needs] = "model"
+    families: ClassVar = ("sd", "sdxl")
     paper: ClassVar[str] = "Brokman et al. 2025 (NeurReps), after arXiv:2505.08246"
 
     at: tuple[Annotated[int, Field(ge=0)], ...] = Field(
@@ -59,19 +60,30 @@ class GeometryGap(Detector):
         denoiser = seen.denoiser
         around = directions(self.directions, estimates.shape[3:], self.seed)
         places = [min(step, len(denoiser.timesteps) - 1) for step in self.at]
-        empty, scores = denoiser.encode([""]), []
+        (empty, null), scores = denoiser.null_texts(1), []
         for row, prompt in enumerate(seen.prompts):
-            embedding, found = denoiser.encode([prompt.text]), []
+            (embedding, added), found = denoiser.texts([prompt.text]), []
             for column, index in enumerate(places):
 
-                def gap(points: Tensor, index: int = index, own: Tensor = embedding) -> Tensor:
+                def gap(
+                    points: Tensor,
+                    index: int = index,
+                    own: Tensor = embedding,
+                    added: Added | None = added,
+                ) -> Tensor:
                     both = torch.cat([part.expand(len(points), -1, -1) for part in (empty, own)])
+                    beside = (
+                        null
+                        and added
+                        and null.expand(len(points)).and_then(added.expand(len(points)))
+                    )
                     unconditional, conditional = denoiser.epsilon(
                         torch.cat([points, points]).to(denoiser.dtype),
                         denoiser.timesteps[index],
                         both,
                         None,
                         index,
+                        beside,
                     ).chunk(2)
                     return conditional.float() - unconditional.float()
 

@@ -23,6 +23,7 @@ class OnestepWhite(Detector):
     """
 
     needs: ClassVar[Needs] = "model"
+    families: ClassVar = ("sd", "sdxl")
     paper: ClassVar[str] = "Webster 2023, arXiv:2305.08694"
 
     def rows(self, steps: int) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench import Detector, Needs, Observation, Recorder
+from bench import Added, Detector, Needs, Observation, Recorder
 from metrics.detectors._final_latents import FinalLatents
 from metrics.detectors._sphere import convergence, directions
 
@@ -27,6 +27,7 @@ class Plaplace(Detector):
     """
 
     needs: ClassVar[Needs] = "picture"
+    families: ClassVar = ("sd", "sdxl")
     paper: ClassVar[str] = "Brokman et al. 2025, arXiv:2505.08246"
 
     timestep: int = Field(
@@ -66,13 +67,18 @@ class Plaplace(Detector):
         denoiser = seen.denoiser
         around = directions(self.directions, finished.shape[2:], self.seed)
         signal = float(denoiser.pipe.scheduler.alphas_cumprod[self.timestep])
-        empty, scores = denoiser.encode([""]), []
+        empty, scores = denoiser.null_texts(1), []
         for row, prompt in enumerate(seen.prompts):
-            embedding = denoiser.encode([prompt.text]) if self.conditional else empty
+            embedding, added = denoiser.texts([prompt.text]) if self.conditional else empty
 
-            def noise(points: Tensor, embedding: Tensor = embedding) -> Tensor:
+            def noise(
+                points: Tensor, embedding: Tensor = embedding, added: Added | None = added
+            ) -> Tensor:
                 return denoiser.epsilon(
-                    points.to(denoiser.dtype), self.timestep, embedding.expand(len(points), -1, -1)
+                    points.to(denoiser.dtype),
+                    self.timestep,
+                    embedding.expand(len(points), -1, -1),
+                    added=added and added.expand(len(points)),
                 )
 
             centres = torch.tensor(finished[row], device=denoiser.device)

@@ -25,6 +25,7 @@ class ScoreShift(Detector):
     """
 
     needs: ClassVar[Needs] = "model"
+    families: ClassVar = ("sd", "sdxl")
     paper: ClassVar[str] = "randomnameforicml/icml-2026"
 
     def rows(self, steps: int) -> tuple[float, float]:
@@ -38,10 +39,11 @@ class ScoreShift(Detector):
         def shift(request: Request, places: Places) -> Tensor:
             scaled, timestep = denoiser.start(request.latents)
             embeddings = torch.cat([request.null_embeddings, request.embeddings])
+            added = request.both_added
             with torch.enable_grad():
                 # Each branch has an input of its own, so one backward pass gives both gradients.
                 inputs = torch.cat([scaled, scaled]).requires_grad_()
-                noise = denoiser.epsilon(inputs, timestep, embeddings, None, 0).float()
+                noise = denoiser.epsilon(inputs, timestep, embeddings, None, 0, added).float()
                 (gradients,) = torch.autograd.grad(noise.square().sum() / 2, inputs)
             unconditional, conditional = gradients.double().flatten(1).chunk(2)
             return (conditional - unconditional).square().sum(1)

@@ -28,6 +28,7 @@ class Sharpness(Detector):
     """
 
     needs: ClassVar[Needs] = "model"
+    families: ClassVar = ("sd", "sdxl")
     paper: ClassVar[str] = "Jeon et al. 2025, arXiv:2412.04140"
 
     squared: bool = Field(False, description="the square of the norm, as in the paper")

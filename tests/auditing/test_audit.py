@@ -18,6 +18,7 @@ from bench.auditing.audit import run_audit
 from bench.auditing.ready import ready
 from bench.base.errors import UserError
 from bench.running import generating
+from bench.testbed.bundle import BUNDLE
 from bench.testbed.subject import SHIPPED
 from conftest import bench
 
@@ -281,6 +282,14 @@ def test_bad_inputs_are_one_line_before_anything_is_generated(folders, tmp_path)
     said = refusal(folders, tmp_path, loras=(Lora(half),))
     assert "half.safetensors" in said
     assert "has down and no up" in said
+    assert "give the last one with --lora" in refusal(folders, tmp_path, loras=(), epochs=(LORA,))
+    assert "leave --base out" in refusal(folders, tmp_path, base=BUNDLE / "pipeline")
+    assert "name that with --model" in refusal(
+        folders, tmp_path, loras=(), base=BUNDLE / "pipeline"
+    )
+    same = {"loras": (), "base": BUNDLE / "pipeline", "model": BUNDLE / "pipeline"}
+    assert "nothing to compare" in refusal(folders, tmp_path, like="testbed", **same)
+    assert "give --holdout FOLDER" in refusal(folders, tmp_path, holdout=None, holdout_random=True)
     assert "lies in" in refusal(folders, folders / "data")
     assert "has no [metrics.sscd]" in refusal(folders, tmp_path, like=_without_sscd(tmp_path))
 
@@ -326,3 +335,57 @@ def test_weights_and_remedies_are_parsed_or_refused():
     ]
     assert parse_remedies(["none"]) == ()
     assert parse_remedies(None) is None
+
+
+def test_pictures_that_share_a_caption_share_its_images_in_the_curve():
+    """Each picture gets its part, and an image counts whichever of them it copies."""
+    from bench.auditing.prompts import Asking
+    from bench.auditing.rows import _copies
+    from bench.auditing.sampling import Generated
+
+    asking = [Asking("caption", "both", 4, (0, 1)), Asking("caption", "one", 2, (2,))]
+    made = Generated(asking, np.array([0, 0, 0, 0, 1, 1]), (), None)
+    hit = np.zeros((6, 3), dtype=bool)
+    hit[0, 1] = hit[2, 1] = hit[5, 2] = True
+    assert _copies(hit, made, 3).tolist() == [[1, 0], [1, 0], [0, 1]]
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(tmp_path_factory):
+    """The embedded model with the LoRA merged into it, saved as a model that was fine-tuned as a
+    whole.
+    """
+    from bench.diffusion.lora.file import read_lora
+    from bench.diffusion.lora.merge import Strength, merge
+    from bench.diffusion.model import load_pipeline
+    from bench.suite.load import load_suite
+
+    folder = tmp_path_factory.mktemp("model") / "pipeline"
+    shutil.copytree(BUNDLE / "pipeline", folder)
+    pipe = load_pipeline(load_suite("testbed"), CPU)
+    merge(pipe, [(read_lora(LORA), Strength())])
+    pipe.unet.save_pretrained(folder / "unet", safe_serialization=True)
+    return folder
+
+
+def test_a_model_that_was_fine_tuned_as_a_whole_is_compared_with_its_base(
+    folders, tmp_path, fine_tuned
+):
+    more = {"loras": (), "model": fine_tuned, "base": BUNDLE / "pipeline", "like": "testbed"}
+    audit = run_audit(ready(asked(folders, tmp_path / "out", **more), CPU))
+    assert audit.yours.count >= 2
+    assert audit.base.count == 0
+    assert [row.weight for row in audit.rows] == [0.0, 1.0]
+
+
+def test_the_attacker_who_knows_the_base_is_tried(folders, tmp_path):
+    """On a few pictures: what the record says is what the audit says."""
+    more = {"quick": False, "remedies": (), "images": 2, "steps": 4, "holdout": None}
+    prepared = ready(asked(folders, tmp_path / "out", **more), CPU)
+    audit = run_audit(prepared)
+    record = prepared.studio.record(prepared.attack)
+    assert audit.attack.scores["model_guidance_extracted"] == (
+        record.attacks["model_guidance_extracted"].value
+    )
+    assert "names a copy of" in audit.attack.words
+    assert {one.verdict for one in audit.pictures} <= {"copied", "extractable", "not seen"}

@@ -28,6 +28,15 @@ def test_comments_docstrings_and_empty_lines_are_no_code():
     )
 
 
+def test_the_families_that_a_method_works_on_are_no_code():
+    declared = CODE.replace(
+        '    x = "# no comment"\n',
+        '    x = "# no comment"\n    families: ClassVar = (\n        "sd",\n    )\n',
+    )
+    assert "families" in declared and bare_code(declared) == bare_code(CODE)
+    assert bare_code("families: int = 3\n") == "families: int = 3"
+
+
 def test_code_changes_with_a_helper_and_not_with_its_comments(tmp_path, monkeypatch):
     package = tmp_path / "made_up_methods"
     package.mkdir()

@@ -20,7 +20,7 @@ from bench.diffusion.weight_files import part_variants
 from bench.running.sampling import sample
 from bench.suite.load import load_suite
 from bench.suite.schema import LATER
-from bench.testbed.tiny import tiny_tokenizer
+from bench.testbed.tiny import build_tiny_xl_pipeline, tiny_tokenizer
 from conftest import CAPTIONS, SUITE, build_tiny_pipeline
 from methods._nemo_layers import RowMasks, value_layers
 from methods._nemo_probe import Detection, Probe
@@ -224,7 +224,7 @@ def test_a_single_file_without_config_or_with_a_folder_that_has_none_says_what_t
         load_pipeline(suite_on(single, tiny_folder, 'path = "config"\nconfig = "config"'), CPU)
 
 
-def open_clip_state(text_encoder) -> dict[str, torch.Tensor]:
+def open_clip_state(text_encoder, layers=24) -> dict[str, torch.Tensor]:
     """A CLIP text model under OpenCLIP's names, as Stable Diffusion 2.x files hold it: with the
     24th layer that is not used.
     """
@@ -240,7 +240,7 @@ def open_clip_state(text_encoder) -> dict[str, torch.Tensor]:
     state[f"{prefix}positional_embedding"] = own["embeddings.position_embedding.weight"]
     for kind in ("weight", "bias"):
         state[f"{prefix}ln_final.{kind}"] = own[f"final_layer_norm.{kind}"]
-        for layer in range(24):
+        for layer in range(layers):
             of, to = f"encoder.layers.{min(layer, 22)}", f"{prefix}transformer.resblocks.{layer}"
             state[f"{to}.attn.in_proj_{kind}"] = torch.cat(
                 [own[f"{of}.self_attn.{name}_proj.{kind}"] for name in "qkv"]
@@ -254,7 +254,8 @@ def open_clip_state(text_encoder) -> dict[str, torch.Tensor]:
             ):
                 state[f"{to}.{old}.{kind}"] = own[f"{of}.{new}.{kind}"]
     width = own["final_layer_norm.weight"].shape[0]
-    state[f"{prefix}text_projection"] = torch.eye(width)
+    projection = own.get("text_projection.weight", torch.eye(width))
+    state[f"{prefix}text_projection"] = projection.T
     return state
 
 
@@ -310,6 +311,30 @@ def test_the_text_encoder_of_stable_diffusion_2_loads_from_both_layouts(tmp_path
     single = suite_on(tmp_path, tiny_folder, 'path = "v2.safetensors"\nconfig = "folder"')
     assert (pictures(single) == from_folder).all()
     assert layers == len(pipe.text_encoder.state_dict())
+
+
+def test_a_checkpoint_of_stable_diffusion_xl_in_one_file_gives_the_pictures_of_its_folder(
+    tmp_path, tiny_folder
+):
+    pipe = build_tiny_xl_pipeline(second_width=48)  # diffusers tells the encoders apart by width
+    with torch.no_grad():  # so that what a text encoder says shows in the picture
+        for name, weight in pipe.unet.named_parameters():
+            weight.mul_(12 if "attn2.to_v" in name or "add_embedding" in name else 1)
+    pipe.save_pretrained(tmp_path / "folder")
+    layers = pipe.text_encoder_2.config.num_hidden_layers
+    state = {}
+    for key, tensor in ldm_state(pipe).items():
+        key = key.replace("add_embedding.linear_1", "label_emb.0.0")
+        key = key.replace("add_embedding.linear_2", "label_emb.0.2")
+        state[key.replace("cond_stage_model.", "conditioner.embedders.0.")] = tensor
+    for key, tensor in open_clip_state(pipe.text_encoder_2, layers).items():
+        state[key.replace("cond_stage_model.", "conditioner.embedders.1.")] = tensor
+    kept = {key: tensor.contiguous().clone() for key, tensor in state.items()}
+    save_file(kept, tmp_path / "xl.safetensors")
+    scheduler = 'scheduler = "EulerDiscreteScheduler"'
+    from_folder = pictures(suite_on(tmp_path, tiny_folder, f'path = "folder"\n{scheduler}'))
+    lines = f'path = "xl.safetensors"\nconfig = "folder"\n{scheduler}'
+    assert (pictures(suite_on(tmp_path, tiny_folder, lines)) == from_folder).all()
 
 
 @pytest.mark.parametrize(

@@ -369,7 +369,7 @@ def diffusers_folder(folder):
         "model_index.json",
         "scheduler/scheduler_config.json",
         "tokenizer/vocab.json",
-        *(f"{part}/config.json" for part in doctor_suites.WEIGHTS),
+        *(f"{part}/config.json" for part in ("unet", "vae", "text_encoder")),
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("{}")

@@ -326,9 +326,17 @@ def test_a_reference_column_names_several_pictures(given, desk):
         (
             lambda m: edit_json(
                 m / "model_index.json",
+                _class_name="FluxPipeline",
+                transformer=["diffusers", "FluxTransformer2DModel"],
+            ),
+            "FluxPipeline is a flow-matching transformer, not supported yet",
+        ),
+        (
+            lambda m: edit_json(
+                m / "model_index.json",
                 text_encoder_2=["transformers", "CLIPTextModelWithProjection"],
             ),
-            "only StableDiffusionPipeline",
+            "text_encoder_2/config.json is missing",
         ),
         (
             lambda m: edit_json(m / "model_index.json", image_encoder=["transformers", "X"]),

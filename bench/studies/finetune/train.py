@@ -35,6 +35,7 @@ from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
 from bench.base.progress import Report, silent
+from bench.diffusion.families import family_of, refuse_family
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import Strength, merge
 from bench.diffusion.model import quiet_libraries
@@ -147,6 +148,7 @@ def prepare(training: Training, out: Path) -> Prepared:
         raise UserError(
             f"model {training.model} is no diffusers folder: it holds no model_index.json"
         )
+    refuse_family(family_of(training.model), ("sd",), "bench finetune")
     pairs = read_pairs(training.data)
     duplicated = choose_duplicated(len(pairs), training.duplicate, training.seed)
     identity = training.facts() | {
@@ -337,6 +339,7 @@ def load_trainable(folder: Path, device: torch.device) -> Any:
     import diffusers
 
     quiet_libraries()
+    refuse_family(family_of(folder), ("sd",), "training")
     try:
         with warnings.catch_warnings():
             # The keyword's newer name is unknown to older releases of diffusers.
