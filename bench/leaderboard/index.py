@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from bench.leaderboard.board import Board, Row
 from bench.leaderboard.detectors import CLEAN, DetectorBoard, DetectorRow
 from bench.leaderboard.experiments import ExperimentBoard
-from bench.leaderboard.glance import glance
+from bench.leaderboard.glance import glance, only_none
 from bench.leaderboard.known_pictures import COLUMNS, ENDING, KnownAttack, known_attacks
 from bench.leaderboard.page import answer_shown
 from bench.leaderboard.templating import template
@@ -79,7 +79,9 @@ def _of_methods(board: Board, pictures: Sequence[str]) -> Entry:
     records = [row.record for row in board.rows]
     methods = len({record.method for record in records if record.method != REFERENCE})
     prompts = max((len(record.per_prompt.get("sscd", {})) for record in records), default=0)
-    about = f"{methods} method{'' if methods == 1 else 's'} beside none"
+    about = (
+        f"{methods} method{'' if methods == 1 else 's'} beside none" if methods else "none alone"
+    )
     about += f", {prompts} memorized prompts" if prompts else ""
     found = []
     for card in glance(board):
@@ -90,7 +92,9 @@ def _of_methods(board: Board, pictures: Sequence[str]) -> Entry:
             said = "; ".join(filter(None, (shown["verdict"], shown["harm"])))
             found.append(Finding(card.question, answer.row.label, figure, said))
         if not card.answers:
-            found.append(Finding(card.question, "", "", " ".join(card.nothing)))
+            found.append(Finding(card.question, "", "", " ".join((*card.nothing, *card.told))))
+    if alone := only_none(board):
+        found.append(Finding("What was found?", "", "", alone))
     found += [_of_attack(attack) for attack in known_attacks(board) if attack.item in EMBEDDINGS]
     picture = board.suite if board.suite in pictures else ""
     return Entry(METHODS, board.suite, board.suite, about, tuple(found), picture)
