@@ -90,8 +90,8 @@ def looks_of(methods: Iterable[str]) -> dict[str, Look]:
     """The look of each method's first row, by the order of their names."""
     found: dict[str, Look] = {}
     used: Counter[Look] = Counter()
-    for number, method in enumerate(sorted(methods)):
-        hue, times = number % HUES, number // HUES
+    for place, method in enumerate(sorted(methods)):
+        hue, times = place % HUES, place // HUES
         found[method] = _free_look(str(hue), hue + 3 * times, used)
         used[found[method]] += 1
     return found

@@ -91,7 +91,8 @@ def chart(board: Board, found: Sequence[Curve]) -> dict[str, Any]:
             ("replication", charts.HEIGHT - charts.BOTTOM, charts.TOP, 6),
         )
     )
-    looks, rows = _looks(board, found), {}
+    looks = _looks(board, found)
+    rows: dict[str, int] = {}
     for place, row in enumerate(board.rows):
         rows.setdefault(row.record.method, place)
     lines: list[dict[str, Any]] = []

@@ -35,6 +35,7 @@ COSTS = (
     ("evaluations an image, memorized", NFE[1]),
     ("evaluations to fit", FIT),
 )
+COST = "What does it cost, and which costs nothing at inference?"
 NAME = 60  # letters of a row's name in a sentence
 NAMED = 4  # rows that a sentence names
 
@@ -167,7 +168,7 @@ def _first_measured(row: Row | None, columns: Sequence[Column]) -> Column | None
 
 
 def _against_api(rows: Sequence[Row], by: Column) -> Card | None:
-    """Whom the extraction attack gets least from; where it was not run, whom plain sampling does."""
+    """Whom the extraction attack gets least from, or plain sampling where that was not run."""
     attacked = [row for row in rows if _value(row, EXTRACTED) is not None]
     column = EXTRACTED if attacked else by
     known = attacked or [row for row in rows if _value(row, by) is not None]
@@ -175,9 +176,11 @@ def _against_api(rows: Sequence[Row], by: Column) -> Card | None:
     if not ordered:
         return None
     keeping = [row for row in ordered if (change := _change(row)) is not None and change >= -KEPT]
+    lead = "Fewest prompts extracted" if attacked else "Least by plain sampling"
+    same = bool(keeping) and keeping[0] is ordered[0]
     answers = [
         Answer(
-            "Fewest prompts extracted" if attacked else "Least by plain sampling",
+            f"{lead}, clean alignment kept" if same else lead,
             ordered[0],
             column,
             verdict(ordered[0], column),
@@ -186,7 +189,7 @@ def _against_api(rows: Sequence[Row], by: Column) -> Card | None:
         )
     ]
     nothing = []
-    if keeping:
+    if keeping and not same:
         answers.append(
             Answer(
                 "Fewest, clean alignment kept" if attacked else "Least, clean alignment kept",
@@ -197,7 +200,7 @@ def _against_api(rows: Sequence[Row], by: Column) -> Card | None:
                 tuple(keeping[1:]),
             )
         )
-    elif any(_change(row) is not None for row in ordered):
+    elif not keeping and any(_change(row) is not None for row in ordered):
         nothing.append(f"None of them keeps clean CLIP within {KEPT} of none.")
     return Card(
         "api",
@@ -224,7 +227,7 @@ def _free(rows: Sequence[Row], reference: Row | None, by: Column) -> Card | None
     ]
     nfe, time = (_first_measured(reference, columns) for columns in (NFE, TIME))
     if not known or nfe is None:
-        return None
+        return _cost_unknown() if rows else None
     costs = (nfe, time) if time else (nfe,)
     free = [row for row in _lowest(known, by) if no_extra(row, reference)]
     without, fitted = (
@@ -254,11 +257,21 @@ def _free(rows: Sequence[Row], reference: Row | None, by: Column) -> Card | None
             nothing.append(missing)
     return Card(
         "free",
-        "What does it cost, and which costs nothing at inference?",
+        COST,
         tuple(answers),
         tuple(nothing),
         "Rule: no more model evaluations per image (NFE) than none; lowest"
         f" {by.plain} first. Those with evaluations for fitting (fit NFE above 0) apart.",
+    )
+
+
+def _cost_unknown() -> Card:
+    return Card(
+        "free",
+        COST,
+        (),
+        ("Not measured on this board: it lacks evaluations or fitting.",),
+        "Rule: no more model evaluations per image (NFE) than none.",
     )
 
 
@@ -325,24 +338,27 @@ def _brought_back(row: Row) -> str:
 def _costs_of_the_named(
     cards: Sequence[Card], reference: Row | None
 ) -> tuple[tuple[Row, tuple[str, ...]], ...]:
-    """What each row costs that answers one of the cards, and `none` after them."""
+    """What each row costs that answers one of the cards, and `none` after them; empty where nothing
+    of that was measured.
+    """
     named = {
         (answer.row.record.method, answer.row.record.run): answer.row
         for card in cards
         for answer in card.answers
     }
     rows = [*named.values(), *([reference] if reference else [])]
+    found = [(row, [_value(row, column) for _, column in COSTS]) for row in rows]
+    if all(value is None for _, values in found for value in values):
+        return ()
     return tuple(
         (
             row,
             tuple(
                 number(value, column.decimals)
-                if (value := _value(row, column)) is not None
-                else "–"
-                for _, column in COSTS
+                for value, (_, column) in zip(values, COSTS, strict=True)
             ),
         )
-        for row in rows
+        for row, values in found
     )
 
 

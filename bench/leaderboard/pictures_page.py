@@ -28,7 +28,7 @@ FOLDER = "pictures"
 
 @dataclass(frozen=True)
 class Line:
-    """One prompt and seed: its training picture, and the image of each row by place in the board."""
+    """A prompt and seed: its training picture, and the image of each row by place in the board."""
 
     prompt: str
     group: str
@@ -90,7 +90,8 @@ def pictures_of(board: Board) -> Pictures:
     training = Sheet(f"{board.suite}/training.svg")
     sheets = [training]
     of_line: dict[tuple[str, int], dict[str, Any]] = {}
-    rows, finds = [], []
+    rows: list[tuple[int, Row]] = []
+    finds: list[tuple[int, Row, tuple[Find, ...]]] = []
     for place, row in _reference_first(board):
         record = row.record
         own = Sheet(f"{board.suite}/{record.run}.svg")
