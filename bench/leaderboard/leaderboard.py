@@ -112,9 +112,16 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
 
 
 def write_pages(pages: dict[str, bytes], out: Path) -> list[Path]:
+    """Write the files. Sheets of pictures that belong to no record any more are removed: they bear
+    the names of runs, so that a new record would leave the old one's behind.
+    """
     for name, content in pages.items():
         write_atomically(out / name, content)
-    return [out / name for name in pages]
+    written = [out / name for name in pages]
+    for suite in {path.parent for path in written if path.parent.parent == out / "pictures"}:
+        for path in set(suite.glob("*.svg")) - set(written):
+            path.unlink()
+    return written
 
 
 def check_pages(pages: dict[str, bytes], out: Path) -> list[str]:

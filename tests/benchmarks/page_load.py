@@ -35,8 +35,7 @@ CHROMIUM = next(
 LONGEST = 120  # seconds that a browser may take
 LOADED = """async () => {
     await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-    return [performance.now(), performance.getEntriesByType("navigation")[0].loadEventEnd,
-            document.querySelectorAll("*").length];
+    return [performance.now(), performance.getEntriesByType("navigation")[0].loadEventEnd];
 }"""
 
 
@@ -61,24 +60,30 @@ def main() -> None:
         for rows in arguments.rows:
             records = folder / f"{rows}" / "records"
             synthetic(records, arguments.suite, rows, arguments.methods)
-            found = []
+            found = {}
             for name, tree in trees.items():
                 out = folder / f"{rows}" / name
-                seconds = made(tree, records, out)
-                page = out / f"{arguments.suite}.html"
-                whole = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-                load = [opened(page, arguments.repeat)] if CHROMIUM else []
-                found.append([seconds, page.stat().st_size / 2**20, whole / 2**20, *load])
-                print(
-                    f"{rows} rows, {name}: made in {seconds:.1f} s; page"
-                    f" {found[-1][1]:.2f} MiB, all files {found[-1][2]:.1f} MiB"
-                    + (f"; open in {load[0]:.2f} s" if load else "; no Chromium to open it")
-                )
-            if len(found) == 2:
-                names = ("made", "page", "all files", "open")
-                ratios = [before / now for before, now in zip(*found, strict=True)]
-                said = ", ".join(f"{n} {r:.1f}" for n, r in zip(names, ratios, strict=False))
-                print(f"{rows} rows, before / now: {said}")
+                measured = {"made, s": made(tree, records, out)}
+                sizes = {path: path.stat().st_size / 2**20 for path in out.rglob("*.*")}
+                measured["all files, MiB"] = sum(sizes.values())
+                for what, page in (
+                    ("page", out / f"{arguments.suite}.html"),
+                    ("pictures", out / "pictures" / f"{arguments.suite}.html"),
+                ):
+                    if page.exists():
+                        measured[f"{what}, MiB"] = sizes[page]
+                        if CHROMIUM:
+                            measured[f"{what} open, s"] = opened(page, arguments.repeat)
+                found[name] = measured
+                print(f"{rows} rows, {name}:", said(measured), flush=True)
+            if arguments.against:
+                before, now = found.values()
+                ratios = {what.split(",")[0]: before[what] / now[what] for what in before}
+                print(f"{rows} rows, {arguments.against} / now:", said(ratios), flush=True)
+
+
+def said(numbers: dict[str, float]) -> str:
+    return "; ".join(f"{name} {number:.2f}" for name, number in numbers.items())
 
 
 def exported(commit: str, into: Path) -> Path:
@@ -161,10 +166,9 @@ def opened(page: Path, repeat: int) -> float:
             browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             tab = browser.new_page(viewport={"width": 1400, "height": 900})
             tab.goto(page.resolve().as_uri(), wait_until="load", timeout=1000 * LONGEST)
-            painted, loaded, elements = tab.evaluate(LOADED)
+            painted, loaded = tab.evaluate(LOADED)
             seconds.append(max(painted, loaded) / 1000)
             browser.close()
-    print(f"  {elements} elements")
     return min(seconds)
 
 
