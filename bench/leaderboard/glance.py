@@ -35,6 +35,7 @@ COSTS = (
     ("evaluations an image, memorized", NFE[1]),
     ("evaluations to fit", FIT),
 )
+ONE_MODEL = "One model and one list of prompts: another model may order the methods otherwise."
 COST = "What does it cost, and which costs nothing at inference?"
 NAME = 60  # letters of a row's name in a sentence
 NAMED = 4  # rows that a sentence names
@@ -391,10 +392,10 @@ def _sure(board: Board, rows: Sequence[Row], by: Column) -> list[Card]:
     times = f"{seeds[0]} to {seeds[-1]} times" if len(seeds) > 1 else f"{seeds[0]} times"
     if score and score.prompts:
         told.append(
-            f"{by.plain} rests on {score.prompts} prompts and {score.n} images a row; everything"
-            f" was generated {'once' if seeds == [1] else times}."
+            f"{score.prompts} prompts and {score.n} images a row decide on {by.plain}; everything was"
+            f" generated {'once' if seeds == [1] else times}."
         )
-    told.append("One model and one list of prompts: another model may order the methods otherwise.")
+    told.append(ONE_MODEL)
     rule = (
         "Rule: a difference is clear where the 95 % interval, paired by prompt, leaves out 0 and"
         f" Holm's correction over all comparisons of the board keeps it below {LEVEL:g}."

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from bench.leaderboard.board import Board, Row
 from bench.leaderboard.detectors import CLEAN, DetectorBoard, DetectorRow
 from bench.leaderboard.experiments import ExperimentBoard
-from bench.leaderboard.glance import glance, only_none
+from bench.leaderboard.glance import ONE_MODEL, glance, only_none
 from bench.leaderboard.known_pictures import COLUMNS, ENDING, KnownAttack, known_attacks
 from bench.leaderboard.page import answer_shown
 from bench.leaderboard.templating import template
@@ -89,10 +89,12 @@ def _of_methods(board: Board, pictures: Sequence[str]) -> Entry:
             shown = answer_shown(answer)
             figure = f"{shown['name']} {shown['value']} {shown['interval']}".strip()
             figure += f" (none: {shown['none']})" if shown["none"] else ""
+            figure += f"; {shown['beside']}" if card.name == "free" and shown["beside"] else ""
             said = "; ".join(filter(None, (shown["verdict"], shown["harm"])))
             found.append(Finding(card.question, answer.row.label, figure, said))
         if not card.answers:
-            found.append(Finding(card.question, "", "", " ".join((*card.nothing, *card.told))))
+            said = " ".join(each for each in (*card.nothing, *card.told) if each != ONE_MODEL)
+            found.append(Finding(card.question, "", "", said))
     if alone := only_none(board):
         found.append(Finding("What was found?", "", "", alone))
     found += [_of_attack(attack) for attack in known_attacks(board) if attack.item in EMBEDDINGS]

@@ -574,7 +574,7 @@ def test_how_sure_it_is_counts_rows_and_says_who_may_be_first():
         cards(record("none", 0.5), record("good", 0.2), record("also", 0.20001))["sure"].told
     )
     assert "of 2 rows clearly better than none in SSCD" in told
-    assert "SSCD rests on 4 prompts and 8 images a row; everything was generated once." in told
+    assert "4 prompts and 8 images a row decide on SSCD; everything was generated once." in told
     several = cards(record("none", seeds=3), record("good", 0.2, seeds=3))["sure"].told
     assert "generated 3 times" in " ".join(several)
     assert "there is no row of it" in cards(record("a"))["sure"].told[0]
