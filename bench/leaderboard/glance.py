@@ -392,8 +392,8 @@ def _sure(board: Board, rows: Sequence[Row], by: Column) -> list[Card]:
     times = f"{seeds[0]} to {seeds[-1]} times" if len(seeds) > 1 else f"{seeds[0]} times"
     if score and score.prompts:
         told.append(
-            f"{score.prompts} prompts and {score.n} images a row decide on {by.plain}; everything was"
-            f" generated {'once' if seeds == [1] else times}."
+            f"{score.prompts} prompts and {score.n} images a row decide on {by.plain}; everything"
+            f" was generated {'once' if seeds == [1] else times}."
         )
     told.append(ONE_MODEL)
     rule = (
