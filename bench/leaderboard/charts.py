@@ -8,9 +8,10 @@ come from the records.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.leaderboard.board import Board, Row
 from bench.leaderboard.cells import cell, group_order, number
@@ -21,9 +22,10 @@ from bench.records.record import Score
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
-HUES, MARKS = 12, 5  # colours and shapes of the style sheet
+HUES, SHAPES, DASHES = 8, 8, 4  # colours, shapes and dashes of the style sheet
 WIDTH, HEIGHT = 680, 460
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 20, 50  # margins
+FRAME: Box = (LEFT, TOP - 8, WIDTH - RIGHT, HEIGHT - BOTTOM)  # where names of points may stand
 INSET = 24  # from the margins to the first and the last group
 # rows beyond these have no name beside their point; the legend and the tooltip say it
 LABELLED = 40
@@ -47,22 +49,78 @@ BARS = tuple(
 )
 
 
-def looks(rows: Sequence[Row]) -> list[tuple[str, int]]:
-    """Colour and shape of each row: a colour a method, the same in every chart; rows that share one
-    differ in shape. `none` is grey (`ref`).
+class Look(NamedTuple):
+    """How a row is drawn: a colour of the style sheet (a number, or `ref`, grey), the shape of its
+    marks, and the dash of its line (0: none).
     """
-    methods = sorted({row.record.method for row in rows} - {REFERENCE})
-    used: dict[str, int] = {}
+
+    hue: str
+    shape: int
+    dash: int
+
+
+def looks(rows: Sequence[Row]) -> list[Look]:
+    """The look of each row, the same in every chart. `none` is grey and its line dashed.
+
+    A method has one colour. Whoever shares a colour differs in shape and dash as long as there are
+    any left: so 24 methods differ in colour and shape, in colour and dash, and most neighbours in
+    all three.
+    """
+    by_method = looks_of({row.record.method for row in rows} - {REFERENCE})
+    used = Counter(by_method.values())
+    seen: set[str] = set()
+    references = 0
     result = []
     for row in rows:
-        hue = (
-            "ref"
-            if row.record.method == REFERENCE
-            else str(methods.index(row.record.method) % HUES)
-        )
-        result.append((hue, used.get(hue, 0) % MARKS))
-        used[hue] = used.get(hue, 0) + 1
+        method = row.record.method
+        if method == REFERENCE:
+            result.append(Look("ref", references % SHAPES, 1 + references % (DASHES - 1)))
+            references += 1
+        elif method not in seen:
+            seen.add(method)
+            result.append(by_method[method])
+        else:
+            look = _free_look(by_method[method].hue, by_method[method].shape, used)
+            used[look] += 1
+            result.append(look)
     return result
+
+
+def looks_of(methods: Iterable[str]) -> dict[str, Look]:
+    """The look of each method's first row, by the order of their names."""
+    found: dict[str, Look] = {}
+    used: Counter[Look] = Counter()
+    for place, method in enumerate(sorted(methods)):
+        hue, times = place % HUES, place // HUES
+        found[method] = _free_look(str(hue), hue + 3 * times, used)
+        used[found[method]] += 1
+    return found
+
+
+def next_look(taken: Sequence[Look]) -> Look:
+    """A look for one more method: of the colour that is taken least."""
+    used = Counter(taken)
+    often = Counter(look.hue for look in taken)
+    hue = min(range(HUES), key=lambda number: (often[str(number)], number))
+    return _free_look(str(hue), hue, used)
+
+
+def _free_look(hue: str, shape: int, used: Mapping[Look, int]) -> Look:
+    """The look of this colour that is told best from those in use: another shape first, another
+    dash next; of equals, the first from `shape` on.
+    """
+    same = [(look, times) for look, times in used.items() if look.hue == hue]
+
+    def likeness(look: Look) -> tuple[int, int, int, int, int]:
+        return (
+            sum(times for other, times in same if other.shape == look.shape),
+            sum(times for other, times in same if other.dash == look.dash),
+            sum(times for other, times in same if other == look),
+            (look.shape - shape) % SHAPES,
+            look.dash,
+        )
+
+    return min((Look(hue, s, d) for s in range(SHAPES) for d in range(DASHES)), key=likeness)
 
 
 def front(points: Sequence[Point]) -> list[Point]:
@@ -183,8 +241,8 @@ def _scatter(board: Board, x: Column, y: Column, label: Callable[[Row], str]) ->
     )[:LABELLED]
     names = place_labels(
         [(point["x"], point["y"]) for point in points],
-        {i: _name(label(shown[i].row)) for i in first},
-        (LEFT, TOP - 8, WIDTH - RIGHT, HEIGHT - BOTTOM),
+        {i: cut_name(label(shown[i].row)) for i in first},
+        FRAME,
     )
     for i, point in enumerate(points):
         point["label"] = names.get(i)
@@ -217,7 +275,8 @@ def _ticks_of(scores: Sequence[Score], wanted: int) -> list[float]:
     return ticks(min(known), max(known), wanted) if known else [0.0, 1.0]
 
 
-def _name(text: str) -> str:
+def cut_name(text: str) -> str:
+    """A name as it stands beside a point."""
     return text if len(text) <= LONGEST else text[: LONGEST - 1].rstrip(" ,(=") + "…"
 
 

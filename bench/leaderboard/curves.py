@@ -14,6 +14,7 @@ from bench.leaderboard import charts
 from bench.leaderboard.board import Board
 from bench.leaderboard.cells import number
 from bench.leaderboard.columns import BY_NAME
+from bench.records.parts import REFERENCE
 from bench.records.sweep import Measured, Point, Sweep
 from bench.statistics.curves import At, at_equal_utility
 
@@ -78,7 +79,7 @@ def plain_name(name: str) -> str:
 def chart(board: Board, found: Sequence[Curve]) -> dict[str, Any]:
     """What the template draws, empty without curves: utility across (more to the right),
     replication upwards, a line a method from `none` on, its points with both intervals. A method
-    has the colour that its rows have in the other charts.
+    has the look that its first row has in the other charts.
     """
     if not found:
         return {}
@@ -90,22 +91,24 @@ def chart(board: Board, found: Sequence[Curve]) -> dict[str, Any]:
             ("replication", charts.HEIGHT - charts.BOTTOM, charts.TOP, 6),
         )
     )
-    rows = charts.looks(board.rows)
-    hues = {row.record.method: hue for row, (hue, _) in zip(board.rows, rows, strict=True)}
-    free = iter(str(hue) for hue in range(charts.HUES) if str(hue) not in hues.values())
-    lines = []
+    looks = _looks(board, found)
+    rows: dict[str, int] = {}
+    for place, row in enumerate(board.rows):
+        rows.setdefault(row.record.method, place)
+    lines: list[dict[str, Any]] = []
     for curve, points in measured:
-        hue = "ref" if curve.control else hues.get(curve.sweep.method) or next(free, "0")
         marks = [_mark(curve.sweep, point, across, up) for point in points]
-        shape = [c for c in found if c.control].index(curve) + 1 if curve.control else 0
         lines.append(
             {
                 "label": curve.sweep.label,
-                "look": (hue, shape % charts.MARKS),
+                "method": curve.sweep.method,
+                "row": rows.get(curve.sweep.method),
+                "look": looks[curve.sweep.method],
                 "control": curve.control,
                 "points": marks,
             }
         )
+    _name_ends(lines)
     return {
         "x_name": plain_name(found[0].sweep.utility),
         "y_name": plain_name(found[0].sweep.replication),
@@ -113,6 +116,40 @@ def chart(board: Board, found: Sequence[Curve]) -> dict[str, Any]:
         "y_ticks": up.marks(),
         "lines": lines,
     }
+
+
+def _looks(board: Board, found: Sequence[Curve]) -> dict[str, charts.Look]:
+    """The look of each curve by method: that of its first row, one that no row has where it has no
+    row, and for controls grey, told apart by shape and dash.
+    """
+    drawn = charts.looks(board.rows)
+    looks = {
+        row.record.method: look
+        for row, look in reversed(list(zip(board.rows, drawn, strict=True)))
+        if row.record.method != REFERENCE
+    }
+    methods = [curve.sweep.method for curve in found if not curve.control]
+    for method in sorted(set(methods) - looks.keys()):
+        looks[method] = charts.next_look([*drawn, *looks.values()])
+    controls = [curve.sweep.method for curve in found if curve.control]
+    return looks | {
+        method: charts.Look("ref", 1 + place % (charts.SHAPES - 1), 1 + place % (charts.DASHES - 1))
+        for place, method in enumerate(controls)
+    }
+
+
+def _name_ends(lines: Sequence[dict[str, Any]]) -> None:
+    """Give each line a `name`: place, anchor and text of its method beside its last point, or None
+    where there is no room.
+    """
+    points = [(point["x"], point["y"]) for line in lines for point in line["points"]]
+    ends, last = {}, -1
+    for line in lines:
+        last += len(line["points"])
+        ends[last] = charts.cut_name(line["method"])
+    names = charts.place_labels(points, ends, charts.FRAME)
+    for line, end in zip(lines, ends, strict=True):
+        line["name"] = names.get(end)
 
 
 def _score(sweep: Sweep, point: Point, which: str) -> Measured:

@@ -109,7 +109,8 @@ def _beaten(record: RunRecord, others: Sequence[RunRecord]) -> bool:
             values[f"{place} {name}"] = rival.per_prompt.get(name, {})
             baseline[f"{place} {name}"] = record.per_prompt.get(name, {})
     shares = [key for key in values if record.scores[key.split(" ")[1]].unit.startswith("share")]
-    designs = {key: design_for(record, key.split(" ")[1]) for key in values}
+    own = {name: design_for(record, name) for name in names}
+    designs = {key: own[key.split(" ")[1]] for key in values}
     found = stats.paired_differences(values, baseline, shares=shares, designs=designs)
     for place, rival in enumerate(rivals):
         signs = [_advantage(rival, record, name, found.get(f"{place} {name}")) for name in names]

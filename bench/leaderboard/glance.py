@@ -8,12 +8,13 @@ which rows were asked. A question whose scores were not measured has no card.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.leaderboard.board import Board, Row, order_column
-from bench.leaderboard.cells import number
+from bench.leaderboard.cells import cell, number
 from bench.leaderboard.columns import BY_NAME, Column
 from bench.leaderboard.family import LEVEL
+from bench.leaderboard.templating import plain
 from bench.records.parts import REFERENCE
 
 # the change of clean CLIP up to which a method counts as keeping what clean prompts give
@@ -26,6 +27,18 @@ COPIES, ANY_COPY = BY_NAME["copies"], BY_NAME["any_copy"]
 NFE, TIME = ((BY_NAME[f"{name}_clean"], BY_NAME[name]) for name in ("nfe_per_image", "time_ratio"))
 
 BROUGHT_BACK = "dori_excess"
+# What the rows that answer a card cost, beside none: heading and the column of each.
+COSTS = (
+    ("time ×, clean", TIME[0]),
+    ("time ×, memorized", TIME[1]),
+    ("evaluations an image, clean", NFE[0]),
+    ("evaluations an image, memorized", NFE[1]),
+    ("evaluations to fit", FIT),
+)
+ONE_MODEL = "One model and one list of prompts: another model may order the methods otherwise."
+COST = "What does it cost, and which costs nothing at inference?"
+NAME = 60  # letters of a row's name in a sentence
+NAMED = 4  # rows that a sentence names
 
 CLEARLY_BETTER = "clearly better than none"
 NOT_CLEARLY_BETTER = "not clearly better than none (the interval of Δ contains 0)"
@@ -61,6 +74,8 @@ class Card:
     answers: tuple[Answer, ...]
     nothing: tuple[str, ...]
     rule: str
+    told: tuple[str, ...] = ()  # sentences that belong to the answer
+    costs: tuple[tuple[Row, tuple[str, ...]], ...] = ()  # cells under `COSTS`, a line a row
 
 
 def glance(board: Board) -> list[Card]:
@@ -68,13 +83,37 @@ def glance(board: Board) -> list[Card]:
     rows = [row for row in board.rows if row.record.method != REFERENCE]
     reference = next((row for row in board.rows if row.record.method == REFERENCE), None)
     by = order_column(board)
-    made = (
-        _against_api(rows, by),
-        _free(rows, reference, by),
-        _against_weights(rows, by),
-        _keeps(rows, by),
-    )
-    return [card for card in made if card]
+    asked = [
+        card
+        for card in (
+            _against_api(rows, by),
+            _against_weights(rows, reference, by),
+            _free(rows, reference, by),
+            _keeps(rows, by),
+        )
+        if card
+    ]
+    cards = {
+        card.name: replace(card, costs=_costs_of_the_named(asked, reference))
+        if card.name == "free"
+        else card
+        for card in asked
+    } | {card.name: card for card in _sure(board, rows, by)}
+    return [cards[name] for name in ("api", "weights", "free", "sure", "keeps") if name in cards]
+
+
+def only_none(board: Board) -> str:
+    """What a board says on which no method stands beside `none`; empty for others."""
+    if not board.rows or any(row.record.method != REFERENCE for row in board.rows):
+        return ""
+    by, row = order_column(board), board.rows[0]
+    found = [
+        f"{column.plain} {cell(score, column.decimals)}"
+        for column in (by, EXTRACTED, CLEAN)
+        if (score := row.score(column)) and score.value is not None
+    ]
+    said = f" This is what there is to mitigate: {'; '.join(found)}." if found else ""
+    return f"No method has been measured on this suite yet.{said}"
 
 
 def verdict(row: Row, column: Column) -> str:
@@ -130,42 +169,54 @@ def _first_measured(row: Row | None, columns: Sequence[Column]) -> Column | None
 
 
 def _against_api(rows: Sequence[Row], by: Column) -> Card | None:
-    ordered = _lowest([row for row in rows if _value(row, EXTRACTED) is not None], EXTRACTED, by)
+    """Whom the extraction attack gets least from, or plain sampling where that was not run."""
+    attacked = [row for row in rows if _value(row, EXTRACTED) is not None]
+    column = EXTRACTED if attacked else by
+    known = attacked or [row for row in rows if _value(row, by) is not None]
+    ordered = _lowest(known, column, by)
     if not ordered:
         return None
     keeping = [row for row in ordered if (change := _change(row)) is not None and change >= -KEPT]
+    lead = "Fewest prompts extracted" if attacked else "Least by plain sampling"
+    same = bool(keeping) and keeping[0] is ordered[0]
     answers = [
         Answer(
-            "Fewest prompts extracted",
+            f"{lead}, clean alignment kept" if same else lead,
             ordered[0],
-            EXTRACTED,
-            verdict(ordered[0], EXTRACTED),
+            column,
+            verdict(ordered[0], column),
             (CLEAN,),
             tuple(ordered[1:]),
         )
     ]
     nothing = []
-    if keeping:
+    if keeping and not same:
         answers.append(
             Answer(
-                "Fewest, clean alignment kept",
+                "Fewest, clean alignment kept" if attacked else "Least, clean alignment kept",
                 keeping[0],
-                EXTRACTED,
-                verdict(keeping[0], EXTRACTED),
+                column,
+                verdict(keeping[0], column),
                 (CLEAN,),
                 tuple(keeping[1:]),
             )
         )
-    elif any(_change(row) is not None for row in ordered):
+    elif not keeping and any(_change(row) is not None for row in ordered):
         nothing.append(f"None of them keeps clean CLIP within {KEPT} of none.")
     return Card(
         "api",
         "Which is best against an attacker with the API?",
         tuple(answers),
         tuple(nothing),
-        "Rule: lowest “extracted” (share of memorized prompts that the clique attack extracts),"
-        f" ties by {by.plain}. Clean alignment is kept when the paired difference of clean CLIP"
-        f" to none is at least −{KEPT}.",
+        (
+            "Rule: lowest “extracted” (share of memorized prompts that the clique attack extracts),"
+            f" ties by {by.plain}."
+            if attacked
+            else f"Rule: lowest {by.plain}. The extraction attack was not run on this board, so"
+            " this attacker only samples the prompts."
+        )
+        + " Clean alignment is kept when the paired difference of clean CLIP to none is at least"
+        f" −{KEPT}.",
     )
 
 
@@ -177,7 +228,7 @@ def _free(rows: Sequence[Row], reference: Row | None, by: Column) -> Card | None
     ]
     nfe, time = (_first_measured(reference, columns) for columns in (NFE, TIME))
     if not known or nfe is None:
-        return None
+        return _cost_unknown() if rows else None
     costs = (nfe, time) if time else (nfe,)
     free = [row for row in _lowest(known, by) if no_extra(row, reference)]
     without, fitted = (
@@ -187,13 +238,13 @@ def _free(rows: Sequence[Row], reference: Row | None, by: Column) -> Card | None
     answers, nothing = [], []
     for lead, found, missing, beside in (
         (
-            "Without fitting",
+            "Nothing at inference, without fitting",
             without,
             "None of them runs at the cost of none without fitting.",
             costs,
         ),
         (
-            "After fitting once",
+            "Nothing at inference, after fitting once",
             fitted,
             "None of them moves its whole cost into fitting.",
             (*costs, FIT),
@@ -207,7 +258,7 @@ def _free(rows: Sequence[Row], reference: Row | None, by: Column) -> Card | None
             nothing.append(missing)
     return Card(
         "free",
-        "Which costs nothing at inference?",
+        COST,
         tuple(answers),
         tuple(nothing),
         "Rule: no more model evaluations per image (NFE) than none; lowest"
@@ -215,7 +266,17 @@ def _free(rows: Sequence[Row], reference: Row | None, by: Column) -> Card | None
     )
 
 
-def _against_weights(rows: Sequence[Row], by: Column) -> Card | None:
+def _cost_unknown() -> Card:
+    return Card(
+        "free",
+        COST,
+        (),
+        ("Not measured on this board: it lacks evaluations or fitting.",),
+        "Rule: no more model evaluations per image (NFE) than none.",
+    )
+
+
+def _against_weights(rows: Sequence[Row], reference: Row | None, by: Column) -> Card | None:
     known = _lowest([row for row in rows if _value(row, by) is not None], by)
     if not known:
         return None
@@ -239,9 +300,26 @@ def _against_weights(rows: Sequence[Row], by: Column) -> Card | None:
         "weights",
         "Which cannot be switched off by whoever holds the weights?",
         tuple(answers),
-        () if holding else ("None of them.",),
+        () if holding else ("None of them: whoever holds the weights goes without the method.",),
         "Rule: rows whose weights are edited (“holds against” has them, measured); lowest"
-        f" {by.plain} first. Not attacked: {by.plain} is measured by sampling.",
+        f" {by.plain} first, measured by sampling.",
+        _searched(holding[0], reference) if holding else (),
+    )
+
+
+def _searched(row: Row, reference: Row | None) -> tuple[str, ...]:
+    """What an attacker gets who searches an embedding on the edited weights."""
+    found = row.record.attacks.get(BROUGHT_BACK)
+    if found is None or found.value is None:
+        return (
+            "That the weights are edited does not say that nothing can be brought back: no search"
+            " for a known picture was run on this row.",
+        )
+    base = reference.record.attacks.get(BROUGHT_BACK) if reference else None
+    beside = f" (none: {cell(base, 2)})" if base and base.value is not None else ""
+    return (
+        "Under attack: an embedding searched for a known picture (Dori) gets copies"
+        f" {cell(found, 2)} above those of pictures never shown{beside}.",
     )
 
 
@@ -256,6 +334,73 @@ def _brought_back(row: Row) -> str:
         "an embedding searched for a known picture brings copies back:"
         f" {number(score.value, 2)} more than of pictures never shown (Dori)"
     )
+
+
+def _costs_of_the_named(
+    cards: Sequence[Card], reference: Row | None
+) -> tuple[tuple[Row, tuple[str, ...]], ...]:
+    """What each row costs that answers one of the cards, and `none` after them; empty where nothing
+    of that was measured.
+    """
+    named = {
+        (answer.row.record.method, answer.row.record.run): answer.row
+        for card in cards
+        for answer in card.answers
+    }
+    rows = [*named.values(), *([reference] if reference else [])]
+    found = [(row, [_value(row, column) for _, column in COSTS]) for row in rows]
+    if all(value is None for _, values in found for value in values):
+        return ()
+    return tuple(
+        (
+            row,
+            tuple(
+                number(value, column.decimals)
+                for value, (_, column) in zip(values, COSTS, strict=True)
+            ),
+        )
+        for row, values in found
+    )
+
+
+def _sure(board: Board, rows: Sequence[Row], by: Column) -> list[Card]:
+    """How much the answers rest on: which rows differ from `none`, who may be first, and how many
+    prompts, images and generations decide.
+    """
+    known = [row for row in rows if _value(row, by) is not None]
+    if not known:
+        return []
+    told = []
+    verdicts = [verdict(row, by) for row in known]
+    if NO_REFERENCE in verdicts:
+        told.append("Nothing is compared with none: there is no row of it.")
+    else:
+        better = sum(found == CLEARLY_BETTER for found in verdicts)
+        told.append(
+            f"{better} of {len(known)} row{'' if len(known) == 1 else 's'} clearly better than none"
+            f" in {by.plain} ({sum(found == CLEARLY_WORSE for found in verdicts)} clearly worse)."
+        )
+    first = [row for row in board.rows if row.ranks and row.ranks[0] == 1]
+    if len(first) == 1 and len(known) > 1:
+        told.append(f"First in {by.plain} with 95 % confidence: {plain(first[0].label, NAME)}.")
+    elif len(first) > 1:
+        names = "; ".join(plain(row.label, NAME) for row in first[:NAMED])
+        more = f"; {len(first) - NAMED} more" if len(first) > NAMED else ""
+        told.append(f"Who is first in {by.plain} is open between {names}{more}.")
+    score = known[0].score(by)
+    seeds = sorted({row.record.seeds for row in board.rows})
+    times = f"{seeds[0]} to {seeds[-1]} times" if len(seeds) > 1 else f"{seeds[0]} times"
+    if score and score.prompts:
+        told.append(
+            f"{score.prompts} prompts and {score.n} images a row decide on {by.plain}; everything"
+            f" was generated {'once' if seeds == [1] else times}."
+        )
+    told.append(ONE_MODEL)
+    rule = (
+        "Rule: a difference is clear where the 95 % interval, paired by prompt, leaves out 0 and"
+        f" Holm's correction over all comparisons of the board keeps it below {LEVEL:g}."
+    )
+    return [Card("sure", "How sure is this?", (), (), rule, tuple(told))]
 
 
 def _keeps(rows: Sequence[Row], by: Column) -> Card | None:

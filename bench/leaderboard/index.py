@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from bench.leaderboard.board import Board, Row
 from bench.leaderboard.detectors import CLEAN, DetectorBoard, DetectorRow
 from bench.leaderboard.experiments import ExperimentBoard
-from bench.leaderboard.glance import glance
+from bench.leaderboard.glance import ONE_MODEL, glance, only_none
 from bench.leaderboard.known_pictures import COLUMNS, ENDING, KnownAttack, known_attacks
 from bench.leaderboard.page import answer_shown
 from bench.leaderboard.templating import template
@@ -79,7 +79,9 @@ def _of_methods(board: Board, pictures: Sequence[str]) -> Entry:
     records = [row.record for row in board.rows]
     methods = len({record.method for record in records if record.method != REFERENCE})
     prompts = max((len(record.per_prompt.get("sscd", {})) for record in records), default=0)
-    about = f"{methods} method{'' if methods == 1 else 's'} beside none"
+    about = (
+        f"{methods} method{'' if methods == 1 else 's'} beside none" if methods else "none alone"
+    )
     about += f", {prompts} memorized prompts" if prompts else ""
     found = []
     for card in glance(board):
@@ -87,10 +89,14 @@ def _of_methods(board: Board, pictures: Sequence[str]) -> Entry:
             shown = answer_shown(answer)
             figure = f"{shown['name']} {shown['value']} {shown['interval']}".strip()
             figure += f" (none: {shown['none']})" if shown["none"] else ""
+            figure += f"; {shown['beside']}" if card.name == "free" and shown["beside"] else ""
             said = "; ".join(filter(None, (shown["verdict"], shown["harm"])))
             found.append(Finding(card.question, answer.row.label, figure, said))
         if not card.answers:
-            found.append(Finding(card.question, "", "", " ".join(card.nothing)))
+            said = " ".join(each for each in (*card.nothing, *card.told) if each != ONE_MODEL)
+            found.append(Finding(card.question, "", "", said))
+    if alone := only_none(board):
+        found.append(Finding("What was found?", "", "", alone))
     found += [_of_attack(attack) for attack in known_attacks(board) if attack.item in EMBEDDINGS]
     picture = board.suite if board.suite in pictures else ""
     return Entry(METHODS, board.suite, board.suite, about, tuple(found), picture)

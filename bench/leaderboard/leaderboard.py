@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bench.base.errors import UserError, visible
 from bench.base.files import write_atomically
-from bench.leaderboard import detectors_page, experiments_page, index
+from bench.leaderboard import detectors_page, experiments_page, index, pictures_page
 from bench.leaderboard.board import Board, Row, columns_of, make_boards
 from bench.leaderboard.cells import LONGEST, cell, difference_cell, heading, number, spread
 from bench.leaderboard.columns import SIZED
@@ -95,6 +95,7 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
         pages[f"{board.suite}.csv"] = as_csv(board).encode()
         pages[f"{board.suite}.json"] = as_json(board).encode()
         pages[f"{board.suite}.html"] = html(board).encode()
+        pages |= {name: text.encode() for name, text in pictures_page.files(board).items()}
         if picture := picture_of(board):
             pages[f"pictures/{board.suite}.svg"] = picture.encode()
         columns = readme_columns(board)
@@ -118,9 +119,16 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
 
 
 def write_pages(pages: dict[str, bytes], out: Path) -> list[Path]:
+    """Write the files. Sheets of pictures that belong to no record any more are removed: they bear
+    the names of runs, so that a new record would leave the old one's behind.
+    """
     for name, content in pages.items():
         write_atomically(out / name, content)
-    return [out / name for name in pages]
+    written = [out / name for name in pages]
+    for suite in {path.parent for path in written if path.parent.parent == out / "pictures"}:
+        for path in set(suite.glob("*.svg")) - set(written):
+            path.unlink()
+    return written
 
 
 def check_pages(pages: dict[str, bytes], out: Path) -> list[str]:
@@ -139,7 +147,7 @@ def check_pages(pages: dict[str, bytes], out: Path) -> list[str]:
     known = {Path(name).suffix for name in pages}
     there = [
         path for path in sorted(out.glob("*")) if path.suffix in known and path.name != "README.md"
-    ] + sorted((out / "pictures").glob("*"))
+    ] + sorted(path for path in (out / "pictures").rglob("*") if path.is_file())
     listed, wrong = _listed_pictures(out / "pictures" / SUMS)
     expected = {out / name for name in pages} | {out / PUBLISHED, out / "pictures" / SUMS} | listed
     return (

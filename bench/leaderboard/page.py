@@ -3,23 +3,20 @@ HTML file that asks nothing of the network.
 
 A pure function of the board, without clock, so that a check is an exact diff. Everything from a
 record is hostile: the template escapes it, invisible characters are shown as escapes, long texts
-are cut, pictures must be base64, and the page's policy runs its own script and no other.
+are cut, and the page's policy runs its own script and no other. Pictures stand on a page beside it
+(`pictures_page.py`).
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from markupsafe import Markup
 
 from bench.leaderboard import charts
 from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of, order_column
-from bench.leaderboard.cells import cell, difference_cell, group_order, heading, number, spread
+from bench.leaderboard.cells import cell, difference_cell, heading, number, spread
 from bench.leaderboard.columns import Column
 from bench.leaderboard.curves import MEANS, chart, curves, headings
 from bench.leaderboard.curves import cell as curve_cell
@@ -27,12 +24,14 @@ from bench.leaderboard.extraction import HEADINGS, extraction
 from bench.leaderboard.front import each_against_each
 from bench.leaderboard.glance import (
     CLEARLY_WORSE,
+    COSTS,
     KEPT,
     Answer,
     copies_others,
     glance,
     no_extra,
     no_fitting,
+    only_none,
     verdict,
 )
 from bench.leaderboard.grouped import grouped
@@ -40,11 +39,11 @@ from bench.leaderboard.known_pictures import COLUMNS as KNOWN_COLUMNS
 from bench.leaderboard.known_pictures import chart as chart_of_known
 from bench.leaderboard.known_pictures import known_attacks
 from bench.leaderboard.legend import PARETO, RANK, operating_point
+from bench.leaderboard.pictures_page import FOLDER, page_parts, pictures_of, places_of
 from bench.leaderboard.templating import TITLE, package_file, plain, template
 from bench.records.parts import REFERENCE
 
-BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
-SMALL = 64  # pixels: pictures up to this side are enlarged without smoothing
+SHOWN = 6  # prompts, and methods beside none, of which a board shows pictures on its own page
 # every other score is one of quality
 REPLICATION = (
     "copies",
@@ -84,17 +83,20 @@ def html(board: Board) -> str:
     columns = sorted(columns_of(board), key=lambda column: _part(column)[0])
     reference = next((row for row in board.rows if row.record.method == REFERENCE), None)
     scales = _scales(board, columns)
-    script = package_file("leaderboard.js")
+    cards, pictures = glance(board), pictures_of(board)
+    answering = [answer.row for card in cards for answer in card.answers]
+    others = [row for row in board.rows if row.record.method != REFERENCE]
+    named = places_of([*answering, *others], board)[:SHOWN]
+    named += [place for place, row in enumerate(board.rows) if row.record.method == REFERENCE]
     group_name = board.rows[0].record.group_name if board.rows else "group"
     found_curves = curves(board)
     content: str = template("leaderboard.html").render(
         board=board,
-        # this package's own files: nothing of a record is in them
-        style=Markup(package_file("charts.css") + package_file("leaderboard.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **page_parts(package_file("leaderboard.js")),
         facts=_facts(board),
-        cards=[(card, [answer_shown(answer) for answer in card.answers]) for card in glance(board)],
+        cards=[(card, [answer_shown(answer) for answer in card.answers]) for card in cards],
+        cost_headings=[name for name, _ in COSTS],
+        alone=only_none(board),
         columns=[_column(board, column) for column in columns],
         parts=_spans(columns),
         rows=[_row(row, columns, reference, scales) for row in board.rows],
@@ -118,7 +120,10 @@ def html(board: Board) -> str:
         order=order_column(board).plain,
         order_means=order_column(board).meaning,
         rank_means=RANK,
-        gallery=_gallery(board),
+        pictures_page=f"{FOLDER}/{board.suite}.html" if pictures.sheets or pictures.finds else "",
+        gallery=pictures.gallery.some(SHOWN, named),
+        prompts_with_pictures=len(pictures.gallery.lines),
+        finds=sum(len(found) for _, _, found in pictures.finds),
         attacked=extraction(board),
         attack_headings=HEADINGS,
         places={_identity(row): place for place, row in enumerate(board.rows)},
@@ -126,7 +131,6 @@ def html(board: Board) -> str:
         known=[(attack, chart_of_known(board, attack)) for attack in known_attacks(board)],
         known_columns=KNOWN_COLUMNS,
         threats=THREATS,
-        exhibits=_exhibits(board),
         apart=[(Row(record, None).label, record, reason) for record, reason in board.apart],
         definitions=[_definition(board, column, reference) for column in columns],
         intervals=sorted({row.record.intervals for row in board.rows}),
@@ -177,25 +181,6 @@ def picture_of(board: Board) -> str | None:
         style=Markup(package_file("charts.css")),
     )
     return content
-
-
-@lru_cache(maxsize=4096)
-def picture(png: str | None) -> Markup | None:
-    """The attributes of an HTML image from base64 of its file; None for text that is no base64,
-    where the page shows no picture.
-    """
-    if not png or len(png) % 4 or not BASE64.fullmatch(png):
-        return None
-    head = base64.b64decode(png[:64])
-    sides = (
-        [int.from_bytes(head[place : place + 4], "big") for place in (16, 20)]
-        if head.startswith(b"\x89PNG")
-        else [SMALL]
-    )
-    # Only letters, digits, +, / and =: nothing in it could end the attribute.
-    return Markup('src="data:image/png;base64,{}"{}').format(
-        Markup(png), Markup(' class="dots"') if max(sides) <= SMALL else ""
-    )
 
 
 def _identity(row: Row) -> tuple[str, str]:
@@ -409,80 +394,6 @@ def answer_shown(answer: Answer) -> dict[str, Any]:
         ],
         "more": max(len(answer.others) - 2, 0),
     }
-
-
-def _reference_first(board: Board) -> list[tuple[int, Row]]:
-    """The rows with the reference, which the others are compared with, first."""
-    return sorted(enumerate(board.rows), key=lambda found: found[1].record.method != REFERENCE)
-
-
-def _gallery(board: Board) -> dict[str, Any]:
-    """A line for each prompt and seed with pictures, most duplicated first: the training picture
-    and each row's image.
-    """
-    order = _reference_first(board)
-    lines: dict[tuple[str, int], dict[str, Any]] = {}
-    with_pictures: list[tuple[int, Row]] = []
-    for place, row in order:
-        found = False
-        # one column of none is enough
-        for thumbnail in (
-            row.record.thumbnails if not (row.record.method == REFERENCE and with_pictures) else ()
-        ):
-            png = picture(thumbnail.png)
-            line = lines.setdefault(
-                (thumbnail.prompt_id, thumbnail.seed),
-                {
-                    "prompt": thumbnail.prompt,
-                    "group": thumbnail.group,
-                    "seed": thumbnail.seed,
-                    "reference": None,
-                    "pictures": {},
-                },
-            )
-            line["reference"] = line["reference"] or picture(thumbnail.reference)
-            if png:
-                line["pictures"][place] = png
-                found = True
-        if found:
-            with_pictures.append((place, row))
-    keys = sorted(lines, key=lambda key: (group_order(lines[key]["group"]), key))
-    keys.sort(key=lambda key: group_order(lines[key]["group"])[1], reverse=True)
-    shown = [
-        lines[key] | {"words": plain(lines[key]["prompt"], 300).lower()}
-        for key in keys
-        if lines[key]["pictures"] or lines[key]["reference"]
-    ]
-    names = list(dict.fromkeys(line["group"] for line in shown))
-    return (
-        {
-            "lines": shown,
-            "rows": with_pictures,
-            "groups": names,
-            "training": any(line["reference"] for line in shown),
-        }
-        if shown
-        else {}
-    )
-
-
-def _exhibits(board: Board) -> list[dict[str, Any]]:
-    return [
-        {
-            "place": place,
-            "label": row.label,
-            "finds": [
-                {
-                    "pictures": [png for text in found.pictures if (png := picture(text))],
-                    "reference": picture(found.reference),
-                    "found": found,
-                }
-                for found in row.record.exhibits
-            ],
-        }
-        for place, row in _reference_first(board)
-        if row.record.exhibits
-    ]
 
 
 def _definition(board: Board, column: Column, reference: Row | None) -> dict[str, Any]:

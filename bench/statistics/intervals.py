@@ -222,12 +222,18 @@ def paired_differences(
     """
     by_count: dict[tuple[int, float | None], dict[str, np.ndarray]] = {}
     found: dict[str, tuple[float, float, float]] = {}
+    known: dict[tuple[int, tuple[str, ...]], Units | None] = {}
     for name in sorted(values.keys() & baseline.keys()):
         shared = sorted(values[name].keys() & baseline[name].keys())
         if len(shared) < 2:
             continue
         row = np.array([values[name][prompt] - baseline[name][prompt] for prompt in shared])
-        units = designs[name].units(shared) if name in designs else None
+        units = None
+        if name in designs:
+            # Many scores are over the same prompts of one design, which is asked once.
+            key = (id(designs[name]), tuple(shared))
+            units = known[key] if key in known else designs[name].units(shared)
+            known[key] = units
         if name in shares:
             of_clusters = units.totals(row) if units and units.clustered else row
             found[name] = (float(row.mean()), *difference_of_shares(of_clusters))

@@ -85,7 +85,7 @@ class Design:
         """
         names = [self.clusters.get(prompt, f"alone {prompt}") for prompt in ids]
         clusters = _numbered(names)
-        first = [int(np.argmax(clusters == number)) for number in range(int(clusters.max()) + 1)]
+        first = np.unique(clusters, return_index=True)[1]  # the place of each one's first prompt
         strata = _joined(_numbered([self.strata.get(ids[place], "") for place in first]))
         if len(strata) == len(ids) and strata.max() == 0:
             return None

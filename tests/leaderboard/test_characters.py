@@ -3,6 +3,7 @@ only weakens guidance: the page tells each for what it is.
 """
 
 import hashlib
+import re
 
 import numpy as np
 import pytest
@@ -89,9 +90,11 @@ def test_copies_of_other_pictures_are_told_from_no_copies():
     swaps, mends = record("swaps", 0.1, 0.88, 0.745), record("mends", 0.15, 0.14, 0.745)
     board = board_of(swaps, mends)
     page = html(board)
-    assert page.count("copies other training pictures instead") == 1
-    first = page.index("copies other training pictures instead")
-    assert "swaps" in page[first - 700 : first]
+    # in each of the answers that it gives
+    said = [found.start() for found in re.finditer("copies other training pictures instead", page)]
+    assert len(said) == 2
+    for place in said:
+        assert "swaps" in page[place - 700 : place]
     assert "copies other training pictures instead" not in html(board_of(mends))
 
 

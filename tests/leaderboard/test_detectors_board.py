@@ -129,7 +129,7 @@ def test_the_page_draws_every_detector_and_escapes_what_records_say():
     )
     page = html(board(hostile, detection("constant", shift=0.0)))
     assert "<script>" not in page and "<img" not in page and "&lt;script&gt;" in page
-    assert page.count('<section class="card">') == 2 and page.count("Reading of") == 1
+    assert page.count('<section class="card"') == 2 and page.count("Reading of") == 1
     assert page == html(board(detection("constant", shift=0.0), hostile))
 
 

@@ -20,10 +20,16 @@ def test_every_page_is_linked_and_every_link_leads_to_one(pages):
     content = pages["index.html"].decode()
     links = set(re.findall(r'(?:href|src)="([^"#]+)"', content))
     assert links <= pages.keys()
-    assert {name for name in pages if name.endswith(".html")} - {"index.html"} <= links
-    for name in pages:
-        if name.endswith(".html") and name != "index.html":
-            assert 'href="index.html"' in pages[name].decode(), name
+    others = {name for name in pages if name.endswith(".html")} - {"index.html"}
+    pictures = {name for name in others if name.startswith("pictures/")}
+    assert others - pictures <= links and "pictures/testbed.html" in pictures
+    for name in others - pictures:
+        assert 'href="index.html"' in pages[name].decode(), name
+    for name in pictures:  # of a board, which leads to them
+        board = name.removeprefix("pictures/")
+        assert f'href="{name}"' in pages[board].decode() and board in links
+        assert 'href="../index.html"' in pages[name].decode()
+        assert f'href="../{board}"' in pages[name].decode()
 
 
 def test_findings_are_the_boards_own_words(pages):

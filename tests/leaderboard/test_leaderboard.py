@@ -110,6 +110,10 @@ def test_pages_are_the_same_bytes_in_another_environment(records, tmp_path):
         "record.schema.json",
         "index.html",
         "pictures/demo.svg",
+        "pictures/demo.html",
+        "pictures/demo/training.svg",
+        "pictures/demo/0123456789ab.svg",
+        "pictures/demo/bbbbbbbbbbbb.svg",
     }
 
 
@@ -127,6 +131,18 @@ def test_a_one_character_change_is_found_and_named(records, tmp_path):
         "gone.md belongs to no records" in problem
         for problem in check_pages(make_pages(records)[0], out)
     )
+
+
+def test_sheets_of_records_that_are_gone_go_with_them(records, tmp_path):
+    out = tmp_path / "out"
+    write_pages(make_pages(records)[0], out)
+    (old,) = records.rglob("bbbbbbbbbbbb.json")
+    old.unlink()
+    pages = make_pages(records)[0]
+    (out / "pictures" / "kept.svg").write_text("")
+    assert check_pages(pages, out)
+    write_pages(pages, out)
+    assert check_pages(pages, out) == [f"{out / 'pictures' / 'kept.svg'} belongs to no records"]
 
 
 def test_a_picture_that_drifted_is_named(records, tmp_path):
@@ -349,7 +365,8 @@ def test_a_folder_with_a_hostile_name_gets_no_page(records):
     (place / "x.json").write_text("{}")
     pages, (problem,) = make_pages(records)
     assert "x.json" in problem and all(
-        name.split(".")[0].split("/")[-1] in ("demo", "record", "published", "index")
+        name.removeprefix("pictures/").replace(".", "/").split("/")[0]
+        in ("demo", "record", "published", "index")
         for name in pages
     )
 
@@ -676,10 +693,9 @@ def test_the_extraction_table_stands_before_and_after_and_escapes_what_records_s
     assert table[5].startswith("| better | 3 of 12: 25 % [10, 40], 2 undecided |")
     assert "| better | 0 % | 50 % |" in markdown
     assert "<b>" not in markdown and "<!--" not in markdown
-    assert (
-        "<script>alert" not in pages["demo.html"].decode()
-        and "What the attacker gets" in pages["demo.html"].decode()
-    )
+    for name in ("demo.html", "pictures/demo.html"):
+        assert "<script>alert" not in pages[name].decode()
+    assert "What the attacker gets" in pages["pictures/demo.html"].decode()
 
 
 def test_a_protocol_that_measures_more_is_the_newer_one(records):

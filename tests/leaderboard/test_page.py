@@ -29,7 +29,9 @@ from bench.leaderboard.glance import (
     no_fitting,
     verdict,
 )
-from bench.leaderboard.page import html, picture
+from bench.leaderboard.page import html
+from bench.leaderboard.pictures_page import files
+from bench.leaderboard.sheets import Sheet, is_picture, is_small
 from bench.leaderboard.templating import plain, short
 from bench.records.record import RecordedExhibit, RunRecord, Score, Shown, Thumbnail
 
@@ -244,12 +246,17 @@ def hostile_board():
 def test_the_page_is_well_formed_with_unique_ids_and_places_that_exist():
     walk = Walk(html(hostile_board()))
     assert len(set(walk.ids)) == len(walk.ids)
-    links = {value for _, name, value in walk.attributes if name == "href"} - {"index.html"}
-    targets = {link[1:] for link in links}
+    links = {value for _, name, value in walk.attributes if name == "href"}
+    targets = {link[1:] for link in links - {"index.html", "pictures/demo.html"}}
     assert (
         targets <= set(walk.ids)
-        and {"table", "charts", "gallery", "reported", "apart", "legend"} <= targets
+        and {"table", "charts", "pictures", "reported", "apart", "legend"} <= targets
     )
+    beside = Walk(files(hostile_board())["pictures/demo.html"])
+    links = {value for _, name, value in beside.attributes if name == "href"}
+    links = {link for link in links if not re.fullmatch(r"#m\d", link)}
+    assert links == {"../index.html", "../demo.html", "#main", "#gallery", "#exhibits"}
+    assert {"main", "gallery", "exhibits"} <= set(beside.ids)
 
 
 def test_hostile_records_stay_text():
@@ -263,8 +270,19 @@ def test_hostile_records_stay_text():
     )
     assert not [found for found in walk.attributes if found[1].startswith("on")]
     assert "<script>" not in page and "http" not in page.replace("http-equiv", "")
-    pictures = [value for tag, name, value in walk.attributes if tag == "img" and name == "src"]
-    assert pictures and set(pictures) == {f"data:image/png;base64,{PNG}"}
+    made = files(hostile_board())
+    for before, text in (("pictures/", page), ("", made["pictures/demo.html"])):
+        sources = [v for tag, name, v in Walk(text).attributes if tag == "img" and name == "src"]
+        assert sources
+        for source in sources:
+            assert re.fullmatch(before + r"demo/([0-9a-f]{12}(-finds)?|training)\.svg", source)
+            assert "pictures/" + source.removeprefix("pictures/") in made
+    for name, text in made.items():
+        if name.endswith(".svg"):
+            assert set(re.findall(r'href="([^"]*)"', text)) == {f"data:image/png;base64,{PNG}"}
+    assert "hacked" not in "".join(text for name, text in made.items() if name.endswith(".svg"))
+    assert made["pictures/demo.html"].count("<script") == 1
+    assert "<script>" not in made["pictures/demo.html"]
     assert (
         max(len(value) for _, name, value in walk.attributes if name not in ("content", "points"))
         < 1000
@@ -279,7 +297,7 @@ def test_the_policy_allows_the_one_script_by_its_digest_and_nothing_else():
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
     assert {
         "default-src 'none'",
-        "img-src data:",
+        "img-src 'self'",
         "style-src 'unsafe-inline'",
         f"script-src 'sha256-{digest}'",
     } <= set(policy.split("; "))
@@ -353,7 +371,7 @@ def test_a_board_that_lacks_parts_gives_a_page_without_them(rows):
         and "x.json is damaged" in walk.text
     )
     assert ("can be ranked yet" in walk.text) == (not rows)
-    assert "gallery" in walk.ids or not any(row.thumbnails for row in rows)
+    assert "pictures" in walk.ids or not any(row.thumbnails for row in rows)
     Walk(html(Board("demo", board.rows, ())))
 
 
@@ -404,14 +422,19 @@ def test_texts_are_cut_with_more_in_the_tooltip():
 
 @pytest.mark.parametrize("text", [None, "", "AAA", 'AAAA"', "AA=A", "AAAA\n", "====", "AA A"])
 def test_what_is_no_base64_is_no_picture(text):
-    assert picture(text) is None
+    assert not is_picture(text)
+    assert Sheet("x.svg").add([text]) is None
 
 
 def test_small_pictures_are_enlarged_without_smoothing():
     large = base64.b64encode(
         base64.b64decode(PNG)[:16] + (512).to_bytes(4, "big") * 2 + bytes(12)
     ).decode()
-    assert 'class="dots"' in picture(PNG) and 'class="dots"' not in picture(large)
+    assert is_small(PNG) and not is_small(large)
+    sheet = Sheet("x.svg")
+    sheet.add([PNG])
+    sheet.add([large])
+    assert [' class="dots"' in line for line in sheet.svg().split("\n")[2:4]] == [True, False]
 
 
 # The answers.
@@ -485,7 +508,10 @@ def test_free_methods_do_no_more_evaluations_and_fitting_stands_apart():
         record("fitted", 0.2, fit=10),
         record("unknown", 0.1, fit=None),
     )["free"]
-    assert leads(free) == [("Without fitting", "first"), ("After fitting once", "fitted")]
+    assert leads(free) == [
+        ("Nothing at inference, without fitting", "first"),
+        ("Nothing at inference, after fitting once", "fitted"),
+    ]
     assert [row.record.method for row in free.answers[0].others] == ["second"]
     assert (
         cards(record("none", nfe=50), record("slow", 0.1, nfe=51))["free"]
@@ -508,7 +534,9 @@ def test_weights_and_kept_pictures():
     assert leads(found["weights"]) == [("Lowest replication", "pruned")] and leads(
         found["keeps"]
     ) == [("Lowest replication", "hooks")]
-    assert cards(record("none"), record("hooks", 0.1))["weights"].nothing == ("None of them.",)
+    assert cards(record("none"), record("hooks", 0.1))["weights"].nothing == (
+        "None of them: whoever holds the weights goes without the method.",
+    )
     # it changed them as well
     assert cards(record("none"), record("more", 0.1, clean=0.63))["keeps"].nothing == (
         "None of them.",
@@ -517,16 +545,49 @@ def test_weights_and_kept_pictures():
 
 def test_cards_without_their_scores_are_left_out():
     assert glance(Board("demo", (), ())) == [] and cards(record("none")) == {}
-    assert set(cards(record("none", extracted=None), record("a", extracted=None))) == {
-        "free",
-        "weights",
-        "keeps",
+    unattacked = cards(record("none", extracted=None), record("a", extracted=None))
+    assert list(unattacked) == ["api", "weights", "free", "sure", "keeps"]
+    assert leads(unattacked["api"]) == [("Least by plain sampling, clean alignment kept", "a")]
+    # nothing to compare with
+    assert list(cards(record("a"))) == ["api", "weights", "free", "sure"]
+    without = cards(record("none", clean=None, nfe=None), record("a", clean=None))
+    assert list(without) == ["api", "weights", "free", "sure"]
+    assert without["free"].answers == () and "Not measured" in without["free"].nothing[0]
+
+
+def test_what_the_answering_rows_cost_stands_beside_none():
+    free = cards(
+        record("none", nfe=50, time=1.0),
+        record("slow", 0.1, extracted=0.1, nfe=317.8, time=13.15, fit=1000, clean=0.4),
+        record("light", 0.3, nfe=38, time=0.8),
+    )["free"]
+    found = {row.record.method: cells for row, cells in free.costs}
+    assert found == {
+        "slow": ("–", "13.15", "–", "317.8", "1000"),
+        "light": ("–", "0.80", "–", "38.0", "0"),
+        "none": ("–", "1.00", "–", "50.0", "0"),
     }
-    assert set(cards(record("a"))) == {"api", "weights"}  # nothing to compare with
-    assert set(cards(record("none", clean=None, nfe=None), record("a", clean=None))) == {
-        "api",
-        "weights",
-    }
+
+
+def test_how_sure_it_is_counts_rows_and_says_who_may_be_first():
+    told = " ".join(
+        cards(record("none", 0.5), record("good", 0.2), record("also", 0.20001))["sure"].told
+    )
+    assert "of 2 rows clearly better than none in SSCD" in told
+    assert "4 prompts and 8 images a row decide on SSCD; everything was generated once." in told
+    several = cards(record("none", seeds=3), record("good", 0.2, seeds=3))["sure"].told
+    assert "generated 3 times" in " ".join(several)
+    assert "there is no row of it" in cards(record("a"))["sure"].told[0]
+
+
+def test_a_board_of_none_alone_says_what_there_is_to_mitigate():
+    page = Walk(html(board_of(record("none")))).text
+    assert "No method has been measured on this suite yet." in page
+    assert "SSCD 0.500 [0.450, 0.550]" in page and "none yet" in page
+    assert not re.search(r"methods\s+0", page)
+    assert (
+        "No method has been measured" not in Walk(html(board_of(record("none"), record("a")))).text
+    )
 
 
 # The charts.
@@ -592,7 +653,7 @@ def test_marks_stand_where_their_values_are():
         good["across"][0] < good["x"] < good["across"][1]
         and good["up"][1] < good["y"] < good["up"][0]
     )
-    assert looks(board.rows) == [("0", 0), ("0", 1), ("ref", 0)]
+    assert looks(board.rows) == [("0", 0, 0), ("0", 1, 1), ("ref", 0, 1)]
     time = next(column for column in bars(board)["columns"] if column["name"] == "time × memorized")
     assert (
         time["lines"][0]["value"] == pytest.approx(3 * time["lines"][1]["value"], abs=0.1)

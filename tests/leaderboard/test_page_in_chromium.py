@@ -8,7 +8,9 @@ import pytest
 from test_page import HOSTILE, hostile_board, record
 
 from bench.leaderboard.board import Board, Row, make_boards
+from bench.leaderboard.leaderboard import write_pages
 from bench.leaderboard.page import html
+from bench.leaderboard.pictures_page import files
 from bench.records.record import RecordedExhibit, Thumbnail
 
 playwright = pytest.importorskip(
@@ -72,9 +74,14 @@ def pages():
     (board,) = make_boards([row for row in rows if row.method != "gamma"])
     # it lacks an attack, so that one value is missing, and would be of another protocol
     gamma = Row(rows[3], rows[0])
+    whole = Board(board.suite, (*board.rows, gamma), ())
+    made = files(whole)
+    sheets = {name.removeprefix("pictures/"): text for name, text in made.items()}
     return {
-        "board": html(Board(board.suite, (*board.rows, gamma), ())),
+        "board": html(whole),
         "hostile": html(hostile_board()),
+        "pictures": made["pictures/demo.html"],
+        "sheets": sheets,
     }
 
 
@@ -89,20 +96,23 @@ def browser():
 @pytest.fixture
 def visit(browser, pages):
     """Open a page; at the end there were no messages on the console, no errors and no request but
-    for the page itself.
+    for the page itself and its pictures.
     """
     contexts, said, asked = [], [], []
+
+    def answer(route, name):
+        url = route.request.url
+        sheet = next((text for key, text in pages["sheets"].items() if url.endswith(key)), None)
+        if sheet is not None and url.endswith(".svg"):
+            route.fulfill(body=sheet, content_type="image/svg+xml")
+            return
+        asked.append(url)
+        route.fulfill(body=pages[name], content_type="text/html; charset=utf-8")
 
     def visit(name="board", fragment="", quiet=True, **settings):
         context = browser.new_context(**settings)
         contexts.append(context)
-        context.route(
-            "**/*",
-            lambda route: (
-                asked.append(route.request.url),
-                route.fulfill(body=pages[name], content_type="text/html; charset=utf-8"),
-            ),
-        )
+        context.route("**/*", lambda route: answer(route, name))
         page = context.new_page()
         if quiet:
             page.on("console", lambda message: said.append(message.text))
@@ -180,18 +190,17 @@ FILTERS = [
 
 def test_a_filter_leaves_its_rows_and_none_everywhere(visit):
     page = visit()
-    assert page.inner_text("output[name=count]") == "6 of 6 shown"
+    assert page.text_content("output[name=count]") == "6 of 6 shown"
     for act, left in FILTERS:
         act(page)
         assert set(shown(page)) == left | {"none"}
-        assert page.inner_text("output[name=count]") == f"{len(left) + 1} of 6 shown"
+        assert page.text_content("output[name=count]") == f"{len(left) + 1} of 6 shown"
         for part in (
             "#scatter svg:not(.off) .point",
             "#costs .cost[data-row]",
             ".legend button",
             "#groups .line",
             ".shot.head .cell[data-row]",
-            "#exhibits details",
         ):
             assert page.locator(f"{part}:not(.off)").count() == len(left) + 1, part
         page.click("#table button[type=reset]")
@@ -263,8 +272,8 @@ def test_a_remembered_theme_is_there_when_the_page_comes_again(browser, pages):
     context.close()
 
 
-def test_pictures_are_filtered_by_group_and_words(visit):
-    page = visit()
+def test_pictures_are_filtered_by_group_words_and_method(visit):
+    page = visit("pictures")
     lines = "#gallery .shot:not(.head):not(.off)"
     assert (
         page.inner_text("output[name=lines]") == "3 of 3 prompts"
@@ -278,10 +287,53 @@ def test_pictures_are_filtered_by_group_and_words(visit):
         and "red balloon" in page.locator(lines).text_content()
         and page.inner_text("output[name=lines]") == "1 of 3 prompts"
     )
-    assert (
-        page.evaluate("getComputedStyle(document.querySelector('#gallery img')).imageRendering")
-        == "pixelated"
-    )
+    page.click("#gallery button[type=reset]")
+    page.fill("[name=method]", "alph")
+    names = page.locator(".shot.head .cell[data-row]:not(.off)")
+    assert names.count() == page.locator("#exhibits details:not(.off)").count() == 2
+    assert [name.split(" ")[0] for name in names.all_text_contents()] == ["none", "alpha"]
+    again = visit("pictures", fragment="#" + page.url.partition("#")[2])
+    assert again.locator(".shot.head .cell[data-row]:not(.off)").count() == 2
+
+
+def colour_at(page, selector):
+    """The colour in the middle of an element, as it is on the screen."""
+    import io
+
+    from PIL import Image
+
+    found = page.locator(selector).first
+    found.scroll_into_view_if_needed()
+    image = Image.open(io.BytesIO(found.screenshot())).convert("RGB")
+    return image.getpixel((image.width // 2, image.height // 2))
+
+
+def test_pictures_are_there_from_a_file_and_without_scripts(browser, pages, tmp_path):
+    """Each cell shows its own picture of the sheet: red above green."""
+    import base64
+    import io
+
+    from PIL import Image
+
+    def png(colour):
+        stream = io.BytesIO()
+        Image.new("RGB", (32, 32), colour).save(stream, "PNG")
+        return base64.b64encode(stream.getvalue()).decode()
+
+    thumbnails = [
+        Thumbnail(prompt_id=f"p{n}", prompt=f"prompt {n}", group="1", seed=1, png=png(colour))
+        for n, colour in enumerate(("red", "lime"))
+    ]
+    (board,) = make_boards([record("none", 0.5, thumbnails=thumbnails)])
+    made = {name: text.encode() for name, text in files(board).items()}
+    write_pages(made | {"demo.html": html(board).encode()}, tmp_path)
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    for name in ("pictures/demo.html", "demo.html"):
+        page.goto((tmp_path / name).as_uri())
+        assert colour_at(page, ".shot:not(.head) >> nth=0 >> img") == (255, 0, 0), name
+        assert colour_at(page, ".shot:not(.head) >> nth=1 >> img") == (0, 255, 0), name
+    context.close()
 
 
 def test_a_method_under_the_pointer_stands_out_in_every_chart(visit):
@@ -336,7 +388,7 @@ def test_hostile_records_run_nothing_and_break_nothing(visit):
     for button in page.locator("#board tr.names th button").all():
         button.click()
     assert page.evaluate("window.hacked") is None
-    assert HOSTILE.split("\n")[0] in page.inner_text("#apart")
+    assert HOSTILE.split("\n")[0] in page.text_content("#apart")
 
 
 def test_the_policy_refuses_a_script_that_was_put_in(visit):

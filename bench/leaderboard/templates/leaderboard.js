@@ -55,6 +55,9 @@
         shown += fits;
       });
       filters.count.value = `${shown} of ${rows.length} shown`;
+      countColumns();
+    };
+    const countColumns = () => {
       const grid = one(".gallery");
       if (grid) grid.style.setProperty("--n", all(".shot.head .cell:not(.off)", grid).length);
     };
@@ -70,12 +73,21 @@
         shown += fits;
       });
       form.lines.value = `${shown} of ${lines.length} prompts`;
+      // Methods, none always among them: what stands under a heading, and what attackers found.
+      const named = words(form.method.value);
+      all(".shot.head [data-words], #exhibits [data-words]").forEach((item) => {
+        const fits = "none" in item.dataset || named.every((word) => item.dataset.words.includes(word));
+        parts.get(item.dataset.row).forEach((part) => part.classList.toggle("off", !fits));
+      });
+      countColumns();
     };
 
     // Sorting by the number or the text of a column; what has none stands last in either direction.
     const sortTable = (table, index, down) => {
       const body = one("tbody", table), heads = all("tr.names th", table);
       const lines = table.lines || (table.lines = all("tr", body));
+      if (index < 0 && !table.moved) return; // as the page has it
+      table.moved = index >= 0;
       const numbers = index >= 0 && heads[index].dataset.kind === "number";
       const value = (line) => {
         const text = line.cells[index].dataset.v;
@@ -122,13 +134,13 @@
     };
 
     // A method under the pointer, or pressed in the legend, stands out in every chart.
-    const charts = one(".charts");
+    const charts = all(".charts");
     let pinned = null, lit = null;
     const light = (place) => {
-      if (!charts || place === lit) return;
+      if (!charts.length || place === lit) return;
       lit = place;
       all(".hot").forEach((part) => part.classList.remove("hot"));
-      charts.classList.toggle("focused", place !== null);
+      charts.forEach((part) => part.classList.toggle("focused", place !== null));
       if (place !== null) (parts.get(place) || []).forEach((part) => part.classList.add("hot"));
     };
     const placeOf = (event) => {
@@ -170,7 +182,7 @@
       }
       all("#scatter select").forEach((select) => choose(select, get(select.name)));
       const form = gallery && one("form.filters", gallery);
-      if (form) { form.words.value = get("words"); choose(form.group, get("group")); }
+      if (form) { form.words.value = get("words"); form.method.value = get("method"); choose(form.group, get("group")); }
       showColumns(get("columns") || (phone ? "key" : "all"));
       if (board) {
         const found = /^(\d{1,4})(\.down)?$/.exec(get("sort"));
