@@ -19,7 +19,7 @@ from bench.leaderboard.columns import SIZED
 from bench.leaderboard.detectors import make_detector_boards
 from bench.leaderboard.experiments import make_experiment_boards
 from bench.leaderboard.latex import latex
-from bench.leaderboard.markdown import markdown, readme_columns, with_tables
+from bench.leaderboard.markdown import markdown, short_columns, with_tables
 from bench.leaderboard.page import html, picture_of
 from bench.leaderboard.published import load_published
 from bench.leaderboard.published import markdown as published_markdown
@@ -98,7 +98,7 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
         pages |= {name: text.encode() for name, text in pictures_page.files(board).items()}
         if picture := picture_of(board):
             pages[f"pictures/{board.suite}.svg"] = picture.encode()
-        columns = readme_columns(board)
+        columns = short_columns(board)
         pages[f"{board.suite}.tex"] = latex(
             board, columns, [heading(board, column) for column in columns]
         ).encode()

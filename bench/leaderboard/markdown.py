@@ -17,7 +17,8 @@ from bench.leaderboard.legend import HOLDS, PARETO, RANK, definition
 from bench.records.parts import PARTS
 from bench.records.record import Score
 
-_README = (
+_README = ("copies", "clip_score_clean", "clique_extracted", "dori_excess", "time_ratio_clean")
+_SHORT = (
     "copies",
     "sscd",
     "memorized_ratio",
@@ -43,13 +44,19 @@ TRACK = (
 
 
 def readme_columns(board: Board) -> list[Column]:
-    """The columns of short tables: in a README, and in LaTeX."""
+    """The columns of the table in a README; those of short tables where it has none of these."""
+    found = [column for column in columns_of(board) if column.name in _README]
+    return found or short_columns(board)
+
+
+def short_columns(board: Board) -> list[Column]:
+    """The columns of short tables, as in LaTeX."""
     columns = columns_of(board)
     there = {column.name for column in columns}
     return [
         column
         for column in columns
-        if column.name in _README and _SAID_BETTER.get(column.name) not in there
+        if column.name in _SHORT and _SAID_BETTER.get(column.name) not in there
     ]
 
 
