@@ -22,7 +22,6 @@ class Template(Method):
     where: ClassVar = "guidance"
     needs: ClassVar = ()  # "fit_prompts", "clean_prompts", "training_images", "base", ...: of `fit`
     paper: ClassVar = ""  # "Author et al. 2026, arXiv:..."
-    families: ClassVar = ("sd",)  # models: Stable Diffusion 1 and 2; "sdxl" once it was tried there
     version: ClassVar = 1  # raise it when results change
     neutral: ClassVar = {"strength": 0}  # parameters under which nothing changes
     swept: ClassVar = ("strength", (0.1, 0.25, 0.5, 0.75, 1))  # `bench sweep`: from least to most

@@ -230,6 +230,30 @@ BREAKERS = {
         ''',
         "a prompt is empty",
     ),
+    "takes Stable Diffusion XL": (
+        '''
+        class Mine(Method):
+            """Says that it works on XL, and forgets the pooled text."""
+
+            families: ClassVar = ("sd", "sdxl")
+
+            def adjust(self, denoiser, request, state):
+                scaled, timestep = denoiser.start(request.latents)
+                with torch.no_grad():
+                    predicted = denoiser.epsilon(scaled, timestep, request.embeddings)
+                return request.replace(latents=request.latents - 0.1 * predicted)
+        ''',
+        "pooled text",
+    ),
+    "says where": (
+        '''
+        class Mine(Method):
+            """Names a family that nobody knows."""
+
+            families: ClassVar = ("sd", "flux")
+        ''',
+        "families names 'flux'",
+    ),
     "needs no network": (
         '''
         class Mine(Method):
