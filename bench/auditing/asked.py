@@ -146,12 +146,14 @@ def parse_remedies(given: list[str] | None) -> tuple[Remedy, ...] | None:
     """
     if not given:
         return None
+    if given == ["none"]:
+        return ()
     found = []
     for text in given:
         if text == "none":
-            continue
+            raise UserError("--remedy none stands alone: leave it or the others out")
         # A method of one's own is a path, which may have a colon.
-        method, _, assignments = text.partition(":")
+        method, _, assignments = text.rpartition(":") if "=" in text else (text, "", "")
         parts = [part for part in assignments.split(",") if part]
         found.append(Remedy(method, parse_assignments(parts)))
     return tuple(found)

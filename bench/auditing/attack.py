@@ -14,15 +14,23 @@ SCORES = (EXTRACTED, OWN, PLAIN, f"{ATTACK}_excess")
 
 
 def attack_found(audit: Audit) -> tuple[AttackFound | None, np.ndarray | None]:
-    """The attack's scores with a sentence, and which training pictures it names, bool `[1, N]`;
-    None where it was not tried.
+    """The attack's scores with a sentence, and which training pictures it names that as many
+    ordinary images do not, bool `[1, N]`; None where it was not tried.
     """
     column = audit.attack
     if column is None:
         return None, None
     record = audit.studio.record(column)
-    named = record.per_prompt.get(EXTRACTED, {})
-    table = np.array([[named.get(row_id(name), 0.0) > 0 for name in _names(audit)]])
+    named, plain = (record.per_prompt.get(name, {}) for name in (EXTRACTED, PLAIN))
+    # What as many ordinary images name as well was not got by the attack.
+    table = np.array(
+        [
+            [
+                named.get(row_id(name), 0.0) > 0 and not plain.get(row_id(name), 0.0)
+                for name in _names(audit)
+            ]
+        ]
+    )
     scores = {name: _value(record, name) for name in SCORES}
     return AttackFound(ATTACK, _words(scores, len(named)), scores), table
 

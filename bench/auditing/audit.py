@@ -22,7 +22,7 @@ from bench.auditing.header import TrainingHeader
 from bench.auditing.prompts import MEANINGS, Asking
 from bench.auditing.ready import Audit, try_model
 from bench.auditing.result import Found
-from bench.auditing.rows import rows_of
+from bench.auditing.rows import remedy_columns, rows_of
 from bench.auditing.sampling import Generated, planned
 from bench.auditing.suites import NAME
 from bench.auditing.verdicts import (
@@ -31,6 +31,7 @@ from bench.auditing.verdicts import (
     chance,
     excess,
     hits,
+    hits_among,
     permutation_p,
     rank_correlation,
     share_of,
@@ -55,12 +56,15 @@ def run_audit(audit: Audit) -> Found:
     prompts = Assigned(yours.prompt[:rows], _own(audit.askings, len(audit.training)))
     natural = Seen(seen.similarity[:rows], seen.view[:rows], seen.held_out[:rows])
     hit = hits(natural.similarity, audit.judges.threshold, natural.held_out)
-    hit_base = hits(before.similarity, audit.judges.threshold) if before else None
+    hit_base = hits(before.similarity, audit.judges.threshold, before.held_out) if before else None
     attack, extracted = attack_found(audit)
-    said = verdicts(hit, hit_base, extracted)
+    # The verdict gives the base the benefit of the doubt: as similar as a copy is enough there.
+    near_base = hits(before.similarity, audit.judges.threshold) if before else None
+    said = verdicts(hit, near_base, extracted)
     back = np.array([one in ("copied", "already in the base") for one in said])
     held = _held_out_hits(audit, seen)
     captions = np.array([one.kind == "caption" for one in audit.askings])
+    of_captions = (hit & prompts.own_images).any(0)
     best = best_of_own(natural.similarity, prompts)
     best_held = _best_held_out(audit, seen, yours)
     return Found(
@@ -74,7 +78,8 @@ def run_audit(audit: Audit) -> Found:
         held_out=share_of(held, np.arange(len(held))) if audit.holdout else None,
         chance=chance(hit, prompts, captions, audit.groups),
         already=sum(one == "already in the base" for one in said),
-        excess=excess(back, held) if audit.holdout else None,
+        by_caption=int(of_captions.sum()),
+        excess=excess(back, audit.groups, held) if audit.holdout else None,
         p=(
             permutation_p(best, best_held, audit.asked.seed)
             if audit.asked.holdout_random and audit.holdout
@@ -89,6 +94,8 @@ def run_audit(audit: Audit) -> Found:
         notes=tuple(audit.notes),
         not_tried=_not_tried(audit),
         settings=_settings(audit),
+        images_each=audit.asked.images_each,
+        total=audit.training.total,
         environment=environment(audit.device),
         seconds=round(time.perf_counter() - began, 1),
     )
@@ -97,17 +104,18 @@ def run_audit(audit: Audit) -> Found:
 def _own(asking: Sequence[Asking], pictures: int) -> np.ndarray:
     own = np.zeros((len(asking), pictures), dtype=bool)
     for number, one in enumerate(asking):
-        own[number, list(one.own)] = True
+        if one.kind == "caption":
+            own[number, list(one.own)] = True
     return own
 
 
 def _held_out_hits(audit: Audit, seen: Seen) -> np.ndarray:
-    """Which held-out pictures would be called copied by the rule that training pictures meet, bool
-    `[H]`.
+    """Which held-out pictures would be called copied by the rule that training pictures meet, each
+    held against the other held-out ones, bool `[H]`.
     """
     if not audit.holdout:
         return np.zeros(0, dtype=bool)
-    return np.asarray(hits(seen.held_out, audit.judges.threshold, seen.similarity).any(0))
+    return np.asarray(hits_among(seen.held_out, audit.judges.threshold).any(0))
 
 
 def _best_held_out(audit: Audit, seen: Seen, made: Generated) -> np.ndarray:
@@ -125,10 +133,12 @@ def _not_tried(audit: Audit) -> tuple[str, ...]:
     tried = {one.kind for one in audit.askings}
     if missing := [kind for kind in MEANINGS if kind not in tried]:
         found.append(f"prompts of the kinds {', '.join(missing)}")
-    if audit.asked.quick:
-        found.append("remedies, attackers, and more than a few weights (--quick)")
-    elif not audit.remedies():
+    if not remedy_columns(audit):
         found.append("remedies")
+    if audit.attack is None:
+        found.append("attackers")
+    if audit.asked.quick and audit.asked.loras:
+        found.append("more than a few weights (--quick)")
     if audit.asked.base:
         found.append("weights between base and model: only LoRA files have them here")
     elif not audit.asked.epochs:
@@ -158,6 +168,8 @@ def _told(header: TrainingHeader) -> dict[str, Any]:
         "pictures": header.pictures,
         "folders": {name: list(counts) for name, counts in header.folders.items()},
         "tags": dict(sorted(header.tags.items(), key=lambda item: (-item[1], item[0]))),
+        "others": list(header.others),
+        "read": header.read,
     }
 
 

@@ -8,10 +8,12 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from bench.auditing.pictures import Pictures, nearest_views
+from bench.auditing.pictures import Pictures, left_out, nearest_views, refuse_alike, refuse_shared
 from bench.auditing.sampling import Generated
 from bench.auditing.suites import FEW, Judges
 from bench.base.errors import UserError
+from bench.base.progress import Report, silent
+from bench.captioned.views import Training
 from bench.features.networks import CopyDescriptor, OpenClip
 from bench.suite.suite import Suite
 
@@ -97,6 +99,24 @@ class Comparison:
             like.append((images @ self._liked.T).mean(1))
             aligned.append(images @ text)
         return np.stack(like), np.stack(aligned)
+
+
+def refuse_held_out(
+    comparison: Comparison, training: Training, threshold: float, report: Report = silent
+) -> None:
+    """Raises `UserError` where a held-out picture is one of the training pictures, those among them
+    that are not looked for.
+    """
+    holdout = comparison.holdout
+    if holdout is None:
+        return
+    refuse_alike(comparison.training, holdout, comparison.held_out_to_training(), threshold)
+    if comparison.training.left:
+        others = left_out(comparison.training, training, report)
+        refuse_shared(others, holdout)
+        described = others.described(comparison.descriptor)
+        alike = by_picture(comparison.described_held_out, described, holdout, others)
+        refuse_alike(others, holdout, alike, threshold)
 
 
 def comparison_of(

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.auditing.asked import Asked
-from bench.auditing.compare import comparison_of
-from bench.auditing.pictures import groups, read_pictures, refuse_alike, refuse_shared
+from bench.auditing.asked import OTHERS, Asked
+from bench.auditing.compare import comparison_of, refuse_held_out
+from bench.auditing.found import keep_image
+from bench.auditing.pictures import groups, read_both
+from bench.auditing.ready import NO_HOLDOUT
 from bench.auditing.result import Found, Near, PictureFound
-from bench.auditing.suites import Files, Judges, judges_of
-from bench.auditing.verdicts import excess, hits, share_of, upper_limit, verdicts
+from bench.auditing.suites import Files, Judges, absolute, judges_of, refuse_out
+from bench.auditing.verdicts import excess, hits, hits_among, share_of, upper_limit, verdicts
 from bench.base.errors import UserError, visible
 from bench.base.pictures import has_picture_suffix, read_picture
 from bench.base.progress import Report, silent
@@ -37,50 +39,38 @@ def compare_folders(
     Raises `UserError` for a folder without pictures, and for the first that cannot be read.
     """
     began = time.perf_counter()
-    like = load_suite(asked.suite_like)
+    refuse_out(asked.out, [asked.data, generations, *([asked.holdout] if asked.holdout else [])])
+    for folder in (asked.data, asked.holdout, asked.out):
+        if folder and absolute(folder).is_relative_to(absolute(generations)):
+            raise UserError(
+                f"the folder of generations {generations} holds {folder}, whose pictures would"
+                " count as generations: name a folder of generations alone"
+            )
+    # Pictures of anywhere are no business of the embedded model's small judge.
+    like = load_suite(asked.like or OTHERS)
     judges: Judges = judges_of(like, asked)
     training = Training(like.settings.model.side, asked.flips, asked.random_crops)
-
-    pictures = read_pictures(
-        asked.data,
-        training,
-        caption_column=asked.caption_column,
-        instance_prompt=asked.instance_prompt,
-        limit=asked.limit,
-        what="training pictures",
-        report=report,
-    )
-    holdout = None
-    if asked.holdout:
-        holdout = read_pictures(
-            asked.holdout,
-            training,
-            caption_column=asked.caption_column,
-            limit=asked.limit,
-            what="held-out pictures",
-            report=report,
-        )
-        refuse_shared(pictures, holdout)
+    pictures, holdout = read_both(asked, training, report)
     notes: list[str] = []
     comparison = comparison_of(judges, like, pictures, holdout, device, notes)
-    if holdout:
-        refuse_alike(pictures, holdout, comparison.held_out_to_training(), judges.threshold)
-    else:
+    refuse_held_out(comparison, training, judges.threshold, report)
+    if holdout is None:
+        notes.append(NO_HOLDOUT)
+    if len(pictures) < pictures.total:
         notes.append(
-            "No held-out pictures were given, so nothing says how often a picture that was never"
-            " trained on would be called copied: give --holdout FOLDER."
+            f"{len(pictures)} of {pictures.total} training pictures were looked for, evenly spread"
+            " (--limit)."
         )
     files = _generated(generations)
     described = []
     for start in range(0, len(files), BATCH):
         report("describe generations", start, len(files))
-        described.append(
-            comparison.descriptor([read_picture(file) for file in files[start : start + BATCH]])
-        )
+        batch = [read_picture(file) for file in files[start : start + BATCH]]
+        described.append(comparison.descriptor(batch))
     report("describe generations", len(files), len(files))
     seen = comparison.seen(np.concatenate(described))
     hit = hits(seen.similarity, judges.threshold, seen.held_out)
-    held = np.asarray(hits(seen.held_out, judges.threshold, seen.similarity).any(0))
+    held = np.asarray(hits_among(seen.held_out, judges.threshold).any(0))
     said = verdicts(hit, None)
     back = np.asarray(hit.any(0))
     of_group = groups(comparison.among_training(), judges.threshold)
@@ -114,7 +104,7 @@ def compare_folders(
                         view=names[int(seen.view[row, number])],
                         similarity=float(seen.similarity[row, number]),
                         copy=bool(hit[row, number]),
-                        file=str(files[row].resolve()),
+                        file=keep_image(asked.out, read_picture(files[row])),
                     )
                     for row in rows
                 ),
@@ -133,7 +123,8 @@ def compare_folders(
         held_out=share_of(held, np.arange(len(held))) if holdout else None,
         chance=None,
         already=0,
-        excess=excess(back, held) if holdout else None,
+        by_caption=0,
+        excess=excess(back, of_group, held) if holdout else None,
         p=None,
         correlation=None,
         pictures=tuple(found),
@@ -146,6 +137,7 @@ def compare_folders(
             "anything but these generations: which prompts give a picture back, and how often, is"
             " not known",
         ),
+        total=pictures.total,
         settings={"like": like.name, "layout": pictures.layout, "generations": len(files)},
         of_model=False,
         environment=environment(device),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -11,12 +12,12 @@ from bench.auditing.prompts import MEANINGS
 from bench.auditing.ready import Audit
 from bench.auditing.result import KindFound, Near, PictureFound
 from bench.auditing.sampling import Generated
-from bench.auditing.verdicts import Assigned, Verdict, ease, hits, upper_limit
-from bench.base.digests import digest_of
+from bench.auditing.verdicts import Assigned, Verdict, ease, hits_among, upper_limit
 from bench.base.files import write_atomically
-from bench.base.pictures import encode_png
+from bench.base.pictures import encode_png, pixel_digest
 from bench.statistics.intervals import clopper_pearson
 
+IMAGES = "images"  # the folder of those that the page shows
 SHOWN = 3  # nearest images of a picture that are shown
 
 
@@ -36,10 +37,10 @@ def pictures_found(
     found = []
     for number, entry in enumerate(audit.training.entries):
         copies, images, interval = ease(hit, prompts, number)
-        own = prompts.own_images[:, number]
+        mine = np.array([number in one.own or not one.own for one in audit.askings])
         by_kind = {}
         for kind in dict.fromkeys(kinds.tolist()):
-            rows = (kinds == kind) & (own if kind in ("caption", "shuffled") else True)
+            rows = (kinds == kind) & mine[prompts.prompt]
             if rows.any():
                 by_kind[kind] = (int(hit[rows, number].sum()), int(rows.sum()))
         nearest_rows = np.argsort(-seen.similarity[:, number], kind="stable")[:SHOWN].tolist()
@@ -87,12 +88,22 @@ def pictures_found(
 
 def _shown(audit: Audit, made: Generated, row: int) -> str:
     """Keep one generation beside the page; its place below the audit's folder."""
-    key = made.keys[row]
-    name = f"images/{digest_of([key.prompt, key.seed])[:16]}.png"
-    path = audit.asked.out / name
-    if not path.is_file():
-        write_atomically(path, encode_png(made.pictures([row])[0]))
+    return keep_image(audit.asked.out, made.pictures([row])[0])
+
+
+def keep_image(out: Path, picture: np.ndarray) -> str:
+    """Keep a picture, uint8 `[H, W, 3]`, under its pixels' own name; its place below `out`."""
+    name = f"{IMAGES}/{pixel_digest(picture)}.png"
+    if not (out / name).is_file():
+        write_atomically(out / name, encode_png(picture))
     return name
+
+
+def forget_images(out: Path, kept: Collection[str]) -> None:
+    """Remove what an earlier audit in the same folder showed and this one does not."""
+    for path in (out / IMAGES).glob("*.png"):
+        if f"{IMAGES}/{path.name}" not in kept:
+            path.unlink()
 
 
 def kinds_found(
@@ -101,11 +112,7 @@ def kinds_found(
     """By kind of prompt, how many images copy some training picture."""
     kinds = np.array([one.kind for one in audit.askings])
     of_images = kinds[prompts.prompt]
-    passing = (
-        hits(seen.held_out, audit.judges.threshold, seen.similarity).any(1)
-        if audit.holdout
-        else None
-    )
+    passing = hits_among(seen.held_out, audit.judges.threshold).any(1) if audit.holdout else None
     found = []
     for kind, means in MEANINGS.items():
         rows = of_images == kind

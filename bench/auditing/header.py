@@ -5,8 +5,8 @@ edit and strip it, and something that the file tells whoever downloads it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.base.errors import visible
@@ -34,6 +34,8 @@ class TrainingHeader:
     clip_skip: int | None = None
     folders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     tags: Mapping[str, int] = field(default_factory=dict)
+    others: tuple[str, ...] = ()  # names of what else stands there
+    read: bool = False  # whether there was a file with a header
 
     @property
     def told(self) -> bool:
@@ -41,14 +43,38 @@ class TrainingHeader:
         return bool(self.folders or self.tags)
 
 
+def together(headers: Sequence[TrainingHeader]) -> TrainingHeader:
+    """What several files tell: all folders and tags, and the training of the first."""
+    if not headers:
+        return TrainingHeader()
+    folders, tags, others = dict[str, tuple[int, int]](), dict[str, int](), list[str]()
+    for one in headers:
+        folders |= one.folders
+        others += one.others
+        for tag, count in one.tags.items():
+            tags[tag] = tags.get(tag, 0) + count
+    known = tuple(dict.fromkeys(others))
+    return replace(headers[0], folders=folders, tags=tags, others=known)
+
+
 def read_training_header(header: Mapping[str, str]) -> TrainingHeader:
     """What is there, whatever form it has; what cannot be read counts as not said."""
     folders: dict[str, tuple[int, int]] = {}
+    datasets = _datasets(header)
+    for one in datasets:  # of a training that was set up by a file
+        for subset in _subsets(one):
+            if subset.get("image_dir"):
+                counts = (_count(subset, "img_count"), _count(subset, "num_repeats"))
+                folders[_short(subset["image_dir"])] = counts
     for name, facts in _table(header, "ss_dataset_dirs").items():
         if isinstance(facts, dict):
             folders[_short(name)] = (_count(facts, "img_count"), _count(facts, "n_repeats"))
     tags: dict[str, int] = {}
-    for counted in _table(header, "ss_tag_frequency").values():
+    frequencies = [_table(header, "ss_tag_frequency")]
+    frequencies += [
+        given for one in datasets if isinstance(given := one.get("tag_frequency"), dict)
+    ]
+    for counted in (counts for one in frequencies for counts in one.values()):
         if isinstance(counted, dict):
             for tag, count in counted.items():
                 if isinstance(count, int):
@@ -60,13 +86,42 @@ def read_training_header(header: Mapping[str, str]) -> TrainingHeader:
         epoch=_number(header, "ss_epoch"),
         epochs=_number(header, "ss_num_epochs"),
         rank=_short(header.get("ss_network_dim", "")),
-        flips=_truth(header, "ss_flip_aug"),
-        random_crops=_truth(header, "ss_random_crop"),
+        flips=_either(_truth(header, "ss_flip_aug"), datasets, "flip_aug"),
+        random_crops=_either(_truth(header, "ss_random_crop"), datasets, "random_crop"),
         keep_tokens=max(0, _number(header, "ss_keep_tokens") or 0),
         clip_skip=_number(header, "ss_clip_skip"),
         folders=folders,
         tags=tags,
+        others=tuple(sorted(_short(key) for key, text in header.items() if _says(key, text))),
+        read=True,
     )
+
+
+def _says(key: str, text: str) -> bool:
+    """Whether a text of the header is more than a number or a setting that is off."""
+    known = ("ss_dataset_dirs", "ss_tag_frequency", "format", "ss_datasets")
+    return key not in known and text.strip() not in ("", "None", "{}", "[]", "False", "null")
+
+
+def _datasets(header: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What `ss_datasets` lists."""
+    try:
+        found = json.loads(header.get("ss_datasets", "[]"))
+    except (ValueError, RecursionError):
+        return []
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _subsets(dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = dataset.get("subsets")
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _either(stated: bool | None, datasets: Sequence[Mapping[str, Any]], key: str) -> bool | None:
+    """A setting of the whole training, or of any of its parts; None where nothing is said."""
+    parts = [subset.get(key) for one in datasets for subset in _subsets(one)]
+    said = [value for value in (stated, *parts) if isinstance(value, bool)]
+    return any(said) if said else None
 
 
 def _short(text: object) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.auditing.found import forget_images
 from bench.auditing.page import bounds, columns, page, percent
 from bench.auditing.result import Found
 from bench.base.errors import visible
@@ -32,6 +33,7 @@ def write(found: Found, out: Path) -> dict[str, Path]:
     for key, (name, content) in contents.items():
         files[key] = out / name
         write_atomically(files[key], content.encode())
+    forget_images(out, {near.file for one in found.pictures for near in one.nearest})
     return files
 
 
@@ -39,7 +41,15 @@ def markdown(found: Found) -> str:
     """The audit in short, for the card of a model: the answer with what stands beside it, kinds of
     prompts, weights and remedies. It names no picture.
     """
-    lines = [f"**{found.answer}**", "", "| | pictures | 95 % | |", "|---|---|---|---|"]
+    looked = f"{found.yours.total} of {found.total}" if found.total > found.yours.total else "all"
+    how = f", {found.images_each} images of each caption" if found.of_model else ""
+    quick = "; a quick audit" if found.settings.get("quick") else ""
+    limits = (
+        f"Looked for {looked} training pictures in {found.images:,} images{how}{quick}. A copy is"
+        f" at least {found.threshold:g} similar (descriptor of suite {found.settings['like']},"
+        f" profile {found.profile})."
+    )
+    lines = [f"**{found.answer}** {limits}", "", "| | pictures | 95 % | |", "|---|---|---|---|"]
     for one in columns(found):
         known = f"{one['count']} of {one['total']}" if one["known"] else "not known"
         lines.append(f"| {one['name']} | {known} | {one['interval']} | {one['means']} |")

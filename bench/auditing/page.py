@@ -68,7 +68,12 @@ def columns(found: Found) -> list[dict[str, Any]]:
             found.held_out,
             "pictures never trained on would be called copied by the same rule",
         ),
-        ("chance", found.chance, "if captions were shuffled against pictures"),
+        (
+            "chance",
+            found.chance,
+            "if captions were shuffled against pictures; by their own captions alone"
+            f" {found.by_caption} come back",
+        ),
     ]
     if not found.of_model:  # there are no prompts that could be shuffled or given to a base
         table = [one for one in table if one[0] in ("yours", "held-out")]

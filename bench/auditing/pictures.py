@@ -5,13 +5,14 @@ with its views, its descriptors and the group of near-duplicates that it belongs
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from bench.base.errors import UserError, visible
-from bench.base.pictures import pixel_digest
+from bench.auditing.asked import Asked
+from bench.base.errors import UserError, one_line, visible
+from bench.base.pictures import BadPicture, pixel_digest
 from bench.base.progress import Report, silent
 from bench.base.spread import spread
 from bench.captioned.folder import Captioned, CaptionedFolder, read_folder
@@ -25,7 +26,7 @@ class Pictures:
 
     `views` holds those of each picture; `owners` the number of the picture that each view belongs
     to, int64 `[V]`, views of one picture together. `total` is how many the folder holds, of which
-    these may be a part.
+    these may be a part, and `left` are the others.
     """
 
     entries: tuple[Captioned, ...]
@@ -33,6 +34,7 @@ class Pictures:
     digests: tuple[str, ...]  # of the plainest view's pixels
     layout: str
     total: int
+    left: tuple[Captioned, ...] = ()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -72,15 +74,81 @@ def read_pictures(
     found: CaptionedFolder = read_folder(
         folder, caption_column=caption_column, instance_prompt=instance_prompt
     )
-    entries = tuple(spread(found.pictures, limit))
-    looked, digests = [], []
+    chosen = spread(range(len(found.pictures)), limit)
+    entries = tuple(found.pictures[number] for number in chosen)
+    kept = set(chosen)
+    left = tuple(one for number, one in enumerate(found.pictures) if number not in kept)
+    looked = _looked_at(entries, training, f"read {what}", report)
+    digests = tuple(pixel_digest(of_one[0].pixels) for of_one in looked)
+    return Pictures(entries, looked, digests, found.layout, len(found.pictures), left)
+
+
+def left_out(pictures: Pictures, training: Training, report: Report = silent) -> Pictures:
+    """The pictures of a folder that are not looked for, as they are: none of them may be held out.
+
+    Raises `UserError` for a picture that cannot be read, by name.
+    """
+    plain = Training(training.side, flips=False)
+    looked = _looked_at(pictures.left, plain, "read other training pictures", report)
+    digests = tuple(pixel_digest(of_one[0].pixels) for of_one in looked)
+    return Pictures(pictures.left, looked, digests, pictures.layout, pictures.total)
+
+
+def _looked_at(
+    entries: Sequence[Captioned], training: Training, what: str, report: Report
+) -> tuple[tuple[View, ...], ...]:
+    found = []
     for number, entry in enumerate(entries):
-        report(f"read {what}", number, len(entries))
-        of_one = tuple(views(entry.image(), training))
-        looked.append(of_one)
-        digests.append(pixel_digest(of_one[0].pixels))
-    report(f"read {what}", len(entries), len(entries))
-    return Pictures(entries, tuple(looked), tuple(digests), found.layout, len(found.pictures))
+        report(what, number, len(entries))
+        try:
+            found.append(tuple(views(entry.image(), training)))
+        except BadPicture as error:
+            raise UserError(
+                f"picture {visible(entry.name)} cannot be used: {one_line(error)[:160]}"
+            ) from error
+    report(what, len(entries), len(entries))
+    return tuple(found)
+
+
+def read_both(
+    asked: Asked, training: Training, report: Report = silent
+) -> tuple[Pictures, Pictures | None]:
+    """The training pictures and the held-out ones of an audit.
+
+    Both are called alike: an instance prompt is the caption of held-out pictures too, and where all
+    training pictures have one caption, held-out pictures without any have that one.
+
+    Raises `UserError` as `read_pictures` does, and for a held-out picture with the pixels of a
+    training picture.
+    """
+    pictures = read_pictures(
+        asked.data,
+        training,
+        caption_column=asked.caption_column,
+        instance_prompt=asked.instance_prompt,
+        limit=asked.limit,
+        what="training pictures",
+        report=report,
+    )
+    if asked.holdout is None:
+        return pictures, None
+    holdout = read_pictures(
+        asked.holdout,
+        training,
+        caption_column=asked.caption_column,
+        instance_prompt=asked.instance_prompt,
+        limit=asked.limit,
+        what="held-out pictures",
+        report=report,
+    )
+    shared = set(pictures.captions)
+    if len(shared) == 1 and (caption := shared.pop()):
+        entries = tuple(
+            one if one.captions else replace(one, captions=(caption,)) for one in holdout.entries
+        )
+        holdout = replace(holdout, entries=entries)
+    refuse_shared(pictures, holdout)
+    return pictures, holdout
 
 
 def refuse_shared(training: Pictures, holdout: Pictures) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from bench.auditing.asked import Asked, Lora, Remedy
-from bench.auditing.compare import Comparison, comparison_of
-from bench.auditing.header import TrainingHeader, read_training_header
-from bench.auditing.pictures import Pictures, groups, read_pictures, refuse_alike, refuse_shared
+from bench.auditing.compare import Comparison, comparison_of, refuse_held_out
+from bench.auditing.header import TrainingHeader, read_training_header, together
+from bench.auditing.pictures import Pictures, groups, read_both
 from bench.auditing.prompts import Asking, askings, novel_scenes, trigger_of
 from bench.auditing.sampling import Column, Studio
 from bench.auditing.suites import (
@@ -35,13 +35,16 @@ from bench.base.prompt_lists import read_list
 from bench.captioned.views import Training
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.lora.file import read_lora
-from bench.diffusion.lora.merge import resolve
-from bench.diffusion.lora.names import module_names
+from bench.diffusion.lora.merge import check
 from bench.diffusion.model import load_base
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
 
 FEW_HELD_OUT = 8
+NO_HOLDOUT = (
+    "No held-out pictures were given, so nothing says how often a picture that was never trained on"
+    " would be called copied: give --holdout FOLDER."
+)
 # What is tried where nobody says what: methods with parameters that their papers name.
 REMEDIES = (
     Remedy("guidance", {"share": 0.5}),
@@ -54,6 +57,7 @@ OF_FILES = (
     Remedy("baf", {"q": 0.25}),
     Remedy("baf", {"q": 0.5}),
     Remedy("baf", {"q": 0.5, "control": "random"}),
+    Remedy("baf", {"q": 0.5, "control": "weight"}),
     Remedy("baf", {"q": 0.5, "control": "reverse"}),
 )
 # On the embedded model these methods need other parameters (Makefile, `make records`).
@@ -103,7 +107,18 @@ class Audit:
         """The model against the attacker who knows its base; None where that is not tried."""
         if not self.files.attacked:
             return None
-        return Column("attack", load_suite(str(self.asked.out / f"{ATTACKED}.toml")))
+        column = Column("attack", load_suite(str(self.asked.out / f"{ATTACKED}.toml")))
+        try:
+            self.studio.prepared(column)
+        except UserError as error:  # of a family of models that it does not know
+            self.note(f"The attack was not tried: {error}")
+            return None
+        return column
+
+    def note(self, text: str) -> None:
+        """Add a note to the page, once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def settings(self) -> list[tuple[Column, str, float | None]]:
         """Weights and epochs beside base and model: column, kind of row, weight."""
@@ -112,15 +127,27 @@ class Audit:
         found: list[tuple[Column, str, float | None]] = []
         for weight in self.asked.curve:
             suite = self.files.with_loras(self.suite, weighted(self.asked.loras, weight))
-            found.append((Column(f"weight {weight:g}", suite), "weight", weight))
+            found.append((Column(self._weight_name(weight), suite), "weight", weight))
         if self._touches_text():
             suite = self.files.with_loras(self.suite, in_unet_only(self.asked.loras))
             found.append((Column("text encoder untouched", suite), "remedy", None))
         for file in self.asked.epochs:
             first = Lora(file, self.asked.loras[0].strength)
             suite = self.files.with_loras(self.suite, [first, *self.asked.loras[1:]])
-            found.append((Column(file.stem, suite), "epoch", None))
+            stems = [other.stem for other in self.asked.epochs]
+            name = file.stem if stems.count(file.stem) == 1 else f"{file.parent.name}/{file.stem}"
+            found.append((Column(name, suite), "epoch", None))
         return found
+
+    def _weight_name(self, weight: float) -> str:
+        """A weight as a person who publishes the file says it; of several files, or of unlike
+        strengths, as what they are multiplied with.
+        """
+        strengths = {(one.strength.unet, one.strength.text) for one in self.asked.loras}
+        unet, text = next(iter(strengths))
+        if len(self.asked.loras) == 1 and unet == text:
+            return f"weight {weight * unet:g}"
+        return f"{weight:g} x the weights given"
 
     def remedies(self) -> tuple[Remedy, ...]:
         """Those that were asked for, or the ones that are tried by default."""
@@ -149,8 +176,8 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
 
     Raises `UserError`, one line, for whatever is wrong with an input.
     """
-    refuse_out(asked.out, [asked.data, *([asked.holdout] if asked.holdout else [])])
     _refuse_idle(asked)
+    refuse_out(asked.out, [asked.data, *([asked.holdout] if asked.holdout else [])])
     like = load_suite(asked.suite_like)
     judges = judges_of(like, asked)
     header = _header(asked)
@@ -160,26 +187,7 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
         flips=asked.flips and header.flips is not False,
         random_crops=asked.random_crops or header.random_crops is True,
     )
-    pictures = read_pictures(
-        asked.data,
-        training,
-        caption_column=asked.caption_column,
-        instance_prompt=asked.instance_prompt,
-        limit=asked.limit,
-        what="training pictures",
-        report=report,
-    )
-    holdout = None
-    if asked.holdout:
-        holdout = read_pictures(
-            asked.holdout,
-            training,
-            caption_column=asked.caption_column,
-            limit=asked.limit,
-            what="held-out pictures",
-            report=report,
-        )
-        refuse_shared(pictures, holdout)
+    pictures, holdout = read_both(asked, training, report)
     notes = _notes(asked, pictures, holdout, header)
     trigger = trigger_of(asked.trigger, pictures.entries)
     if not trigger:
@@ -198,11 +206,13 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
         seed=asked.seed,
     )
     comparison = comparison_of(judges, like, pictures, holdout, device, notes)
-    if holdout:
-        alike = comparison.held_out_to_training()
-        refuse_alike(pictures, holdout, alike, judges.threshold)
+    refuse_held_out(comparison, training, judges.threshold, report)
     files = Files(asked, like, judges, pictures, holdout, asking, device.type != "cpu")
     suite = files.write()
+    if asked.loras and not suite.lora_strengths:
+        raise UserError(
+            "nothing to compare: with these weights the LoRA files leave the model as it was"
+        )
     return Audit(
         asked,
         like,
@@ -232,9 +242,8 @@ def try_model(audit: Audit) -> Denoiser:
     prepared = audit.studio.prepared(audit.yours)
     prepared.engine.load()
     pipe = prepared.engine.denoiser.pipe
-    names = module_names(pipe)
     for file in audit.asked.epochs:
-        resolve(read_lora(file), names, pipe)
+        check(pipe, read_lora(file))
     if audit.base and audit.asked.base:
         load_base(audit.base.suite, prepared.engine.denoiser)
     _note_long_captions(audit, pipe)
@@ -255,6 +264,8 @@ def _refuse_idle(asked: Asked) -> None:
         raise UserError("--base says what a model was fine-tuned from: name that with --model")
     if asked.holdout_random and not asked.holdout:
         raise UserError("--holdout-random speaks of held-out pictures: give --holdout FOLDER")
+    if asked.weights and not asked.loras:
+        raise UserError("--weights are those of a LoRA: give --lora FILE")
     if asked.base and asked.model and _same_files(asked.model, asked.base):
         raise UserError(
             f"nothing to compare: {visible(str(asked.base))} holds the same model as"
@@ -274,11 +285,13 @@ def _own_captions(pictures: Pictures, images: int) -> list[Asking]:
 
 
 def _header(asked: Asked) -> TrainingHeader:
-    """That of the first LoRA. Every file is read, so that what is wrong with one is said now."""
-    headers = [read_lora(one.file).header for one in asked.loras]
+    """Those of all LoRAs as one: the training is that of the first. Every file is read, so that
+    what is wrong with one is said now.
+    """
+    headers = [read_training_header(read_lora(one.file).header) for one in asked.loras]
     for file in asked.epochs:
         read_lora(file)
-    return read_training_header(headers[0] if headers else {})
+    return together(headers)
 
 
 def _lines(file: Path | None) -> list[str]:
@@ -308,11 +321,15 @@ def _notes(
             " their own."
         )
     if holdout is None:
+        found.append(NO_HOLDOUT)
+    elif len(holdout) < holdout.total:
+        found.append(f"{len(holdout)} of {holdout.total} held-out pictures were used (--limit).")
+    if holdout is not None and (empty := sum(not one.captions for one in holdout.entries)):
         found.append(
-            "No held-out pictures were given, so nothing says how often a picture that was never"
-            " trained on would be called copied: give --holdout FOLDER."
+            f"{empty} of {len(holdout)} held-out pictures have no caption: they were asked with the"
+            " empty prompt, which may not be what training pictures are asked with."
         )
-    elif len(holdout) < FEW_HELD_OUT:
+    if holdout is not None and len(holdout) < FEW_HELD_OUT:
         found.append(
             f"Only {len(holdout)} held-out pictures: false alarms below one in {len(holdout)} do"
             " not show."
@@ -339,8 +356,7 @@ def _note_long_captions(audit: Audit, pipe: Any) -> None:
     )
     if long:
         note = (
-            f"{long} captions are longer than the {most} tokens that the model reads; the rest of"
-            " them is cut off, as `bench` does not read captions in chunks."
+            f"Captions longer than the {most} tokens that the model reads: {long}. The rest of them"
+            " is cut off, as `bench` does not read captions in chunks."
         )
-        if note not in audit.notes:
-            audit.notes.append(note)
+        audit.note(note)

@@ -133,6 +133,7 @@ class Found:
     held_out: Share | None
     chance: Share | None
     already: int
+    by_caption: int  # pictures that come back by their own caption
     excess: tuple[float, float, float] | None
     p: float | None
     correlation: float | None
@@ -144,6 +145,8 @@ class Found:
     notes: tuple[str, ...]
     not_tried: tuple[str, ...]
     settings: dict[str, Any]
+    images_each: int = 0  # of each caption
+    total: int = 0  # pictures in the folder
     of_model: bool = True  # not of generations that were made elsewhere
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -152,10 +155,23 @@ class Found:
     def answer(self) -> str:
         """One sentence: how many of the pictures come back."""
         count, total = int(self.yours.count), self.yours.total
+        if not count and self.of_model:
+            return (
+                f"None of {total} training pictures came back, in {self.images_each} images of each"
+                " caption."
+            )
         if not count:
             return f"None of {total} training pictures came back in {self.images:,} images."
         verb = "comes" if count == 1 else "come"
         return f"{count} of {total} training pictures {verb} back."
+
+    @property
+    def given_away(self) -> float:
+        """The share of pictures that this training gives away: copied, or extractable by an attack;
+        what comes back from the base as well is not counted.
+        """
+        ours = sum(one.verdict in ("copied", "extractable") for one in self.pictures)
+        return ours / len(self.pictures)
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as plain data."""

@@ -79,9 +79,7 @@ def _row(one: Point, points: Sequence[Point], seconds: float | None) -> Row:
     if one.weight is None:
         against = against_curve(one, list(by_weight.values()))
     return Row(
-        name={0.0: "base (weight 0)", 1.0: "yours (weight 1)"}.get(
-            -1.0 if one.weight is None else one.weight, one.name
-        ),
+        name=one.name,
         kind=str(one.facts["kind"]),
         weight=one.weight,
         copies=one.share,

@@ -24,7 +24,7 @@ PERMUTATIONS = 10_000
 @dataclass(frozen=True)
 class Assigned:
     """Which prompt each of M images has: its number in the list of prompts, int64 `[M]`; and by
-    prompt which pictures are its own, bool `[P, N]`.
+    prompt which pictures it is the caption of, bool `[P, N]`.
     """
 
     prompt: np.ndarray
@@ -32,8 +32,21 @@ class Assigned:
 
     @property
     def own_images(self) -> np.ndarray:
-        """Whether an image was made with a prompt of the picture's own, bool `[M, N]`."""
+        """Whether an image was made with the picture's caption, bool `[M, N]`."""
         return self.own[self.prompt]
+
+    @property
+    def parts(self) -> np.ndarray:
+        """Which images of its caption are a picture's own part, bool `[M, N]`: pictures that share
+        a caption share its images evenly, so that each has as many as any other picture.
+        """
+        found = np.zeros((len(self.prompt), self.own.shape[1]), dtype=bool)
+        for number, whose in enumerate(self.own):
+            rows, pictures = np.flatnonzero(self.prompt == number), np.flatnonzero(whose)
+            each = len(rows) // len(pictures) if len(pictures) else 0
+            for place, picture in enumerate(pictures):
+                found[rows[place * each : (place + 1) * each], picture] = True
+        return found
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,18 @@ def hits(similarity: np.ndarray, threshold: float, others: np.ndarray | None = N
     found = similarity >= threshold
     if others is not None and others.shape[1]:
         found &= similarity > others.max(1, keepdims=True)
+    return np.asarray(found)
+
+
+def hits_among(similarity: np.ndarray, threshold: float) -> np.ndarray:
+    """The same of held-out pictures, bool `[M, H]`, each held against the others: the condition
+    that training pictures meet, so that shares of the two may be compared.
+    """
+    found = similarity >= threshold
+    count = similarity.shape[1]
+    for picture in range(count if count > 1 else 0):
+        others = np.delete(similarity, picture, axis=1)
+        found[:, picture] &= similarity[:, picture] > others.max(1)
     return np.asarray(found)
 
 
@@ -88,7 +113,7 @@ def verdicts(
 def ease(
     hit: np.ndarray, asked: Assigned, picture: int
 ) -> tuple[int, int, tuple[float, float] | None]:
-    """Of the images made with a picture's own prompts, how many copy it, how many there are, and
+    """Of the images made with a picture's caption, how many copy it, how many there are, and
     the 95 % interval of the share (Clopper-Pearson); None where there are none.
     """
     rows = asked.own_images[:, picture]
@@ -105,38 +130,44 @@ def share_of(which: np.ndarray, groups: np.ndarray) -> Share:
     """The share of pictures, bool `[N]`, with an interval over groups of near-duplicates."""
     if not len(which):
         return Share(0, 0)
-    units = None
-    if len(np.unique(groups)) < len(groups):
-        clusters = np.unique(groups, return_inverse=True)[1]
-        units = Units(clusters, np.zeros(int(clusters.max()) + 1, dtype=int))
     table = which.astype(float)[:, None]
-    return Share(int(which.sum()), len(which), proportion_interval(table, units=units))
+    interval = proportion_interval(table, units=_units(groups))
+    return Share(int(which.sum()), len(which), interval)
 
 
-def chance(hit: np.ndarray, asked: Assigned, captions: np.ndarray, groups: np.ndarray) -> Share:
+def _units(groups: np.ndarray) -> Units | None:
+    """What varies independently; None where every picture does."""
+    clusters = np.unique(groups, return_inverse=True)[1]
+    count = int(clusters.max()) + 1
+    return None if count == len(groups) else Units(clusters, np.zeros(count, dtype=int))
+
+
+def chance(
+    hit: np.ndarray, asked: Assigned, captions: np.ndarray, groups: np.ndarray
+) -> Share | None:
     """How many pictures would seem copied if captions were shuffled against pictures: for each the
     share of other captions, of other groups, whose images hit it.
 
-    `captions` is bool `[P]`: which prompts are captions. The expectation over all such exchanges.
+    `captions` is bool `[P]`: which prompts are captions. The expectation over all such exchanges;
+    None where some picture has no caption to exchange with.
     """
     pictures = hit.shape[1]
     own = asked.own[captions]
-    if not pictures or not len(own):
-        return Share(0, pictures)
     reached = np.stack([hit[asked.prompt == number].any(0) for number in np.flatnonzero(captions)])
     expected = 0.0
     for picture in range(pictures):
         related = own[:, groups == groups[picture]].any(1)
-        if (~related).any():
-            expected += float(reached[~related, picture].mean())
+        if related.all():
+            return None
+        expected += float(reached[~related, picture].mean())
     return Share(expected, pictures)
 
 
 def best_of_own(similarity: np.ndarray, asked: Assigned) -> np.ndarray:
-    """The largest similarity that an image made with a picture's own prompts has to it, float
-    `[N]`; NaN where no prompt is its own.
+    """The largest similarity that an image of a picture's own part has to it, float `[N]`; NaN
+    where it has none.
     """
-    own = np.where(asked.own_images, similarity, -np.inf).max(0)
+    own = np.where(asked.parts, similarity, -np.inf).max(0)
     return np.asarray(np.where(np.isfinite(own), own, np.nan))
 
 
@@ -157,14 +188,16 @@ def permutation_p(trained: np.ndarray, held_out: np.ndarray, seed: int = 0) -> f
     return float((1 + (differences >= observed - 1e-12).sum()) / (1 + PERMUTATIONS))
 
 
-def excess(yours: np.ndarray, other: np.ndarray) -> tuple[float, float, float] | None:
-    """The difference of two shares of different pictures, bool `[N]` and `[H]`, with its interval;
-    None where one of them has no pictures.
+def excess(
+    yours: np.ndarray, groups: np.ndarray, other: np.ndarray
+) -> tuple[float, float, float] | None:
+    """The difference of two shares of different pictures, bool `[N]` in groups of near-duplicates
+    and `[H]`, with its interval; None where one of them has no pictures.
     """
     if not len(yours) or not len(other):
         return None
     one, two = yours.astype(float)[:, None], other.astype(float)[:, None]
-    low, high = independent_shares(one, two)
+    low, high = independent_shares(one, two, _units(groups))
     return float(yours.mean() - other.mean()), low, high
 
 

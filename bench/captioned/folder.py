@@ -39,6 +39,7 @@ UNREAD = (
 )  # pictures to others; passing them over would hide them
 REPEATED = re.compile(r"([0-9]+)_(.*)")
 MEMBERS = 1_000_000  # of one archive
+TEXT_BYTES = 2**20  # of a file of captions
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,9 @@ def read_folder(
     """Every picture of a folder with its captions.
 
     `caption_column` is that of a metadata file. `instance_prompt` is the caption of every picture,
-    whatever stands beside it. Of `layouts` the first that the folder has is taken, in the order of
-    this module's list. Without `every_picture` a metadata file may leave pictures out. Pictures are
-    not decoded yet.
+    whatever stands beside it or whatever its folder is called. Of `layouts` the first that the
+    folder has is taken, in the order of this module's list. Without `every_picture` a metadata file
+    may leave pictures out. Pictures are not decoded yet.
 
     Raises `UserError` where the folder is missing or holds no picture, for what a layout leaves
     open, and for a picture in a format that is not read.
@@ -133,19 +134,29 @@ def _found(
         )
     if lists:
         return "listed", _listed(folder, lists[0], caption_column, every_picture)
-    inner = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-    if "kohya" in layouts and any(_pictures_in(path) for path in inner):
-        return "kohya", _kohya(folder, inner)
-    archives = [path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".tar"]
-    if "tar" in layouts and archives:
-        return "tar", [one for path in archives for one in _of_archive(path)]
-    pictures = [
-        Captioned(path.name, _captions_of(path), _reader(path)) for path in _pictures_in(folder)
-    ]
+    shown = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    inner = [path for path in shown if path.is_dir()]
+    archives = [path for path in shown if path.suffix.lower() == ".tar"]
+    loose = _pictures_in(folder)
+    layout: Layout
+    if "kohya" in layouts and any(_pictures_below(path) for path in inner):
+        layout, found = "kohya", _kohya(folder, inner, loose, archives)
+    elif "tar" in layouts and archives:
+        if loose:
+            raise UserError(
+                f"picture {visible(loose[0].name)} lies beside {visible(archives[0].name)}: which"
+                " of them is the training data? Move one of them away"
+            )
+        layout, found = "tar", [one for path in archives for one in _of_archive(path)]
+    else:
+        layout = "beside"
+        found = [Captioned(path.name, _captions_of(path), _reader(path)) for path in loose]
     if instance_prompt is None:
-        return "beside", pictures
+        return layout, found
     given = (instance_prompt.strip(),) if instance_prompt.strip() else ()
-    return "instance", [Captioned(one.name, given, one.read) for one in pictures]
+    return "instance", [
+        Captioned(one.name, given, one.read, one.repeats, one.words) for one in found
+    ]
 
 
 def _listed(folder: Path, file: Path, column: str, every_picture: bool) -> list[Captioned]:
@@ -185,18 +196,25 @@ def _listed(folder: Path, file: Path, column: str, every_picture: bool) -> list[
     return list(found.values())
 
 
-def _kohya(folder: Path, inner: Sequence[Path]) -> list[Captioned]:
-    """Pictures of folders `N_words`. A folder of pictures without a number is an error: kohya's
-    scripts ignore it in silence.
+def _kohya(
+    folder: Path, inner: Sequence[Path], loose: Sequence[Path], archives: Sequence[Path]
+) -> list[Captioned]:
+    """Pictures of folders `N_words`. A folder of pictures without a number is an error, and so are
+    pictures in folders of such a folder: kohya's scripts ignore them in silence.
     """
-    if loose := _pictures_in(folder):
+    if others := [*loose, *archives]:
         raise UserError(
-            f"picture {loose[0].name} lies in {folder} itself, beside folders of pictures: move it"
-            " into a folder NUMBER_words, or name the folder that holds the pictures"
+            f"{visible(others[0].name)} lies in {folder} itself, beside folders of pictures: move"
+            " it into a folder NUMBER_words, or name the folder that holds the pictures"
         )
     found: list[Captioned] = []
     for path in inner:
         pictures = _pictures_in(path)
+        if deeper := sorted(set(_pictures_below(path)) - set(pictures)):
+            raise UserError(
+                f"picture {visible(str(deeper[0].relative_to(folder)))} lies two folders deep,"
+                " where training scripts do not look: move it, or name its folder as the data"
+            )
         if not pictures:
             continue
         named = REPEATED.fullmatch(path.name)
@@ -270,6 +288,11 @@ def _captions_in(archive: Path, texts: dict[str, str], stem: str) -> tuple[str, 
 
 
 def _text(opened: tarfile.TarFile, archive: Path, member: tarfile.TarInfo) -> str:
+    if member.size > TEXT_BYTES or member.issparse():
+        raise UserError(
+            f"{archive}: {visible(member.name)} is no caption: it has {member.size:,} bytes, and"
+            f" {TEXT_BYTES:,} are read"
+        )
     stream = opened.extractfile(member)
     assert stream is not None  # it is a file
     try:
@@ -283,13 +306,22 @@ def _text(opened: tarfile.TarFile, archive: Path, member: tarfile.TarInfo) -> st
 def _captions_of(picture: Path) -> tuple[str, ...]:
     """Those of the file beside a picture: its first line, and further lines as alternatives."""
     for suffix in CAPTIONS:
-        beside = picture.with_suffix(suffix)
-        if beside.is_file():
-            try:
-                return _lines(beside.read_text(encoding="utf-8-sig"))
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{beside} cannot be read: {one_line(error)[:120]}") from error
+        for beside in (picture.with_suffix(suffix), picture.with_suffix(suffix.upper())):
+            if beside.is_file():
+                return _lines(_text_of(beside, picture.parent))
     return ()
+
+
+def _text_of(file: Path, folder: Path) -> str:
+    """Raises `UserError` for a link out of the folder, whose text would get into pages, and for
+    what is no text of captions.
+    """
+    try:
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise ValueError("it is a link out of the folder")
+        return read_regular_file(file, TEXT_BYTES).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {one_line(error)[:120]}") from error
 
 
 def _lines(text: str) -> tuple[str, ...]:
@@ -317,10 +349,13 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 
 def _pictures_below(folder: Path) -> list[Path]:
+    """The same in folders below, without hidden ones."""
     return [
         path
         for path in sorted(folder.rglob("*"))
-        if not path.name.startswith(".") and path.is_file() and _is_picture(path)
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+        and _is_picture(path)
     ]
 
 

@@ -108,6 +108,9 @@ class EffortOptions:
             help="METHOD or METHOD:name=value,name=value; none for no remedy. May be repeated."
         ),
     ] = None
+    no_attack: Annotated[
+        bool, typer.Option("--no-attack", help="Leave out the attacker who knows the base.")
+    ] = False
     seed: Annotated[int, typer.Option(min=0, help="Of all images.")] = 0
 
 
@@ -156,7 +159,12 @@ class OutputOptions:
     fail_above: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Exit with code 3 where a larger share of pictures comes back."
+            min=0,
+            max=1,
+            help=(
+                "Exit with code 3 where a larger share of pictures is copied or extractable; those"
+                " that the base gives too do not count."
+            ),
         ),
     ] = None
     dry_run: Annotated[
@@ -194,6 +202,7 @@ def _asked(
         quick=effort.quick,
         weights=parse_weights(effort.weights),
         remedies=parse_remedies(effort.remedy),
+        attack=not effort.no_attack,
         flips=not measure.no_flip,
         random_crops=measure.random_crops,
         sscd=measure.sscd,
@@ -241,7 +250,7 @@ def audit(
 
     asked = _asked(subject, captions, effort, measure, output)
     if subject.generations:
-        _refuse_model(subject, output)
+        _refuse_model(subject, captions, effort, measure, output)
         with reporter() as report, resumable():
             device = pick_device(output.device)
             found = compare_folders(asked, subject.generations.expanduser(), device, report)
@@ -261,16 +270,37 @@ def audit(
     _tell(found, files, as_json, output.fail_above)
 
 
-def _refuse_model(subject: SubjectOptions, output: OutputOptions) -> None:
+# Options that mean nothing where generations are given, by the group that has them.
+OF_MODELS: dict[str, tuple[str, ...]] = {
+    "subject": ("model", "lora", "base", "epochs", "holdout_random"),
+    "captions": ("trigger", "novel"),
+    "effort": ("quick", "images", "weights", "remedy", "no_attack", "seed"),
+    "measure": ("steps", "guidance", "dtype", "batch_size"),
+    "output": ("dry_run", "store"),
+}
+
+
+def _refuse_model(
+    subject: SubjectOptions,
+    captions: CaptionOptions,
+    effort: EffortOptions,
+    measure: MeasureOptions,
+    output: OutputOptions,
+) -> None:
     """Raises `UserError` for options that mean nothing where generations are given."""
-    given = {
-        "--model": subject.model,
-        "--lora": subject.lora,
-        "--base": subject.base,
-        "--epochs": subject.epochs,
-        "--dry-run": output.dry_run,
+    groups = {
+        "subject": subject,
+        "captions": captions,
+        "effort": effort,
+        "measure": measure,
+        "output": output,
     }
-    if others := [name for name, value in given.items() if value]:
+    if others := [
+        f"--{name.replace('_', '-')}"
+        for group, names in OF_MODELS.items()
+        for name in names
+        if getattr(groups[group], name)
+    ]:
         raise UserError(
             f"--generations compares pictures that are there, and asks no model: leave"
             f" {', '.join(others)} out"
@@ -282,10 +312,10 @@ def _tell(found: Found, files: Mapping[str, Path], as_json: bool, fail_above: fl
     from bench.auditing.output import text
 
     print(json.dumps(found.as_json(), indent=1) if as_json else text(found, files))
-    if fail_above is not None and found.yours.share > fail_above:
+    if fail_above is not None and found.given_away > fail_above:
         print(
-            f"bench: {found.yours.share:.1%} of the training pictures come back, more than"
-            f" {fail_above:.1%} (--fail-above)",
+            f"bench: {found.given_away:.1%} of the training pictures are copied or extractable,"
+            f" more than {fail_above:.1%} (--fail-above)",
             file=sys.stderr,
         )
         raise typer.Exit(FOUND)

@@ -143,7 +143,7 @@ def test_the_base_is_the_model_without_the_file_bit_for_bit(found, folders):
     out, _ = found
     prepared = ready(asked(folders, out), CPU)
     base = prepared.studio.made(prepared.base, prepared.askings)
-    plain = ready(asked(folders, out / "plain", loras=()), CPU)
+    plain = ready(asked(folders, out / "plain", loras=(), weights=None), CPU)
     # All prompts, so that batches are the same: another number of rows rounds otherwise.
     without = plain.studio.made(plain.yours, prepared.askings)
     assert base.keys == without.keys
@@ -154,7 +154,8 @@ def test_the_base_is_the_model_without_the_file_bit_for_bit(found, folders):
 
 def test_an_audit_without_a_base_says_that_it_cannot_tell(folders, tmp_path):
     out = tmp_path / "out"
-    audit = run_audit(ready(asked(folders, out, loras=(), images=1, steps=2, holdout=None), CPU))
+    more = {"loras": (), "weights": None, "images": 1, "steps": 2, "holdout": None}
+    audit = run_audit(ready(asked(folders, out, **more), CPU))
     assert audit.base is None
     assert audit.held_out is None
     assert any("No base model was given" in note for note in audit.notes)
@@ -178,7 +179,9 @@ def test_the_command_writes_a_page_that_asks_nothing_of_the_network(folders, tmp
     done = bench(*words, "--weights", "0.5", "--fail-above", "0", "--json")
     assert done.returncode in (0, 3), done.stderr
     told = json.loads(done.stdout)
-    assert (done.returncode == 3) == (told["yours"]["count"] > 0)
+    assert (done.returncode == 3) == any(
+        one["verdict"] in ("copied", "extractable") for one in told["pictures"]
+    )
     page = (out / "index.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     assert {path.name for path in out.glob("*.csv")} == {"pictures.csv", "rows.csv"}
@@ -211,7 +214,11 @@ def test_folders_of_generations_need_no_model(folders, tmp_path):
     ImageOps.mirror(Image.open(pictures[1])).save(generations / "mirrored.png")
     shutil.copy(sorted((SUBJECT / "holdout").glob("*.png"))[-1], generations / "other.png")
     audit = harness.audit(
-        folders / "data", tmp_path / "out", holdout=folders / "holdout", generations=generations
+        folders / "data",
+        tmp_path / "out",
+        holdout=folders / "holdout",
+        generations=generations,
+        like="testbed",
     )
     assert audit.yours.count == 2
     assert audit.held_out.count == 0
@@ -225,6 +232,15 @@ def test_folders_of_generations_need_no_model(folders, tmp_path):
     )
     assert refused.returncode == 2
     assert "leave --lora out" in refused.stderr
+    words = ["audit", "--data", folders / "data", "--generations", generations]
+    # Pictures of anywhere are judged by SSCD, which is not here; never by the small judge.
+    unfetched = bench(*words, "--out", tmp_path / "unfetched")
+    assert unfetched.returncode == 2
+    assert "sscd_disc_mixup" in unfetched.stderr
+    inside = bench(*words[:3], "--generations", folders, "--like", "testbed", "--out", tmp_path)
+    assert "name a folder of generations alone" in inside.stderr
+    given = bench(*words, "--like", "testbed", "--steps", 3, "--weights", "0.5")
+    assert "leave --weights, --steps out" in given.stderr
 
 
 def test_a_duplicated_picture_is_one_group(folders, tmp_path):
@@ -282,13 +298,17 @@ def test_bad_inputs_are_one_line_before_anything_is_generated(folders, tmp_path)
     said = refusal(folders, tmp_path, loras=(Lora(half),))
     assert "half.safetensors" in said
     assert "has down and no up" in said
-    assert "give the last one with --lora" in refusal(folders, tmp_path, loras=(), epochs=(LORA,))
+    assert "give the last one with --lora" in refusal(
+        folders, tmp_path, loras=(), weights=None, epochs=(LORA,)
+    )
     assert "leave --base out" in refusal(folders, tmp_path, base=BUNDLE / "pipeline")
     assert "name that with --model" in refusal(
         folders, tmp_path, loras=(), base=BUNDLE / "pipeline"
     )
-    same = {"loras": (), "base": BUNDLE / "pipeline", "model": BUNDLE / "pipeline"}
+    same = {"loras": (), "weights": None, "base": BUNDLE / "pipeline", "model": BUNDLE / "pipeline"}
     assert "nothing to compare" in refusal(folders, tmp_path, like="testbed", **same)
+    assert "nothing to compare" in refusal(folders, tmp_path, loras=(parse_lora(f"{LORA}:0"),))
+    assert "give --lora FILE" in refusal(folders, tmp_path, loras=())
     assert "give --holdout FOLDER" in refusal(folders, tmp_path, holdout=None, holdout_random=True)
     assert "lies in" in refusal(folders, folders / "data")
     assert "has no [metrics.sscd]" in refusal(folders, tmp_path, like=_without_sscd(tmp_path))
@@ -334,6 +354,8 @@ def test_weights_and_remedies_are_parsed_or_refused():
         ("wen", {}),
     ]
     assert parse_remedies(["none"]) == ()
+    with pytest.raises(UserError, match="stands alone"):
+        parse_remedies(["none", "wen"])
     assert parse_remedies(None) is None
 
 
@@ -371,7 +393,13 @@ def fine_tuned(tmp_path_factory):
 def test_a_model_that_was_fine_tuned_as_a_whole_is_compared_with_its_base(
     folders, tmp_path, fine_tuned
 ):
-    more = {"loras": (), "model": fine_tuned, "base": BUNDLE / "pipeline", "like": "testbed"}
+    more = {
+        "loras": (),
+        "weights": None,
+        "model": fine_tuned,
+        "base": BUNDLE / "pipeline",
+        "like": "testbed",
+    }
     audit = run_audit(ready(asked(folders, tmp_path / "out", **more), CPU))
     assert audit.yours.count >= 2
     assert audit.base.count == 0
@@ -389,3 +417,36 @@ def test_the_attacker_who_knows_the_base_is_tried(folders, tmp_path):
     )
     assert "names a copy of" in audit.attack.words
     assert {one.verdict for one in audit.pictures} <= {"copied", "extractable", "not seen"}
+
+
+def test_a_held_out_picture_may_not_be_a_training_picture_that_is_not_looked_for(folders, tmp_path):
+    shared = tmp_path / "shared"
+    shutil.copytree(folders / "holdout", shared)
+    pictures = sorted((folders / "data").rglob("*.png"))
+    for number, picture in enumerate(pictures):
+        shutil.copy(picture, shared / f"h{number}.png")
+        said = refusal(folders, tmp_path, holdout=shared, limit=1)
+        assert f"h{number}.png is also in the training data" in said
+        (shared / f"h{number}.png").unlink()
+
+
+def test_what_the_page_shows_is_of_this_audit(folders, tmp_path):
+    """Also where an earlier one in the same folder had other settings."""
+    out = tmp_path / "out"
+    more = {"images": 1, "holdout": None}
+    harness.audit(folders / "data", out, loras=[str(LORA)], quick=True, steps=2, weights=(0.5,))
+    before = {path.name for path in (out / "images").glob("*.png")}
+    again = harness.audit(
+        folders / "data", out, loras=[f"{LORA}:0.2"], quick=True, steps=3, weights=(0.5,), **more
+    )
+    shown = {Path(near.file).name for one in again.pictures for near in one.nearest}
+    assert {path.name for path in (out / "images").glob("*.png")} == shown
+    assert not shown & before
+    assert "weight 0.1" in {row.name for row in again.rows}
+
+
+def test_held_out_pictures_are_asked_as_training_pictures_are(folders, tmp_path):
+    more = {"instance_prompt": "a photo of zwx", "images": 2}
+    prepared = ready(asked(folders, tmp_path / "out", **more), CPU)
+    assert {one.text for one in prepared.held_out_askings} == {"a photo of zwx"}
+    assert [one.images for one in prepared.held_out_askings] == [6]

@@ -2,7 +2,7 @@
 
 import json
 
-from bench.auditing.header import read_training_header
+from bench.auditing.header import read_training_header, together
 
 WHOLE = {
     "ss_sd_model_name": "v1-5.safetensors",
@@ -46,6 +46,34 @@ def test_what_cannot_be_read_counts_as_not_said():
     assert read_training_header(lists).tags == {}
     deep = {"ss_tag_frequency": "[" * 100_000}
     assert read_training_header(deep).tags == {}
+
+
+def test_a_training_that_was_set_up_by_a_file_is_read_too():
+    datasets = [
+        {
+            "subsets": [
+                {
+                    "image_dir": "my photos",
+                    "num_repeats": 10,
+                    "img_count": 4,
+                    "flip_aug": True,
+                    "random_crop": False,
+                }
+            ],
+            "tag_frequency": {"my photos": {"red": 2}},
+        },
+        "odd",
+        {"subsets": "odd"},
+    ]
+    found = read_training_header({"ss_datasets": json.dumps(datasets), "ss_output_name": "me"})
+    assert found.folders == {"my photos": (4, 10)}
+    assert found.tags == {"red": 2}
+    assert (found.flips, found.random_crops) == (True, False)
+    assert found.others == ("ss_output_name",)
+    both = together([found, read_training_header(WHOLE)])
+    assert set(both.folders) == {"my photos", "64_zwx"}
+    assert both.tags == {"red": 7, "blue": 1}
+    assert not together([]).read
 
 
 def test_texts_of_the_header_cannot_hide_anything():

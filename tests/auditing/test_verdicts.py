@@ -12,6 +12,7 @@ from bench.auditing.verdicts import (
     ease,
     excess,
     hits,
+    hits_among,
     permutation_p,
     rank_correlation,
     share_of,
@@ -96,7 +97,54 @@ def test_chance_is_the_mean_over_all_exchanges_of_captions(seed):
 def test_one_caption_for_all_pictures_leaves_nothing_to_exchange():
     hit = np.ones((4, 3), dtype=bool)
     asked = Assigned(np.zeros(4, dtype=int), np.ones((1, 3), dtype=bool))
-    assert chance(hit, asked, np.array([True]), np.arange(3)).count == 0
+    assert chance(hit, asked, np.array([True]), np.arange(3)) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_held_out_pictures_meet_the_condition_that_training_pictures_meet(seed):
+    near = np.random.default_rng(seed).uniform(0.4, 1, (10, 4))
+    found = hits_among(near, THRESHOLD)
+    for image, picture in itertools.product(*map(range, near.shape)):
+        others = [near[image, other] for other in range(4) if other != picture]
+        expected = near[image, picture] >= THRESHOLD and near[image, picture] > max(others)
+        assert found[image, picture] == expected
+    assert np.array_equal(hits_among(near[:, :1], THRESHOLD), near[:, :1] >= THRESHOLD)
+
+
+def test_without_memory_trained_and_held_out_pictures_are_called_copied_alike():
+    """Exchangeable pictures of a narrow theme: neither kind may stand out."""
+    random = np.random.default_rng(3)
+    trained, held = [], []
+    for _ in range(200):
+        theme = random.normal(0.55, 0.1, (8, 1))
+        near = theme + random.normal(0, 0.08, (8, 60))
+        trained.append(hits(near[:, :50], THRESHOLD, near[:, 50:]).any(0).mean())
+        held.append(hits_among(near[:, 50:], THRESHOLD).any(0).mean())
+    assert np.mean(trained) == pytest.approx(np.mean(held), abs=0.02)
+    assert np.mean(trained) > 0.02
+
+
+def test_pictures_that_share_a_caption_have_equal_parts_of_its_images():
+    own = np.array([[True, True, False], [False, False, True], [False, False, False]])
+    asked = Assigned(np.array([0] * 4 + [1] * 2 + [2] * 5), own)
+    assert asked.parts.sum(0).tolist() == [2, 2, 2]
+    assert asked.parts[:, 0].nonzero()[0].tolist() == [0, 1]
+    assert asked.parts[:, 1].nonzero()[0].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_p_value_is_even_where_nothing_was_learned(shared):
+    """Both kinds have as many images, also where all training pictures share a caption."""
+    values = []
+    for seed in range(150):
+        random = np.random.default_rng(seed)
+        own = np.ones((1, 8), dtype=bool) if shared else np.eye(8, dtype=bool)
+        asked = Assigned(np.repeat(np.arange(len(own)), 64 // len(own)), own)
+        trained = best_of_own(random.uniform(size=(64, 8)), asked)
+        other = Assigned(np.repeat(np.arange(6), 8), np.eye(6, dtype=bool))
+        held = best_of_own(random.uniform(size=(48, 6)), other)
+        values.append(permutation_p(trained, held, seed))
+    assert np.mean(np.array(values) < 0.2) == pytest.approx(0.2, abs=0.1)
 
 
 def test_best_of_own_and_its_absence():
@@ -134,11 +182,14 @@ def test_permutations_agree_with_all_splits():
 
 
 def test_excess_has_a_width_where_all_agree():
-    value, low, high = excess(np.ones(10, dtype=bool), np.zeros(8, dtype=bool))
+    alone = np.arange(10)
+    value, low, high = excess(np.ones(10, dtype=bool), alone, np.zeros(8, dtype=bool))
     assert value == 1
     assert 0 < low < 1
     assert high == 1
-    assert excess(np.ones(10, dtype=bool), np.zeros(0, dtype=bool)) is None
+    assert excess(np.ones(10, dtype=bool), alone, np.zeros(0, dtype=bool)) is None
+    grouped = excess(np.ones(10, dtype=bool), alone // 5, np.zeros(8, dtype=bool))
+    assert grouped[1] < low  # two groups of near-duplicates tell less than ten pictures
 
 
 def test_rank_correlation_needs_different_repeats():

@@ -83,7 +83,7 @@ def test_kohyas_folders_repeat_their_pictures_and_name_them(tmp_path):
     saved(tmp_path / "regular/e.png")
     assert "folder regular holds pictures and has no number of repeats" in refused(tmp_path)
     saved(tmp_path / "loose.png")
-    assert "picture loose.png lies in" in refused(tmp_path)
+    assert "loose.png lies in" in refused(tmp_path)
 
 
 def test_an_instance_prompt_is_the_caption_of_every_picture(tmp_path):
@@ -172,3 +172,36 @@ def test_a_damaged_picture_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(0)[:-20])
     with pytest.raises(UserError, match=r"picture a\.png cannot be read"):
         read_folder(tmp_path).pictures[0].image()
+
+
+def test_nothing_is_passed_over_in_silence(tmp_path):
+    saved(tmp_path / "10_x/deeper/a.png")
+    saved(tmp_path / "10_x/b.png")
+    assert "10_x/deeper/a.png lies two folders deep" in refused(tmp_path)
+    (tmp_path / "10_x/deeper/a.png").unlink()
+    saved(tmp_path / "10_x/.ipynb_checkpoints/b.png")
+    saved(tmp_path / ".hidden/c.png")
+    assert [name for name, _, _ in found(tmp_path)[1]] == ["10_x/b.png"]
+    assert found(tmp_path, instance_prompt="sks") == ("instance", [("10_x/b.png", "sks", 10)])
+    other = tmp_path / "other"
+    saved(other / "a.png")
+    packed(other / "shard.tar", {"000.png": encoded(0)})
+    assert "a.png lies beside shard.tar" in refused(other)
+    (other / "a.png").unlink()
+    assert found(other, instance_prompt="sks")[1] == [("shard.tar/000.png", "sks", 1)]
+
+
+def test_captions_are_short_texts_of_the_folder_itself(tmp_path):
+    saved(tmp_path / "data/a.png")
+    (tmp_path / "data/a.TXT").write_text("in capitals")
+    assert found(tmp_path / "data")[1] == [("a.png", "in capitals", 1)]
+    (tmp_path / "secret").write_text("a password")
+    (tmp_path / "data/a.txt").symlink_to(tmp_path / "secret")
+    assert "is a link out of the folder" in refused(tmp_path / "data")
+    (tmp_path / "data/a.txt").unlink()
+    (tmp_path / "data/a.txt").write_text("x" * (2**20 + 1))
+    assert "allowed" in refused(tmp_path / "data")
+    packed(tmp_path / "tar.tar", {})
+    (tmp_path / "packed").mkdir()
+    packed(tmp_path / "packed/x.tar", {"0.png": encoded(0), "0.txt": b"x" * (2**20 + 1)})
+    assert "0.txt is no caption" in refused(tmp_path / "packed")

@@ -30,9 +30,9 @@ SUFFIXES = {
     ".lora_B.default.weight": "up",
     ".lora_linear_layer.down.weight": "down",
     ".lora_linear_layer.up.weight": "up",
-    ".lora_magnitude_vector": "dora",
-    ".lora_magnitude_vector.weight": "dora",
-    ".lora_magnitude_vector.default.weight": "dora",
+    ".lora_magnitude_vector": "dora_rows",
+    ".lora_magnitude_vector.weight": "dora_rows",
+    ".lora_magnitude_vector.default.weight": "dora_rows",
     ".dora_scale": "dora",
     ".alpha": "alpha",
     **{f".hada_{name}": name for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
@@ -74,10 +74,13 @@ class Adapter:
         """
         given, weight = self._numbers(), weight.float()
         added = _added(self.name, given, self._scale(given), weight)
-        dora = given.get("dora")
-        if dora is None:
+        if "dora_rows" in given:
+            lengths = given["dora_rows"].flatten()  # peft has [1, out, 1, 1] for convolutions
+        elif "dora" in given:
+            lengths = given["dora"]
+        else:
             return added
-        return _renormed(self.name, weight + added, dora) - weight
+        return _renormed(self.name, weight + added, lengths) - weight
 
     def bias_change(self) -> Tensor | None:
         """What is to be added to the module's bias, float32; None for nothing."""

@@ -105,6 +105,16 @@ def resolve(file: LoraFile, names: Mapping[str, Place], pipe: Any) -> _Resolved:
     return found
 
 
+def check(pipe: Any, file: LoraFile) -> None:
+    """Raises `UserError` for a file that could not be merged into a pipeline, as `merge` does;
+    every one of its modules is looked at, and nothing is changed.
+    """
+    one = resolve(file, module_names(pipe), pipe)
+    _refuse_idle(pipe, one)
+    for _ in _changes(pipe, one):
+        pass
+
+
 def pipe_module(pipe: Any, place: Place) -> Any:
     """The module at a place."""
     return getattr(pipe, place.part).get_submodule(place.path)
