@@ -41,42 +41,30 @@ class Comparison:
     holdout: Pictures | None
 
     @cached_property
-    def described(self) -> np.ndarray:
-        """Descriptors of the views of the training pictures, `[V, d]`."""
-        return self.training.described(self.descriptor)
-
-    @cached_property
-    def described_held_out(self) -> np.ndarray:
-        """The same of the held-out pictures; none where there are none."""
-        if self.holdout is None:
-            return np.zeros((0, self.described.shape[1]), dtype=np.float32)
-        return self.holdout.described(self.descriptor)
-
-    @cached_property
     def _liked(self) -> np.ndarray:
         """CLIP's embeddings of the training pictures, `[N, c]`."""
         assert self.clip is not None
-        return self.clip([found[0].pixels for found in self.training.views])
+        return self.clip(list(self.training.plain))
 
     def among_training(self) -> np.ndarray:
         """The similarity of each training picture to each, `[N, N]`."""
-        return by_picture(self.described, self.described, self.training, self.training)
+        return by_picture(self.training, self.training)
 
     def held_out_to_training(self) -> np.ndarray:
         """The similarity of each held-out picture to each training picture, `[H, N]`."""
         if self.holdout is None:
             return np.zeros((0, len(self.training)), dtype=np.float32)
-        return by_picture(self.described_held_out, self.described, self.holdout, self.training)
+        return by_picture(self.holdout, self.training)
 
     def seen(self, features: np.ndarray) -> Seen:
         """Similarities of some images, by their descriptors `[M, d]`, to all pictures."""
         near, view = nearest_views(
-            features, self.described, self.training.owners, len(self.training)
+            features, self.training.described, self.training.owners, len(self.training)
         )
         held = np.zeros((len(features), 0), dtype=np.float32)
         if self.holdout:
             held, _ = nearest_views(
-                features, self.described_held_out, self.holdout.owners, len(self.holdout)
+                features, self.holdout.described, self.holdout.owners, len(self.holdout)
             )
         return Seen(near, view, held)
 
@@ -112,28 +100,27 @@ def refuse_held_out(
         return
     refuse_alike(comparison.training, holdout, comparison.held_out_to_training(), threshold)
     if comparison.training.left:
-        others = left_out(comparison.training, training, report)
+        others = left_out(comparison.training, training, comparison.descriptor, report)
         refuse_shared(others, holdout)
-        described = others.described(comparison.descriptor)
-        alike = by_picture(comparison.described_held_out, described, holdout, others)
-        refuse_alike(others, holdout, alike, threshold)
+        refuse_alike(others, holdout, by_picture(holdout, others), threshold)
+
+
+def descriptor_of(judges: Judges, like: Suite, device: torch.device) -> CopyDescriptor:
+    """The copy descriptor of a suite. Raises `UserError` where it is not here."""
+    return CopyDescriptor(like.path(judges.sscd["weights"]), str(judges.sscd["profile"]), device)
 
 
 def comparison_of(
     judges: Judges,
     like: Suite,
-    training: Pictures,
-    holdout: Pictures | None,
-    device: torch.device,
+    descriptor: CopyDescriptor,
+    pictures: tuple[Pictures, Pictures | None],
     notes: list[str],
 ) -> Comparison:
-    """The networks of a suite for some pictures. Where its CLIP is not here, a note says so.
-
-    Raises `UserError` where the copy descriptor is not here.
+    """The networks of a suite for the training pictures and the held-out ones. Where its CLIP is
+    not here, a note says so.
     """
-    weights = like.path(judges.sscd["weights"])
-    descriptor = CopyDescriptor(weights, str(judges.sscd["profile"]), device)
-    return Comparison(descriptor, _clip(judges, like, device, notes), training, holdout)
+    return Comparison(descriptor, _clip(judges, like, descriptor.device, notes), *pictures)
 
 
 def _clip(judges: Judges, like: Suite, device: torch.device, notes: list[str]) -> OpenClip | None:
@@ -153,8 +140,8 @@ def _clip(judges: Judges, like: Suite, device: torch.device, notes: list[str]) -
         return None
 
 
-def by_picture(one: np.ndarray, other: np.ndarray, first: Pictures, second: Pictures) -> np.ndarray:
+def by_picture(first: Pictures, second: Pictures) -> np.ndarray:
     """The largest similarity between views of pictures, `[first, second]`."""
-    near, _ = nearest_views(one, other, second.owners, len(second))
+    near, _ = nearest_views(first.described, second.described, second.owners, len(second))
     starts = np.searchsorted(first.owners, np.arange(len(first)))
     return np.asarray(np.maximum.reduceat(near, starts, axis=0))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from bench.auditing.asked import OTHERS, Asked
-from bench.auditing.compare import comparison_of, refuse_held_out
+from bench.auditing.compare import Comparison, descriptor_of, refuse_held_out
 from bench.auditing.found import keep_image
 from bench.auditing.pictures import groups, read_both
 from bench.auditing.ready import NO_HOLDOUT
@@ -50,9 +50,10 @@ def compare_folders(
     like = load_suite(asked.like or OTHERS)
     judges: Judges = judges_of(like, asked)
     training = Training(like.settings.model.side, asked.flips, asked.random_crops)
-    pictures, holdout = read_both(asked, training, report)
+    descriptor = descriptor_of(judges, like, device)
+    pictures, holdout = read_both(asked, training, descriptor, report)
     notes: list[str] = []
-    comparison = comparison_of(judges, like, pictures, holdout, device, notes)
+    comparison = Comparison(descriptor, None, pictures, holdout)  # likeness is not asked for
     refuse_held_out(comparison, training, judges.threshold, report)
     if holdout is None:
         notes.append(NO_HOLDOUT)
@@ -75,7 +76,7 @@ def compare_folders(
     back = np.asarray(hit.any(0))
     of_group = groups(comparison.among_training(), judges.threshold)
     asked_files = Files(asked, like, judges, pictures, holdout, [], device.type != "cpu")
-    asked_files.views("training", pictures)
+    asked_files.pictures("training", pictures)
     names = pictures.view_names
     found = []
     for number, entry in enumerate(pictures.entries):

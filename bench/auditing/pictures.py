@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +17,26 @@ from bench.base.pictures import BadPicture, pixel_digest
 from bench.base.progress import Report, silent
 from bench.base.spread import spread
 from bench.captioned.folder import Captioned, CaptionedFolder, read_folder
-from bench.captioned.views import Training, View, views
+from bench.captioned.views import Training, views
 from bench.suite.near import components
+
+Describe = Callable[[list[np.ndarray]], np.ndarray]
+TOGETHER = 64  # views that are described at once; their pixels are then forgotten
 
 
 @dataclass(frozen=True)
 class Pictures:
     """Some captioned pictures in order.
 
-    `views` holds those of each picture; `owners` the number of the picture that each view belongs
-    to, int64 `[V]`, views of one picture together. `total` is how many the folder holds, of which
-    these may be a part, and `left` are the others.
+    `plain` holds the plainest view of each, uint8 `[h, w, 3]`. `described` has the descriptors of
+    all views, float32 `[V, d]`, and `names` what they are called, views of one picture together.
+    `total` is how many the folder holds, of which these may be a part, and `left` are the others.
     """
 
     entries: tuple[Captioned, ...]
-    views: tuple[tuple[View, ...], ...]
-    digests: tuple[str, ...]  # of the plainest view's pixels
+    plain: tuple[np.ndarray, ...]
+    names: tuple[tuple[str, ...], ...]
+    described: np.ndarray
     layout: str
     total: int
     left: tuple[Captioned, ...] = ()
@@ -39,27 +44,30 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.entries)
 
-    @property
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """Of the pixels of the plainest views."""
+        return tuple(map(pixel_digest, self.plain))
+
+    @cached_property
     def owners(self) -> np.ndarray:
-        return np.repeat(np.arange(len(self)), [len(found) for found in self.views])
+        """The number of the picture that each view belongs to, int64 `[V]`."""
+        return np.repeat(np.arange(len(self)), [len(found) for found in self.names])
 
     @property
     def view_names(self) -> list[str]:
         """Of all views in the order of `owners`."""
-        return [view.name for found in self.views for view in found]
+        return [name for found in self.names for name in found]
 
     @property
     def captions(self) -> list[str]:
         return [entry.caption for entry in self.entries]
 
-    def described(self, describe: Callable[[list[np.ndarray]], np.ndarray]) -> np.ndarray:
-        """Descriptors of all views, float32 `[V, d]`, in the order of `owners`."""
-        return describe([view.pixels for found in self.views for view in found])
-
 
 def read_pictures(
     folder: Path,
     training: Training,
+    describe: Describe,
     *,
     caption_column: str = "text",
     instance_prompt: str | None = None,
@@ -78,40 +86,50 @@ def read_pictures(
     entries = tuple(found.pictures[number] for number in chosen)
     kept = set(chosen)
     left = tuple(one for number, one in enumerate(found.pictures) if number not in kept)
-    looked = _looked_at(entries, training, f"read {what}", report)
-    digests = tuple(pixel_digest(of_one[0].pixels) for of_one in looked)
-    return Pictures(entries, looked, digests, found.layout, len(found.pictures), left)
+    looked = _looked_at(entries, training, describe, f"read {what}", report)
+    return Pictures(entries, *looked, found.layout, len(found.pictures), left)
 
 
-def left_out(pictures: Pictures, training: Training, report: Report = silent) -> Pictures:
+def left_out(
+    pictures: Pictures, training: Training, describe: Describe, report: Report = silent
+) -> Pictures:
     """The pictures of a folder that are not looked for, as they are: none of them may be held out.
 
     Raises `UserError` for a picture that cannot be read, by name.
     """
     plain = Training(training.side, flips=False)
-    looked = _looked_at(pictures.left, plain, "read other training pictures", report)
-    digests = tuple(pixel_digest(of_one[0].pixels) for of_one in looked)
-    return Pictures(pictures.left, looked, digests, pictures.layout, pictures.total)
+    looked = _looked_at(pictures.left, plain, describe, "read other training pictures", report)
+    return Pictures(pictures.left, *looked, pictures.layout, pictures.total)
 
 
 def _looked_at(
-    entries: Sequence[Captioned], training: Training, what: str, report: Report
-) -> tuple[tuple[View, ...], ...]:
-    found = []
+    entries: Sequence[Captioned], training: Training, describe: Describe, what: str, report: Report
+) -> tuple[tuple[np.ndarray, ...], tuple[tuple[str, ...], ...], np.ndarray]:
+    """The plainest view of each picture, the names of all of its views, and their descriptors."""
+    plain, names, described = list[np.ndarray](), list[tuple[str, ...]](), list[np.ndarray]()
+    waiting: list[np.ndarray] = []
     for number, entry in enumerate(entries):
         report(what, number, len(entries))
         try:
-            found.append(tuple(views(entry.image(), training)))
+            found = views(entry.image(), training)
         except BadPicture as error:
             raise UserError(
                 f"picture {visible(entry.name)} cannot be used: {one_line(error)[:160]}"
             ) from error
+        plain.append(found[0].pixels)
+        names.append(tuple(view.name for view in found))
+        waiting += [view.pixels for view in found]
+        if len(waiting) >= TOGETHER:
+            described.append(describe(waiting))
+            waiting = []
+    if waiting:
+        described.append(describe(waiting))
     report(what, len(entries), len(entries))
-    return tuple(found)
+    return tuple(plain), tuple(names), np.concatenate(described)
 
 
 def read_both(
-    asked: Asked, training: Training, report: Report = silent
+    asked: Asked, training: Training, describe: Describe, report: Report = silent
 ) -> tuple[Pictures, Pictures | None]:
     """The training pictures and the held-out ones of an audit.
 
@@ -124,6 +142,7 @@ def read_both(
     pictures = read_pictures(
         asked.data,
         training,
+        describe,
         caption_column=asked.caption_column,
         instance_prompt=asked.instance_prompt,
         limit=asked.limit,
@@ -135,6 +154,7 @@ def read_both(
     holdout = read_pictures(
         asked.holdout,
         training,
+        describe,
         caption_column=asked.caption_column,
         instance_prompt=asked.instance_prompt,
         limit=asked.limit,

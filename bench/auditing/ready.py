@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bench.auditing.asked import Asked, Lora, Remedy
-from bench.auditing.compare import Comparison, comparison_of, refuse_held_out
+from bench.auditing.compare import Comparison, comparison_of, descriptor_of, refuse_held_out
 from bench.auditing.header import TrainingHeader, read_training_header, together
 from bench.auditing.pictures import Pictures, groups, read_both
 from bench.auditing.prompts import Asking, askings, novel_scenes, trigger_of
@@ -187,7 +187,8 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
         flips=asked.flips and header.flips is not False,
         random_crops=asked.random_crops or header.random_crops is True,
     )
-    pictures, holdout = read_both(asked, training, report)
+    descriptor = descriptor_of(judges, like, device)
+    pictures, holdout = read_both(asked, training, descriptor, report)
     notes = _notes(asked, pictures, holdout, header)
     trigger = trigger_of(asked.trigger, pictures.entries)
     if not trigger:
@@ -205,7 +206,7 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
         quick=asked.quick,
         seed=asked.seed,
     )
-    comparison = comparison_of(judges, like, pictures, holdout, device, notes)
+    comparison = comparison_of(judges, like, descriptor, (pictures, holdout), notes)
     refuse_held_out(comparison, training, judges.threshold, report)
     files = Files(asked, like, judges, pictures, holdout, asking, device.type != "cpu")
     suite = files.write()

@@ -1,11 +1,11 @@
 """The suite of an audit: an ordinary one, which can be read, edited and run by hand, with its lists
-and the views of the pictures beside it.
+and the pictures beside it.
 
     <out>/audit.toml            the model as it is published
           audit-base.toml       the same prompts on what it was made from
           audit-attack.toml     the model against an attacker who knows what it was made from
           prompts/*.csv         captions, held-out captions, novel scenes; kinds.csv for the reader
-          views/                what a training may have shown of each picture
+          views/                the pictures as they were trained, the plainest view of each
 
 Sampler and judges are those of a shipped suite (`--like`), so that an audit measures as the boards
 do.
@@ -148,10 +148,10 @@ class Files:
     on_gpu: bool
 
     def write(self) -> Suite:
-        """Write views, lists and the two suite files. Returns the suite of the published model."""
-        self.views("training", self.training)
+        """Write pictures, lists and the suite files. Returns the suite of the published model."""
+        self.pictures("training", self.training)
         if self.holdout:
-            self.views("holdout", self.holdout)
+            self.pictures("holdout", self.holdout)
         self._list("captions", self._captions())
         novel = [
             {"id": f"novel-{number}", "prompt": asking.text}
@@ -273,9 +273,8 @@ class Files:
                 "prompt": entry.caption,
                 "group": str(entry.repeats),
                 "reference": "|".join(
-                    f"../{path}"
+                    f"../{self._view_file('training', self.training, other)}"
                     for other in sorted(shared[entry.caption], key=lambda n: n != number)
-                    for path in self._view_files("training", self.training, other)[:1]
                 ),
             }
             for number, entry in enumerate(self.training.entries)
@@ -287,29 +286,24 @@ class Files:
             {
                 "id": row_id(entry.name),
                 "prompt": entry.caption,
-                "reference": "|".join(
-                    f"../{path}" for path in self._view_files("holdout", self.holdout, number)[:1]
-                ),
+                "reference": f"../{self._view_file('holdout', self.holdout, number)}",
             }
             for number, entry in enumerate(self.holdout.entries)
         ]
 
     def view_file(self, number: int) -> str:
         """Where the plainest view of a training picture lies, below the work folder."""
-        return self._view_files("training", self.training, number)[0]
+        return self._view_file("training", self.training, number)
 
-    def _view_files(self, kind: str, pictures: Pictures, number: int) -> list[str]:
+    def _view_file(self, kind: str, pictures: Pictures, number: int) -> str:
         slug = SLUG.sub("_", pictures.entries[number].name)[-60:]
-        return [
-            f"views/{kind}/{number:04d}-{slug}/{SLUG.sub('_', view.name)}.png"
-            for view in pictures.views[number]
-        ]
+        return f"views/{kind}/{number:04d}-{slug}/{pictures.names[number][0]}.png"
 
-    def views(self, kind: str, pictures: Pictures) -> None:
-        """Write the views of some pictures below the work folder."""
-        for number, found in enumerate(pictures.views):
-            for path, view in zip(self._view_files(kind, pictures, number), found, strict=True):
-                _write_if_other(self.asked.out / path, encode_png(view.pixels))
+    def pictures(self, kind: str, pictures: Pictures) -> None:
+        """Write the plainest view of each picture below the work folder."""
+        for number, pixels in enumerate(pictures.plain):
+            path = self.asked.out / self._view_file(kind, pictures, number)
+            _write_if_other(path, encode_png(pixels))
 
     def _list(self, name: str, rows: Sequence[Mapping[str, str]]) -> None:
         stream = io.StringIO(newline="")
