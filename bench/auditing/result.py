@@ -157,8 +157,8 @@ class Found:
         count, total = int(self.yours.count), self.yours.total
         if not count and self.of_model:
             return (
-                f"None of {total} training pictures came back, in {self.images_each} images of each"
-                " caption."
+                f"None of {total} training pictures came back, in {self.images_each}"
+                f" image{'s' if self.images_each > 1 else ''} of each caption."
             )
         if not count:
             return f"None of {total} training pictures came back in {self.images:,} images."

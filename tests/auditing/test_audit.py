@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 
 import bench as harness
-from bench.auditing.asked import Asked, Lora, parse_lora, parse_remedies, parse_weights
+from bench.auditing.asked import Asked, Lora, Remedy, parse_lora, parse_remedies, parse_weights
 from bench.auditing.audit import run_audit
 from bench.auditing.ready import ready
 from bench.base.errors import UserError
@@ -450,3 +450,47 @@ def test_held_out_pictures_are_asked_as_training_pictures_are(folders, tmp_path)
     prepared = ready(asked(folders, tmp_path / "out", **more), CPU)
     assert {one.text for one in prepared.held_out_askings} == {"a photo of zwx"}
     assert [one.images for one in prepared.held_out_askings] == [6]
+
+
+def test_a_lora_of_stable_diffusion_xl_is_audited(folders, tmp_path):
+    """On a tiny model with random weights: nothing comes back, and what does not work there is
+    named and left out.
+    """
+    from bench.testbed.tiny import build_tiny_xl_pipeline
+
+    pipe = build_tiny_xl_pipeline()
+    pipe.save_pretrained(tmp_path / "xl")
+    random, tensors = torch.Generator().manual_seed(0), {}
+    for part, prefix in (("unet", "lora_unet_"), ("text_encoder_2", "lora_te2_")):
+        for name, module in getattr(pipe, part).named_modules():
+            if isinstance(module, torch.nn.Linear) and ("attn2" in name or "self_attn" in name):
+                key = prefix + name.replace(".", "_")
+                down = torch.randn(2, module.in_features, generator=random)
+                tensors[f"{key}.lora_down.weight"] = 0.1 * down
+                tensors[f"{key}.lora_up.weight"] = torch.randn(
+                    module.out_features, 2, generator=random
+                )
+    save_file(tensors, tmp_path / "xl.safetensors")
+    audit = harness.audit(
+        folders / "data",
+        tmp_path / "out",
+        loras=[str(tmp_path / "xl.safetensors")],
+        model=tmp_path / "xl",
+        like="testbed",
+        limit=2,
+        images=1,
+        steps=2,
+        weights=(0.5,),
+        remedies=(Remedy("guidance", {"share": 0.5}),),
+    )
+    assert audit.yours.count == 0
+    names = [row.name for row in audit.rows]
+    assert names == [
+        "base",
+        "weight 0.5",
+        "yours",
+        "text encoder untouched",
+        "guidance (share 0.5)",
+    ]
+    assert any("The attack was not tried" in note for note in audit.notes)
+    assert "in 1 image of each caption" in audit.answer
