@@ -494,3 +494,25 @@ def test_a_lora_of_stable_diffusion_xl_is_audited(folders, tmp_path):
     ]
     assert any("The attack was not tried" in note for note in audit.notes)
     assert "in 1 image of each caption" in audit.answer
+
+
+def test_methods_act_on_the_weights_with_the_file_merged_in(folders, tmp_path):
+    """What wanda takes away is W + dW, and what it leaves is just that."""
+    from bench.contracts.method import FitData
+    from bench.diffusion.lora.file import read_lora
+    from bench.diffusion.lora.merge import Strength, merge
+    from bench.diffusion.model import load_denoiser, load_pipeline
+    from methods.wanda import Wanda, feed_forward_outputs
+
+    prepared = ready(asked(folders, tmp_path / "out"), CPU)
+    denoiser = load_denoiser(prepared.suite, CPU)
+    by_hand = load_pipeline(harness.load_suite("testbed"), CPU)
+    merge(by_hand, [(read_lora(LORA), Strength())])
+    method = Wanda(sparsity=0.1, calls=2)
+    state = method.fit(denoiser, FitData(fit_prompts=tuple(prepared.training.captions)))
+    merged = feed_forward_outputs(by_hand.unet)
+    with method.attach(denoiser.pipe, state):
+        for name, layer in feed_forward_outputs(denoiser.pipe.unet).items():
+            expected = merged[name].weight.masked_fill(state[name], 0)
+            assert torch.equal(layer.weight, expected)
+            assert bool(state[name].any())
