@@ -215,22 +215,22 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
             "nothing to compare: with these weights the LoRA files leave the model as it was"
         )
     return Audit(
-        asked,
-        like,
-        judges,
-        pictures,
-        holdout,
-        asking,
-        _own_captions(holdout, asked.images_each) if holdout else [],
-        header,
-        trigger,
-        files,
-        suite,
-        groups(comparison.among_training(), judges.threshold),
-        comparison,
-        notes,
-        device,
-        report,
+        asked=asked,
+        like=like,
+        judges=judges,
+        training=pictures,
+        holdout=holdout,
+        askings=asking,
+        held_out_askings=_own_captions(holdout, asked.images_each) if holdout else [],
+        header=header,
+        trigger=trigger,
+        files=files,
+        suite=suite,
+        groups=groups(comparison.among_training(), judges.threshold),
+        comparison=comparison,
+        notes=notes,
+        device=device,
+        report=report,
     )
 
 
@@ -325,10 +325,11 @@ def _notes(
         found.append(NO_HOLDOUT)
     elif len(holdout) < holdout.total:
         found.append(f"{len(holdout)} of {holdout.total} held-out pictures were used (--limit).")
-    if holdout is not None and (empty := sum(not one.captions for one in holdout.entries)):
+    uncalled = sum(not one.captions for one in holdout.entries) if holdout else 0
+    if holdout and uncalled and any(pictures.captions):
         found.append(
-            f"{empty} of {len(holdout)} held-out pictures have no caption: they were asked with the"
-            " empty prompt, which may not be what training pictures are asked with."
+            f"{uncalled} of {len(holdout)} held-out pictures have no caption: they were asked with"
+            " the empty prompt, which is not what training pictures are asked with."
         )
     if holdout is not None and len(holdout) < FEW_HELD_OUT:
         found.append(
