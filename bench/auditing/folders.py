@@ -95,6 +95,7 @@ def compare_folders(
                 interval=clopper_pearson(copies, len(files)),
                 limit=None if copies else upper_limit(len(files)),
                 by_kind={},
+                of_all=copies,
                 best=float(seen.similarity[:, number].max()),
                 best_base=None,
                 nearest=tuple(

@@ -69,6 +69,7 @@ def pictures_found(
                 interval=interval,
                 limit=upper_limit(images) if images and not copies else None,
                 by_kind=by_kind,
+                of_all=int(hit[:, number].sum()),
                 best=float(seen.similarity[:, number].max()),
                 best_base=float(before.similarity[:, number].max()) if before else None,
                 nearest=nearest,

@@ -342,6 +342,11 @@ def _notes(
             f"The file's header says that {header.pictures} pictures an epoch were trained on (with"
             f" repeats), and the folder gives {shown}: is it the whole training data?"
         )
+    if (header.clip_skip or 1) > 1:
+        found.append(
+            f"The file's header says clip_skip {header.clip_skip}: it was trained on an earlier layer"
+            " of the text encoder, and here its last one is read, as diffusers does by default."
+        )
     if not (asked.loras or asked.base):
         found.append(
             "No base model was given, so nothing can tell your training from the base model's: give"

@@ -39,7 +39,8 @@ class PictureFound:
 
     `copies` of `images` made with its own prompts copy it, `interval` is that of the share, and
     `limit` the rate above which none would have been a surprise; of generations made elsewhere,
-    `images` are all of them. `by_kind` has copies and images by kind of prompt. `best` is the
+    `images` are all of them. `by_kind` has copies and images by kind of prompt, and `of_all` counts copies among
+    all images. `best` is the
     largest similarity of any image of a natural prompt, `best_base` the base's.
     """
 
@@ -54,6 +55,7 @@ class PictureFound:
     interval: Interval | None
     limit: float | None
     by_kind: dict[str, tuple[int, int]]
+    of_all: int
     best: float
     best_base: float | None
     nearest: tuple[Near, ...] = ()
