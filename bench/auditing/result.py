@@ -37,11 +37,10 @@ class Near:
 class PictureFound:
     """One training picture: what is said of it, and on what grounds.
 
-    `copies` of `images` made with its own prompts copy it, `interval` is that of the share, and
-    `limit` the rate above which none would have been a surprise; of generations made elsewhere,
-    `images` are all of them. `by_kind` has copies and images by kind of prompt, and `of_all` counts copies among
-    all images. `best` is the
-    largest similarity of any image of a natural prompt, `best_base` the base's.
+    `copies` of `images` made with its caption copy it, `interval` is that of the share, and `limit`
+    the rate above which none would have been a surprise; of generations made elsewhere, `images`
+    are all of them. `by_kind` has copies and images by kind of prompt, and `of_all` counts copies
+    among all images. `best` is the largest similarity of any image, `best_base` the base's.
     """
 
     name: str
