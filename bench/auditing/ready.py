@@ -345,7 +345,8 @@ def _notes(
     if (header.clip_skip or 1) > 1:
         found.append(
             f"The file's header says clip_skip {header.clip_skip}: it was trained on an earlier"
-            " layer of the text encoder, and here its last one is read, as diffusers does by default."
+            " layer of the text encoder, and here its last one is read, as diffusers does by"
+            " default."
         )
     if not (asked.loras or asked.base):
         found.append(
