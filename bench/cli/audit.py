@@ -235,7 +235,7 @@ def audit(
     output: OutputOptions,
     as_json: Json = False,
 ) -> None:
-    """Does a fine-tuned model give back its training pictures? Which, and how easily?
+    """Say which training pictures a fine-tuned model gives back, and how easily.
 
     Reads a folder of pictures as it was trained on, generates, compares, and writes one page.
     Interrupted, the same command goes on where it stopped.

@@ -542,7 +542,7 @@ def test_a_run_keeps_exhibits_and_hides_training_pictures_that_may_not_be_shared
             (exhibit.reference is not None) is share and len(exhibit.pictures) == 2
             for exhibit in record.exhibits
         )
-        page = make_pages(tmp_path / "records")[0]["tiny.html"].decode()
+        page = make_pages(tmp_path / "records")[0]["pictures/tiny.html"].decode()
         assert "What the attacker gets" in page
         (tmp_path / "records" / "tiny" / "none" / f"{record.run}.json").unlink()
 

@@ -30,6 +30,7 @@ IDLE = {
     ("testbed", "build"): ["--plan", "nowhere"],
     ("testbed", "info"): ["--bundle", "./nowhere"],
     ("testbed", "scenes"): ["--count", "0"],
+    ("testbed", "subject"): ["--out", "./subject", "--rank", "0"],
     ("fetch",): ["--suite", "./nowhere.toml"],
     ("verify",): ["./nowhere.json"],
     ("tune",): ["wanda", "--grid", "sparsity=0.1", "--suite", "./nowhere.toml"],
