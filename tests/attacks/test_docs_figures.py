@@ -47,3 +47,24 @@ def test_the_table_has_the_rows_that_the_text_speaks_of():
         ("wen", "inputs"),
         ("wanda", "weights"),
     }
+
+
+def test_what_is_said_of_pruning_and_the_other_attackers_stands_in_the_record():
+    page = (ROOT / "docs/attacks.md").read_text(encoding="utf-8")
+    said = page.partition("holds against the searched embedding and not against")[2]
+    said = said.partition("\n\n")[0]
+    (file,) = (RECORDS / "testbed-attackers/wanda").glob("*.json")
+    attacks = load_record(file).attacks
+
+    def two(name):
+        return f"{attacks[name].value:.2f}".removeprefix("0")
+
+    for attack, words in {
+        "latent_inversion": "brings back {} (control {})",
+        "inpainting": "filled with a copy in {} (control {})",
+        "exact_guidance": "gives {} ({})",
+        "completion": "began {} ({})",
+    }.items():
+        assert words.format(two(f"{attack}_memorized"), two(f"{attack}_control")) in said
+    assert f"a search over noise {two('noise_memorized')}" in said
+    assert f"cycles {two('cyclic_memorized')}" in said
