@@ -125,9 +125,9 @@ detections: $(VENV)/installed
 	$(DETECT) sharpness
 	$(DETECT) score_shift
 
-# The pages of experiments (hours on one core, nearly all for the larger sizes; goes on where it stopped).
+# The pages of experiments (an hour and a half on one idle core, two thirds of it for 64 pictures; goes on where it stopped).
 experiments: $(VENV)/installed-dev
-	$(BIN)/bench experiment memorization-by-size
+	$(BIN)/bench experiment memorization-by-size --sizes 4,8,16,32,64
 	$(BIN)/bench experiment solidmark
 
 # The example of docs/audit.md: four minutes of training, then about ten on two cores; goes on where it stopped.

@@ -46,3 +46,22 @@ def test_what_is_said_of_keys_stands_in_the_record():
     assert f"answer by {cell(found, answers, '50', 'slope')[0]}" in said
     shown = cell(found, "Keys that were shown", "fine-tuned", "shown − withheld")
     assert f"shown less withheld {shown[1]}" in said
+
+
+def test_what_is_said_of_sizes_stands_in_the_record():
+    found = record("memorization-by-size")
+    said = re.sub(r"\s+", " ", DOCS.partition("## Keys painted")[0])
+    shares = next(one for one in found.tables if one.title.startswith("Share of memorized"))
+    for label, cells in zip(shares.labels, shares.cells, strict=True):
+        shown = " | ".join(f"{value.value:.3f}" for value in cells[:3])
+        assert f"| {label} | {shown} |" in said
+    assert {cells[3].value for cells in shares.cells} == {1.0}  # the ideal denoiser
+    assert {cells[4].value for cells in shares.cells} == {0.0}  # held-out pictures
+    emm = next(one for one in found.tables if one.title.startswith("EMM"))
+    point = {label: cells[0].value for label, cells in zip(emm.labels, emm.cells, strict=True)}
+    assert f"EMM {point['random labels, last snapshot']:.1f} for" in said
+    assert f"for {point['true labels, last snapshot']:.1f} under true labels" in said
+    assert f"EMM {point['unique labels, last snapshot']:.1f}, and" in said
+    raised = next(one for one in found.tables if one.title.startswith("By how much"))
+    value = raised.cells[list(raised.labels).index("all sizes")][0]
+    assert f"over all sizes {value.value:.3f} [{value.low:.3f}, {value.high:.3f}]" in said
