@@ -105,7 +105,7 @@ def test_the_search_leaves_the_weights_alone_and_keeps_no_graph(denoiser, data):
 def test_beginnings_alternate_by_visit_and_streams_do_not_hang_on_the_batch(denoiser):
     noising, method = Noising(denoiser), AdvFinetune(**FEW | {"inner_steps": 0})
     own, names = denoiser.encode(CAPTIONS[:2]), list(CAPTIONS[:2])
-    real = torch.randn(2, 4, 8, 8)
+    real = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def visit(number, rows=slice(None)):
         return method.adversarial(
@@ -120,7 +120,8 @@ def test_beginnings_alternate_by_visit_and_streams_do_not_hang_on_the_batch(deno
         searching.adversarial(denoiser.pipe.unet, noising, real[rows], own[rows], names[rows], 1)
         for rows in (slice(None), slice(1, 2))
     )
-    torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=1e-4)
+    # A search by gradients carries the rounding of other numbers of rows on.
+    torch.testing.assert_close(both[1:], alone, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("without", [{"adversary": "none"}, {"weight": 0.0}])
