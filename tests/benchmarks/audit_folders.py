@@ -57,10 +57,9 @@ def main() -> None:
             threshold=0.7,
         )
         seconds = time.perf_counter() - began
-        views = len(list((folder / "out/views").rglob("*.png")))
     print(
-        f"{found.yours.total} pictures in {views} views against {found.images} generations of"
-        f" {given.side} pixels: {seconds:.1f} s with {torch.get_num_threads()} threads"
+        f"{found.yours.total} pictures and their mirror images against {found.images} generations"
+        f" of {given.side} pixels: {seconds:.1f} s with {torch.get_num_threads()} threads"
     )
 
 
