@@ -62,7 +62,7 @@ def run_audit(audit: Audit) -> Found:
     near_base = hits(before.similarity, audit.judges.threshold) if before else None
     said = verdicts(hit, near_base, extracted)
     back = np.array([one in ("copied", "already in the base") for one in said])
-    held = _held_out_hits(audit, seen)
+    held = _held_out_hits(audit, seen, yours)
     captions = np.array([one.kind == "caption" for one in audit.askings])
     of_captions = (hit & prompts.own_images).any(0)
     best = best_of_own(natural.similarity, prompts)
@@ -109,23 +109,34 @@ def _own(asking: Sequence[Asking], pictures: int) -> np.ndarray:
     return own
 
 
-def _held_out_hits(audit: Audit, seen: Seen) -> np.ndarray:
+def _held_out_hits(audit: Audit, seen: Seen, made: Generated) -> np.ndarray:
     """Which held-out pictures would be called copied by the rule that training pictures meet, each
-    held against the other held-out ones, bool `[H]`.
+    held against the other held-out ones, bool `[H]`. Like a training picture, each has the images
+    of all training prompts and those of its own caption.
     """
     if not audit.holdout:
         return np.zeros(0, dtype=bool)
-    return np.asarray(hits_among(seen.held_out, audit.judges.threshold).any(0))
+    rows, prompts = _of_held_out(audit, made)
+    counted = np.repeat(~rows[:, None], len(audit.holdout), axis=1)
+    counted[rows] = prompts.own_images
+    found = hits_among(seen.held_out, audit.judges.threshold) & counted
+    return np.asarray(found.any(0))
 
 
 def _best_held_out(audit: Audit, seen: Seen, made: Generated) -> np.ndarray:
     """The largest similarity of each held-out picture's own images to it, `[H]`."""
     if not audit.holdout:
         return np.zeros(0)
-    own = _own(audit.held_out_askings, len(audit.holdout))
-    rows = made.prompt >= len(audit.askings)
-    prompts = Assigned(made.prompt[rows] - len(audit.askings), own)
+    rows, prompts = _of_held_out(audit, made)
     return best_of_own(seen.held_out[rows], prompts)
+
+
+def _of_held_out(audit: Audit, made: Generated) -> tuple[np.ndarray, Assigned]:
+    """Which images were made with held-out captions, bool `[M]`, and whose captions these are."""
+    assert audit.holdout is not None
+    rows = made.prompt >= len(audit.askings)
+    own = _own(audit.held_out_askings, len(audit.holdout))
+    return rows, Assigned(made.prompt[rows] - len(audit.askings), own)
 
 
 def _not_tried(audit: Audit) -> tuple[str, ...]:

@@ -7,8 +7,7 @@ that costs nothing: the same file at a smaller weight, at the same use.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,8 +33,7 @@ class Point:
     alignment: np.ndarray | None = None
     weight: float | None = None
     travels: str = ""
-    seconds: float | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    kind: str = "weight"
 
     @property
     def share(self) -> float:

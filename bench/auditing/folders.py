@@ -12,9 +12,8 @@ import torch
 
 from bench.auditing.asked import OTHERS, Asked
 from bench.auditing.compare import Comparison, descriptor_of, refuse_held_out
-from bench.auditing.found import keep_image
-from bench.auditing.pictures import groups, read_both
-from bench.auditing.ready import NO_HOLDOUT
+from bench.auditing.found import SHOWN, keep_image
+from bench.auditing.pictures import groups, notes_on, read_both
 from bench.auditing.result import Found, Near, PictureFound
 from bench.auditing.suites import Files, Judges, absolute, judges_of, refuse_out
 from bench.auditing.verdicts import excess, hits, hits_among, share_of, upper_limit, verdicts
@@ -26,7 +25,6 @@ from bench.records.environment import environment
 from bench.statistics.intervals import clopper_pearson
 from bench.suite.load import load_suite
 
-SHOWN = 3  # nearest generations of a picture that are shown
 BATCH = 64  # pictures described between two reports
 
 
@@ -52,16 +50,8 @@ def compare_folders(
     training = Training(like.settings.model.side, asked.flips, asked.random_crops)
     descriptor = descriptor_of(judges, like, device)
     pictures, holdout = read_both(asked, training, descriptor, report)
-    notes: list[str] = []
     comparison = Comparison(descriptor, None, pictures, holdout)  # likeness is not asked for
     refuse_held_out(comparison, training, judges.threshold, report)
-    if holdout is None:
-        notes.append(NO_HOLDOUT)
-    if len(pictures) < pictures.total:
-        notes.append(
-            f"{len(pictures)} of {pictures.total} training pictures were looked for, evenly spread"
-            " (--limit)."
-        )
     files = _generated(generations)
     described = []
     for start in range(0, len(files), BATCH):
@@ -134,7 +124,7 @@ def compare_folders(
         rows=(),
         attack=None,
         header={"folders": {}, "tags": {}},
-        notes=tuple(notes),
+        notes=tuple(notes_on(pictures, holdout)),
         not_tried=(
             "anything but these generations: which prompts give a picture back, and how often, is"
             " not known",

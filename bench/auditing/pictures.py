@@ -20,6 +20,11 @@ from bench.captioned.folder import Captioned, CaptionedFolder, read_folder
 from bench.captioned.views import Training, views
 from bench.suite.near import components
 
+NO_HOLDOUT = (
+    "No held-out pictures were given, so nothing says how often a picture that was never trained on"
+    " would be called copied: give --holdout FOLDER."
+)
+FEW_HELD_OUT = 8
 Describe = Callable[[list[np.ndarray]], np.ndarray]
 TOGETHER = 64  # views that are described at once; their pixels are then forgotten
 
@@ -169,6 +174,26 @@ def read_both(
         holdout = replace(holdout, entries=entries)
     refuse_shared(pictures, holdout)
     return pictures, holdout
+
+
+def notes_on(pictures: Pictures, holdout: Pictures | None) -> list[str]:
+    """What a reader has to know of the pictures that were looked for and of the held-out ones."""
+    found = []
+    if len(pictures) < pictures.total:
+        found.append(
+            f"{len(pictures)} of {pictures.total} training pictures were looked for, evenly spread"
+            " (--limit)."
+        )
+    if holdout is None:
+        return [*found, NO_HOLDOUT]
+    if len(holdout) < holdout.total:
+        found.append(f"{len(holdout)} of {holdout.total} held-out pictures were used (--limit).")
+    if len(holdout) < FEW_HELD_OUT:
+        found.append(
+            f"Only {len(holdout)} held-out pictures: false alarms below one in {len(holdout)} do"
+            " not show."
+        )
+    return found
 
 
 def refuse_shared(training: Pictures, holdout: Pictures) -> None:

@@ -14,7 +14,7 @@ import torch
 from bench.auditing.asked import Asked, Lora, Remedy
 from bench.auditing.compare import Comparison, comparison_of, descriptor_of, refuse_held_out
 from bench.auditing.header import TrainingHeader, read_training_header, together
-from bench.auditing.pictures import Pictures, groups, read_both
+from bench.auditing.pictures import Pictures, groups, notes_on, read_both
 from bench.auditing.prompts import Asking, askings, novel_scenes, trigger_of
 from bench.auditing.sampling import Column, Studio
 from bench.auditing.suites import (
@@ -40,11 +40,6 @@ from bench.diffusion.model import load_base
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
 
-FEW_HELD_OUT = 8
-NO_HOLDOUT = (
-    "No held-out pictures were given, so nothing says how often a picture that was never trained on"
-    " would be called copied: give --holdout FOLDER."
-)
 # What is tried where nobody says what: methods with parameters that their papers name.
 REMEDIES = (
     Remedy("guidance", {"share": 0.5}),
@@ -310,31 +305,17 @@ def _clean(like: Suite) -> list[str]:
 def _notes(
     asked: Asked, pictures: Pictures, holdout: Pictures | None, header: TrainingHeader
 ) -> list[str]:
-    found = []
-    if len(pictures) < pictures.total:
-        found.append(
-            f"{len(pictures)} of {pictures.total} training pictures were looked for, evenly spread"
-            " (--limit)."
-        )
+    found = notes_on(pictures, holdout)
     if empty := sum(not one.captions for one in pictures.entries):
         found.append(
             f"{empty} of {len(pictures)} training pictures have no caption: the empty prompt is"
             " their own."
         )
-    if holdout is None:
-        found.append(NO_HOLDOUT)
-    elif len(holdout) < holdout.total:
-        found.append(f"{len(holdout)} of {holdout.total} held-out pictures were used (--limit).")
     uncalled = sum(not one.captions for one in holdout.entries) if holdout else 0
     if holdout and uncalled and any(pictures.captions):
         found.append(
             f"{uncalled} of {len(holdout)} held-out pictures have no caption: they were asked with"
             " the empty prompt, which is not what training pictures are asked with."
-        )
-    if holdout is not None and len(holdout) < FEW_HELD_OUT:
-        found.append(
-            f"Only {len(holdout)} held-out pictures: false alarms below one in {len(holdout)} do"
-            " not show."
         )
     shown = sum(one.repeats for one in pictures.entries)
     if header.pictures not in (None, shown) and len(pictures) == pictures.total:

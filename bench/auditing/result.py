@@ -108,7 +108,6 @@ class Row:
     seconds: float | None
     travels: str
     against: str = ""
-    note: str = ""
 
 
 @dataclass(frozen=True)

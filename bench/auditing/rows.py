@@ -38,7 +38,7 @@ def rows_of(audit: Audit, studio: Studio) -> tuple[Row, ...]:
             novel[1] if novel else None,
             weight,
             travels,
-            facts={"kind": kind},
+            kind,
         )
 
     points = [point(audit.yours, "weight", 1.0, TRAVELS["file"])]
@@ -67,8 +67,8 @@ def _ordered(points: Sequence[Point]) -> list[Point]:
     others = [one for one in points if one.weight is None]
     return [
         *weights,
-        *(one for one in others if one.facts["kind"] == "epoch"),
-        *(one for one in others if one.facts["kind"] == "remedy"),
+        *(one for one in others if one.kind == "epoch"),
+        *(one for one in others if one.kind == "remedy"),
     ]
 
 
@@ -80,7 +80,7 @@ def _row(one: Point, points: Sequence[Point], seconds: float | None) -> Row:
         against = against_curve(one, list(by_weight.values()))
     return Row(
         name=one.name,
-        kind=str(one.facts["kind"]),
+        kind=one.kind,
         weight=one.weight,
         copies=one.share,
         interval=one.interval,
@@ -132,9 +132,7 @@ def remedy_columns(audit: Audit) -> list[Column]:
         except UserError as error:
             if audit.asked.remedies is not None:
                 raise
-            note = f"{remedy.method} was not tried: {error}"
-            if note not in audit.notes:
-                audit.notes.append(note)
+            audit.note(f"{remedy.method} was not tried: {error}")
             continue
         found.append(column)
     return found

@@ -239,9 +239,9 @@ class Files:
         """Whether the attack is made: it needs two pictures to tell apart."""
         return self.asked.attacks and len(self.training) > 1
 
-    def with_loras(self, suite: Suite, loras: Sequence[Lora], base: bool = False) -> Suite:
+    def with_loras(self, suite: Suite, loras: Sequence[Lora]) -> Suite:
         """The same suite with other LoRAs, in memory: for weights and earlier epochs."""
-        table = self.table(BASE if base else NAME, loras, base, judged=False)
+        table = self.table(NAME, loras, judged=False)
         return replace(suite, settings=SuiteSettings.model_validate(table))
 
     def _controls_are_apart(self) -> bool:

@@ -83,11 +83,6 @@ class CaptionedFolder:
     layout: Layout
     pictures: tuple[Captioned, ...]
 
-    @property
-    def without_caption(self) -> int:
-        """How many pictures have none."""
-        return sum(not picture.captions for picture in self.pictures)
-
 
 def read_folder(
     folder: Path,

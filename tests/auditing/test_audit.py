@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 import bench as harness
 from bench.auditing.asked import Asked, Lora, Remedy, parse_lora, parse_remedies, parse_weights
 from bench.auditing.audit import run_audit
+from bench.auditing.pictures import read_pictures
 from bench.auditing.ready import ready
 from bench.base.errors import UserError
+from bench.captioned.views import Training
 from bench.running import generating
 from bench.testbed.bundle import BUNDLE
 from bench.testbed.subject import SHIPPED
@@ -301,6 +303,11 @@ def test_bad_inputs_are_one_line_before_anything_is_generated(folders, tmp_path)
     assert "give the last one with --lora" in refusal(
         folders, tmp_path, loras=(), weights=None, epochs=(LORA,)
     )
+    longer = tmp_path / "longer.safetensors"
+    last = [name for name in tensors if "lora_up" in name][-1]
+    save_file(tensors | {last: torch.cat([tensors[last]] * 2)}, longer)
+    for epoch, said in ((longer, "is for a weight of"), (nothing, "changes nothing")):
+        assert said in refusal(folders, tmp_path, epochs=(epoch,))
     assert "leave --base out" in refusal(folders, tmp_path, base=BUNDLE / "pipeline")
     assert "name that with --model" in refusal(
         folders, tmp_path, loras=(), base=BUNDLE / "pipeline"
@@ -516,3 +523,54 @@ def test_methods_act_on_the_weights_with_the_file_merged_in(folders, tmp_path):
             expected = merged[name].weight.masked_fill(state[name], 0)
             assert torch.equal(layer.weight, expected)
             assert bool(state[name].any())
+
+
+def test_a_picture_that_cannot_be_cut_is_named(folders, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(folders / "data/64_scene", data)
+    Image.new("RGB", (1, 60_000)).save(data / "thin.png")
+    with pytest.raises(UserError, match=r"picture thin\.png cannot be used"):
+        read_pictures(data, Training(2048), lambda pixels: np.ones((len(pixels), 4)))
+
+
+def test_extractable_is_what_ordinary_images_do_not_give(folders, tmp_path, monkeypatch):
+    """A picture that as many plain images name as well was not got by the attack."""
+    from types import SimpleNamespace
+
+    from bench.auditing.attack import attack_found
+    from bench.auditing.sampling import Studio
+
+    prepared = ready(asked(folders, tmp_path / "out", quick=False, remedies=()), CPU)
+    names = [entry.name for entry in prepared.training.entries]
+    named = dict(zip(names, (1.0, 1.0, 0.0, 0.0), strict=True))
+    plain = dict(zip(names, (0.0, 1.0, 1.0, 0.0), strict=True))
+    scores = {
+        f"model_guidance_{kind}": SimpleNamespace(value=0.5)
+        for kind in ("extracted", "own", "plain", "excess")
+    }
+    record = SimpleNamespace(
+        per_prompt={"model_guidance_extracted": named, "model_guidance_plain": plain},
+        attacks=scores,
+    )
+    monkeypatch.setattr(Studio, "record", lambda studio, column: record)
+    found, extracted = attack_found(prepared)
+    assert extracted.tolist() == [[True, False, False, False]]
+    assert "names a copy of 2 of 4 pictures" in found.words
+
+
+def test_held_out_pictures_have_as_many_images_as_training_pictures(found, folders):
+    """Those of all training prompts and of their own captions, none of each other's."""
+    from bench.auditing.audit import _held_out_hits
+    from bench.auditing.compare import Seen
+    from bench.auditing.sampling import planned
+
+    out, _ = found
+    prepared = ready(asked(folders, out), CPU)
+    everything = [*prepared.askings, *prepared.held_out_askings]
+    made = planned(prepared.studio.prepared(prepared.yours), everything)
+    first = len(planned(made.prepared, prepared.askings).keys)
+    for row, expected in ((0, True), (first, True), (first + 2, False)):
+        near = np.zeros((len(made.keys), 3))
+        near[row, 0] = 1.0  # images of the first held-out caption begin at `first`, two of each
+        seen = Seen(np.zeros((len(near), 4)), np.zeros((len(near), 4)), near)
+        assert _held_out_hits(prepared, seen, made).tolist() == [expected, False, False]

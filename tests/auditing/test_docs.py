@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 from bench.auditing.page import percent
@@ -47,6 +48,29 @@ def test_the_example_is_the_one_that_the_page_shows():
         assert f"| {row['name']} | {percent(row['copies'])} |" in card
     page = (EXAMPLE / "index.html").read_text(encoding="utf-8")
     assert told["answer"] in page
+
+
+def test_what_the_text_says_of_the_example_stands_in_it():
+    told = json.loads((EXAMPLE / "audit.json").read_text(encoding="utf-8"))
+    copied = Counter(
+        one["name"].partition("_")[0] for one in told["pictures"] if one["verdict"] == "copied"
+    )
+    words = ["none", "one", "two", "three", "four", "five", "six"]
+    assert copied["64"] == 6
+    assert "All six pictures that were shown 3,200 times come back" in DOCS
+    assert f"{words[copied['16']]} of six shown 800 times" in DOCS
+    assert f"{words[copied['4']]} of six shown 200 times" in DOCS
+    assert not copied["1"]
+    tags = next(one for one in told["kinds"] if one["kind"] == "tags")
+    assert tags["copies"] == tags["images"]  # "gives a copy in every image"
+    against = {row["name"]: row["against"] for row in told["rows"]}
+    for epoch in (20, 30, 40):
+        assert against[f"subject-0000{epoch}"].startswith("better than weight")
+    assert against["baf (q 0.5)"].startswith("better than weight")
+    assert against["baf (q 0.5, control random)"].startswith("not told apart")
+    assert against["baf (q 0.5, control reverse)"].startswith("better than weight")
+    scores = told["attack"]["scores"]
+    assert scores["model_guidance_extracted"] <= scores["model_guidance_plain"]
 
 
 def test_the_example_finds_what_was_shown_often_and_nothing_else():

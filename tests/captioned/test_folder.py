@@ -63,7 +63,7 @@ def test_captions_beside_pictures_are_the_first_line_and_alternatives(tmp_path):
     assert rows == [("a.png", "first", 1), ("b.png", "of the other suffix", 1), ("c.png", "", 1)]
     read = read_folder(tmp_path)
     assert read.pictures[0].captions == ("first", "second")
-    assert read.without_caption == 1
+    assert read.pictures[2].captions == ()
 
 
 def test_kohyas_folders_repeat_their_pictures_and_name_them(tmp_path):

@@ -266,6 +266,26 @@ def test_dora_sets_lengths_and_nothing_at_strength_zero(tmp_path, side, strength
     assert strength or not changed(pipe, before)
 
 
+def test_lengths_of_peft_are_of_rows_where_a_convolution_is_as_wide_as_high(tmp_path):
+    """peft keeps them as `[1, out, 1, 1]`, which in another spelling would be columns."""
+    down, up, lengths = drawn(2, 16, 3, 3), drawn(16, 2, 1, 1), drawn(16, seed=9).abs() + 0.1
+    name = f"unet.{CONV}"
+    pipe, before = merged(
+        tmp_path,
+        {
+            f"{name}.lora_A.weight": down,
+            f"{name}.lora_B.weight": up,
+            f"{name}.lora_magnitude_vector": lengths.reshape(1, -1, 1, 1).contiguous(),
+        },
+    )
+    weight = before[f"unet.{CONV}.weight"].double()
+    assert weight.shape[:2] == (16, 16)  # as wide as high
+    whole = weight + torch.einsum("or,rijk->oijk", up[:, :, 0, 0].double(), down.double())
+    norms = whole.flatten(1).norm(dim=1)
+    wanted = whole * (lengths.double() / norms)[:, None, None, None]
+    torch.testing.assert_close(module(CONV, pipe).weight.double(), wanted, rtol=0, atol=1e-6)
+
+
 def test_a_scale_of_peft_in_the_header_wins_and_patterns_name_modules(tmp_path):
     tensors, dense, path, _ = lora()
     given = {f"unet.{path}.lora_A.weight": tensors["lora_down.weight"]}

@@ -226,7 +226,8 @@ def test_the_address_keeps_the_view(visit):
     assert again.locator("#scatter svg:not(.off)").get_attribute("data-y") == "clip_score_clean"
     assert not again.is_visible("#board tbody td.wrap")
     odd = visit(
-        fragment="#where=%3Cscript%3E&sort=99999&x=none&q=%22%3E%3Cimg%20src=x%20onerror=window.hacked=1%3E"
+        fragment="#where=%3Cscript%3E&sort=99999&x=none"
+        "&q=%22%3E%3Cimg%20src=x%20onerror=window.hacked=1%3E"
     )
     assert (
         shown(odd) == ["none"]

@@ -46,7 +46,10 @@ def table_of(seed, prompts=7, images=IMAGES):
 
 def slow(tables, references, seeds, prompts):
     """The chain, one number at a time, as the table of the papers' protocols says."""
-    torch_median = lambda values: float(torch.tensor(values, dtype=torch.float64).median())  # noqa: E731
+
+    def torch_median(values):
+        return float(torch.tensor(values, dtype=torch.float64).median())
+
     reduce = {
         "max": max,
         "min": min,

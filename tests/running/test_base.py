@@ -114,7 +114,10 @@ def test_the_doctor_and_a_plan_look_for_the_base(tmp_path, tiny_folder):
 
 def test_who_needs_a_base_and_has_none_is_told_in_one_line(tmp_path, tiny_folder, tiny_suite):
     says = "needs what the model was fine-tuned from, and suite"
-    asked = lambda suite, method: refused(lambda: Experiment.resolve(suite, method, {}))  # noqa: E731
+
+    def asked(suite, method):
+        return refused(lambda: Experiment.resolve(suite, method, {}))
+
     assert says in asked(tiny_suite, "baf")
     suite = suite_of(tmp_path, tiny_folder, ATTACK)
     assert f"attack model_guidance {says}" in asked(suite, "none")

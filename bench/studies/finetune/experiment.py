@@ -454,7 +454,8 @@ def table(result: dict[str, Any]) -> str:
         ]
         lines.append(f"| {name} | {' | '.join([*cells, _number(scores.get('sscd'))])} |")
     for when in ("before", "after"):
-        cells = [f"{PUBLISHED[when][key]:.0%}" for key in ("identified", "memorized")]  # type: ignore[index]
+        published: Any = PUBLISHED[when]
+        cells = [f"{published[key]:.0%}" for key in ("identified", "memorized")]
         lines.append(
             f"| *published, {when} pruning* | {' | '.join(f'*{cell}*' for cell in cells)} | – | –"
             " | – |"
