@@ -82,8 +82,8 @@ def separates(base: Point, yours: Point) -> bool:
 @dataclass(frozen=True)
 class Against:
     """A remedy against the curve: of the weights that keep at least as much use, the one with the
-    fewest copies, and copies there minus copies of the remedy with the 95 % interval over pictures;
-    positive where the remedy is better.
+    fewest copies, and copies there minus copies of the remedy with the 95 % interval; positive
+    where the remedy is better.
     """
 
     weight: float
@@ -103,30 +103,68 @@ def against_curve(remedy: Point, curve: Sequence[Point], seed: int = 0) -> Again
     """Hold a remedy against the weights from 0 to 1, between which copies and use are taken to
     change evenly.
 
-    Use is the likeness of novel images to the training pictures. None where it is not measured or
-    base (weight 0) and model (weight 1) do not differ in it, and where no weight keeps as much of
-    it as the remedy.
+    Use is the likeness of novel images to the training pictures. The interval is that of a
+    bootstrap that draws pictures and novel prompts, each for all settings together, and looks for
+    the weight anew in every draw: which weight keeps as much use is itself uncertain. None where
+    use is not measured or base (weight 0) and model (weight 1) do not differ in it, and where no
+    weight keeps as much of it as the remedy.
     """
     points = [point for point in curve if point.weight is not None and 0 <= point.weight <= 1]
     points.sort(key=_weight)
     if not points or _weight(points[0]) != 0.0 or _weight(points[-1]) != 1.0:
         return None
-    if remedy.likeness is None or not separates(points[0], points[-1]):
+    if remedy.likeness is None or not separates(points[0], points[-1]) or len(remedy.copies) < 2:
         return None
-    weights = [_weight(point) for point in points]
-    grid = np.unique(np.concatenate([np.linspace(0, 1, STEPS + 1), weights]))
-    use_there = np.interp(grid, weights, [_mean(point.likeness) for point in points])
-    copies = np.stack([point.copies.mean(1) for point in points])  # [weights, pictures]
-    there = np.stack([np.interp(grid, weights, column) for column in copies.T], axis=1)
-    enough = np.flatnonzero(use_there >= _mean(remedy.likeness) - SAME)
-    if not len(enough):
+    tables = _Tables(
+        np.array([_weight(point) for point in points]),
+        np.stack([point.copies.mean(1) for point in points]),
+        np.stack([_likeness(point) for point in points]),
+        remedy.copies.mean(1),
+        _likeness(remedy),
+    )
+    pictures, prompts = tables.copies.shape[1], tables.use.shape[1]
+    whole = tables.best(np.arange(pictures), np.arange(prompts))
+    if whole is None:
         return None
-    best = int(enough[np.argmin(there[enough].mean(1))])
-    difference = there[best] - remedy.copies.mean(1)
-    if len(difference) < 2:
-        return None
-    bounds = cluster_bootstrap(difference[:, None], seed=seed)
-    return Against(float(grid[best]), (float(difference.mean()), *bounds))
+    random, gains = np.random.default_rng([seed, 17]), []
+    for _ in range(DRAWS):
+        drawn = np.asarray(random.integers(0, pictures, pictures))
+        found = tables.best(drawn, np.asarray(random.integers(0, prompts, prompts)))
+        # Where no weight keeps as much use, the whole file comes nearest.
+        gains.append(tables.gain_over_all(drawn) if found is None else found[1])
+    low, high = np.quantile(gains, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    weight, gain = whole
+    return Against(weight, (gain, float(min(low, gain)), float(max(high, gain))))
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Weights `[W]`, share of copies by weight and picture `[W, N]`, likeness by weight and novel
+    prompt `[W, P]`, and the same of a remedy, `[N]` and `[P]`.
+    """
+
+    weights: np.ndarray
+    copies: np.ndarray
+    use: np.ndarray
+    remedy_copies: np.ndarray
+    remedy_use: np.ndarray
+
+    def best(self, pictures: np.ndarray, prompts: np.ndarray) -> tuple[float, float] | None:
+        """Over some pictures and prompts: the weight with the fewest copies of those that keep as
+        much use as the remedy, and copies there minus the remedy's.
+        """
+        grid = np.unique(np.concatenate([np.linspace(0, 1, STEPS + 1), self.weights]))
+        use_there = np.interp(grid, self.weights, self.use[:, prompts].mean(1))
+        there = np.interp(grid, self.weights, self.copies[:, pictures].mean(1))
+        enough = np.flatnonzero(use_there >= self.remedy_use[prompts].mean() - SAME)
+        if not len(enough):
+            return None
+        place = int(enough[np.argmin(there[enough])])
+        return float(grid[place]), float(there[place] - self.remedy_copies[pictures].mean())
+
+    def gain_over_all(self, pictures: np.ndarray) -> float:
+        """Copies of the whole file minus the remedy's."""
+        return float(self.copies[-1, pictures].mean() - self.remedy_copies[pictures].mean())
 
 
 def _weight(point: Point) -> float:
@@ -134,5 +172,7 @@ def _weight(point: Point) -> float:
     return point.weight
 
 
-def _mean(table: np.ndarray | None) -> float:
-    return float("nan") if table is None else float(table.mean())
+def _likeness(point: Point) -> np.ndarray:
+    """By novel prompt, `[P]`."""
+    assert point.likeness is not None
+    return np.asarray(point.likeness.mean(1))

@@ -61,3 +61,15 @@ def test_without_a_base_there_is_no_yardstick():
     assert against_curve(point("r", 0.2, 0.5), curve()[1:]) is None
     bare = Point("r", np.zeros((3, 4)))
     assert against_curve(bare, curve()) is None
+
+
+def test_a_remedy_is_not_called_better_where_its_use_is_uncertain():
+    """The same means as of a remedy that is better, with novel prompts that disagree."""
+    sure = point("r", 0.2, 0.65)
+    assert against_curve(sure, curve()).gain[1] > 0
+    swing = np.linspace(-1.5, 1.5, 8)[:, None].repeat(4, 1)
+    unsure = Point("r", sure.copies, sure.likeness + swing, sure.alignment)
+    found = against_curve(unsure, curve())
+    assert found.gain[0] == pytest.approx(against_curve(sure, curve()).gain[0])
+    assert found.gain[1] < 0
+    assert found.words.startswith("not told apart")
