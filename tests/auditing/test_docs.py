@@ -64,11 +64,10 @@ def test_what_the_text_says_of_the_example_stands_in_it():
     tags = next(one for one in told["kinds"] if one["kind"] == "tags")
     assert tags["copies"] == tags["images"]  # "gives a copy in every image"
     against = {row["name"]: row["against"] for row in told["rows"]}
-    for epoch in (20, 30, 40):
-        assert against[f"subject-0000{epoch}"].startswith("better than weight")
-    assert against["baf (q 0.5)"].startswith("better than weight")
-    assert against["baf (q 0.5, control random)"].startswith("not told apart")
-    assert against["baf (q 0.5, control reverse)"].startswith("better than weight")
+    better = [name for name, words in against.items() if words.startswith("better than weight")]
+    assert better == ["subject-000040"]  # "the epoch before the last"
+    for control in ("", ", control random", ", control reverse"):
+        assert against[f"baf (q 0.5{control})"].startswith("not told apart")
     scores = told["attack"]["scores"]
     assert scores["model_guidance_extracted"] <= scores["model_guidance_plain"]
 
