@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -574,3 +575,28 @@ def test_held_out_pictures_have_as_many_images_as_training_pictures(found, folde
         near[row, 0] = 1.0  # images of the first held-out caption begin at `first`, two of each
         seen = Seen(np.zeros((len(near), 4)), np.zeros((len(near), 4)), near)
         assert _held_out_hits(prepared, seen, made).tolist() == [expected, False, False]
+
+
+def test_pictures_are_found_whichever_caption_gives_them(found, folders, tmp_path):
+    """Captions dealt out anew: the same pictures come back, by captions that are not theirs."""
+    out, before = found
+    data = tmp_path / "data"
+    shutil.copytree(folders / "data", data)
+    texts = sorted(data.rglob("*.txt"))
+    captions = [file.read_text() for file in texts]
+    for file, caption in zip(texts, captions[1:] + captions[:1], strict=True):
+        file.write_text(caption)
+    given = replace(asked(folders, tmp_path / "out", store=str(out / "store")), data=data)
+    audit = run_audit(ready(given, CPU))
+    verdicts = {one.name: one.verdict for one in before.pictures}
+    assert {one.name: one.verdict for one in audit.pictures} == verdicts
+    assert audit.by_caption == 0
+    assert audit.chance.count > 0
+
+
+def test_pictures_that_another_model_was_trained_on_do_not_come_back(found, folders, tmp_path):
+    out, _ = found
+    given = asked(folders, tmp_path / "out", store=str(out / "store"), holdout=None)
+    audit = run_audit(ready(replace(given, data=folders / "holdout"), CPU))
+    assert audit.yours.total == 3
+    assert audit.yours.count == 0
