@@ -96,6 +96,7 @@ def run_audit(audit: Audit) -> Found:
         settings=_settings(audit),
         images_each=audit.asked.images_each,
         total=audit.training.total,
+        whole=audit.asked.base is not None,
         environment=environment(audit.device),
         seconds=round(time.perf_counter() - began, 1),
     )
@@ -148,10 +149,10 @@ def _not_tried(audit: Audit) -> tuple[str, ...]:
         found.append("remedies")
     if audit.attack is None:
         found.append("attackers")
-    if audit.asked.quick and audit.asked.loras:
+    if audit.asked.quick and (audit.asked.loras or audit.asked.base):
         found.append("more than a few weights (--quick)")
     if audit.asked.base:
-        found.append("weights between base and model: only LoRA files have them here")
+        found.append("earlier saves of the model: an audit of each says what it gives back")
     elif not audit.asked.epochs:
         found.append("earlier epochs (--epochs FILE)")
     return tuple(found)

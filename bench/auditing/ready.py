@@ -33,6 +33,7 @@ from bench.base.errors import UserError, visible
 from bench.base.progress import Report, silent
 from bench.base.prompt_lists import read_list
 from bench.captioned.views import Training
+from bench.diffusion.between import refuse_other_training, same_weights
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import check
@@ -57,6 +58,10 @@ OF_FILES = (
 )
 # On the embedded model these methods need other parameters (Makefile, `make records`).
 OF_TESTBED = {"wanda": {"sparsity": 0.1, "branch": "cond", "token_norm": "none"}}
+OTHER_AUTOENCODER = (
+    "The base has another autoencoder than the model: images of the base are decoded with the base's"
+    " own, those of the weights between the two with the model's."
+)
 
 
 @dataclass
@@ -117,9 +122,14 @@ class Audit:
 
     def settings(self) -> list[tuple[Column, str, float | None]]:
         """Weights and epochs beside base and model: column, kind of row, weight."""
+        found: list[tuple[Column, str, float | None]] = []
+        if self.asked.base:
+            for weight in self.asked.curve:
+                suite = self.files.with_weight(self.suite, weight)
+                found.append((Column(f"weight {weight:g}", suite), "weight", weight))
+            return found
         if not self.asked.loras:
             return []
-        found: list[tuple[Column, str, float | None]] = []
         for weight in self.asked.curve:
             suite = self.files.with_loras(self.suite, weighted(self.asked.loras, weight))
             found.append((Column(self._weight_name(weight), suite), "weight", weight))
@@ -241,7 +251,10 @@ def try_model(audit: Audit) -> Denoiser:
     for file in audit.asked.epochs:
         check(pipe, read_lora(file))
     if audit.base and audit.asked.base:
-        load_base(audit.base.suite, prepared.engine.denoiser)
+        base = load_base(audit.base.suite, prepared.engine.denoiser)
+        refuse_other_training(pipe, base.pipe)
+        if not same_weights(pipe.vae, base.pipe.vae):
+            audit.note(OTHER_AUTOENCODER)
     _note_long_captions(audit, pipe)
     audit.tried = True
     return prepared.engine.denoiser
@@ -260,8 +273,11 @@ def _refuse_idle(asked: Asked) -> None:
         raise UserError("--base says what a model was fine-tuned from: name that with --model")
     if asked.holdout_random and not asked.holdout:
         raise UserError("--holdout-random speaks of held-out pictures: give --holdout FOLDER")
-    if asked.weights and not asked.loras:
-        raise UserError("--weights are those of a LoRA: give --lora FILE")
+    if asked.weights and not (asked.loras or asked.base):
+        raise UserError(
+            "--weights lie between a model and what it was made from: give --lora FILE, or what a"
+            " model was fine-tuned from with --base"
+        )
     if asked.base and asked.model and _same_files(asked.model, asked.base):
         raise UserError(
             f"nothing to compare: {visible(str(asked.base))} holds the same model as"

@@ -148,6 +148,7 @@ class Found:
     images_each: int = 0  # of each caption
     total: int = 0  # pictures in the folder
     of_model: bool = True  # not of generations that were made elsewhere
+    whole: bool = False  # the model was fine-tuned as a whole, and has no LoRA file
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 

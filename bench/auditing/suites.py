@@ -183,9 +183,11 @@ class Files:
         base: bool = False,
         judged: bool = True,
         attacked: bool = False,
+        weight: float = 1.0,
     ) -> dict[str, Any]:
         """The settings of one suite. `base`: of what the model was made from; `judged`: methods
-        are timed on it; `attacked`: with the attack of whoever knows the base.
+        are timed on it; `attacked`: with the attack of whoever knows the base; `weight`: how much
+        is kept of a fine-tuning as a whole.
         """
         model = model_table(self.asked, self.like, self.on_gpu)
         if self.asked.base and base:
@@ -193,6 +195,8 @@ class Files:
             model.pop("config", None)
         elif self.asked.base:
             model["base"] = str(absolute(self.asked.base))
+        if weight != 1:
+            model["weight"] = weight
         if loras:
             model["loras"] = [
                 {
@@ -242,6 +246,11 @@ class Files:
     def with_loras(self, suite: Suite, loras: Sequence[Lora]) -> Suite:
         """The same suite with other LoRAs, in memory: for weights and earlier epochs."""
         table = self.table(NAME, loras, judged=False)
+        return replace(suite, settings=SuiteSettings.model_validate(table))
+
+    def with_weight(self, suite: Suite, weight: float) -> Suite:
+        """The same suite with its model, fine-tuned as a whole, at a weight, in memory."""
+        table = self.table(NAME, (), judged=False, weight=weight)
         return replace(suite, settings=SuiteSettings.model_validate(table))
 
     def _controls_are_apart(self) -> bool:

@@ -398,20 +398,55 @@ def fine_tuned(tmp_path_factory):
     return folder
 
 
+def as_a_whole(fine_tuned, **more):
+    given = {"loras": (), "model": fine_tuned, "base": BUNDLE / "pipeline", "like": "testbed"}
+    return given | more
+
+
 def test_a_model_that_was_fine_tuned_as_a_whole_is_compared_with_its_base(
     folders, tmp_path, fine_tuned
 ):
-    more = {
-        "loras": (),
-        "weights": None,
-        "model": fine_tuned,
-        "base": BUNDLE / "pipeline",
-        "like": "testbed",
-    }
-    audit = run_audit(ready(asked(folders, tmp_path / "out", **more), CPU))
+    """It moves with the weight as the file does that was merged into it, remedies beside."""
+    remedies = (Remedy("guidance", {"share": 0.5}),)
+    more = as_a_whole(fine_tuned, remedies=remedies)
+    prepared = ready(asked(folders, tmp_path / "out", **more), CPU)
+    audit = run_audit(prepared)
     assert audit.yours.count >= 2
     assert audit.base.count == 0
-    assert [row.weight for row in audit.rows] == [0.0, 1.0]
+    weights = [(row.name, row.weight) for row in audit.rows if row.kind == "weight"]
+    assert weights == [("base", 0.0), ("weight 0.5", 0.5), ("yours", 1.0)]
+    assert audit.rows[1].travels == "as a checkpoint"
+    assert audit.rows[-1].name == "guidance (share 0.5)"
+    assert not any("weights between" in line for line in audit.not_tried)
+    (half, _, _) = prepared.settings()[0]
+    file = ready(asked(folders, tmp_path / "file"), CPU)
+    (of_file, _, _) = file.settings()[0]
+    made = prepared.studio.made(half, prepared.askings, 1)
+    by_file = file.studio.made(of_file, prepared.askings, 1)
+    rows = range(len(made.keys))
+    differences = [
+        np.abs(one.astype(int) - other).max()
+        for one, other in zip(made.pictures(rows), by_file.pictures(rows), strict=True)
+    ]
+    assert max(differences) <= 1  # the file was rounded once more when it was merged and stored
+    from bench.auditing.output import write
+
+    page = write(audit, tmp_path / "out")["page"].read_text()
+    assert "0 is the base, 1 your model" in page
+    assert "the autoencoder is yours" in page
+    assert "of the LoRA" not in page
+
+
+def test_another_autoencoder_of_the_base_is_said(folders, tmp_path, fine_tuned):
+    from bench.auditing.ready import OTHER_AUTOENCODER, try_model
+
+    base = tmp_path / "base"
+    shutil.copytree(BUNDLE / "pipeline", base)
+    file = next((base / "vae").glob("*.safetensors"))
+    save_file({name: 1.01 * value for name, value in load_file(file).items()}, file)
+    prepared = ready(asked(folders, tmp_path / "out", **as_a_whole(fine_tuned, base=base)), CPU)
+    try_model(prepared)
+    assert OTHER_AUTOENCODER in prepared.notes
 
 
 def test_the_attacker_who_knows_the_base_is_tried(folders, tmp_path):
