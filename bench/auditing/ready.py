@@ -4,6 +4,7 @@ generated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from bench.auditing.suites import (
     refuse_out,
     weighted,
 )
+from bench.auditing.threshold import Threshold, is_set, stated, unasked
 from bench.base.digests import path_digest
 from bench.base.errors import UserError, visible
 from bench.base.progress import Report, silent
@@ -59,8 +61,8 @@ OF_FILES = (
 # On the embedded model these methods need other parameters (Makefile, `make records`).
 OF_TESTBED = {"wanda": {"sparsity": 0.1, "branch": "cond", "token_norm": "none"}}
 OTHER_AUTOENCODER = (
-    "The base has another autoencoder than the model: images of the base are decoded with the base's"
-    " own, those of the weights between the two with the model's."
+    "The base has another autoencoder than the model: images of the base are decoded with its own,"
+    " those of the weights between the two with the model's."
 )
 
 
@@ -82,6 +84,8 @@ class Audit:
     groups: np.ndarray
     comparison: Comparison
     notes: list[str]
+    threshold: Threshold
+    sets_threshold: bool  # on images of the base
     device: torch.device
     report: Report
     tried: bool = False  # whether the model was loaded once, with everything that is merged into it
@@ -101,6 +105,29 @@ class Audit:
         if not (self.asked.loras or self.asked.base):
             return None
         return Column("base", load_suite(str(self.asked.out / f"{BASE}.toml")))
+
+    @property
+    def base_askings(self) -> list[Asking]:
+        """What the base is asked: what the model is, and held-out captions too where its images
+        set the threshold.
+        """
+        return [*self.askings, *(self.held_out_askings if self.sets_threshold else ())]
+
+    @property
+    def unasked(self) -> np.ndarray:
+        """Which pictures the prompts of `base_askings` do not ask for, bool `[P, N]`."""
+        held_out = self.base_askings[len(self.askings) :]
+        return unasked(self.askings, held_out, self.training.captions, self.groups)
+
+    def take_threshold(self, found: Threshold) -> None:
+        """Judge by another threshold from now on: copies, near-duplicates, suites and attack."""
+        self.threshold = found
+        if found.value == self.judges.threshold:
+            return
+        self.judges = self.judges.at(found.value)
+        self.files = replace(self.files, judges=self.judges)
+        self.suite = self.files.suites()
+        self.groups = groups(self.comparison.among_training(), found.value)
 
     @property
     def attack(self) -> Column | None:
@@ -219,6 +246,9 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
         raise UserError(
             "nothing to compare: with these weights the LoRA files leave the model as it was"
         )
+    held_out_askings = _own_captions(holdout, asked.images_each) if holdout else []
+    of_group = groups(comparison.among_training(), judges.threshold)
+    sets = is_set(asked, *_pairs(asked, asking, held_out_askings, pictures.captions, of_group))
     return Audit(
         asked=asked,
         like=like,
@@ -226,14 +256,16 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
         training=pictures,
         holdout=holdout,
         askings=asking,
-        held_out_askings=_own_captions(holdout, asked.images_each) if holdout else [],
+        held_out_askings=held_out_askings,
         header=header,
         trigger=trigger,
         files=files,
         suite=suite,
-        groups=groups(comparison.among_training(), judges.threshold),
+        groups=of_group,
         comparison=comparison,
         notes=notes,
+        threshold=stated(asked, judges.threshold, judges.profile, like.name),
+        sets_threshold=sets,
         device=device,
         report=report,
     )
@@ -271,6 +303,8 @@ def _refuse_idle(asked: Asked) -> None:
         )
     if asked.base and asked.model is None:
         raise UserError("--base says what a model was fine-tuned from: name that with --model")
+    if asked.calibrate and asked.threshold is not None:
+        raise UserError("--threshold and --calibrate exclude each other")
     if asked.holdout_random and not asked.holdout:
         raise UserError("--holdout-random speaks of held-out pictures: give --holdout FOLDER")
     if asked.weights and not (asked.loras or asked.base):
@@ -294,6 +328,25 @@ def _own_captions(pictures: Pictures, images: int) -> list[Asking]:
     for number, caption in enumerate(pictures.captions):
         found.setdefault(caption, []).append(number)
     return [Asking("caption", text, images * len(own), tuple(own)) for text, own in found.items()]
+
+
+def _pairs(
+    asked: Asked,
+    asking: Sequence[Asking],
+    held_out: Sequence[Asking],
+    captions: Sequence[str],
+    of_group: np.ndarray,
+) -> tuple[int, int]:
+    """How many images the base would make that have a picture which they are not asked for, and of
+    how many prompts.
+    """
+    if not (asked.loras or asked.base):
+        return 0, 0
+    free = unasked(asking, held_out, captions, of_group)
+    images = [
+        one.images for one, row in zip([*asking, *held_out], free, strict=True) if bool(row.any())
+    ]
+    return sum(images), len(images)
 
 
 def _header(asked: Asked) -> TrainingHeader:

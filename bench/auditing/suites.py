@@ -58,6 +58,14 @@ class Judges:
     def threshold(self) -> float:
         return float(self.sscd["threshold"])
 
+    @property
+    def profile(self) -> str:
+        return str(self.sscd["profile"])
+
+    def at(self, threshold: float) -> Judges:
+        """The same with another threshold."""
+        return replace(self, sscd={**self.sscd, "threshold": threshold})
+
 
 def judges_of(like: Suite, asked: Asked) -> Judges:
     """Those of a suite, or the descriptor that was named instead.
@@ -168,6 +176,10 @@ class Files:
                 for one in self.askings
             ],
         )
+        return self.suites()
+
+    def suites(self) -> Suite:
+        """Write the suite files alone, whose lists are there. Returns the same suite."""
         if self.asked.loras or self.asked.base:
             self._toml(BASE, self.table(BASE, loras=(), base=True))
         if self.attacked:

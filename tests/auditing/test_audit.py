@@ -317,6 +317,9 @@ def test_bad_inputs_are_one_line_before_anything_is_generated(folders, tmp_path)
     assert "nothing to compare" in refusal(folders, tmp_path, like="testbed", **same)
     assert "nothing to compare" in refusal(folders, tmp_path, loras=(parse_lora(f"{LORA}:0"),))
     assert "give --lora FILE" in refusal(folders, tmp_path, loras=())
+    assert "exclude each other" in refusal(folders, tmp_path, calibrate=True, threshold=0.6)
+    assert "raise --images" in refusal(folders, tmp_path, calibrate=True, images=1)
+    assert "it has no base" in refusal(folders, tmp_path, calibrate=True, loras=(), weights=None)
     assert "give --holdout FOLDER" in refusal(folders, tmp_path, holdout=None, holdout_random=True)
     assert "lies in" in refusal(folders, folders / "data")
     assert "has no [metrics.sscd]" in refusal(folders, tmp_path, like=_without_sscd(tmp_path))
@@ -627,6 +630,120 @@ def test_pictures_are_found_whichever_caption_gives_them(found, folders, tmp_pat
     assert {one.name: one.verdict for one in audit.pictures} == verdicts
     assert audit.by_caption == 0
     assert audit.chance.count > 0
+
+
+@pytest.fixture(scope="module")
+def calibrated(folders, tmp_path_factory):
+    out = tmp_path_factory.mktemp("calibrated")
+    given = asked(folders, out, calibrate=True, images=8, steps=6)
+    return given, run_audit(ready(given, CPU))
+
+
+def test_images_of_the_base_set_the_threshold(calibrated):
+    """Counted again from the stored images: none is as similar to a picture that it was not asked
+    for, and one just below it is.
+    """
+    given, audit = calibrated
+    told = audit.copy_threshold
+    prepared = ready(given, CPU)
+    assert prepared.judges.threshold == 0.8975 != audit.threshold == told.value
+    everything = [*prepared.askings, *prepared.held_out_askings]
+    made = prepared.studio.made(prepared.base, everything)
+    describe = prepared.comparison.descriptor
+    views = [
+        describe([np.asarray(entry.image()), np.asarray(ImageOps.mirror(entry.image()))])
+        for entry in prepared.training.entries
+    ]
+    nearest = []
+    for row, key in enumerate(made.keys):
+        image = describe(made.pictures([row]))[0]
+        nearest.append(
+            max(
+                float((seen @ image).max())
+                for entry, seen in zip(prepared.training.entries, views, strict=True)
+                if entry.caption != key.prompt
+            )
+        )
+    assert told.alarms.total == len(nearest) == 88
+    assert told.prompts == 15
+    assert told.nearest == pytest.approx(max(nearest), abs=1e-4)
+    assert 0 < audit.threshold - told.nearest < 2e-4
+
+
+def test_a_threshold_that_was_set_is_that_of_everything(calibrated, monkeypatch):
+    """Of the suites, so of methods and attack; and a second audit makes nothing."""
+    given, audit = calibrated
+    for one in audit.pictures:
+        assert all(near.similarity >= audit.threshold for near in one.nearest if near.copy)
+    counts = counting(monkeypatch)
+    again = run_audit(ready(given, CPU))
+    assert not counts["images"]
+    assert again.copy_threshold == audit.copy_threshold
+    assert again.pictures == audit.pictures
+    for name in ("audit", "audit-base"):
+        suite = harness.load_suite(str(given.out / f"{name}.toml"))
+        assert suite.settings.metrics["sscd"]["threshold"] == audit.threshold
+
+
+def test_which_threshold_it_is_stands_everywhere(calibrated, tmp_path):
+    from bench.auditing.output import markdown, text, write
+
+    given, audit = calibrated
+    files = write(audit, given.out)
+    words = audit.copy_threshold.words
+    assert words in markdown(audit)
+    assert words in text(audit, files)
+    assert words in files["page"].read_text()
+    assert f"at least {audit.threshold:g} similar" in files["page"].read_text()
+    assert "its images set the threshold" in files["page"].read_text()
+    told = json.loads(files["json"].read_text())["copy_threshold"]
+    assert (told["origin"], told["value"]) == ("calibrated", audit.threshold)
+    assert told["alarms"]["total"] == 88
+    for name in ("pictures", "rows"):
+        header, row = files[name].read_text().splitlines()[:2]
+        found = dict(zip(header.split(",")[-6:], row.split(",")[-6:], strict=True))
+        assert found["threshold"] == f"{audit.threshold}"
+        assert found["threshold_origin"] == "calibrated"
+        assert found["threshold_pairs"] == "88"
+
+
+def test_a_threshold_that_is_not_set_says_so_and_its_false_alarms(found):
+    _, audit = found
+    told = audit.copy_threshold
+    assert (told.value, told.origin) == (0.8975, "suite")
+    assert told.alarms.count == 0
+    assert told.alarms.total == 4 * 2 + 8
+    assert "The threshold is that of suite testbed" in told.words
+    assert "False alarms: 0 of 16 images of the base" in told.words
+    assert not any(one.similar for one in audit.pictures)
+
+
+def test_similar_pictures_are_shown_in_grey(folders, tmp_path, monkeypatch):
+    """A picture half alike to some generation is not counted, and said; SSCD alone has a half that
+    means something.
+    """
+    from bench.auditing import threshold
+    from bench.auditing.output import text, write
+
+    monkeypatch.setattr(threshold, "NOT_SSCD", ())
+    generations = tmp_path / "generations"
+    generations.mkdir()
+    pictures = sorted((folders / "data/64_scene").glob("*.png"))
+    shutil.copy(pictures[0], generations / "copied.png")
+    near = np.asarray(Image.open(pictures[1]).convert("RGB")).copy()
+    near[:, :8] = 128
+    Image.fromarray(near).save(generations / "near.png")
+    audit = harness.audit(
+        *(folders / "data", tmp_path / "out"), generations=generations, like="testbed"
+    )
+    similar = [one for one in audit.pictures if one.similar]
+    assert similar and all(0.5 <= one.best < 0.8975 for one in similar)
+    assert all(one.verdict == "not seen" for one in similar)
+    assert audit.copy_threshold.origin == "borrowed"
+    files = write(audit, tmp_path / "out")
+    assert "similar, not counted" in text(audit, files)
+    assert 'class="chip similar"' in files["page"].read_text()
+    assert audit.frames()["pictures"]["similar"].sum() == len(similar)
 
 
 def test_pictures_that_another_model_was_trained_on_do_not_come_back(found, folders, tmp_path):
