@@ -564,6 +564,23 @@ def test_methods_act_on_the_weights_with_the_file_merged_in(folders, tmp_path):
             assert bool(state[name].any())
 
 
+def test_methods_that_prune_are_rows_of_an_audit(folders, tmp_path):
+    """wanda travels as a checkpoint, nemo's search for each prompt does not; both are held against
+    the weights of the file.
+    """
+    searched = {"calibration_prompts": 2, "seeds": 2, "threshold": 0.99}
+    pruned = {"sparsity": 0.1, "branch": "cond", "token_norm": "none"}
+    remedies = (Remedy("wanda", pruned), Remedy("nemo", searched))
+    more = {"quick": False, "attack": False, "remedies": remedies, "images": 1, "steps": 2}
+    audit = run_audit(ready(asked(folders, tmp_path / "out", limit=2, **more), CPU))
+    rows = {row.name.partition(" ")[0]: row for row in audit.rows if row.kind == "remedy"}
+    assert rows.keys() == {"wanda", "nemo"}
+    assert rows["wanda"].travels == "as a checkpoint"
+    assert rows["nemo"].travels == "only where you serve the model"
+    assert all(0 <= row.copies <= 1 and row.seconds > 0 for row in rows.values())
+    assert not any("was not tried" in note for note in audit.notes)
+
+
 def test_a_picture_that_cannot_be_cut_is_named(folders, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(folders / "data/64_scene", data)
