@@ -89,6 +89,7 @@ class Audit:
     device: torch.device
     report: Report
     tried: bool = False  # whether the model was loaded once, with everything that is merged into it
+    in_between: bool = True  # whether there are weights between the model and the base; once tried
 
     @property
     def studio(self) -> Studio:
@@ -151,7 +152,7 @@ class Audit:
         """Weights and epochs beside base and model: column, kind of row, weight."""
         found: list[tuple[Column, str, float | None]] = []
         if self.asked.base:
-            for weight in self.asked.curve:
+            for weight in self.asked.curve if self.in_between else ():
                 suite = self.files.with_weight(self.suite, weight)
                 found.append((Column(f"weight {weight:g}", suite), "weight", weight))
             return found
@@ -284,7 +285,13 @@ def try_model(audit: Audit) -> Denoiser:
         check(pipe, read_lora(file))
     if audit.base and audit.asked.base:
         base = load_base(audit.base.suite, prepared.engine.denoiser)
-        refuse_other_training(pipe, base.pipe)
+        try:
+            refuse_other_training(pipe, base.pipe)
+        except UserError as error:
+            if audit.asked.weights:
+                raise
+            audit.in_between = False
+            audit.note(f"No weights were tried: {error}")
         if not same_weights(pipe.vae, base.pipe.vae):
             audit.note(OTHER_AUTOENCODER)
     _note_long_captions(audit, pipe)

@@ -17,6 +17,7 @@ import bench as harness
 from bench.auditing.asked import Asked, Lora, Remedy, parse_lora, parse_remedies, parse_weights
 from bench.auditing.audit import run_audit
 from bench.auditing.pictures import read_pictures
+from bench.auditing.plan import plan
 from bench.auditing.ready import ready
 from bench.base.errors import UserError
 from bench.captioned.views import Training
@@ -452,6 +453,24 @@ def test_another_autoencoder_of_the_base_is_said(folders, tmp_path, fine_tuned):
     assert OTHER_AUTOENCODER in prepared.notes
 
 
+def test_a_base_that_predicts_something_else_has_no_weights(folders, tmp_path, fine_tuned):
+    """It is compared all the same; whoever asks for weights is told."""
+    from bench.auditing.ready import try_model
+
+    base = tmp_path / "base"
+    shutil.copytree(BUNDLE / "pipeline", base)
+    file = base / "scheduler/scheduler_config.json"
+    settings = json.loads(file.read_text())
+    other = "epsilon" if settings.get("prediction_type") == "v_prediction" else "v_prediction"
+    file.write_text(json.dumps(settings | {"prediction_type": other}))
+    more = as_a_whole(fine_tuned, base=base)
+    assert "there is nothing between" in refusal(folders, tmp_path, **more)
+    prepared = ready(asked(folders, tmp_path / "out", **more | {"weights": None}), CPU)
+    try_model(prepared)
+    assert not prepared.settings()
+    assert any(note.startswith("No weights were tried") for note in prepared.notes)
+
+
 def test_the_attacker_who_knows_the_base_is_tried(folders, tmp_path):
     """On a few pictures: what the record says is what the audit says."""
     more = {"quick": False, "remedies": (), "images": 2, "steps": 4, "holdout": None}
@@ -693,8 +712,12 @@ def test_a_threshold_that_was_set_is_that_of_everything(calibrated, monkeypatch)
     for one in audit.pictures:
         assert all(near.similarity >= audit.threshold for near in one.nearest if near.copy)
     counts = counting(monkeypatch)
-    again = run_audit(ready(given, CPU))
+    run_audit(ready(given, CPU))
     assert not counts["images"]
+    planned = plan(ready(given, CPU))
+    assert planned["images"]["base"] == 88  # held-out captions too
+    assert not planned["images_missing"]
+    again = run_audit(ready(given, CPU))
     assert again.copy_threshold == audit.copy_threshold
     assert again.pictures == audit.pictures
     for name in ("audit", "audit-base"):
