@@ -42,7 +42,8 @@ class Asked:
     `like` is the suite whose sampler, copy descriptor and threshold are used; the model is that
     suite's where none is named. `base` is what a fully fine-tuned model began as; with LoRAs it is
     the model without them. `epochs` are earlier saves of the first LoRA. `out` is the work folder:
-    suite, lists, views, images, records, page.
+    suite, lists, views, images, records, page. `calibrate` says whether the threshold is set on
+    images of the base; None: where that of the suite would be borrowed.
     """
 
     data: Path
@@ -69,6 +70,7 @@ class Asked:
     sscd: Path | None = None
     profile: str = ""
     threshold: float | None = None
+    calibrate: bool | None = None
     steps: int | None = None
     guidance: float | None = None
     dtype: str = ""

@@ -25,6 +25,7 @@ from bench.auditing.result import Found
 from bench.auditing.rows import remedy_columns, rows_of
 from bench.auditing.sampling import Generated, planned
 from bench.auditing.suites import NAME
+from bench.auditing.threshold import calibrated, measured, nearest_unasked
 from bench.auditing.verdicts import (
     Assigned,
     best_of_own,
@@ -49,12 +50,16 @@ def run_audit(audit: Audit) -> Found:
     studio, comparison = audit.studio, audit.comparison
     everything = [*audit.askings, *audit.held_out_askings]
     yours = studio.made(audit.yours, everything)
-    base = studio.made(audit.base, audit.askings) if audit.base else None
+    base = studio.made(audit.base, audit.base_askings) if audit.base else None
     rows = len(planned(yours.prepared, audit.askings).keys)
     seen = comparison.seen_of(yours)
-    before = comparison.seen_of(base) if base else None
+    before = None
+    if base:
+        before = comparison.seen_of(base)
+        _settle_threshold(audit, before, base)
+        before = _first(before, rows)
     prompts = Assigned(yours.prompt[:rows], _own(audit.askings, len(audit.training)))
-    natural = Seen(seen.similarity[:rows], seen.view[:rows], seen.held_out[:rows])
+    natural = _first(seen, rows)
     hit = hits(natural.similarity, audit.judges.threshold, natural.held_out)
     hit_base = hits(before.similarity, audit.judges.threshold, before.held_out) if before else None
     attack, extracted = attack_found(audit)
@@ -63,6 +68,12 @@ def run_audit(audit: Audit) -> Found:
     said = verdicts(hit, near_base, extracted)
     back = np.array([one in ("copied", "already in the base") for one in said])
     held = _held_out_hits(audit, seen, yours)
+    if audit.threshold.origin == "calibrated" and held.any():
+        audit.note(
+            f"At the threshold that was set, {held.sum()} of {len(held)} held-out pictures would be"
+            " called copied: images of your model are nearer to all pictures of this kind than"
+            " those of the base, and copies among yours are no surer than these."
+        )
     captions = np.array([one.kind == "caption" for one in audit.askings])
     of_captions = (hit & prompts.own_images).any(0)
     best = best_of_own(natural.similarity, prompts)
@@ -71,7 +82,8 @@ def run_audit(audit: Audit) -> Found:
         model=_called(audit),
         what=_what(audit),
         threshold=audit.judges.threshold,
-        profile=str(audit.judges.sscd["profile"]),
+        copy_threshold=audit.threshold,
+        profile=audit.judges.profile,
         images=len(yours.keys),
         yours=share_of(back, audit.groups),
         base=share_of(np.asarray(hit_base.any(0)), audit.groups) if hit_base is not None else None,
@@ -96,9 +108,37 @@ def run_audit(audit: Audit) -> Found:
         settings=_settings(audit),
         images_each=audit.asked.images_each,
         total=audit.training.total,
+        whole=audit.asked.base is not None,
         environment=environment(audit.device),
         seconds=round(time.perf_counter() - began, 1),
     )
+
+
+def _settle_threshold(audit: Audit, before: Seen, made: Generated) -> None:
+    """Set the threshold on images of the base where that was asked for, and measure in any case how
+    often these reach it.
+    """
+    stated = audit.threshold
+    nearest, prompt = nearest_unasked(before.similarity, made.prompt, audit.unasked)
+    if not audit.sets_threshold:
+        audit.take_threshold(measured(stated, nearest, prompt))
+        return
+    found = calibrated(stated, audit.judges.profile, nearest, prompt)
+    if found.value > stated.value:
+        free = np.where(audit.unasked[made.prompt], before.similarity, -np.inf)
+        picture = audit.training.entries[int(free.max(0).argmax())].name
+        audit.note(
+            f"The threshold that was set, {found.value:g}, lies above the {stated.value:g} of suite"
+            f" {stated.suite}: an image of the base is {free.max():.2f} similar to"
+            f" {visible(picture)}, which it was not asked for. If the base knows that picture, give"
+            " --threshold."
+        )
+    audit.take_threshold(found)
+
+
+def _first(seen: Seen, rows: int) -> Seen:
+    """What was seen of the first images."""
+    return Seen(seen.similarity[:rows], seen.view[:rows], seen.held_out[:rows])
 
 
 def _own(asking: Sequence[Asking], pictures: int) -> np.ndarray:
@@ -148,10 +188,10 @@ def _not_tried(audit: Audit) -> tuple[str, ...]:
         found.append("remedies")
     if audit.attack is None:
         found.append("attackers")
-    if audit.asked.quick and audit.asked.loras:
+    if audit.asked.quick and (audit.asked.loras or audit.asked.base):
         found.append("more than a few weights (--quick)")
     if audit.asked.base:
-        found.append("weights between base and model: only LoRA files have them here")
+        found.append("earlier saves of the model: an audit of each says what it gives back")
     elif not audit.asked.epochs:
         found.append("earlier epochs (--epochs FILE)")
     return tuple(found)

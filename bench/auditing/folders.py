@@ -16,6 +16,7 @@ from bench.auditing.found import SHOWN, keep_image
 from bench.auditing.pictures import groups, notes_on, read_both
 from bench.auditing.result import Found, Near, PictureFound
 from bench.auditing.suites import Files, Judges, absolute, judges_of, refuse_out
+from bench.auditing.threshold import stated
 from bench.auditing.verdicts import excess, hits, hits_among, share_of, upper_limit, verdicts
 from bench.base.errors import UserError, visible
 from bench.base.pictures import has_picture_suffix, read_picture
@@ -63,6 +64,7 @@ def compare_folders(
     hit = hits(seen.similarity, judges.threshold, seen.held_out)
     held = np.asarray(hits_among(seen.held_out, judges.threshold).any(0))
     said = verdicts(hit, None)
+    threshold = stated(asked, judges.threshold, judges.profile, like.name, of_model=False)
     back = np.asarray(hit.any(0))
     of_group = groups(comparison.among_training(), judges.threshold)
     asked_files = Files(asked, like, judges, pictures, holdout, [], device.type != "cpu")
@@ -88,6 +90,7 @@ def compare_folders(
                 of_all=copies,
                 best=float(seen.similarity[:, number].max()),
                 best_base=None,
+                similar=not copies and threshold.similar(float(seen.similarity[:, number].max())),
                 nearest=tuple(
                     Near(
                         kind="file",
@@ -108,7 +111,8 @@ def compare_folders(
         model=visible(f"the generations in {generations.name}"),
         what=visible(asked.data.name),
         threshold=judges.threshold,
-        profile=str(judges.sscd["profile"]),
+        copy_threshold=threshold,
+        profile=judges.profile,
         images=len(files),
         yours=share_of(back, of_group),
         base=None,

@@ -72,6 +72,8 @@ def pictures_found(
                 of_all=int(hit[:, number].sum()),
                 best=float(seen.similarity[:, number].max()),
                 best_base=float(before.similarity[:, number].max()) if before else None,
+                similar=said[number] == "not seen"
+                and audit.threshold.similar(float(seen.similarity[:, number].max())),
                 nearest=nearest,
                 file=audit.files.view_file(number),
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.auditing.found import forget_images
-from bench.auditing.page import bounds, columns, page, percent
+from bench.auditing.page import bounds, columns, page, percent, similar_in_words
 from bench.auditing.result import Found
 from bench.base.errors import visible
 from bench.base.files import write_atomically
@@ -47,7 +47,7 @@ def markdown(found: Found) -> str:
     limits = (
         f"Looked for {looked} training pictures in {found.images:,} images{how}{quick}. A copy is"
         f" at least {found.threshold:g} similar (descriptor of suite {found.settings['like']},"
-        f" profile {found.profile})."
+        f" profile {found.profile}). {found.copy_threshold.words}{similar_in_words(found)}"
     )
     lines = [f"**{found.answer}** {limits}", "", "| | pictures | 95 % | |", "|---|---|---|---|"]
     for one in columns(found):
@@ -83,6 +83,9 @@ def _cell(text: str) -> str:
 def text(found: Found, files: Mapping[str, Path]) -> str:
     """The answer for a terminal."""
     lines = [found.answer]
+    lines.append(f"a copy is at least {found.threshold:g} similar. {found.copy_threshold.words}")
+    if found.similar:
+        lines.append(similar_in_words(found).strip())
     for one in columns(found):
         known = f"{one['count']} of {one['total']}" if one["known"] else "not known"
         interval = f" ({one['interval']})" if one["interval"] else ""

@@ -48,6 +48,7 @@ def page(found: Found, folder: Path) -> str:
         rows=[_row(one) for one in found.rows],
         tags=list(found.header["tags"].items())[:TAGS],
         untold=max(0, len(found.header["tags"]) - TAGS),
+        similar=similar_in_words(found),
         percent=percent,
         bounds=bounds,
         size=(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
@@ -61,7 +62,12 @@ def columns(found: Found) -> list[dict[str, Any]]:
         (
             "base",
             found.base,
-            "come back from the model yours was made from, same prompts and seeds",
+            "come back from the model yours was made from, same prompts and seeds"
+            + (
+                "; its images set the threshold, against pictures that they were not asked for"
+                if found.copy_threshold.origin == "calibrated"
+                else ""
+            ),
         ),
         (
             "held-out",
@@ -88,6 +94,17 @@ def columns(found: Found) -> list[dict[str, Any]]:
         }
         for name, share, means in table
     ]
+
+
+def similar_in_words(found: Found) -> str:
+    """A sentence on pictures that are not counted and still look like an image; empty for none."""
+    if not found.similar:
+        return ""
+    one = found.similar == 1
+    return (
+        f" {found.similar} more picture{' is' if one else 's are'} at least"
+        f" {found.copy_threshold.grey:g} similar to some image: similar, not counted."
+    )
 
 
 def percent(value: float) -> str:

@@ -26,7 +26,7 @@ def plan(audit: Audit, denoiser: Denoiser | None = None) -> dict[str, Any]:
     yours = planned(studio.prepared(audit.yours), [*audit.askings, *audit.held_out_askings])
     columns.append((audit.yours, yours))
     if audit.base:
-        columns.append((audit.base, planned(studio.prepared(audit.base), audit.askings)))
+        columns.append((audit.base, planned(studio.prepared(audit.base), audit.base_askings)))
     few = compared(audit.askings)
     for column in [*(one for one, _, _ in audit.settings()), *remedy_columns(audit)]:
         columns.append((column, planned(studio.prepared(column), few, FEW)))

@@ -4,6 +4,7 @@ generated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ from bench.auditing.suites import (
     refuse_out,
     weighted,
 )
+from bench.auditing.threshold import Threshold, is_set, stated, unasked
 from bench.base.digests import path_digest
 from bench.base.errors import UserError, visible
 from bench.base.progress import Report, silent
 from bench.base.prompt_lists import read_list
 from bench.captioned.views import Training
+from bench.diffusion.between import refuse_other_training, same_weights
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import check
@@ -57,6 +60,10 @@ OF_FILES = (
 )
 # On the embedded model these methods need other parameters (Makefile, `make records`).
 OF_TESTBED = {"wanda": {"sparsity": 0.1, "branch": "cond", "token_norm": "none"}}
+OTHER_AUTOENCODER = (
+    "The base has another autoencoder than the model: images of the base are decoded with its own,"
+    " those of the weights between the two with the model's."
+)
 
 
 @dataclass
@@ -77,9 +84,12 @@ class Audit:
     groups: np.ndarray
     comparison: Comparison
     notes: list[str]
+    threshold: Threshold
+    sets_threshold: bool  # on images of the base
     device: torch.device
     report: Report
     tried: bool = False  # whether the model was loaded once, with everything that is merged into it
+    in_between: bool = True  # whether there are weights between the model and the base; once tried
 
     @property
     def studio(self) -> Studio:
@@ -96,6 +106,29 @@ class Audit:
         if not (self.asked.loras or self.asked.base):
             return None
         return Column("base", load_suite(str(self.asked.out / f"{BASE}.toml")))
+
+    @property
+    def base_askings(self) -> list[Asking]:
+        """What the base is asked: what the model is, and held-out captions too where its images
+        set the threshold.
+        """
+        return [*self.askings, *(self.held_out_askings if self.sets_threshold else ())]
+
+    @property
+    def unasked(self) -> np.ndarray:
+        """Which pictures the prompts of `base_askings` do not ask for, bool `[P, N]`."""
+        held_out = self.base_askings[len(self.askings) :]
+        return unasked(self.askings, held_out, self.training.captions, self.groups)
+
+    def take_threshold(self, found: Threshold) -> None:
+        """Judge by another threshold from now on: copies, near-duplicates, suites and attack."""
+        self.threshold = found
+        if found.value == self.judges.threshold:
+            return
+        self.judges = self.judges.at(found.value)
+        self.files = replace(self.files, judges=self.judges)
+        self.suite = self.files.suites()
+        self.groups = groups(self.comparison.among_training(), found.value)
 
     @property
     def attack(self) -> Column | None:
@@ -117,9 +150,14 @@ class Audit:
 
     def settings(self) -> list[tuple[Column, str, float | None]]:
         """Weights and epochs beside base and model: column, kind of row, weight."""
+        found: list[tuple[Column, str, float | None]] = []
+        if self.asked.base:
+            for weight in self.asked.curve if self.in_between else ():
+                suite = self.files.with_weight(self.suite, weight)
+                found.append((Column(f"weight {weight:g}", suite), "weight", weight))
+            return found
         if not self.asked.loras:
             return []
-        found: list[tuple[Column, str, float | None]] = []
         for weight in self.asked.curve:
             suite = self.files.with_loras(self.suite, weighted(self.asked.loras, weight))
             found.append((Column(self._weight_name(weight), suite), "weight", weight))
@@ -209,6 +247,9 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
         raise UserError(
             "nothing to compare: with these weights the LoRA files leave the model as it was"
         )
+    held_out_askings = _own_captions(holdout, asked.images_each) if holdout else []
+    of_group = groups(comparison.among_training(), judges.threshold)
+    sets = is_set(asked, *_pairs(asked, asking, held_out_askings, pictures.captions, of_group))
     return Audit(
         asked=asked,
         like=like,
@@ -216,14 +257,16 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
         training=pictures,
         holdout=holdout,
         askings=asking,
-        held_out_askings=_own_captions(holdout, asked.images_each) if holdout else [],
+        held_out_askings=held_out_askings,
         header=header,
         trigger=trigger,
         files=files,
         suite=suite,
-        groups=groups(comparison.among_training(), judges.threshold),
+        groups=of_group,
         comparison=comparison,
         notes=notes,
+        threshold=stated(asked, judges.threshold, judges.profile, like.name),
+        sets_threshold=sets,
         device=device,
         report=report,
     )
@@ -241,7 +284,16 @@ def try_model(audit: Audit) -> Denoiser:
     for file in audit.asked.epochs:
         check(pipe, read_lora(file))
     if audit.base and audit.asked.base:
-        load_base(audit.base.suite, prepared.engine.denoiser)
+        base = load_base(audit.base.suite, prepared.engine.denoiser)
+        try:
+            refuse_other_training(pipe, base.pipe)
+        except UserError as error:
+            if audit.asked.weights:
+                raise
+            audit.in_between = False
+            audit.note(f"No weights were tried: {error}")
+        if not same_weights(pipe.vae, base.pipe.vae):
+            audit.note(OTHER_AUTOENCODER)
     _note_long_captions(audit, pipe)
     audit.tried = True
     return prepared.engine.denoiser
@@ -258,10 +310,15 @@ def _refuse_idle(asked: Asked) -> None:
         )
     if asked.base and asked.model is None:
         raise UserError("--base says what a model was fine-tuned from: name that with --model")
+    if asked.calibrate and asked.threshold is not None:
+        raise UserError("--threshold and --calibrate exclude each other")
     if asked.holdout_random and not asked.holdout:
         raise UserError("--holdout-random speaks of held-out pictures: give --holdout FOLDER")
-    if asked.weights and not asked.loras:
-        raise UserError("--weights are those of a LoRA: give --lora FILE")
+    if asked.weights and not (asked.loras or asked.base):
+        raise UserError(
+            "--weights lie between a model and what it was made from: give --lora FILE, or what a"
+            " model was fine-tuned from with --base"
+        )
     if asked.base and asked.model and _same_files(asked.model, asked.base):
         raise UserError(
             f"nothing to compare: {visible(str(asked.base))} holds the same model as"
@@ -278,6 +335,25 @@ def _own_captions(pictures: Pictures, images: int) -> list[Asking]:
     for number, caption in enumerate(pictures.captions):
         found.setdefault(caption, []).append(number)
     return [Asking("caption", text, images * len(own), tuple(own)) for text, own in found.items()]
+
+
+def _pairs(
+    asked: Asked,
+    asking: Sequence[Asking],
+    held_out: Sequence[Asking],
+    captions: Sequence[str],
+    of_group: np.ndarray,
+) -> tuple[int, int]:
+    """How many images the base would make that have a picture which they are not asked for, and of
+    how many prompts.
+    """
+    if not (asked.loras or asked.base):
+        return 0, 0
+    free = unasked(asking, held_out, captions, of_group)
+    images = [
+        one.images for one, row in zip([*asking, *held_out], free, strict=True) if bool(row.any())
+    ]
+    return sum(images), len(images)
 
 
 def _header(asked: Asked) -> TrainingHeader:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.auditing.threshold import Threshold
 from bench.auditing.verdicts import Share, Verdict
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class PictureFound:
     `copies` of `images` made with its caption copy it, `interval` is that of the share, and `limit`
     the rate above which none would have been a surprise; of generations made elsewhere, `images`
     are all of them. `by_kind` has copies and images by kind of prompt, and `of_all` counts copies
-    among all images. `best` is the largest similarity of any image, `best_base` the base's.
+    among all images. `best` is the largest similarity of any image, `best_base` the base's;
+    `similar` says that the picture is not counted, and still so near that one should look.
     """
 
     name: str
@@ -57,6 +59,7 @@ class PictureFound:
     of_all: int
     best: float
     best_base: float | None
+    similar: bool = False
     nearest: tuple[Near, ...] = ()
     file: str = ""
 
@@ -126,6 +129,7 @@ class Found:
     model: str
     what: str
     threshold: float
+    copy_threshold: Threshold  # the same with where it comes from and how often it errs
     profile: str
     images: int
     yours: Share
@@ -148,6 +152,7 @@ class Found:
     images_each: int = 0  # of each caption
     total: int = 0  # pictures in the folder
     of_model: bool = True  # not of generations that were made elsewhere
+    whole: bool = False  # the model was fine-tuned as a whole, and has no LoRA file
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -166,6 +171,11 @@ class Found:
         return f"{count} of {total} training pictures {verb} back."
 
     @property
+    def similar(self) -> int:
+        """How many pictures are similar to some image and not counted."""
+        return sum(one.similar for one in self.pictures)
+
+    @property
     def given_away(self) -> float:
         """The share of pictures that this training gives away: copied, or extractable by an attack;
         what comes back from the base as well is not counted.
@@ -181,8 +191,10 @@ class Found:
         """`pictures`, `nearest`, `kinds` and `rows` as data frames."""
         import pandas as pd
 
+        facts = self.copy_threshold.facts
         pictures = [
             {key: value for key, value in dataclasses.asdict(one).items() if key != "nearest"}
+            | facts
             for one in self.pictures
         ]
         nearest = [
@@ -194,7 +206,7 @@ class Found:
             "pictures": pd.DataFrame(pictures),
             "nearest": pd.DataFrame(nearest),
             "kinds": pd.DataFrame([dataclasses.asdict(one) for one in self.kinds]),
-            "rows": pd.DataFrame([dataclasses.asdict(one) for one in self.rows]),
+            "rows": pd.DataFrame([dataclasses.asdict(one) | facts for one in self.rows]),
         }
 
 

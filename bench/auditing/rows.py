@@ -1,5 +1,5 @@
 """Weights, epochs and remedies: each with its images of the same prompts and seeds, and held
-against the weights of the file.
+against the weights between the base and the model.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def rows_of(audit: Audit, studio: Studio) -> tuple[Row, ...]:
     points = [point(audit.yours, "weight", 1.0, TRAVELS["file"])]
     if audit.base:
         points.insert(0, point(audit.base, "weight", 0.0, "it is the base"))
-    points += [
-        point(column, kind, weight, TRAVELS["file"]) for column, kind, weight in audit.settings()
-    ]
+    # What lies between two whole models is a whole model.
+    between = TRAVELS["weights" if audit.asked.base else "file"]
+    points += [point(column, kind, weight, between) for column, kind, weight in audit.settings()]
     seconds: dict[str, float | None] = {}
     for column in remedy_columns(audit):
         where = registry.find("method", column.method).load().where

@@ -58,6 +58,14 @@ class Judges:
     def threshold(self) -> float:
         return float(self.sscd["threshold"])
 
+    @property
+    def profile(self) -> str:
+        return str(self.sscd["profile"])
+
+    def at(self, threshold: float) -> Judges:
+        """The same with another threshold."""
+        return replace(self, sscd={**self.sscd, "threshold": threshold})
+
 
 def judges_of(like: Suite, asked: Asked) -> Judges:
     """Those of a suite, or the descriptor that was named instead.
@@ -168,6 +176,10 @@ class Files:
                 for one in self.askings
             ],
         )
+        return self.suites()
+
+    def suites(self) -> Suite:
+        """Write the suite files alone, whose lists are there. Returns the same suite."""
         if self.asked.loras or self.asked.base:
             self._toml(BASE, self.table(BASE, loras=(), base=True))
         if self.attacked:
@@ -183,9 +195,11 @@ class Files:
         base: bool = False,
         judged: bool = True,
         attacked: bool = False,
+        weight: float = 1.0,
     ) -> dict[str, Any]:
         """The settings of one suite. `base`: of what the model was made from; `judged`: methods
-        are timed on it; `attacked`: with the attack of whoever knows the base.
+        are timed on it; `attacked`: with the attack of whoever knows the base; `weight`: how much
+        is kept of a fine-tuning as a whole.
         """
         model = model_table(self.asked, self.like, self.on_gpu)
         if self.asked.base and base:
@@ -193,6 +207,8 @@ class Files:
             model.pop("config", None)
         elif self.asked.base:
             model["base"] = str(absolute(self.asked.base))
+        if weight != 1:
+            model["weight"] = weight
         if loras:
             model["loras"] = [
                 {
@@ -242,6 +258,11 @@ class Files:
     def with_loras(self, suite: Suite, loras: Sequence[Lora]) -> Suite:
         """The same suite with other LoRAs, in memory: for weights and earlier epochs."""
         table = self.table(NAME, loras, judged=False)
+        return replace(suite, settings=SuiteSettings.model_validate(table))
+
+    def with_weight(self, suite: Suite, weight: float) -> Suite:
+        """The same suite with its model, fine-tuned as a whole, at a weight, in memory."""
+        table = self.table(NAME, (), judged=False, weight=weight)
         return replace(suite, settings=SuiteSettings.model_validate(table))
 
     def _controls_are_apart(self) -> bool:

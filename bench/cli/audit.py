@@ -134,6 +134,16 @@ class MeasureOptions:
     threshold: Annotated[
         float | None, typer.Option(help="Similarity from which an image is a copy.")
     ] = None
+    calibrate: Annotated[
+        bool | None,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help=(
+                "Set that similarity on images of the base; by default where it would be borrowed,"
+                " and there are 50 images."
+            ),
+        ),
+    ] = None
     steps: Annotated[int | None, typer.Option(min=1)] = None
     guidance: Annotated[float | None, typer.Option(min=0)] = None
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = ""
@@ -208,6 +218,7 @@ def _asked(
         sscd=measure.sscd,
         profile=measure.profile,
         threshold=measure.threshold,
+        calibrate=measure.calibrate,
         steps=measure.steps,
         guidance=measure.guidance,
         dtype=measure.dtype,
@@ -275,7 +286,7 @@ OF_MODELS: dict[str, tuple[str, ...]] = {
     "subject": ("model", "lora", "base", "epochs", "holdout_random"),
     "captions": ("trigger", "novel"),
     "effort": ("quick", "images", "weights", "remedy", "no_attack", "seed"),
-    "measure": ("steps", "guidance", "dtype", "batch_size"),
+    "measure": ("calibrate", "steps", "guidance", "dtype", "batch_size"),
     "output": ("dry_run", "store"),
 }
 

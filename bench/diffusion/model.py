@@ -20,6 +20,7 @@ import torch
 
 from bench.base.errors import UserError, one_line
 from bench.diffusion.batch_size import batch_size_by_trial
+from bench.diffusion.between import blend, refuse_other_shapes
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.execution import Execution, prepare
 from bench.diffusion.families import CALLED, Family, family_of_pipeline, parts_of
@@ -90,14 +91,46 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
     mode, parameters without gradients, its scheduler the suite's.
 
     The scheduler keeps what the folder says of the model: noise schedule and prediction type.
+    With `[model] weight` UNet and text encoders lie between the base and the model.
+
     Raises `UserError` for files that are missing, truncated, of another model, pickles, or that
     hold NaN.
     """
+    settings, dtype = suite.settings.model, DTYPES[suite.settings.model.dtype]
+    path = suite.path(settings.path)
+    quiet_libraries()
+    if settings.weight == 1:
+        pipe = _read(suite, dtype)
+    else:
+        pipe = _read(suite, torch.float32)
+        base = suite.needed_base("[model] weight")
+        whole = _read(base, torch.float32)
+        refuse_other_shapes(pipe, whole, base.settings.model.path)
+        blend(pipe, whole, settings.weight)
+        for network in parts_of(pipe).values():
+            network.to(dtype)
+    if settings.loras:
+        given = [(suite.path(lora.file), Strength(*lora.strengths)) for lora in settings.loras]
+        merge(pipe, [(read_lora(file), strength) for file, strength in given])
+    pipe.to(device)
+    for network in parts_of(pipe).values():
+        network.eval().requires_grad_(False)
+    _check_side(pipe, suite)
+    _limit_tokens(pipe.tokenizer, pipe.text_encoder, path)
+    if family_of_pipeline(pipe) == "sdxl":
+        _limit_tokens(pipe.tokenizer_2, pipe.text_encoder_2, path)
+        _settle_xl(pipe, path)
+    if settings.vae_tiling:
+        pipe.vae.enable_tiling()
+    return pipe
+
+
+def _read(suite: Suite, dtype: torch.dtype) -> Any:
+    """The pipeline of a suite as its files have it, on the CPU, with the suite's scheduler."""
     import diffusers
 
     settings = suite.settings.model
     path = suite.path(settings.path)
-    quiet_libraries()
     refuse_pickle(path)
     if path.is_dir():
         if settings.config:
@@ -105,7 +138,7 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
                 f"suite {suite.name}: [model] config is for a checkpoint in one file, and {path} is"
                 " a folder, which has its own; leave it out"
             )
-        pipe = _from_folder(path, check_model_index(path), DTYPES[settings.dtype])
+        pipe = _from_folder(path, check_model_index(path), dtype)
     elif not settings.config:
         raise UserError(
             f"suite {suite.name}: {path} is a checkpoint in one file, which says nothing of"
@@ -113,7 +146,7 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
             " architecture (its weights are not needed)"
         )
     else:
-        pipe = _from_single_file(path, suite.path(settings.config), DTYPES[settings.dtype])
+        pipe = _from_single_file(path, suite.path(settings.config), dtype)
     scheduler: Any = getattr(diffusers, settings.scheduler, None)
     if diffusers.SchedulerMixin not in getattr(scheduler, "__mro__", ()):
         raise UserError(f"suite {suite.name}: diffusers has no scheduler {settings.scheduler!r}")
@@ -131,19 +164,6 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
         _check_numbers(path, name, network)
     if family_of_pipeline(pipe) == "sdxl":
         _check_xl(pipe, path)
-    if settings.loras:
-        given = [(suite.path(lora.file), Strength(*lora.strengths)) for lora in settings.loras]
-        merge(pipe, [(read_lora(file), strength) for file, strength in given])
-    pipe.to(device)
-    for network in parts_of(pipe).values():
-        network.eval().requires_grad_(False)
-    _check_side(pipe, suite)
-    _limit_tokens(pipe.tokenizer, pipe.text_encoder, path)
-    if family_of_pipeline(pipe) == "sdxl":
-        _limit_tokens(pipe.tokenizer_2, pipe.text_encoder_2, path)
-        _settle_xl(pipe, path)
-    if settings.vae_tiling:
-        pipe.vae.enable_tiling()
     return pipe
 
 
@@ -273,34 +293,13 @@ def load_base(suite: Suite, model: Denoiser, execution: Execution | None = None)
     base = load_denoiser(suite, model.device, execution)
     base.batch_size = model.batch_size
     path = suite.settings.model.path
-    for part in ("unet", "text_encoder"):
-        if other := _first_other_shape(getattr(model.pipe, part), getattr(base.pipe, part)):
-            raise UserError(
-                f"{path} is no base of the suite's model: {part}.{other}; name what the model was"
-                " fine-tuned from"
-            )
+    refuse_other_shapes(model.pipe, base.pipe, path)
     if not torch.equal(model.alphas, base.alphas):
         raise UserError(
             f"{path} is no base of the suite's model: its noise schedule is another one; name what"
             " the model was fine-tuned from"
         )
     return base
-
-
-def _first_other_shape(model: torch.nn.Module, base: torch.nn.Module) -> str:
-    """Which parameter two networks do not have alike, in words; empty for none."""
-    ours, theirs = (
-        {name: tuple(value.shape) for name, value in network.named_parameters()}
-        for network in (model, base)
-    )
-    for name in sorted(ours.keys() | theirs.keys()):
-        if ours.get(name) != theirs.get(name):
-            here, there = (
-                "x".join(map(str, shapes[name])) if name in shapes else "missing"
-                for shapes in (ours, theirs)
-            )
-            return f"{name} is {there} there and {here} in the model"
-    return ""
 
 
 def stored_as(suite: Suite) -> dict[str, Any]:

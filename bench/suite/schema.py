@@ -110,9 +110,28 @@ class ModelSettings(_Frozen):
             " it is the model without them, unless another is named"
         ),
     )
+    weight: float = Field(
+        1.0,
+        allow_inf_nan=False,
+        description=(
+            "of a model that was fine-tuned as a whole: UNet and text encoders are base + weight x"
+            " (model - base); needs `base`"
+        ),
+    )
     size_conditioning: SizeConditioning | None = Field(
         None, description="for Stable Diffusion XL: the sizes that the model is told"
     )
+
+    @model_validator(mode="after")
+    def _weight_lies_between_two(self) -> ModelSettings:
+        if self.weight != 1 and self.loras:
+            raise ValueError(
+                "weight is of a model that was fine-tuned as a whole: in [[model.loras]] each file"
+                " has its own"
+            )
+        if self.weight != 1 and not self.base:
+            raise ValueError("weight needs base: what the model was fine-tuned from")
+        return self
 
 
 class PromptSettings(_Frozen):
@@ -319,7 +338,7 @@ class SuiteSettings(_Frozen):
 # fingerprints and keys, which stay what they were.
 LATER = {
     "suite": ("stratified", "track"),
-    "model": ("config", "vae_tiling", "loras", "base", "size_conditioning"),
+    "model": ("config", "vae_tiling", "loras", "base", "weight", "size_conditioning"),
     "prompts": (
         "format",
         "delimiter",

@@ -181,6 +181,8 @@ class Suite:
             model["config"] = self.digest(model["config"])
         if self.settings.model.loras:
             model["loras"] = self.lora_strengths
+        if self.settings.model.weight != 1:
+            model["base_sha256"] = self.digest(self.settings.model.base)
         return model | {"model_sha256": self.digest(self.settings.model.path)}
 
     @property
@@ -203,7 +205,7 @@ class Suite:
         path = model.base or model.path
         # a checkpoint in one file has no configs of its own, and a folder always has
         config = None if self.place(path).is_dir() else model.config or model.path
-        changed = {"path": path, "config": config, "loras": (), "base": ""}
+        changed = {"path": path, "config": config, "loras": (), "base": "", "weight": 1.0}
         settings = self.settings.model_copy(update={"model": model.model_copy(update=changed)})
         return replace(self, settings=settings)
 

@@ -17,6 +17,7 @@ import bench as harness
 from bench.auditing.asked import Asked, Lora, Remedy, parse_lora, parse_remedies, parse_weights
 from bench.auditing.audit import run_audit
 from bench.auditing.pictures import read_pictures
+from bench.auditing.plan import plan
 from bench.auditing.ready import ready
 from bench.base.errors import UserError
 from bench.captioned.views import Training
@@ -317,6 +318,9 @@ def test_bad_inputs_are_one_line_before_anything_is_generated(folders, tmp_path)
     assert "nothing to compare" in refusal(folders, tmp_path, like="testbed", **same)
     assert "nothing to compare" in refusal(folders, tmp_path, loras=(parse_lora(f"{LORA}:0"),))
     assert "give --lora FILE" in refusal(folders, tmp_path, loras=())
+    assert "exclude each other" in refusal(folders, tmp_path, calibrate=True, threshold=0.6)
+    assert "raise --images" in refusal(folders, tmp_path, calibrate=True, images=1)
+    assert "it has no base" in refusal(folders, tmp_path, calibrate=True, loras=(), weights=None)
     assert "give --holdout FOLDER" in refusal(folders, tmp_path, holdout=None, holdout_random=True)
     assert "lies in" in refusal(folders, folders / "data")
     assert "has no [metrics.sscd]" in refusal(folders, tmp_path, like=_without_sscd(tmp_path))
@@ -398,20 +402,73 @@ def fine_tuned(tmp_path_factory):
     return folder
 
 
+def as_a_whole(fine_tuned, **more):
+    given = {"loras": (), "model": fine_tuned, "base": BUNDLE / "pipeline", "like": "testbed"}
+    return given | more
+
+
 def test_a_model_that_was_fine_tuned_as_a_whole_is_compared_with_its_base(
     folders, tmp_path, fine_tuned
 ):
-    more = {
-        "loras": (),
-        "weights": None,
-        "model": fine_tuned,
-        "base": BUNDLE / "pipeline",
-        "like": "testbed",
-    }
-    audit = run_audit(ready(asked(folders, tmp_path / "out", **more), CPU))
+    """It moves with the weight as the file does that was merged into it, remedies beside."""
+    remedies = (Remedy("guidance", {"share": 0.5}),)
+    more = as_a_whole(fine_tuned, remedies=remedies)
+    prepared = ready(asked(folders, tmp_path / "out", **more), CPU)
+    audit = run_audit(prepared)
     assert audit.yours.count >= 2
     assert audit.base.count == 0
-    assert [row.weight for row in audit.rows] == [0.0, 1.0]
+    weights = [(row.name, row.weight) for row in audit.rows if row.kind == "weight"]
+    assert weights == [("base", 0.0), ("weight 0.5", 0.5), ("yours", 1.0)]
+    assert audit.rows[1].travels == "as a checkpoint"
+    assert audit.rows[-1].name == "guidance (share 0.5)"
+    assert not any("weights between" in line for line in audit.not_tried)
+    (half, _, _) = prepared.settings()[0]
+    file = ready(asked(folders, tmp_path / "file"), CPU)
+    (of_file, _, _) = file.settings()[0]
+    made = prepared.studio.made(half, prepared.askings, 1)
+    by_file = file.studio.made(of_file, prepared.askings, 1)
+    rows = range(len(made.keys))
+    differences = [
+        np.abs(one.astype(int) - other).max()
+        for one, other in zip(made.pictures(rows), by_file.pictures(rows), strict=True)
+    ]
+    assert max(differences) <= 1  # the file was rounded once more when it was merged and stored
+    from bench.auditing.output import write
+
+    page = write(audit, tmp_path / "out")["page"].read_text()
+    assert "0 is the base, 1 your model" in page
+    assert "the autoencoder is yours" in page
+    assert "of the LoRA" not in page
+
+
+def test_another_autoencoder_of_the_base_is_said(folders, tmp_path, fine_tuned):
+    from bench.auditing.ready import OTHER_AUTOENCODER, try_model
+
+    base = tmp_path / "base"
+    shutil.copytree(BUNDLE / "pipeline", base)
+    file = next((base / "vae").glob("*.safetensors"))
+    save_file({name: 1.01 * value for name, value in load_file(file).items()}, file)
+    prepared = ready(asked(folders, tmp_path / "out", **as_a_whole(fine_tuned, base=base)), CPU)
+    try_model(prepared)
+    assert OTHER_AUTOENCODER in prepared.notes
+
+
+def test_a_base_that_predicts_something_else_has_no_weights(folders, tmp_path, fine_tuned):
+    """It is compared all the same; whoever asks for weights is told."""
+    from bench.auditing.ready import try_model
+
+    base = tmp_path / "base"
+    shutil.copytree(BUNDLE / "pipeline", base)
+    file = base / "scheduler/scheduler_config.json"
+    settings = json.loads(file.read_text())
+    other = "epsilon" if settings.get("prediction_type") == "v_prediction" else "v_prediction"
+    file.write_text(json.dumps(settings | {"prediction_type": other}))
+    more = as_a_whole(fine_tuned, base=base)
+    assert "there is nothing between" in refusal(folders, tmp_path, **more)
+    prepared = ready(asked(folders, tmp_path / "out", **more | {"weights": None}), CPU)
+    try_model(prepared)
+    assert not prepared.settings()
+    assert any(note.startswith("No weights were tried") for note in prepared.notes)
 
 
 def test_the_attacker_who_knows_the_base_is_tried(folders, tmp_path):
@@ -526,6 +583,23 @@ def test_methods_act_on_the_weights_with_the_file_merged_in(folders, tmp_path):
             assert bool(state[name].any())
 
 
+def test_methods_that_prune_are_rows_of_an_audit(folders, tmp_path):
+    """wanda travels as a checkpoint, nemo's search for each prompt does not; both are held against
+    the weights of the file.
+    """
+    searched = {"calibration_prompts": 2, "seeds": 2, "threshold": 0.99}
+    pruned = {"sparsity": 0.1, "branch": "cond", "token_norm": "none"}
+    remedies = (Remedy("wanda", pruned), Remedy("nemo", searched))
+    more = {"quick": False, "attack": False, "remedies": remedies, "images": 1, "steps": 2}
+    audit = run_audit(ready(asked(folders, tmp_path / "out", limit=2, **more), CPU))
+    rows = {row.name.partition(" ")[0]: row for row in audit.rows if row.kind == "remedy"}
+    assert rows.keys() == {"wanda", "nemo"}
+    assert rows["wanda"].travels == "as a checkpoint"
+    assert rows["nemo"].travels == "only where you serve the model"
+    assert all(0 <= row.copies <= 1 and row.seconds > 0 for row in rows.values())
+    assert not any("was not tried" in note for note in audit.notes)
+
+
 def test_a_picture_that_cannot_be_cut_is_named(folders, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(folders / "data/64_scene", data)
@@ -592,6 +666,124 @@ def test_pictures_are_found_whichever_caption_gives_them(found, folders, tmp_pat
     assert {one.name: one.verdict for one in audit.pictures} == verdicts
     assert audit.by_caption == 0
     assert audit.chance.count > 0
+
+
+@pytest.fixture(scope="module")
+def calibrated(folders, tmp_path_factory):
+    out = tmp_path_factory.mktemp("calibrated")
+    given = asked(folders, out, calibrate=True, images=8, steps=6)
+    return given, run_audit(ready(given, CPU))
+
+
+def test_images_of_the_base_set_the_threshold(calibrated):
+    """Counted again from the stored images: none is as similar to a picture that it was not asked
+    for, and one just below it is.
+    """
+    given, audit = calibrated
+    told = audit.copy_threshold
+    prepared = ready(given, CPU)
+    assert prepared.judges.threshold == 0.8975 != audit.threshold == told.value
+    everything = [*prepared.askings, *prepared.held_out_askings]
+    made = prepared.studio.made(prepared.base, everything)
+    describe = prepared.comparison.descriptor
+    views = [
+        describe([np.asarray(entry.image()), np.asarray(ImageOps.mirror(entry.image()))])
+        for entry in prepared.training.entries
+    ]
+    nearest = []
+    for row, key in enumerate(made.keys):
+        image = describe(made.pictures([row]))[0]
+        nearest.append(
+            max(
+                float((seen @ image).max())
+                for entry, seen in zip(prepared.training.entries, views, strict=True)
+                if entry.caption != key.prompt
+            )
+        )
+    assert told.alarms.total == len(nearest) == 88
+    assert told.prompts == 15
+    assert told.nearest == pytest.approx(max(nearest), abs=1e-4)
+    assert 0 < audit.threshold - told.nearest < 2e-4
+
+
+def test_a_threshold_that_was_set_is_that_of_everything(calibrated, monkeypatch):
+    """Of the suites, so of methods and attack; and a second audit makes nothing."""
+    given, audit = calibrated
+    for one in audit.pictures:
+        assert all(near.similarity >= audit.threshold for near in one.nearest if near.copy)
+    counts = counting(monkeypatch)
+    run_audit(ready(given, CPU))
+    assert not counts["images"]
+    planned = plan(ready(given, CPU))
+    assert planned["images"]["base"] == 88  # held-out captions too
+    assert not planned["images_missing"]
+    again = run_audit(ready(given, CPU))
+    assert again.copy_threshold == audit.copy_threshold
+    assert again.pictures == audit.pictures
+    for name in ("audit", "audit-base"):
+        suite = harness.load_suite(str(given.out / f"{name}.toml"))
+        assert suite.settings.metrics["sscd"]["threshold"] == audit.threshold
+
+
+def test_which_threshold_it_is_stands_everywhere(calibrated, tmp_path):
+    from bench.auditing.output import markdown, text, write
+
+    given, audit = calibrated
+    files = write(audit, given.out)
+    words = audit.copy_threshold.words
+    assert words in markdown(audit)
+    assert words in text(audit, files)
+    assert words in files["page"].read_text()
+    assert f"at least {audit.threshold:g} similar" in files["page"].read_text()
+    assert "its images set the threshold" in files["page"].read_text()
+    told = json.loads(files["json"].read_text())["copy_threshold"]
+    assert (told["origin"], told["value"]) == ("calibrated", audit.threshold)
+    assert told["alarms"]["total"] == 88
+    for name in ("pictures", "rows"):
+        header, row = files[name].read_text().splitlines()[:2]
+        found = dict(zip(header.split(",")[-6:], row.split(",")[-6:], strict=True))
+        assert found["threshold"] == f"{audit.threshold}"
+        assert found["threshold_origin"] == "calibrated"
+        assert found["threshold_pairs"] == "88"
+
+
+def test_a_threshold_that_is_not_set_says_so_and_its_false_alarms(found):
+    _, audit = found
+    told = audit.copy_threshold
+    assert (told.value, told.origin) == (0.8975, "suite")
+    assert told.alarms.count == 0
+    assert told.alarms.total == 4 * 2 + 8
+    assert "The threshold is that of suite testbed" in told.words
+    assert "False alarms: 0 of 16 images of the base" in told.words
+    assert not any(one.similar for one in audit.pictures)
+
+
+def test_similar_pictures_are_shown_in_grey(folders, tmp_path, monkeypatch):
+    """A picture half alike to some generation is not counted, and said; SSCD alone has a half that
+    means something.
+    """
+    from bench.auditing import threshold
+    from bench.auditing.output import text, write
+
+    monkeypatch.setattr(threshold, "NOT_SSCD", ())
+    generations = tmp_path / "generations"
+    generations.mkdir()
+    pictures = sorted((folders / "data/64_scene").glob("*.png"))
+    shutil.copy(pictures[0], generations / "copied.png")
+    near = np.asarray(Image.open(pictures[1]).convert("RGB")).copy()
+    near[:, :8] = 128
+    Image.fromarray(near).save(generations / "near.png")
+    audit = harness.audit(
+        *(folders / "data", tmp_path / "out"), generations=generations, like="testbed"
+    )
+    similar = [one for one in audit.pictures if one.similar]
+    assert similar and all(0.5 <= one.best < 0.8975 for one in similar)
+    assert all(one.verdict == "not seen" for one in similar)
+    assert audit.copy_threshold.origin == "borrowed"
+    files = write(audit, tmp_path / "out")
+    assert "similar, not counted" in text(audit, files)
+    assert 'class="chip similar"' in files["page"].read_text()
+    assert audit.frames()["pictures"]["similar"].sum() == len(similar)
 
 
 def test_pictures_that_another_model_was_trained_on_do_not_come_back(found, folders, tmp_path):
