@@ -124,6 +124,11 @@ def _settle_threshold(audit: Audit, before: Seen, made: Generated) -> None:
         audit.take_threshold(measured(stated, nearest, prompt))
         return
     found = calibrated(stated, audit.judges.profile, nearest, prompt)
+    if not audit.asked.calibrate and found.value <= stated.value:
+        # The base is not narrowed to the pictures' theme as the audited model is, so its images
+        # may set too low a threshold: by itself, an audit only becomes stricter.
+        audit.take_threshold(measured(stated, nearest, prompt))
+        return
     if found.value > stated.value:
         free = np.where(audit.unasked[made.prompt], before.similarity, -np.inf)
         picture = audit.training.entries[int(free.max(0).argmax())].name

@@ -3,11 +3,13 @@
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from bench.auditing.asked import Asked, Lora
+from bench.auditing.audit import _settle_threshold
 from bench.auditing.prompts import Asking
 from bench.auditing.threshold import (
     HIGHEST,
@@ -171,3 +173,25 @@ def test_pictures_between_a_half_and_the_threshold_are_similar():
 def test_every_origin_has_its_words():
     for origin, alarms in itertools.product(("given", "suite", "borrowed", "calibrated"), (None,)):
         assert Threshold(0.7, origin, "s", alarms=alarms).words.startswith(("The", "This"))
+
+
+@pytest.mark.parametrize(("calibrate", "expected"), [(None, "borrowed"), (True, "calibrated")])
+def test_by_itself_an_audit_only_becomes_stricter(calibrate, expected):
+    """Images of a base that is not narrowed to the theme would set too low a threshold."""
+    images = 60
+    similarity = np.full((images, 2), 0.3)
+    taken = []
+    audit = SimpleNamespace(
+        threshold=Threshold(0.7, "borrowed", "testbed"),
+        unasked=np.ones((images, 2), dtype=bool),
+        sets_threshold=True,
+        asked=SimpleNamespace(calibrate=calibrate),
+        judges=SimpleNamespace(profile="sscd"),
+        take_threshold=taken.append,
+        note=lambda text: pytest.fail(text),
+    )
+    seen = SimpleNamespace(similarity=similarity)
+    _settle_threshold(audit, seen, SimpleNamespace(prompt=np.arange(images)))
+    assert taken[0].origin == expected
+    assert taken[0].value == (0.7 if calibrate is None else 0.5)
+    assert taken[0].alarms.count == 0
