@@ -41,14 +41,16 @@ class Asked:
 
     `like` is the suite whose sampler, copy descriptor and threshold are used; the model is that
     suite's where none is named. `base` is what a fully fine-tuned model began as; with LoRAs it is
-    the model without them. `epochs` are earlier saves of the first LoRA. `out` is the work folder:
-    suite, lists, views, images, records, page.
+    the model without them. Both are diffusers folders or checkpoints in one file, whose tokenizer,
+    scheduler and configurations are those in the folder `config`. `epochs` are earlier saves of the
+    first LoRA. `out` is the work folder: suite, lists, views, images, records, page.
     """
 
     data: Path
     out: Path
     model: Path | None = None
     base: Path | None = None
+    config: Path | None = None
     loras: tuple[Lora, ...] = ()
     epochs: tuple[Path, ...] = ()
     holdout: Path | None = None

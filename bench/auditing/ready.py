@@ -176,9 +176,8 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     like = load_suite(asked.suite_like)
     judges = judges_of(like, asked)
     header = _header(asked)
-    side = model_side(asked.model) if asked.model else like.settings.model.side
     training = Training(
-        side,
+        model_side(asked, like),
         flips=asked.flips and header.flips is not False,
         random_crops=asked.random_crops or header.random_crops is True,
     )
@@ -258,6 +257,11 @@ def _refuse_idle(asked: Asked) -> None:
         )
     if asked.base and asked.model is None:
         raise UserError("--base says what a model was fine-tuned from: name that with --model")
+    if asked.config and not (asked.model and asked.model.is_file()):
+        raise UserError(
+            "--config is for a checkpoint in one file, which --model names; a folder has its own"
+            " configurations"
+        )
     if asked.holdout_random and not asked.holdout:
         raise UserError("--holdout-random speaks of held-out pictures: give --holdout FOLDER")
     if asked.weights and not asked.loras:

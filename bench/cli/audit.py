@@ -39,7 +39,13 @@ class SubjectOptions:
         ),
     ]
     model: Annotated[
-        Path | None, typer.Option(help="Diffusers folder of the model; by default that of --like.")
+        Path | None,
+        typer.Option(
+            help=(
+                "The model: a diffusers folder, or a checkpoint in one .safetensors file; by"
+                " default that of --like."
+            )
+        ),
     ] = None
     lora: Annotated[
         list[str] | None,
@@ -52,6 +58,15 @@ class SubjectOptions:
     base: Annotated[
         Path | None,
         typer.Option(help="What a fully fine-tuned model began as; a LoRA's base is the model."),
+    ] = None
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help=(
+                "For a checkpoint in one file: a diffusers folder of the same architecture, without"
+                " weights; by default the base's, or that of --like."
+            )
+        ),
     ] = None
     holdout: Annotated[
         Path | None, typer.Option(help="Pictures of the same source that were never trained on.")
@@ -188,6 +203,7 @@ def _asked(
         out=output.out.expanduser(),
         model=subject.model.expanduser() if subject.model else None,
         base=subject.base.expanduser() if subject.base else None,
+        config=subject.config.expanduser() if subject.config else None,
         loras=tuple(parse_lora(text) for text in subject.lora or ()),
         epochs=tuple(path.expanduser() for path in subject.epochs or ()),
         holdout=subject.holdout.expanduser() if subject.holdout else None,
@@ -222,6 +238,7 @@ def _asked(
         "bench audit --lora style.safetensors:0.8 --model ./sd15 --data ./pictures",
         "bench audit --lora style.safetensors --model ./sd15 --data ./pictures"
         " --holdout ./unused --quick",
+        "bench audit --model mine.safetensors --base v1-5.safetensors --data ./pictures",
         "bench audit --generations ./made-elsewhere --data ./pictures",
         "bench audit --model ./finetuned --base ./sd15 --data ./pictures --fail-above 0",
     )
@@ -272,7 +289,7 @@ def audit(
 
 # Options that mean nothing where generations are given, by the group that has them.
 OF_MODELS: dict[str, tuple[str, ...]] = {
-    "subject": ("model", "lora", "base", "epochs", "holdout_random"),
+    "subject": ("model", "lora", "base", "config", "epochs", "holdout_random"),
     "captions": ("trigger", "novel"),
     "effort": ("quick", "images", "weights", "remedy", "no_attack", "seed"),
     "measure": ("steps", "guidance", "dtype", "batch_size"),

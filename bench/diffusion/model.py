@@ -20,6 +20,7 @@ import torch
 
 from bench.base.errors import UserError, one_line
 from bench.diffusion.batch_size import batch_size_by_trial
+from bench.diffusion.checkpoint import check_checkpoint
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.execution import Execution, prepare
 from bench.diffusion.families import CALLED, Family, family_of_pipeline, parts_of
@@ -97,6 +98,9 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
 
     settings = suite.settings.model
     path = suite.path(settings.path)
+    if path.is_file():
+        # A hub's cache holds links to files without a suffix, and diffusers goes by the suffix.
+        path = suite.places.beside_suite(settings.path)
     quiet_libraries()
     refuse_pickle(path)
     if path.is_dir():
@@ -377,7 +381,9 @@ def _from_single_file(file: Path, config: Path, dtype: torch.dtype) -> Any:
             f"{config} is no diffusers folder: it has no model_index.json; give one with the"
             f" configs of the model in {file.name}"
         )
-    pipeline, more = _pipeline_of(check_model_index(config))
+    family = check_model_index(config)
+    check_checkpoint(file, config, family)
+    pipeline, more = _pipeline_of(family)
     with _clear_errors(file):
         return pipeline.from_single_file(
             str(file), config=str(config), torch_dtype=dtype, local_files_only=True, **more

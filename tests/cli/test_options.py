@@ -33,7 +33,7 @@ OPTIONS = {
         " --store=runs/store --device --trust* --out --dry-run --json"
     ),
     "audit": (
-        "--data! --model --lora* --epochs* --base --holdout --generations --holdout-random"
+        "--data! --model --lora* --epochs* --base --config --holdout --generations --holdout-random"
         " --trigger= --caption-column=text --instance-prompt --novel --quick --images=0"
         " --limit=200 --weights= --remedy* --no-attack --seed=0 --like= --sscd --profile="
         " --threshold --steps --guidance --dtype= --batch-size --no-flip --random-crops"
