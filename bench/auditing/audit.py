@@ -173,6 +173,8 @@ def _what(audit: Audit) -> str:
 def _told(header: TrainingHeader) -> dict[str, Any]:
     return {
         "base": header.base,
+        "base_version": header.base_version,
+        "base_hash": header.base_hash or header.base_old_hash,
         "rank": header.rank,
         "epoch": header.epoch,
         "epochs": header.epochs,

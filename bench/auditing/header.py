@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from string import hexdigits
 from typing import Any
 
 from bench.base.errors import visible
@@ -23,7 +24,10 @@ class TrainingHeader:
     """
 
     base: str = ""
-    base_hash: str = ""
+    base_hash: str = ""  # sha256 of the base's file
+    base_old_hash: str = ""  # the short one that came before it
+    base_version: str = ""
+    version_2: bool | None = None  # whether the base was Stable Diffusion 2
     pictures: int | None = None  # with repeats
     epoch: int | None = None
     epochs: int | None = None
@@ -81,7 +85,10 @@ def read_training_header(header: Mapping[str, str]) -> TrainingHeader:
                     tags[_short(tag.strip())] = tags.get(_short(tag.strip()), 0) + count
     return TrainingHeader(
         base=_short(header.get("ss_sd_model_name", "")),
-        base_hash=_short(header.get("ss_new_sd_model_hash", "")),
+        base_hash=_hexadecimal(header, "ss_new_sd_model_hash", 64),
+        base_old_hash=_hexadecimal(header, "ss_sd_model_hash", 8),
+        base_version=_short(header.get("ss_base_model_version", "")),
+        version_2=_truth(header, "ss_v2"),
         pictures=_number(header, "ss_num_train_images"),
         epoch=_number(header, "ss_epoch"),
         epochs=_number(header, "ss_num_epochs"),
@@ -144,6 +151,12 @@ def _count(facts: Mapping[str, Any], key: str) -> int:
 def _number(header: Mapping[str, str], key: str) -> int | None:
     text = header.get(key, "").strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None
+
+
+def _hexadecimal(header: Mapping[str, str], key: str, digits: int) -> str:
+    """A digest in lower case; empty for another text, such as that of a base without a file."""
+    text = header.get(key, "").strip().lower()
+    return text if len(text) == digits and set(text) <= set(hexdigits) else ""
 
 
 def _truth(header: Mapping[str, str], key: str) -> bool | None:

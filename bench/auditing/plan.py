@@ -47,6 +47,7 @@ def plan(audit: Audit, denoiser: Denoiser | None = None) -> dict[str, Any]:
         "row_evaluations_of_the_attack": attacked,
         "seconds_estimated": None if denoiser is None else round(rows * pace(denoiser), 1),
         "disk_mib": round(missing * side * side * PNG_BYTES_PER_PIXEL / 2**20, 1),
+        "notes": list(audit.notes),
         "out": str(audit.asked.out),
     }
 

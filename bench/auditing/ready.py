@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from bench.auditing.asked import Asked, Lora, Remedy
+from bench.auditing.bases import base_notes
 from bench.auditing.compare import Comparison, comparison_of, descriptor_of, refuse_held_out
 from bench.auditing.header import TrainingHeader, read_training_header, together
 from bench.auditing.pictures import Pictures, groups, notes_on, read_both
@@ -242,6 +243,11 @@ def try_model(audit: Audit) -> Denoiser:
     if audit.base and audit.asked.base:
         load_base(audit.base.suite, prepared.engine.denoiser)
     _note_long_captions(audit, pipe)
+    model = audit.suite.path(audit.suite.settings.model.path)
+    for lora in audit.asked.loras:
+        header = read_training_header(read_lora(lora.file).header)
+        for note in base_notes(lora.file.name, header, pipe, model):
+            audit.note(note)
     audit.tried = True
     return prepared.engine.denoiser
 
