@@ -100,9 +100,9 @@ class Asked:
         return tuple(sorted({weight for weight in chosen if weight not in (0.0, 1.0)}))
 
 
-def parse_lora(text: str) -> Lora:
+def parse_lora(text: str, option: str = "--lora") -> Lora:
     """`FILE`, `FILE:W` or `FILE:W,W_TE` as `--lora` takes it: after the last colon only numbers are
-    weights.
+    weights. `option` is what errors call it.
 
     Raises `UserError` for a weight that is no finite number.
     """
@@ -118,7 +118,7 @@ def parse_lora(text: str) -> Lora:
             numbers.append(math.nan)
     if not 1 <= len(numbers) <= 2 or not all(map(math.isfinite, numbers)):
         raise UserError(
-            f"--lora {visible(text)}: '{visible(weights)}' is no weight: give FILE:W or"
+            f"{option} {visible(text)}: '{visible(weights)}' is no weight: give FILE:W or"
             " FILE:W,W_TE with numbers, such as style.safetensors:0.8"
         )
     return Lora(Path(name).expanduser(), Strength(numbers[0], numbers[-1]))

@@ -13,6 +13,7 @@ import torch
 
 from bench.auditing.asked import Asked, Lora, Remedy
 from bench.auditing.bases import base_notes
+from bench.auditing.commands import scale_commands
 from bench.auditing.compare import Comparison, comparison_of, descriptor_of, refuse_held_out
 from bench.auditing.header import TrainingHeader, read_training_header, together
 from bench.auditing.pictures import Pictures, groups, notes_on, read_both
@@ -37,6 +38,7 @@ from bench.captioned.views import Training
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import check
+from bench.diffusion.lora.names import part_of
 from bench.diffusion.model import load_base
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
@@ -89,7 +91,7 @@ class Audit:
 
     @property
     def yours(self) -> Column:
-        return Column("yours", self.suite)
+        return Column("yours", self.suite, command=scale_commands(self.asked.loras))
 
     @property
     def base(self) -> Column | None:
@@ -122,11 +124,11 @@ class Audit:
             return []
         found: list[tuple[Column, str, float | None]] = []
         for weight in self.asked.curve:
-            suite = self.files.with_loras(self.suite, weighted(self.asked.loras, weight))
-            found.append((Column(self._weight_name(weight), suite), "weight", weight))
+            column = self._with_loras(self._weight_name(weight), weighted(self.asked.loras, weight))
+            found.append((column, "weight", weight))
         if self._touches_text():
-            suite = self.files.with_loras(self.suite, in_unet_only(self.asked.loras))
-            found.append((Column("text encoder untouched", suite), "remedy", None))
+            untouched = in_unet_only(self.asked.loras)
+            found.append((self._with_loras("text encoder untouched", untouched), "remedy", None))
         for file in self.asked.epochs:
             first = Lora(file, self.asked.loras[0].strength)
             suite = self.files.with_loras(self.suite, [first, *self.asked.loras[1:]])
@@ -134,6 +136,10 @@ class Audit:
             name = file.stem if stems.count(file.stem) == 1 else f"{file.parent.name}/{file.stem}"
             found.append((Column(name, suite), "epoch", None))
         return found
+
+    def _with_loras(self, name: str, loras: list[Lora]) -> Column:
+        suite = self.files.with_loras(self.suite, loras)
+        return Column(name, suite, command=scale_commands(loras))
 
     def _weight_name(self, weight: float) -> str:
         """A weight as a person who publishes the file says it; of several files, or of unlike
@@ -160,10 +166,9 @@ class Audit:
 
     def _touches_text(self) -> bool:
         return any(
-            any(
-                name.startswith(("lora_te", "text_encoder")) for name in read_lora(one.file).tensors
-            )
+            part_of(name) != "unet"
             for one in self.asked.loras
+            for name in read_lora(one.file).tensors
         )
 
 

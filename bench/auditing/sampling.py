@@ -29,12 +29,15 @@ from bench.suite.suite import Suite
 
 @dataclass(frozen=True)
 class Column:
-    """One setting: a suite, which says which model, and a method."""
+    """One setting: a suite, which says which model, and a method. `command` writes it as a file,
+    where one can.
+    """
 
     name: str
     suite: Suite
     method: str = REFERENCE
     parameters: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
 
 
 @dataclass

@@ -183,6 +183,18 @@ def config_of(path: Path, asked: Asked, like: Suite) -> str | None:
     return stated(like, own)
 
 
+def lora_tables(loras: Iterable[Lora]) -> list[dict[str, Any]]:
+    """LoRAs as tables [[model.loras]]."""
+    return [
+        {
+            "file": str(absolute(lora.file)),
+            "weight": lora.strength.unet,
+            "text_weight": lora.strength.text,
+        }
+        for lora in loras
+    ]
+
+
 def absolute(path: Path) -> Path:
     return path.expanduser().resolve()
 
@@ -255,14 +267,7 @@ class Files:
         elif self.asked.base:
             model["base"] = str(named(self.asked.base))
         if loras:
-            model["loras"] = [
-                {
-                    "file": str(absolute(lora.file)),
-                    "weight": lora.strength.unet,
-                    "text_weight": lora.strength.text,
-                }
-                for lora in loras
-            ]
+            model["loras"] = lora_tables(loras)
         captions: dict[str, Any] = {"file": "prompts/captions.csv", "images_per_prompt": FEW}
         if not all(self.training.captions):
             captions["empty"] = True

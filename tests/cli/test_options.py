@@ -73,6 +73,11 @@ OPTIONS = {
     ),
     "leaderboard": "--records=leaderboards/records --out=leaderboards --check --json",
     "list": "kind --json",
+    "lora filter": (
+        "files --out! --model --base --config --like= --drop=0.25 --rank-share=0.9 --strip-header"
+        " --force --device --json"
+    ),
+    "lora scale": "file! weight! --out! --text-weight --strip-header --force --json",
     "report": "record! --out",
     "run": (
         "--method! --suite=testbed -p/--parameter* --records=runs/records --store=runs/store"
