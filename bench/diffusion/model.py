@@ -21,7 +21,7 @@ import torch
 from bench.base.errors import UserError, one_line
 from bench.diffusion.batch_size import batch_size_by_trial
 from bench.diffusion.checkpoint import check_checkpoint
-from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.denoiser import Denoiser, autoencoder_factor
 from bench.diffusion.execution import Execution, prepare
 from bench.diffusion.families import CALLED, Family, family_of_pipeline, parts_of
 from bench.diffusion.lora.file import read_lora
@@ -156,7 +156,7 @@ def _check_side(pipe: Any, suite: Suite) -> None:
 
     `sample_size` of a UNet is a number, or height and width; a UNet without one takes the suite's.
     """
-    side, factor = suite.settings.model.side, 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    side, factor = suite.settings.model.side, autoencoder_factor(pipe)
     stated = pipe.unet.config.sample_size
     if stated is None and side % factor == 0:
         pipe.unet.register_to_config(sample_size=side // factor)
@@ -226,7 +226,9 @@ def _settle_xl(pipe: Any, path: Path) -> None:
 
 
 def _time_ids(suite: Suite, family: Family) -> tuple[int, ...] | None:
-    """The sizes that a model of Stable Diffusion XL is told; None for its own, uncropped."""
+    """The sizes that a model of Stable Diffusion XL is told; None for those of the picture that is
+    made, uncropped.
+    """
     settings = suite.settings.model
     told = settings.size_conditioning
     if told is None:
@@ -236,8 +238,7 @@ def _time_ids(suite: Suite, family: Family) -> tuple[int, ...] | None:
             f"suite {suite.name}: [model.size_conditioning] is for {CALLED['sdxl']}, and its model"
             f" is {CALLED[family]}; leave it out"
         )
-    whole = (settings.side, settings.side)
-    return (*(told.original or whole), *told.crop, *(told.target or whole))
+    return (*(told.original or settings.sides), *told.crop, *(told.target or settings.sides))
 
 
 def load_denoiser(
@@ -252,7 +253,9 @@ def load_denoiser(
     fixed = execution.batch_size if isinstance(execution.batch_size, int) else settings.batch_size
     try:
         time_ids = _time_ids(suite, family_of_pipeline(pipe))
-        denoiser = Denoiser(pipe, settings.steps, settings.guidance_scale, fixed, time_ids)
+        denoiser = Denoiser(
+            pipe, settings.steps, settings.guidance_scale, fixed, time_ids, settings.size
+        )
         denoiser.new_scheduler()
     except UserError:
         raise
