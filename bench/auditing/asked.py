@@ -68,6 +68,7 @@ class Asked:
     attack: bool = True
     flips: bool = True
     random_crops: bool = False
+    buckets: bool | None = None  # whether pictures are asked for in their buckets; None: the header
     sscd: Path | None = None
     profile: str = ""
     threshold: float | None = None

@@ -34,6 +34,7 @@ class TrainingHeader:
     rank: str = ""
     flips: bool | None = None
     random_crops: bool | None = None
+    buckets: bool | None = None  # whether pictures kept their proportions
     keep_tokens: int = 0
     clip_skip: int | None = None
     folders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -95,6 +96,7 @@ def read_training_header(header: Mapping[str, str]) -> TrainingHeader:
         rank=_short(header.get("ss_network_dim", "")),
         flips=_either(_truth(header, "ss_flip_aug"), datasets, "flip_aug"),
         random_crops=_either(_truth(header, "ss_random_crop"), datasets, "random_crop"),
+        buckets=_any_of(_truth(header, "ss_enable_bucket"), datasets, "enable_bucket"),
         keep_tokens=max(0, _number(header, "ss_keep_tokens") or 0),
         clip_skip=_number(header, "ss_clip_skip"),
         folders=folders,
@@ -125,9 +127,14 @@ def _subsets(dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _either(stated: bool | None, datasets: Sequence[Mapping[str, Any]], key: str) -> bool | None:
-    """A setting of the whole training, or of any of its parts; None where nothing is said."""
-    parts = [subset.get(key) for one in datasets for subset in _subsets(one)]
-    said = [value for value in (stated, *parts) if isinstance(value, bool)]
+    """A setting of the whole training, or of any of its folders; None where nothing is said."""
+    return _any_of(stated, [subset for one in datasets for subset in _subsets(one)], key)
+
+
+def _any_of(stated: bool | None, parts: Sequence[Mapping[str, Any]], key: str) -> bool | None:
+    said = [
+        value for value in (stated, *(one.get(key) for one in parts)) if isinstance(value, bool)
+    ]
     return any(said) if said else None
 
 

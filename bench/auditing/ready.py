@@ -16,8 +16,8 @@ from bench.auditing.bases import base_notes
 from bench.auditing.commands import scale_commands
 from bench.auditing.compare import Comparison, comparison_of, descriptor_of, refuse_held_out
 from bench.auditing.header import TrainingHeader, read_training_header, together
-from bench.auditing.pictures import Pictures, groups, notes_on, read_both
-from bench.auditing.prompts import Asking, askings, novel_scenes, trigger_of
+from bench.auditing.pictures import Pictures, bucket_notes, groups, notes_on, read_both
+from bench.auditing.prompts import Asking, askings, caption_askings, novel_scenes, trigger_of
 from bench.auditing.sampling import Column, Studio
 from bench.auditing.suites import (
     ATTACKED,
@@ -35,7 +35,7 @@ from bench.base.errors import UserError, visible
 from bench.base.progress import Report, silent
 from bench.base.prompt_lists import read_list
 from bench.captioned.views import Training
-from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.denoiser import Denoiser, check_size
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import check
 from bench.diffusion.lora.names import part_of
@@ -196,6 +196,9 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     scenes = novel_scenes(trigger, _lines(asked.novel), _clean(like))
     if not scenes:
         notes.append("No novel scenes were tried: give --novel FILE, one prompt a line.")
+    bucketed = header.buckets is True if asked.buckets is None else asked.buckets
+    if bucketed:
+        notes += bucket_notes(pictures, asked.buckets is None)
     asking = askings(
         pictures.entries,
         images=asked.images_each,
@@ -205,6 +208,7 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
         keep_tokens=header.keep_tokens,
         quick=asked.quick,
         seed=asked.seed,
+        sizes=pictures.buckets if bucketed else (),
     )
     comparison = comparison_of(judges, like, descriptor, (pictures, holdout), notes)
     refuse_held_out(comparison, training, judges.threshold, report)
@@ -221,7 +225,13 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
         training=pictures,
         holdout=holdout,
         askings=asking,
-        held_out_askings=_own_captions(holdout, asked.images_each) if holdout else [],
+        held_out_askings=(
+            caption_askings(
+                holdout.captions, asked.images_each, holdout.buckets if bucketed else ()
+            )
+            if holdout
+            else []
+        ),
         header=header,
         trigger=trigger,
         files=files,
@@ -242,6 +252,9 @@ def try_model(audit: Audit) -> Denoiser:
     """
     prepared = audit.studio.prepared(audit.yours)
     prepared.engine.load()
+    for size in {one.size for one in (*audit.askings, *audit.held_out_askings)}:
+        if size:
+            check_size(prepared.engine.denoiser.pipe, size)
     pipe = prepared.engine.denoiser.pipe
     for file in audit.asked.epochs:
         check(pipe, read_lora(file))
@@ -286,13 +299,6 @@ def _refuse_idle(asked: Asked) -> None:
 
 def _same_files(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and path_digest(one) == path_digest(other)
-
-
-def _own_captions(pictures: Pictures, images: int) -> list[Asking]:
-    found: dict[str, list[int]] = {}
-    for number, caption in enumerate(pictures.captions):
-        found.setdefault(caption, []).append(number)
-    return [Asking("caption", text, images * len(own), tuple(own)) for text, own in found.items()]
 
 
 def _header(asked: Asked) -> TrainingHeader:

@@ -141,7 +141,7 @@ def remedy_columns(audit: Audit) -> list[Column]:
         column = Column(name, audit.suite, remedy.method, parameters)
         column = replace(column, command=filter_command(audit.asked, column))
         try:
-            audit.studio.prepared(column)
+            audit.studio.planned(column, compared(audit.askings), FEW)  # in every size
         except UserError as error:
             if audit.asked.remedies is not None:
                 raise

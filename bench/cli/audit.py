@@ -156,6 +156,16 @@ class MeasureOptions:
     no_flip: Annotated[
         bool, typer.Option("--no-flip", help="The training did not mirror pictures.")
     ] = False
+    buckets: Annotated[
+        bool | None,
+        typer.Option(
+            "--buckets/--no-buckets",
+            help=(
+                "Ask for each picture in the sides of its bucket, as kohya's scripts train; by"
+                " default as the LoRA's header says, else as squares."
+            ),
+        ),
+    ] = None
     random_crops: Annotated[
         bool, typer.Option("--random-crops", help="The training cut pictures at random places.")
     ] = False
@@ -221,6 +231,7 @@ def _asked(
         attack=not effort.no_attack,
         flips=not measure.no_flip,
         random_crops=measure.random_crops,
+        buckets=measure.buckets,
         sscd=measure.sscd,
         profile=measure.profile,
         threshold=measure.threshold,
@@ -292,7 +303,7 @@ OF_MODELS: dict[str, tuple[str, ...]] = {
     "subject": ("model", "lora", "base", "config", "epochs", "holdout_random"),
     "captions": ("trigger", "novel"),
     "effort": ("quick", "images", "weights", "remedy", "no_attack", "seed"),
-    "measure": ("steps", "guidance", "dtype", "batch_size"),
+    "measure": ("steps", "guidance", "dtype", "batch_size", "buckets"),
     "output": ("dry_run", "store"),
 }
 

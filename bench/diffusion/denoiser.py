@@ -23,6 +23,16 @@ def autoencoder_factor(pipe: Any) -> int:
     return int(2 ** (len(pipe.vae.config.block_out_channels) - 1))
 
 
+def check_size(pipe: Any, size: tuple[int, int]) -> None:
+    """Raises `UserError` for a height and a width in pixels that a pipeline cannot make."""
+    factor = autoencoder_factor(pipe)
+    if any(side % factor for side in size):
+        raise UserError(
+            f"pictures of {size[0]} x {size[1]} pixels (height x width) cannot be made: both must"
+            f" be multiples of {factor}, by which the model's autoencoder enlarges"
+        )
+
+
 class Denoiser:
     """A diffusers text-to-image pipeline as a function of latents, timestep and embeddings.
 
@@ -47,11 +57,8 @@ class Denoiser:
     ) -> None:
         self.pipe = pipe
         self._factor = autoencoder_factor(pipe)
-        if size and any(side % self._factor for side in size):
-            raise UserError(
-                f"pictures of {size[0]} x {size[1]} pixels (height x width) cannot be made: both"
-                f" must be multiples of {self._factor}, by which the model's autoencoder enlarges"
-            )
+        if size:
+            check_size(pipe, size)
         self._size = size
         self.family = family_of_pipeline(pipe)
         self._time_ids = time_ids

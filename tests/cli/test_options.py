@@ -36,7 +36,7 @@ OPTIONS = {
         "--data! --model --lora* --epochs* --base --config --holdout --generations --holdout-random"
         " --trigger= --caption-column=text --instance-prompt --novel --quick --images=0"
         " --limit=200 --weights= --remedy* --no-attack --seed=0 --like= --sscd --profile="
-        " --threshold --steps --guidance --dtype= --batch-size --no-flip --random-crops"
+        " --threshold --steps --guidance --dtype= --batch-size --no-flip --buckets --random-crops"
         " --out=runs/audit --store= --fail-above --dry-run --device --trust* --json"
     ),
     "calibrate": (
