@@ -281,11 +281,6 @@ def _refuse_idle(asked: Asked) -> None:
         )
     if asked.base and asked.model is None:
         raise UserError("--base says what a model was fine-tuned from: name that with --model")
-    if asked.config and not (asked.model and asked.model.is_file()):
-        raise UserError(
-            "--config is for a checkpoint in one file, which --model names; a folder has its own"
-            " configurations"
-        )
     if asked.holdout_random and not asked.holdout:
         raise UserError("--holdout-random speaks of held-out pictures: give --holdout FOLDER")
     if asked.weights and not asked.loras:

@@ -133,6 +133,11 @@ def model_side(asked: Asked, like: Suite) -> int:
 
     Raises `UserError` for what is no model that is supported, with everything that is wrong.
     """
+    if asked.config and not (asked.model and asked.model.is_file()):
+        raise UserError(
+            "--config is for a checkpoint in one file, which --model names; a folder has its own"
+            " configurations"
+        )
     if asked.model is None:
         return like.settings.model.side
     for path in filter(None, (asked.model, asked.base)):

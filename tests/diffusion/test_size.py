@@ -14,6 +14,7 @@ from bench.base.errors import UserError
 from bench.contracts.method import Method
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.model import load_denoiser
+from bench.running.prepare import prepare
 from bench.running.sampling import sample
 from bench.suite.load import load_suite
 from bench.suite.schema import protocol
@@ -115,6 +116,9 @@ def test_what_cannot_be_made_is_one_line(tmp_path, tiny_folder):
         with pytest.raises(UserError, match="size") as error:
             suite_of(tmp_path, tiny_folder, f"size = {wrong}")
         assert "\n" not in str(error.value)
+    wide = suite_of(tmp_path, tiny_folder, "size = [32, 48]")
+    with pytest.raises(UserError, match="siss learns from training pictures, which are cut to sq"):
+        prepare(wide, "siss", {}, tmp_path / "store", CPU)
     text = SUITE.replace("side = 32\nbatch", "side = 32\nsize = [32, 48]\nbatch")
     (tmp_path / "mine.toml").write_text(f"{text}\n[attacks.clique_extraction]\n")
     with pytest.raises(UserError, match="attacks compare squares"):
