@@ -17,6 +17,7 @@ from bench.base.progress import Report, silent
 from bench.features.extractor import Extractor, in_whole_batches
 from bench.records.parts import REFERENCE
 from bench.records.record import RunRecord
+from bench.running.engine import Engine
 from bench.running.executors import Local
 from bench.running.fitting import fitted
 from bench.running.prepare import Prepared, prepare
@@ -117,15 +118,21 @@ class Studio:
         so many of each picture that has the prompt (of a prompt of no picture's, so many).
         """
         generated = self.planned(column, askings, few)
+        loaded: Engine | None = None
         for part in generated.parts:
+            if not part.lacking:
+                continue
             experiment, engine, images = part.prepared
-            if part.lacking:
-                images.store.prepare()
-                learned = fitted(experiment, engine, images.store, self.report)
-                units = images.units.of(part.keys)
-                told = self._named(column)
-                Local().make(experiment, engine, images, learned.state, units, frozenset(), told)
-                engine.release()  # other settings are other models; one at a time fits the memory
+            if loaded:
+                engine.adopt(loaded)  # the same model, for pictures of another size
+            images.store.prepare()
+            learned = fitted(experiment, engine, images.store, self.report)
+            units = images.units.of(part.keys)
+            told = self._named(column)
+            Local().make(experiment, engine, images, learned.state, units, frozenset(), told)
+            loaded = engine
+        if loaded:
+            loaded.release()  # other settings are other models, and one at a time fits the memory
         return generated
 
     def planned(

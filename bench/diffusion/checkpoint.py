@@ -81,6 +81,10 @@ def _refuse_others(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
             f"{file} is no checkpoint of Stable Diffusion in one file: none of its"
             f" {len(shapes)} tensors begins with {UNET}"
         )
+    if SIZES in shapes and not any(name.startswith(TEXT[1]) for name in shapes):
+        raise UserError(
+            f"{file} is a model that reads more than a text and its sizes ({SIZES}), {SUPPORTED}"
+        )
     if SIZES in shapes and not any(name.startswith(SECOND_TEXT) for name in shapes):
         raise UserError(
             f"{file} is the refiner of Stable Diffusion XL (it has one text encoder), which"

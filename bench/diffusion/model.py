@@ -247,9 +247,17 @@ def load_denoiser(
     """The suite's model, executed as asked for (else as the suite says); `gradients`: a method will
     want some, so a batch size by trial leaves them room.
     """
-    settings, execution = suite.settings.model, execution or Execution()
+    execution = execution or Execution()
     pipe = load_pipeline(suite, device)
     prepare(pipe, execution)
+    return denoiser_of(pipe, suite, execution, gradients)
+
+
+def denoiser_of(
+    pipe: Any, suite: Suite, execution: Execution | None = None, gradients: bool = False
+) -> Denoiser:
+    """A pipeline of the suite's model, loaded and prepared, as `load_denoiser` gives it."""
+    settings, execution = suite.settings.model, execution or Execution()
     fixed = execution.batch_size if isinstance(execution.batch_size, int) else settings.batch_size
     try:
         time_ids = _time_ids(suite, family_of_pipeline(pipe))

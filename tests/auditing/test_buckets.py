@@ -19,7 +19,10 @@ from bench.auditing.ready import ready, try_model
 from bench.auditing.verdicts import Assigned, chance
 from bench.base.errors import UserError
 from bench.captioned.views import bucket
-from bench.running import generating
+from bench.contracts.method import Method
+from bench.diffusion.model import load_denoiser
+from bench.running import engine, generating
+from bench.running.sampling import sample
 from bench.suite.load import load_suite
 from bench.testbed.subject import SHIPPED
 
@@ -103,6 +106,23 @@ def test_images_have_these_sides_and_a_second_audit_makes_none(folders, tmp_path
     again = run_audit(ready(given, CPU))
     assert again.pictures == found.pictures
     assert plan(ready(given, CPU))["images_missing"] == 0
+
+
+def test_every_model_is_loaded_once_for_all_sizes(folders, tmp_path, monkeypatch):
+    loads = []
+    load = engine.load_denoiser
+    monkeypatch.setattr(engine, "load_denoiser", lambda *a, **k: loads.append(a) or load(*a, **k))
+    audit = ready(asked(folders, tmp_path / "out"), CPU)
+    made = audit.studio.made(audit.yours, audit.askings)
+    assert len(made.parts) == 3
+    assert len(loads) == 1
+    # as if each had been loaded for itself
+    wide = made.parts[1]
+    again = load_denoiser(wide.prepared.experiment.suite, CPU)
+    request = again.request([key.prompt for key in wide.keys], [key.seed for key in wide.keys])
+    alone = again.decode(sample(again, request, Method(), {}))
+    for row, picture in zip(wide.rows, alone, strict=True):
+        assert np.abs(made.pictures([row])[0].astype(int) - picture.astype(int)).max() <= 1
 
 
 def test_an_audit_of_squares_is_the_same_with_and_without_buckets(folders, tmp_path):

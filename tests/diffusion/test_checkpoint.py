@@ -60,6 +60,7 @@ REFUSED = {
         "reads 9 channels and predicts 4",
     ),
     "the refiner": ("sdxl", lacking("conditioner.embedders.1."), "is the refiner"),
+    "unCLIP": ("sd", also(f"{UNET}label_emb.0.0.weight"), "reads more than a text"),
     "zero SNR": ("sdxl", also("ztsnr"), "zero terminal SNR"),
     "another width": (
         "sd",
