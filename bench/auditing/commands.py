@@ -25,12 +25,12 @@ def scale_commands(loras: Sequence[Lora]) -> str:
             continue
         if is_renormed(read_lora(lora.file)):
             return ""
-        words = ["scale", str(lora.file), f"{unet:.10g}"]
-        if unet != text:
-            words += ["--text-weight", f"{text:.10g}"]
-        if unet < 0:  # a number, and no option
-            words = ["scale", *words[3:], "--", *words[1:3]]
-        found.append(_command([*words[:1], "--out", _beside(lora, _spelled(lora)), *words[1:]]))
+        given = [str(lora.file), f"{unet:.10g}"]
+        options = ["--text-weight", f"{text:.10g}"] if unet != text else []
+        options += ["--out", _beside(lora, _spelled(lora))]
+        # Behind -- a negative number is no option.
+        words = [*options, "--", *given] if unet < 0 else [*given, *options]
+        found.append(_command(["scale", *words]))
     return " && ".join(found)
 
 
