@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.auditing.asked import Asked, Lora
 from bench.auditing.filtered import FILTER
 from bench.auditing.sampling import Column
-from bench.diffusion.lora.file import read_lora
+from bench.base.safetensors_header import read_header
 from bench.diffusion.lora.merge import Strength
 from bench.diffusion.lora.rescale import is_renormed
 
@@ -23,7 +23,7 @@ def scale_commands(loras: Sequence[Lora]) -> str:
         unet, text = lora.strength.unet, lora.strength.text
         if (unet, text) in ((1, 1), (0, 0)):  # as it is, or not there at all
             continue
-        if is_renormed(read_lora(lora.file)):
+        if is_renormed(read_header(lora.file).tensors):
             return ""
         given = [str(lora.file), f"{unet:.10g}"]
         options = ["--text-weight", f"{text:.10g}"] if unet != text else []

@@ -9,7 +9,7 @@ multiplied; changes that are no product are multiplied as a whole.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,9 +19,9 @@ from torch import Tensor
 from bench.base.errors import UserError, visible
 from bench.diffusion.lora.file import LoraFile
 from bench.diffusion.lora.header import ALPHA, PEFT, kept_header
-from bench.diffusion.lora.kinds import has_alpha
+from bench.diffusion.lora.kinds import SUFFIXES, has_alpha
 from bench.diffusion.lora.merge import Strength, module_of
-from bench.diffusion.lora.names import KOHYA, part_of
+from bench.diffusion.lora.names import KOHYA, cut, part_of
 
 WHOLE = ("diff", "bias")  # added as they are
 FIRST_FACTORS = ("up", "w1_a", "k_w1", "k_w1_a")  # of a product; the first that is there
@@ -38,9 +38,11 @@ class _Module:
     names: dict[str, str] = field(default_factory=dict)
 
 
-def is_renormed(file: LoraFile) -> bool:
-    """Whether a file sets lengths of weights (DoRA), which no alpha weakens."""
-    return any(module_of(file, name)[1] in LENGTHS for name in file.tensors)
+def is_renormed(names: Iterable[str]) -> bool:
+    """Whether a file with tensors of these names sets lengths of weights (DoRA), which no alpha
+    weakens.
+    """
+    return any((parts := cut(name, SUFFIXES)) and parts[1] in LENGTHS for name in names)
 
 
 def rescaled(
