@@ -30,9 +30,9 @@ def audit(
     sentence, `found.as_json()` everything. The page and the tables are written to `out` as well.
 
     `loras` are texts as `--lora` takes them, `FILE:W`. With `generations`, a folder of pictures
-    made anywhere, no model is asked. `more` are the other fields of
-    `bench.auditing.asked.Asked`: model, base, holdout, trigger, like, images, quick, seed and so
-    on. Raises `UserError` as the command line does, and `TypeError` for a field that is not known.
+    made anywhere, no model is asked. `more` are the other fields of `bench.auditing.asked.Asked`:
+    model, base, config, holdout, trigger, like, images, quick, seed and so on. Raises `UserError`
+    as the command line does, and `TypeError` for a field that is not known.
     """
     paths = {name: _as_path(name, value) for name, value in more.items()}
     asked = Asked(
@@ -53,6 +53,6 @@ def _as_path(name: str, value: Any) -> Any:
     """Places may be texts."""
     if name == "epochs":
         return tuple(Path(each).expanduser() for each in value)
-    if name in ("model", "base", "holdout", "novel", "sscd") and value is not None:
+    if name in ("model", "base", "config", "holdout", "novel", "sscd") and value is not None:
         return Path(value).expanduser()
     return value

@@ -41,15 +41,18 @@ class Asked:
 
     `like` is the suite whose sampler, copy descriptor and threshold are used; the model is that
     suite's where none is named. `base` is what a fully fine-tuned model began as; with LoRAs it is
-    the model without them. `epochs` are earlier saves of the first LoRA. `out` is the work folder:
-    suite, lists, views, images, records, page. `calibrate` says whether the threshold is set on
-    images of the base; None: where that of the suite would be borrowed.
+    the model without them. Both are diffusers folders or checkpoints in one file, whose tokenizer,
+    scheduler and configurations are those in the folder `config`. `epochs` are earlier saves of the
+    first LoRA. `out` is the work folder: suite, lists, views, images, records, page. `calibrate`
+    says whether the threshold is set on images of the base; None: where that of the suite would be
+    borrowed.
     """
 
     data: Path
     out: Path
     model: Path | None = None
     base: Path | None = None
+    config: Path | None = None
     loras: tuple[Lora, ...] = ()
     epochs: tuple[Path, ...] = ()
     holdout: Path | None = None
@@ -67,6 +70,7 @@ class Asked:
     attack: bool = True
     flips: bool = True
     random_crops: bool = False
+    buckets: bool | None = None  # whether pictures are asked for in their buckets; None: the header
     sscd: Path | None = None
     profile: str = ""
     threshold: float | None = None
@@ -100,9 +104,9 @@ class Asked:
         return tuple(sorted({weight for weight in chosen if weight not in (0.0, 1.0)}))
 
 
-def parse_lora(text: str) -> Lora:
+def parse_lora(text: str, option: str = "--lora") -> Lora:
     """`FILE`, `FILE:W` or `FILE:W,W_TE` as `--lora` takes it: after the last colon only numbers are
-    weights.
+    weights. `option` is what errors call it.
 
     Raises `UserError` for a weight that is no finite number.
     """
@@ -118,7 +122,7 @@ def parse_lora(text: str) -> Lora:
             numbers.append(math.nan)
     if not 1 <= len(numbers) <= 2 or not all(map(math.isfinite, numbers)):
         raise UserError(
-            f"--lora {visible(text)}: '{visible(weights)}' is no weight: give FILE:W or"
+            f"{option} {visible(text)}: '{visible(weights)}' is no weight: give FILE:W or"
             " FILE:W,W_TE with numbers, such as style.safetensors:0.8"
         )
     return Lora(Path(name).expanduser(), Strength(numbers[0], numbers[-1]))

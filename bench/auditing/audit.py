@@ -23,7 +23,7 @@ from bench.auditing.prompts import MEANINGS, Asking
 from bench.auditing.ready import Audit, try_model
 from bench.auditing.result import Found
 from bench.auditing.rows import remedy_columns, rows_of
-from bench.auditing.sampling import Generated, planned
+from bench.auditing.sampling import Generated
 from bench.auditing.suites import NAME
 from bench.auditing.threshold import calibrated, measured, nearest_unasked
 from bench.auditing.verdicts import (
@@ -51,7 +51,7 @@ def run_audit(audit: Audit) -> Found:
     everything = [*audit.askings, *audit.held_out_askings]
     yours = studio.made(audit.yours, everything)
     base = studio.made(audit.base, audit.base_askings) if audit.base else None
-    rows = len(planned(yours.prepared, audit.askings).keys)
+    rows = int((yours.prompt < len(audit.askings)).sum())
     seen = comparison.seen_of(yours)
     before = None
     if base:
@@ -88,7 +88,7 @@ def run_audit(audit: Audit) -> Found:
         yours=share_of(back, audit.groups),
         base=share_of(np.asarray(hit_base.any(0)), audit.groups) if hit_base is not None else None,
         held_out=share_of(held, np.arange(len(held))) if audit.holdout else None,
-        chance=chance(hit, prompts, captions, audit.groups),
+        chance=chance(hit, *_by_text(audit.askings, prompts, captions), audit.groups),
         already=sum(one == "already in the base" for one in said),
         by_caption=int(of_captions.sum()),
         excess=excess(back, audit.groups, held) if audit.holdout else None,
@@ -154,6 +154,20 @@ def _own(asking: Sequence[Asking], pictures: int) -> np.ndarray:
     return own
 
 
+def _by_text(
+    askings: Sequence[Asking], prompts: Assigned, captions: np.ndarray
+) -> tuple[Assigned, np.ndarray]:
+    """Captions that are asked for in several sizes as one each, for exchanges of captions."""
+    first: dict[tuple[str, str], int] = {}
+    numbers = [first.setdefault((one.kind, one.text), number) for number, one in enumerate(askings)]
+    own, kept = prompts.own.copy(), captions.copy()
+    for number, one in enumerate(numbers):
+        if number != one:
+            own[one] |= own[number]
+            kept[number] = False
+    return Assigned(np.array(numbers)[prompts.prompt], own), kept
+
+
 def _held_out_hits(audit: Audit, seen: Seen, made: Generated) -> np.ndarray:
     """Which held-out pictures would be called copied by the rule that training pictures meet, each
     held against the other held-out ones, bool `[H]`. Like a training picture, each has the images
@@ -185,7 +199,9 @@ def _of_held_out(audit: Audit, made: Generated) -> tuple[np.ndarray, Assigned]:
 
 
 def _not_tried(audit: Audit) -> tuple[str, ...]:
-    found = ["pictures that are not square: everything was generated as a square"]
+    found = []
+    if not any(one.size for one in audit.askings):
+        found.append("pictures that are not square: everything was generated as a square")
     tried = {one.kind for one in audit.askings}
     if missing := [kind for kind in MEANINGS if kind not in tried]:
         found.append(f"prompts of the kinds {', '.join(missing)}")
@@ -218,6 +234,8 @@ def _what(audit: Audit) -> str:
 def _told(header: TrainingHeader) -> dict[str, Any]:
     return {
         "base": header.base,
+        "base_version": header.base_version,
+        "base_hash": header.base_hash or header.base_old_hash,
         "rank": header.rank,
         "epoch": header.epoch,
         "epochs": header.epochs,
@@ -244,5 +262,6 @@ def _settings(audit: Audit) -> dict[str, Any]:
         "seed": audit.asked.seed,
         "suite": f"{NAME}.toml",
         "suite_fingerprint": audit.suite.fingerprint,
+        "buckets": any(one.size for one in audit.askings),
         "quick": audit.asked.quick,
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from string import hexdigits
 from typing import Any
 
 from bench.base.errors import visible
@@ -23,13 +24,17 @@ class TrainingHeader:
     """
 
     base: str = ""
-    base_hash: str = ""
+    base_hash: str = ""  # sha256 of the base's file
+    base_old_hash: str = ""  # the short one that came before it
+    base_version: str = ""
+    version_2: bool | None = None  # whether the base was Stable Diffusion 2
     pictures: int | None = None  # with repeats
     epoch: int | None = None
     epochs: int | None = None
     rank: str = ""
     flips: bool | None = None
     random_crops: bool | None = None
+    buckets: bool | None = None  # whether pictures kept their proportions
     keep_tokens: int = 0
     clip_skip: int | None = None
     folders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -81,13 +86,17 @@ def read_training_header(header: Mapping[str, str]) -> TrainingHeader:
                     tags[_short(tag.strip())] = tags.get(_short(tag.strip()), 0) + count
     return TrainingHeader(
         base=_short(header.get("ss_sd_model_name", "")),
-        base_hash=_short(header.get("ss_new_sd_model_hash", "")),
+        base_hash=_hexadecimal(header, "ss_new_sd_model_hash", 64),
+        base_old_hash=_hexadecimal(header, "ss_sd_model_hash", 8),
+        base_version=_short(header.get("ss_base_model_version", "")),
+        version_2=_truth(header, "ss_v2"),
         pictures=_number(header, "ss_num_train_images"),
         epoch=_number(header, "ss_epoch"),
         epochs=_number(header, "ss_num_epochs"),
         rank=_short(header.get("ss_network_dim", "")),
         flips=_either(_truth(header, "ss_flip_aug"), datasets, "flip_aug"),
         random_crops=_either(_truth(header, "ss_random_crop"), datasets, "random_crop"),
+        buckets=_any_of(_truth(header, "ss_enable_bucket"), datasets, "enable_bucket"),
         keep_tokens=max(0, _number(header, "ss_keep_tokens") or 0),
         clip_skip=_number(header, "ss_clip_skip"),
         folders=folders,
@@ -118,9 +127,14 @@ def _subsets(dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _either(stated: bool | None, datasets: Sequence[Mapping[str, Any]], key: str) -> bool | None:
-    """A setting of the whole training, or of any of its parts; None where nothing is said."""
-    parts = [subset.get(key) for one in datasets for subset in _subsets(one)]
-    said = [value for value in (stated, *parts) if isinstance(value, bool)]
+    """A setting of the whole training, or of any of its folders; None where nothing is said."""
+    return _any_of(stated, [subset for one in datasets for subset in _subsets(one)], key)
+
+
+def _any_of(stated: bool | None, parts: Sequence[Mapping[str, Any]], key: str) -> bool | None:
+    said = [
+        value for value in (stated, *(one.get(key) for one in parts)) if isinstance(value, bool)
+    ]
     return any(said) if said else None
 
 
@@ -144,6 +158,12 @@ def _count(facts: Mapping[str, Any], key: str) -> int:
 def _number(header: Mapping[str, str], key: str) -> int | None:
     text = header.get(key, "").strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None
+
+
+def _hexadecimal(header: Mapping[str, str], key: str, digits: int) -> str:
+    """A digest in lower case; empty for another text, such as that of a base without a file."""
+    text = header.get(key, "").strip().lower()
+    return text if len(text) == digits and set(text) <= set(hexdigits) else ""
 
 
 def _truth(header: Mapping[str, str], key: str) -> bool | None:

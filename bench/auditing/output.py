@@ -117,4 +117,5 @@ def plan_in_words(planned: Mapping[str, Any]) -> str:
         f" {planned['prompts']} prompts; images: {counted}\n"
         f"{planned['images_missing']:,} images to make ({planned['row_evaluations']:,} row"
         f" evaluations, {size_text(planned['disk_mib'] * 2**20)}{about}) in {planned['out']}"
+        + "".join(f"\nnote: {visible(note)}" for note in planned["notes"])
     )

@@ -46,6 +46,7 @@ def page(found: Found, folder: Path) -> str:
         kinds=found.kinds,
         curve=_curve(found),
         rows=[_row(one) for one in found.rows],
+        written=[one for one in found.rows if one.command],
         tags=list(found.header["tags"].items())[:TAGS],
         untold=max(0, len(found.header["tags"]) - TAGS),
         similar=similar_in_words(found),

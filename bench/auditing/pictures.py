@@ -4,6 +4,7 @@ with its views, its descriptors and the group of near-duplicates that it belongs
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,12 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from bench.auditing.asked import Asked
+from bench.auditing.prompts import Size
 from bench.base.errors import UserError, one_line, visible
 from bench.base.pictures import BadPicture, pixel_digest
 from bench.base.progress import Report, silent
 from bench.base.spread import spread
 from bench.captioned.folder import Captioned, CaptionedFolder, read_folder
-from bench.captioned.views import Training, views
+from bench.captioned.views import Training, bucket, views
 from bench.suite.near import components
 
 NO_HOLDOUT = (
@@ -35,6 +37,7 @@ class Pictures:
 
     `plain` holds the plainest view of each, uint8 `[h, w, 3]`. `described` has the descriptors of
     all views, float32 `[V, d]`, and `names` what they are called, views of one picture together.
+    `buckets` has height and width of the bucket that each was trained in; None for a square.
     `total` is how many the folder holds, of which these may be a part, and `left` are the others.
     """
 
@@ -42,6 +45,7 @@ class Pictures:
     plain: tuple[np.ndarray, ...]
     names: tuple[tuple[str, ...], ...]
     described: np.ndarray
+    buckets: tuple[Size, ...]
     layout: str
     total: int
     left: tuple[Captioned, ...] = ()
@@ -109,18 +113,24 @@ def left_out(
 
 def _looked_at(
     entries: Sequence[Captioned], training: Training, describe: Describe, what: str, report: Report
-) -> tuple[tuple[np.ndarray, ...], tuple[tuple[str, ...], ...], np.ndarray]:
-    """The plainest view of each picture, the names of all of its views, and their descriptors."""
+) -> tuple[tuple[np.ndarray, ...], tuple[tuple[str, ...], ...], np.ndarray, tuple[Size, ...]]:
+    """The plainest view of each picture, the names of all of its views, their descriptors, and the
+    bucket of each picture.
+    """
+    buckets = list[Size]()
     plain, names, described = list[np.ndarray](), list[tuple[str, ...]](), list[np.ndarray]()
     waiting: list[np.ndarray] = []
     for number, entry in enumerate(entries):
         report(what, number, len(entries))
         try:
-            found = views(entry.image(), training)
+            image = entry.image()
+            found = views(image, training)
         except BadPicture as error:
             raise UserError(
                 f"picture {visible(entry.name)} cannot be used: {one_line(error)[:160]}"
             ) from error
+        width, height = bucket(image.width, image.height, training.side)
+        buckets.append(None if width == height else (height, width))
         plain.append(found[0].pixels)
         names.append(tuple(view.name for view in found))
         waiting += [view.pixels for view in found]
@@ -130,7 +140,7 @@ def _looked_at(
     if waiting:
         described.append(describe(waiting))
     report(what, len(entries), len(entries))
-    return tuple(plain), tuple(names), np.concatenate(described)
+    return tuple(plain), tuple(names), np.concatenate(described), tuple(buckets)
 
 
 def read_both(
@@ -194,6 +204,20 @@ def notes_on(pictures: Pictures, holdout: Pictures | None) -> list[str]:
             " not show."
         )
     return found
+
+
+def bucket_notes(pictures: Pictures, by_header: bool) -> list[str]:
+    """How many pictures were asked for in which size, where some are no squares."""
+    counts = Counter(size for size in pictures.buckets if size)
+    if not counts:
+        return []
+    shown = ", ".join(f"{width} x {height}: {n}" for (height, width), n in counts.most_common())
+    why = "as the file's header says that it was trained" if by_header else "--buckets"
+    return [
+        f"{sum(counts.values())} of {len(pictures)} training pictures were asked for in the sides"
+        f" of their bucket, width x height ({shown}; {why}); prompts that belong to no picture were"
+        " asked for as squares."
+    ]
 
 
 def refuse_shared(training: Pictures, holdout: Pictures) -> None:

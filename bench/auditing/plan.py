@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from bench.auditing.ready import Audit
 from bench.auditing.rows import compared, remedy_columns
-from bench.auditing.sampling import Column, Generated, planned
+from bench.auditing.sampling import Column, Generated
 from bench.auditing.suites import FEW
 from bench.base.pictures import PNG_BYTES_PER_PIXEL
 from bench.diffusion.denoiser import Denoiser
@@ -21,17 +22,23 @@ def plan(audit: Audit, denoiser: Denoiser | None = None) -> dict[str, Any]:
     takes at the pace of one evaluation just now. What methods fit and evaluate on top is not in it.
     """
     studio = audit.studio
-    steps, side = audit.suite.settings.model.steps, audit.suite.settings.model.side
+    steps = audit.suite.settings.model.steps
     columns: list[tuple[Column, Generated]] = []
-    yours = planned(studio.prepared(audit.yours), [*audit.askings, *audit.held_out_askings])
+    yours = studio.planned(audit.yours, [*audit.askings, *audit.held_out_askings])
     columns.append((audit.yours, yours))
     if audit.base:
-        columns.append((audit.base, planned(studio.prepared(audit.base), audit.base_askings)))
+        columns.append((audit.base, studio.planned(audit.base, audit.base_askings)))
     few = compared(audit.askings)
     for column in [*(one for one, _, _ in audit.settings()), *remedy_columns(audit)]:
-        columns.append((column, planned(studio.prepared(column), few, FEW)))
-    images = {column.name: len(set(generated.keys)) for column, generated in columns}
-    missing = sum(len(made.prepared.images.lacking(made.keys)) for _, made in columns)
+        columns.append((column, studio.planned(column, few, FEW)))
+    images = {
+        column.name: sum(len(set(part.keys)) for part in generated.parts)
+        for column, generated in columns
+    }
+    missing, pixels = 0, 0
+    for part in (part for _, generated in columns for part in generated.parts):
+        missing += len(part.lacking)
+        pixels += len(part.lacking) * math.prod(part.prepared.experiment.suite.settings.model.sides)
     attacked = 0
     if audit.attack:
         experiment = studio.prepared(audit.attack).experiment
@@ -46,7 +53,8 @@ def plan(audit: Audit, denoiser: Denoiser | None = None) -> dict[str, Any]:
         "row_evaluations": rows,
         "row_evaluations_of_the_attack": attacked,
         "seconds_estimated": None if denoiser is None else round(rows * pace(denoiser), 1),
-        "disk_mib": round(missing * side * side * PNG_BYTES_PER_PIXEL / 2**20, 1),
+        "disk_mib": round(pixels * PNG_BYTES_PER_PIXEL / 2**20, 1),
+        "notes": list(audit.notes),
         "out": str(audit.asked.out),
     }
 

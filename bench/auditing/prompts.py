@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -46,14 +46,20 @@ PLAIN = frozenset(
 WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 
 
+Size = tuple[int, int] | None  # height and width in pixels; None for the model's square
+
+
 @dataclass(frozen=True)
 class Asking:
-    """One prompt, how many images of it are made, and the training pictures whose own it is."""
+    """One prompt, how many images of it are made and of which size, and the training pictures whose
+    own it is.
+    """
 
     kind: Kind
     text: str
     images: int
     own: tuple[int, ...] = ()
+    size: Size = None
 
 
 def trigger_of(given: str, entries: Sequence[Captioned]) -> str:
@@ -89,22 +95,21 @@ def askings(
     keep_tokens: int = 0,
     quick: bool = False,
     seed: int = 0,
+    sizes: Sequence[Size] = (),
 ) -> list[Asking]:
     """All prompts in order: captions first, one for each text, with `images` images for each
     picture that has it; then the kinds without a picture, four times as many images each.
 
     `tags` counts those of the file's header. `quick` asks for captions, trigger and novel scenes.
+    With `sizes`, one for each picture, its own prompts are asked for in its size; what belongs to
+    no picture is asked for as a square.
     """
-    found: list[Asking] = []
-    own: dict[str, list[int]] = {}
-    for number, entry in enumerate(entries):
-        own.setdefault(entry.caption, []).append(number)
-    for caption, numbers in own.items():
-        found.append(Asking("caption", caption, images * len(numbers), tuple(numbers)))
+    captions = {entry.caption for entry in entries}
+    found = caption_askings([entry.caption for entry in entries], images, sizes)
     pooled = 4 * images
     if not quick:
-        found += _shuffled(entries, images, keep_tokens, seed)
-    captions = set(own)
+        shuffled = _shuffled(entries, images, keep_tokens, seed)
+        found += [replace(one, size=sizes[one.own[0]]) if sizes else one for one in shuffled]
     if trigger and trigger not in captions:
         found.append(Asking("trigger", trigger, pooled))
     if not quick:
@@ -116,6 +121,21 @@ def askings(
     scenes = [scene for scene in novel if scene not in captions]
     found += [Asking("novel", scene, max(1, pooled // len(scenes))) for scene in scenes]
     return found
+
+
+def caption_askings(
+    captions: Sequence[str], images: int, sizes: Sequence[Size] = ()
+) -> list[Asking]:
+    """The captions of pictures, one for each text (and each size), with `images` images for each
+    picture that has it.
+    """
+    own: dict[tuple[str, Size], list[int]] = {}
+    for number, caption in enumerate(captions):
+        own.setdefault((caption, sizes[number] if sizes else None), []).append(number)
+    return [
+        Asking("caption", caption, images * len(numbers), tuple(numbers), size)
+        for (caption, size), numbers in own.items()
+    ]
 
 
 def novel_scenes(trigger: str, given: Sequence[str], otherwise: Sequence[str]) -> list[str]:

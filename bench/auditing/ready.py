@@ -13,10 +13,12 @@ import numpy as np
 import torch
 
 from bench.auditing.asked import Asked, Lora, Remedy
+from bench.auditing.bases import base_notes
+from bench.auditing.commands import scale_commands
 from bench.auditing.compare import Comparison, comparison_of, descriptor_of, refuse_held_out
 from bench.auditing.header import TrainingHeader, read_training_header, together
-from bench.auditing.pictures import Pictures, groups, notes_on, read_both
-from bench.auditing.prompts import Asking, askings, novel_scenes, trigger_of
+from bench.auditing.pictures import Pictures, bucket_notes, groups, notes_on, read_both
+from bench.auditing.prompts import Asking, askings, caption_askings, novel_scenes, trigger_of
 from bench.auditing.sampling import Column, Studio
 from bench.auditing.suites import (
     ATTACKED,
@@ -36,9 +38,10 @@ from bench.base.progress import Report, silent
 from bench.base.prompt_lists import read_list
 from bench.captioned.views import Training
 from bench.diffusion.between import refuse_other_training, same_weights
-from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.denoiser import Denoiser, check_size
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import check
+from bench.diffusion.lora.names import part_of
 from bench.diffusion.model import load_base
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
@@ -98,7 +101,7 @@ class Audit:
 
     @property
     def yours(self) -> Column:
-        return Column("yours", self.suite)
+        return Column("yours", self.suite, command=scale_commands(self.asked.loras))
 
     @property
     def base(self) -> Column | None:
@@ -159,11 +162,11 @@ class Audit:
         if not self.asked.loras:
             return []
         for weight in self.asked.curve:
-            suite = self.files.with_loras(self.suite, weighted(self.asked.loras, weight))
-            found.append((Column(self._weight_name(weight), suite), "weight", weight))
+            column = self._with_loras(self._weight_name(weight), weighted(self.asked.loras, weight))
+            found.append((column, "weight", weight))
         if self._touches_text():
-            suite = self.files.with_loras(self.suite, in_unet_only(self.asked.loras))
-            found.append((Column("text encoder untouched", suite), "remedy", None))
+            untouched = in_unet_only(self.asked.loras)
+            found.append((self._with_loras("text encoder untouched", untouched), "remedy", None))
         for file in self.asked.epochs:
             first = Lora(file, self.asked.loras[0].strength)
             suite = self.files.with_loras(self.suite, [first, *self.asked.loras[1:]])
@@ -171,6 +174,10 @@ class Audit:
             name = file.stem if stems.count(file.stem) == 1 else f"{file.parent.name}/{file.stem}"
             found.append((Column(name, suite), "epoch", None))
         return found
+
+    def _with_loras(self, name: str, loras: list[Lora]) -> Column:
+        suite = self.files.with_loras(self.suite, loras)
+        return Column(name, suite, command=scale_commands(loras))
 
     def _weight_name(self, weight: float) -> str:
         """A weight as a person who publishes the file says it; of several files, or of unlike
@@ -197,10 +204,9 @@ class Audit:
 
     def _touches_text(self) -> bool:
         return any(
-            any(
-                name.startswith(("lora_te", "text_encoder")) for name in read_lora(one.file).tensors
-            )
+            part_of(name) != "unet"
             for one in self.asked.loras
+            for name in read_lora(one.file).tensors
         )
 
 
@@ -214,9 +220,8 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     like = load_suite(asked.suite_like)
     judges = judges_of(like, asked)
     header = _header(asked)
-    side = model_side(asked.model) if asked.model else like.settings.model.side
     training = Training(
-        side,
+        model_side(asked, like),
         flips=asked.flips and header.flips is not False,
         random_crops=asked.random_crops or header.random_crops is True,
     )
@@ -229,6 +234,9 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     scenes = novel_scenes(trigger, _lines(asked.novel), _clean(like))
     if not scenes:
         notes.append("No novel scenes were tried: give --novel FILE, one prompt a line.")
+    bucketed = header.buckets is True if asked.buckets is None else asked.buckets
+    if bucketed:
+        notes += bucket_notes(pictures, asked.buckets is None)
     asking = askings(
         pictures.entries,
         images=asked.images_each,
@@ -238,6 +246,7 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
         keep_tokens=header.keep_tokens,
         quick=asked.quick,
         seed=asked.seed,
+        sizes=pictures.buckets if bucketed else (),
     )
     comparison = comparison_of(judges, like, descriptor, (pictures, holdout), notes)
     refuse_held_out(comparison, training, judges.threshold, report)
@@ -247,7 +256,11 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
         raise UserError(
             "nothing to compare: with these weights the LoRA files leave the model as it was"
         )
-    held_out_askings = _own_captions(holdout, asked.images_each) if holdout else []
+    held_out_askings = (
+        caption_askings(holdout.captions, asked.images_each, holdout.buckets if bucketed else ())
+        if holdout
+        else []
+    )
     of_group = groups(comparison.among_training(), judges.threshold)
     sets = is_set(asked, *_pairs(asked, asking, held_out_askings, pictures.captions, of_group))
     return Audit(
@@ -280,6 +293,9 @@ def try_model(audit: Audit) -> Denoiser:
     """
     prepared = audit.studio.prepared(audit.yours)
     prepared.engine.load()
+    for size in {one.size for one in (*audit.askings, *audit.held_out_askings)}:
+        if size:
+            check_size(prepared.engine.denoiser.pipe, size)
     pipe = prepared.engine.denoiser.pipe
     for file in audit.asked.epochs:
         check(pipe, read_lora(file))
@@ -295,6 +311,11 @@ def try_model(audit: Audit) -> Denoiser:
         if not same_weights(pipe.vae, base.pipe.vae):
             audit.note(OTHER_AUTOENCODER)
     _note_long_captions(audit, pipe)
+    model = audit.suite.path(audit.suite.settings.model.path)
+    for lora in audit.asked.loras:
+        header = read_training_header(read_lora(lora.file).header)
+        for note in base_notes(lora.file.name, header, pipe, model):
+            audit.note(note)
     audit.tried = True
     return prepared.engine.denoiser
 
@@ -328,13 +349,6 @@ def _refuse_idle(asked: Asked) -> None:
 
 def _same_files(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and path_digest(one) == path_digest(other)
-
-
-def _own_captions(pictures: Pictures, images: int) -> list[Asking]:
-    found: dict[str, list[int]] = {}
-    for number, caption in enumerate(pictures.captions):
-        found.setdefault(caption, []).append(number)
-    return [Asking("caption", text, images * len(own), tuple(own)) for text, own in found.items()]
 
 
 def _pairs(

@@ -98,7 +98,7 @@ class KindFound:
 class Row:
     """A weight, an epoch or a remedy: share of images of training captions that copy, use (0 base,
     1 the model), alignment with novel prompts, seconds an image, whether it travels with the file,
-    and what the curve says of it.
+    what the curve says of it, and the command that writes it as a file, where one can.
     """
 
     name: str
@@ -111,6 +111,7 @@ class Row:
     seconds: float | None
     travels: str
     against: str = ""
+    command: str = ""
 
 
 @dataclass(frozen=True)

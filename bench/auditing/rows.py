@@ -5,10 +5,13 @@ against the weights between the base and the model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from bench.auditing.commands import filter_command
 from bench.auditing.curve import Point, against_curve, use
+from bench.auditing.filtered import FILTER
 from bench.auditing.prompts import Asking
 from bench.auditing.ready import Audit
 from bench.auditing.result import Row
@@ -47,18 +50,26 @@ def rows_of(audit: Audit, studio: Studio) -> tuple[Row, ...]:
     # What lies between two whole models is a whole model.
     between = TRAVELS["weights" if audit.asked.base else "file"]
     points += [point(column, kind, weight, between) for column, kind, weight in audit.settings()]
+    commands = {
+        column.name: column.command
+        for column in (audit.yours, *(one for one, _, _ in audit.settings()))
+    }
     seconds: dict[str, float | None] = {}
     for column in remedy_columns(audit):
         where = registry.find("method", column.method).load().where
         travels = TRAVELS["weights"] if where == "weights" else TRAVELS["served"]
-        if column.method == "baf":  # what is left of the update is a file as before
+        if column.method == FILTER:  # what is left of the update is a file as before
             travels = TRAVELS["file"]
+        commands[column.name] = column.command
         record = studio.record(column)
         seconds[column.name] = _seconds(record.cost)
         points.append(point(column, "remedy", None, travels))
     if seconds:
         seconds["yours"] = _seconds(studio.record(audit.yours).cost)
-    return tuple(_row(one, points, seconds.get(one.name)) for one in _ordered(points))
+    return tuple(
+        replace(_row(one, points, seconds.get(one.name)), command=commands.get(one.name, ""))
+        for one in _ordered(points)
+    )
 
 
 def _ordered(points: Sequence[Point]) -> list[Point]:
@@ -126,9 +137,11 @@ def remedy_columns(audit: Audit) -> list[Column]:
     for remedy in audit.remedies():
         given = ", ".join(f"{name} {value}" for name, value in remedy.parameters.items())
         name = f"{remedy.method} ({given})" if given else remedy.method
-        column = Column(name, audit.suite, remedy.method, dict(remedy.parameters))
+        parameters = dict(remedy.parameters)
+        column = Column(name, audit.suite, remedy.method, parameters)
+        column = replace(column, command=filter_command(audit.asked, column))
         try:
-            audit.studio.prepared(column)
+            audit.studio.planned(column, compared(audit.askings), FEW)  # in every size
         except UserError as error:
             if audit.asked.remedies is not None:
                 raise

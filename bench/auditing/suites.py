@@ -30,8 +30,12 @@ from bench.auditing.prompts import Asking
 from bench.base.errors import UserError, visible
 from bench.base.files import write_atomically
 from bench.base.pictures import encode_png
+from bench.diffusion.checkpoint import check_checkpoint
 from bench.diffusion.lora.merge import Strength
+from bench.diffusion.model_index import check_model_index
+from bench.diffusion.weight_files import refuse_pickle
 from bench.new_suite.given import Given
+from bench.new_suite.given import absolute as linked
 from bench.new_suite.model import ModelChecks
 from bench.suite.load import load_suite
 from bench.suite.places import SUITE_PREFIX
@@ -107,10 +111,10 @@ def stated(like: Suite, text: str) -> str:
 
 
 def model_table(asked: Asked, like: Suite, on_gpu: bool) -> dict[str, Any]:
-    """The section [model] without LoRAs: the named model's folder with its own side, sampled as the
-    suite samples.
+    """The section [model] without LoRAs: the named model with its own side, sampled as the suite
+    samples.
 
-    Raises `UserError` for a folder that is no model that is supported.
+    Raises `UserError` for what is no model that is supported.
     """
     settings = like.settings.model
     table: dict[str, Any] = {
@@ -125,22 +129,94 @@ def model_table(asked: Asked, like: Suite, on_gpu: bool) -> dict[str, Any]:
         if settings.config:
             table["config"] = stated(like, settings.config)
         return table
-    return table | {"path": str(absolute(asked.model)), "side": model_side(asked.model)}
+    table |= {"path": str(named(asked.model)), "side": model_side(asked, like)}
+    if config := config_of(asked.model, asked, like):
+        table["config"] = config
+    return table
 
 
-def model_side(folder: Path) -> int:
-    """Pixels a side of a model's pictures, by its configurations. Raises `UserError` for a folder
-    that is no model that is supported, with everything that is wrong.
+def model_side(asked: Asked, like: Suite) -> int:
+    """Pixels a side of the pictures of the model that is named, or of the suite's; its
+    configurations say it, in its own folder or beside a checkpoint in one file.
+
+    Raises `UserError` for what is no model that is supported, with everything that is wrong.
     """
+    if asked.config and not (asked.model and asked.model.is_file()):
+        raise UserError(
+            "--config is for a checkpoint in one file, which --model names; a folder has its own"
+            " configurations"
+        )
+    if asked.model is None:
+        return like.settings.model.side
+    for path in filter(None, (asked.model, asked.base)):
+        check_named(path)
+    config = config_of(asked.model, asked, like)
+    folder = like.place(config) if config else asked.model
     problems: list[str] = []
-    facts = ModelChecks(Given(model=folder), problems, []).check()
+    facts = ModelChecks(Given(model=folder), problems, []).check(weights=config is None)
     if problems:
         raise UserError("; ".join(problems))
+    for path in filter(None, (asked.model, asked.base)):
+        if config := config_of(path, asked, like):
+            folder = like.place(config)
+            check_checkpoint(path, folder, check_model_index(folder))
     return int(facts["side"])
+
+
+def check_named(path: Path) -> None:
+    """Raises `UserError` for a model that is not there, or a file that is no safetensors."""
+    refuse_pickle(path)
+    if not path.exists() and path.suffix == ".safetensors":
+        raise UserError(f"there is no model {visible(str(path))}")
+
+
+def config_of(path: Path, asked: Asked, like: Suite) -> str | None:
+    """Where a suite finds tokenizer, scheduler and configurations of a model in one file: in what
+    `--config` names, else in the other model (base or fine-tuned) where that is a folder, else in
+    the suite's own model. None for a folder, which has its own.
+
+    Raises `UserError` where there is no such folder.
+    """
+    if not path.is_file():
+        return None
+    if asked.config:
+        return str(named(asked.config))
+    for other in (asked.model, asked.base):
+        if other and other.is_dir():
+            return str(named(other))
+    settings = like.settings.model
+    own = settings.config or settings.path
+    if not (like.place(own) / "model_index.json").is_file():
+        raise UserError(
+            f"{visible(str(path))} is a checkpoint in one file, which says nothing of tokenizer and"
+            " scheduler, and the model of suite"
+            f" {like.name}, which could, is not here: give --config FOLDER, a diffusers folder of"
+            " the same architecture (its weights are not needed)"
+        )
+    return stated(like, own)
+
+
+def lora_tables(loras: Iterable[Lora]) -> list[dict[str, Any]]:
+    """LoRAs as tables [[model.loras]]."""
+    return [
+        {
+            "file": str(absolute(lora.file)),
+            "weight": lora.strength.unet,
+            "text_weight": lora.strength.text,
+        }
+        for lora in loras
+    ]
 
 
 def absolute(path: Path) -> Path:
     return path.expanduser().resolve()
+
+
+def named(path: Path) -> Path:
+    """A path as a suite file has to say it, with its links left: a hub's cache names files by
+    links.
+    """
+    return linked(path.expanduser())
 
 
 @dataclass(frozen=True)
@@ -203,21 +279,16 @@ class Files:
         """
         model = model_table(self.asked, self.like, self.on_gpu)
         if self.asked.base and base:
-            model["path"] = str(absolute(self.asked.base))
+            model["path"] = str(named(self.asked.base))
             model.pop("config", None)
+            if config := config_of(self.asked.base, self.asked, self.like):
+                model["config"] = config
         elif self.asked.base:
-            model["base"] = str(absolute(self.asked.base))
+            model["base"] = str(named(self.asked.base))
         if weight != 1:
             model["weight"] = weight
         if loras:
-            model["loras"] = [
-                {
-                    "file": str(absolute(lora.file)),
-                    "weight": lora.strength.unet,
-                    "text_weight": lora.strength.text,
-                }
-                for lora in loras
-            ]
+            model["loras"] = lora_tables(loras)
         captions: dict[str, Any] = {"file": "prompts/captions.csv", "images_per_prompt": FEW}
         if not all(self.training.captions):
             captions["empty"] = True

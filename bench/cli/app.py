@@ -18,7 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 PANELS = {
     "Measure": ("run", "detect", "compare", "report", "fetch"),
     "Look": ("list", "show", "doctor"),
-    "Bring your own": ("audit", "check", "suite", "statistics"),
+    "Bring your own": ("audit", "lora", "check", "suite", "statistics"),
     "Study a method": ("tune", "sweep", "calibrate", "analyze", "finetune", "experiment"),
     "Maintain the leaderboard": ("leaderboard", "submit", "verify", "testbed"),
 }

@@ -39,7 +39,13 @@ class SubjectOptions:
         ),
     ]
     model: Annotated[
-        Path | None, typer.Option(help="Diffusers folder of the model; by default that of --like.")
+        Path | None,
+        typer.Option(
+            help=(
+                "The model: a diffusers folder, or a checkpoint in one .safetensors file; by"
+                " default that of --like."
+            )
+        ),
     ] = None
     lora: Annotated[
         list[str] | None,
@@ -52,6 +58,15 @@ class SubjectOptions:
     base: Annotated[
         Path | None,
         typer.Option(help="What a fully fine-tuned model began as; a LoRA's base is the model."),
+    ] = None
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help=(
+                "For a checkpoint in one file: a diffusers folder of the same architecture, without"
+                " weights; by default the base's, or that of --like."
+            )
+        ),
     ] = None
     holdout: Annotated[
         Path | None, typer.Option(help="Pictures of the same source that were never trained on.")
@@ -151,6 +166,16 @@ class MeasureOptions:
     no_flip: Annotated[
         bool, typer.Option("--no-flip", help="The training did not mirror pictures.")
     ] = False
+    buckets: Annotated[
+        bool | None,
+        typer.Option(
+            "--buckets/--no-buckets",
+            help=(
+                "Ask for each picture in the sides of its bucket, as kohya's scripts train; by"
+                " default as the LoRA's header says, else as squares."
+            ),
+        ),
+    ] = None
     random_crops: Annotated[
         bool, typer.Option("--random-crops", help="The training cut pictures at random places.")
     ] = False
@@ -198,6 +223,7 @@ def _asked(
         out=output.out.expanduser(),
         model=subject.model.expanduser() if subject.model else None,
         base=subject.base.expanduser() if subject.base else None,
+        config=subject.config.expanduser() if subject.config else None,
         loras=tuple(parse_lora(text) for text in subject.lora or ()),
         epochs=tuple(path.expanduser() for path in subject.epochs or ()),
         holdout=subject.holdout.expanduser() if subject.holdout else None,
@@ -215,6 +241,7 @@ def _asked(
         attack=not effort.no_attack,
         flips=not measure.no_flip,
         random_crops=measure.random_crops,
+        buckets=measure.buckets,
         sscd=measure.sscd,
         profile=measure.profile,
         threshold=measure.threshold,
@@ -233,6 +260,7 @@ def _asked(
         "bench audit --lora style.safetensors:0.8 --model ./sd15 --data ./pictures",
         "bench audit --lora style.safetensors --model ./sd15 --data ./pictures"
         " --holdout ./unused --quick",
+        "bench audit --model mine.safetensors --base v1-5.safetensors --data ./pictures",
         "bench audit --generations ./made-elsewhere --data ./pictures",
         "bench audit --model ./finetuned --base ./sd15 --data ./pictures --fail-above 0",
     )
@@ -283,10 +311,10 @@ def audit(
 
 # Options that mean nothing where generations are given, by the group that has them.
 OF_MODELS: dict[str, tuple[str, ...]] = {
-    "subject": ("model", "lora", "base", "epochs", "holdout_random"),
+    "subject": ("model", "lora", "base", "config", "epochs", "holdout_random"),
     "captions": ("trigger", "novel"),
     "effort": ("quick", "images", "weights", "remedy", "no_attack", "seed"),
-    "measure": ("calibrate", "steps", "guidance", "dtype", "batch_size"),
+    "measure": ("calibrate", "steps", "guidance", "dtype", "batch_size", "buckets"),
     "output": ("dry_run", "store"),
 }
 

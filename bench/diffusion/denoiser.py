@@ -18,15 +18,32 @@ from bench.diffusion.request import Added, HandedIn, Request, Step
 SMALLEST_SIGNAL = 1e-8
 
 
+def autoencoder_factor(pipe: Any) -> int:
+    """Pixels a side for each latent."""
+    return int(2 ** (len(pipe.vae.config.block_out_channels) - 1))
+
+
+def check_size(pipe: Any, size: tuple[int, int]) -> None:
+    """Raises `UserError` for a height and a width in pixels that a pipeline cannot make."""
+    factor = autoencoder_factor(pipe)
+    if any(side % factor for side in size):
+        raise UserError(
+            f"pictures of {size[0]} x {size[1]} pixels (height x width) cannot be made: both must"
+            f" be multiples of {factor}, by which the model's autoencoder enlarges"
+        )
+
+
 class Denoiser:
     """A diffusers text-to-image pipeline as a function of latents, timestep and embeddings.
 
     Every evaluation is counted: `rows` counts rows that went through the UNet, `backward_rows` rows
     that a gradient went back through, twice where it went to weights too (which costs a product
     of matrices more in every layer). Hooks on the UNet itself count, so that a method which calls
-    the UNet directly is counted too. A model of Stable Diffusion XL is told the sizes of the
-    picture, `time_ids`, six numbers as `Added` has them; by default a whole picture of the model's
-    own size. Raises `UserError` for a model that predicts neither epsilon nor v.
+    the UNet directly is counted too. Pictures have the `size` (height, width) in pixels, by default
+    the model's own; both are multiples of the autoencoder's factor. A model of Stable Diffusion XL
+    is told the sizes of the picture, `time_ids`, six numbers as `Added` has them; by default a
+    whole picture of the size that is made. Raises `UserError` for a model that predicts neither
+    epsilon nor v, and for a size that is no multiple of the factor.
     """
 
     def __init__(
@@ -36,8 +53,13 @@ class Denoiser:
         guidance_scale: float,
         batch_size: int = 8,
         time_ids: Sequence[int] | None = None,
+        size: tuple[int, int] | None = None,
     ) -> None:
         self.pipe = pipe
+        self._factor = autoencoder_factor(pipe)
+        if size:
+            check_size(pipe, size)
+        self._size = size
         self.family = family_of_pipeline(pipe)
         self._time_ids = time_ids
         self.steps = steps
@@ -175,8 +197,7 @@ class Denoiser:
         """
         sizes = self._time_ids
         if sizes is None:
-            factor = 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
-            height, width = (side * factor for side in self._latent_sides())
+            height, width = (side * self._factor for side in self._latent_sides())
             sizes = (height, width, 0, 0, height, width)
         return torch.tensor([sizes] * count, device=self.device, dtype=self.dtype)
 
@@ -218,6 +239,8 @@ class Denoiser:
 
     def _latent_sides(self) -> tuple[int, int]:
         """Height and width of latents."""
+        if self._size:
+            return self._size[0] // self._factor, self._size[1] // self._factor
         size = self.pipe.unet.config.sample_size
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
         return height, width

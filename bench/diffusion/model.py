@@ -21,7 +21,8 @@ import torch
 from bench.base.errors import UserError, one_line
 from bench.diffusion.batch_size import batch_size_by_trial
 from bench.diffusion.between import blend, refuse_other_shapes
-from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.checkpoint import check_checkpoint
+from bench.diffusion.denoiser import Denoiser, autoencoder_factor
 from bench.diffusion.execution import Execution, prepare
 from bench.diffusion.families import CALLED, Family, family_of_pipeline, parts_of
 from bench.diffusion.lora.file import read_lora
@@ -131,6 +132,9 @@ def _read(suite: Suite, dtype: torch.dtype) -> Any:
 
     settings = suite.settings.model
     path = suite.path(settings.path)
+    if path.is_file():
+        # A hub's cache holds links to files without a suffix, and diffusers goes by the suffix.
+        path = suite.places.beside_suite(settings.path)
     refuse_pickle(path)
     if path.is_dir():
         if settings.config:
@@ -172,7 +176,7 @@ def _check_side(pipe: Any, suite: Suite) -> None:
 
     `sample_size` of a UNet is a number, or height and width; a UNet without one takes the suite's.
     """
-    side, factor = suite.settings.model.side, 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    side, factor = suite.settings.model.side, autoencoder_factor(pipe)
     stated = pipe.unet.config.sample_size
     if stated is None and side % factor == 0:
         pipe.unet.register_to_config(sample_size=side // factor)
@@ -242,7 +246,9 @@ def _settle_xl(pipe: Any, path: Path) -> None:
 
 
 def _time_ids(suite: Suite, family: Family) -> tuple[int, ...] | None:
-    """The sizes that a model of Stable Diffusion XL is told; None for its own, uncropped."""
+    """The sizes that a model of Stable Diffusion XL is told; None for those of the picture that is
+    made, uncropped.
+    """
     settings = suite.settings.model
     told = settings.size_conditioning
     if told is None:
@@ -252,8 +258,7 @@ def _time_ids(suite: Suite, family: Family) -> tuple[int, ...] | None:
             f"suite {suite.name}: [model.size_conditioning] is for {CALLED['sdxl']}, and its model"
             f" is {CALLED[family]}; leave it out"
         )
-    whole = (settings.side, settings.side)
-    return (*(told.original or whole), *told.crop, *(told.target or whole))
+    return (*(told.original or settings.sides), *told.crop, *(told.target or settings.sides))
 
 
 def load_denoiser(
@@ -262,13 +267,23 @@ def load_denoiser(
     """The suite's model, executed as asked for (else as the suite says); `gradients`: a method will
     want some, so a batch size by trial leaves them room.
     """
-    settings, execution = suite.settings.model, execution or Execution()
+    execution = execution or Execution()
     pipe = load_pipeline(suite, device)
     prepare(pipe, execution)
+    return denoiser_of(pipe, suite, execution, gradients)
+
+
+def denoiser_of(
+    pipe: Any, suite: Suite, execution: Execution | None = None, gradients: bool = False
+) -> Denoiser:
+    """A pipeline of the suite's model, loaded and prepared, as `load_denoiser` gives it."""
+    settings, execution = suite.settings.model, execution or Execution()
     fixed = execution.batch_size if isinstance(execution.batch_size, int) else settings.batch_size
     try:
         time_ids = _time_ids(suite, family_of_pipeline(pipe))
-        denoiser = Denoiser(pipe, settings.steps, settings.guidance_scale, fixed, time_ids)
+        denoiser = Denoiser(
+            pipe, settings.steps, settings.guidance_scale, fixed, time_ids, settings.size
+        )
         denoiser.new_scheduler()
     except UserError:
         raise
@@ -376,7 +391,9 @@ def _from_single_file(file: Path, config: Path, dtype: torch.dtype) -> Any:
             f"{config} is no diffusers folder: it has no model_index.json; give one with the"
             f" configs of the model in {file.name}"
         )
-    pipeline, more = _pipeline_of(check_model_index(config))
+    family = check_model_index(config)
+    check_checkpoint(file, config, family)
+    pipeline, more = _pipeline_of(family)
     with _clear_errors(file):
         return pipeline.from_single_file(
             str(file), config=str(config), torch_dtype=dtype, local_files_only=True, **more

@@ -9,6 +9,7 @@ classes of a suite's metrics and attacks can say was asked in a child process
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 from collections import Counter
@@ -261,13 +262,15 @@ def _fact_of(
     files = list({(file.path, file.problem): file for file in reversed(files)}.values())[::-1]
     problems = (*looked.problems, *answers.get("problems", ()))
     images = answers.get("images") or _images(suite)
-    factor = 1 + ACTIVATIONS * settings.batch_size * (settings.side / 512) ** 2
+    factor = 1 + ACTIVATIONS * settings.batch_size * math.prod(settings.sides) / 512**2
     memory = (
         None
         if looked.parameters is None
         else round(looked.parameters * BYTES[settings.dtype] * factor)
     )
-    disk = None if images is None else round(images * settings.side**2 * PNG_BYTES_PER_PIXEL)
+    disk = (
+        None if images is None else round(images * math.prod(settings.sides) * PNG_BYTES_PER_PIXEL)
+    )
     lacking = [file for file in files if file.problem]
     mark, verdict = _verdict(problems, lacking, len(files), looked.parameters, memory, disk, room)
     timed = _seconds_an_image(suite, store, str(answers.get("timing", "")))

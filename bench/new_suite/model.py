@@ -27,10 +27,11 @@ class ModelChecks(Checks):
     configs: Mapping[str, dict[str, Any] | None]
     family: Family = "sd"
 
-    def check(self) -> dict[str, Any]:
+    def check(self, weights: bool = True) -> dict[str, Any]:
         """What the JSON files and the headers of the weights say: side in pixels, prediction type,
         scheduler, number of parameters and their stored types. Where they cannot be read, problems
-        are added and the facts are those of Stable Diffusion 1.
+        are added and the facts are those of Stable Diffusion 1. Without `weights` the folder is one
+        of configurations, for a checkpoint in one file.
         """
         facts: dict[str, Any] = {
             "side": 512,
@@ -60,7 +61,7 @@ class ModelChecks(Checks):
             if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
                 self.problems.append(f"{folder} holds neither tokenizer.json nor vocab.json")
         stored: Counter[str] = Counter()
-        for part, stem in STEMS[self.family].items():
+        for part, stem in STEMS[self.family].items() if weights else ():
             for file in self._weights(folders[part], stem):
                 stored += self.stored_numbers(file)
         self._check_scheduler(configs["scheduler"] or {}, facts)

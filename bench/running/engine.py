@@ -11,7 +11,7 @@ from bench.base.errors import UserError, one_line
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.execution import Execution, float32_products
 from bench.diffusion.memory import peak_memory_mib
-from bench.diffusion.model import load_base, load_denoiser, stored_as
+from bench.diffusion.model import denoiser_of, load_base, load_denoiser, stored_as
 from bench.features.extractor import Extractor
 from bench.records.environment import device_name, package_version
 from bench.running.experiment import Experiment
@@ -68,6 +68,17 @@ class Engine:
     def release(self) -> None:
         """Forget the loaded models; what is needed again is loaded again."""
         self._denoiser = self._base = None
+
+    def adopt(self, other: Engine) -> None:
+        """Take over the model that another engine has loaded, which then has none; where it has
+        none, nothing happens. Their suites differ in the size of pictures alone.
+        """
+        if other._denoiser is None or self._denoiser is not None:
+            return
+        pipe = other._denoiser.pipe
+        other._denoiser.close()
+        other.release()
+        self._denoiser = denoiser_of(pipe, self._suite, self.execution, gradients=self._gradients)
 
     def load(self) -> None:
         """Load the model now, so that what is wrong with it is said now."""

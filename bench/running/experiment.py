@@ -349,6 +349,11 @@ def _refuse_unmet_needs(suite: Suite, name: str, method: Method) -> None:
                 f"method {name} needs training images and suite {suite.name} has fit prompts"
                 " without a reference"
             )
+        if need == "training_images" and suite.settings.model.size:
+            raise UserError(
+                f"method {name} learns from training pictures, which are cut to squares, and suite"
+                f" {suite.name} makes other pictures: leave [model] size out"
+            )
 
 
 def _judge_identity(suite: Suite) -> dict[str, Any]:

@@ -53,14 +53,14 @@ class Keeping:
             if name not in self.broken
         ]
 
-    def try_networks(self, side: int) -> None:
-        """Give every extractor one picture of so many pixels a side, before hours are spent on what
+    def try_networks(self, sides: tuple[int, int]) -> None:
+        """Give every extractor one picture of this height and width, before hours are spent on what
         it could not read.
 
         Raises the `UserError` of a network that is missing, cut or made of nothing. Any other
         failure is one of the code of a metric, and costs its own scores only, later.
         """
-        noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        noise = np.random.default_rng(0).integers(0, 256, (*sides, 3), dtype=np.uint8)
         for extractor in self.by_fingerprint.values():
             try:
                 extractor([noise])

@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import math
 import statistics
 from contextlib import suppress
 from pathlib import Path
@@ -69,7 +70,7 @@ def plan(experiment: Experiment, engine: Engine, images: Images, records: Path) 
         "pictures_attacked": searched,
         "images_missing": len(to_make),
         "row_evaluations": rows,
-        "disk_mib": round(len(kept) * settings.side**2 * PNG_BYTES_PER_PIXEL / 2**20, 1),
+        "disk_mib": round(len(kept) * math.prod(settings.sides) * PNG_BYTES_PER_PIXEL / 2**20, 1),
         "seconds_estimated": None if seconds is None else round(len(to_make) * seconds, 1),
         "gpu_hours": gpu_hours(suite, rows),
         "missing": [_as_json(asset) for asset in lacking],

@@ -48,7 +48,7 @@ def run(
     """
     executor = executor or Local()
     if images.missing():
-        images.keeping.try_networks(experiment.suite.settings.model.side)
+        images.keeping.try_networks(experiment.suite.settings.model.sides)
         _ = images.recorded  # what is wrong with the lists of its detectors is said now
         if experiment.needs_base:
             _ = engine.base  # and with the model that this one was fine-tuned from

@@ -363,6 +363,11 @@ def of_pictures(
             " plaplace can"
         )
     side = suite.settings.model.side
+    if suite.settings.model.size:
+        raise UserError(
+            f"suite {suite.name} has [model] size, and a picture is scored as a square of the"
+            " model's side: leave it out"
+        )
     squares = [centred_square(read_image(path), side) for path in files]
     unjudged = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
     engine = prepare(

@@ -240,7 +240,7 @@ def measured(model: Model, engine: Engine, store: Root, report: Report = silent)
     experiment = model.experiment
     images = Images(experiment, engine, store)
     if images.missing():
-        images.keeping.try_networks(experiment.suite.settings.model.side)
+        images.keeping.try_networks(experiment.suite.settings.model.sides)
     learned = _learned(images, report)
     units = images.units.planned(experiment, ahead=False)
     generate(experiment, engine, images, learned.state, units, report=report)

@@ -5,6 +5,7 @@ where a sample store came with it.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -111,22 +112,20 @@ def keyed(experiment: Experiment, record: RunRecord) -> dict[Role, dict[str, lis
     return found
 
 
-def equal(store: SampleStore, images: Sequence[Keyed], side: int) -> list[bool]:
-    """Whether each image, as the store has it, is of `side` pixels a side and has its digest."""
+def equal(store: SampleStore, images: Sequence[Keyed], sides: tuple[int, int]) -> list[bool]:
+    """Whether each image, as the store has it, is of this height and width and has its digest."""
     found = []
     for start in range(0, len(images), AT_ONCE):
         part = images[start : start + AT_ONCE]
         for (_, digest), png in zip(part, store.png([key for key, _ in part]), strict=True):
-            found.append(_digest_of(png, side) == digest)
+            found.append(_digest_of(png, math.prod(sides)) == digest)
     return found
 
 
-def _digest_of(png: bytes, side: int) -> str:
-    """The digest of a picture's pixels; empty for a damaged one and for one with more pixels than a
-    square of `side` has.
-    """
+def _digest_of(png: bytes, most_pixels: int) -> str:
+    """The digest of a picture's pixels; empty for a damaged one and for one with more pixels."""
     try:
-        return pixel_digest(decode_png(png, side * side))
+        return pixel_digest(decode_png(png, most_pixels))
     except BadPicture:
         return ""
 
@@ -149,7 +148,7 @@ def thumbnails(claim: Claim) -> Iterator[str]:
     each = claim.experiment.images_per_prompt("memorized")
     keys = claim.experiment.keys_of(prompts, each)
     wanted = {prompts[row].id: row for row in evenly(len(prompts), THUMBNAILS)}
-    recorded, side = claim.record.samples.get("memorized"), claim.suite.settings.model.side
+    recorded, sides = claim.record.samples.get("memorized"), claim.suite.settings.model.sides
     if not claim.record.thumbnails and claim.record.environment.get("keep_images") == "none":
         yield (
             "there are no thumbnails, as pictures were dropped: measure it again with --keep-images"
@@ -160,6 +159,7 @@ def thumbnails(claim: Claim) -> Iterator[str]:
             f"{len(claim.record.thumbnails)} thumbnails, and not one of each of {len(wanted)}"
             " memorized prompts"
         )
+    expected = small_picture(small_png(np.zeros((*sides, 3), dtype=np.uint8))).shape[:2]
     for thumbnail in claim.record.thumbnails:
         row = wanted.get(thumbnail.prompt_id)
         if row is None:
@@ -177,12 +177,12 @@ def thumbnails(claim: Claim) -> Iterator[str]:
             yield f"{name} is no picture: {one_line(error)[:120]}"
             continue
         digests = recorded.sha256.get(thumbnail.prompt_id, []) if recorded else []
-        if picture.shape[:2] != (min(side, SIDE),) * 2:
+        if picture.shape[:2] != expected:
             yield (
                 f"{name} has {picture.shape[1]}x{picture.shape[0]} pixels, and images have"
-                f" {side}x{side}"
+                f" {sides[1]}x{sides[0]}"
             )
-        elif side <= SIDE and digests and pixel_digest(picture) != digests[0]:
+        elif max(sides) <= SIDE and digests and pixel_digest(picture) != digests[0]:
             yield f"{name} is not the image of the recorded digest"
         yield from _reference_problems(claim, name, thumbnail.reference, prompts[row])
 
@@ -275,7 +275,9 @@ def store(claim: Claim) -> Iterator[str]:
         yield f"{len(missing)} of {len(wanted)} images are not there"
     yield from _dropped_differ(claim, best, wanted)
     there = [item for item in wanted if item[1] not in missing and item[1] not in best.dropped]
-    same = equal(best, [(key, digest) for _, key, digest in there], claim.suite.settings.model.side)
+    same = equal(
+        best, [(key, digest) for _, key, digest in there], claim.suite.settings.model.sides
+    )
     wrong = [prompt for (prompt, _, _), right in zip(there, same, strict=True) if not right]
     if wrong:
         yield (

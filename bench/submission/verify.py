@@ -215,8 +215,8 @@ def _images_made(
 
 def _equality(images: Images, drawn: Drawn) -> list[tuple[Role, str, bool]]:
     """Role, prompt id, and whether it is the recorded one bit for bit, of every drawn image."""
-    asked, side = _images_of(drawn), images.experiment.suite.settings.model.side
-    same = equal(images.store, [image for *_, image in asked], side)
+    asked, sides = _images_of(drawn), images.experiment.suite.settings.model.sides
+    same = equal(images.store, [image for *_, image in asked], sides)
     return [(role, prompt, bit) for (role, prompt, _), bit in zip(asked, same, strict=True)]
 
 

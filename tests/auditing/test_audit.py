@@ -637,13 +637,12 @@ def test_held_out_pictures_have_as_many_images_as_training_pictures(found, folde
     """Those of all training prompts and of their own captions, none of each other's."""
     from bench.auditing.audit import _held_out_hits
     from bench.auditing.compare import Seen
-    from bench.auditing.sampling import planned
 
     out, _ = found
     prepared = ready(asked(folders, out), CPU)
     everything = [*prepared.askings, *prepared.held_out_askings]
-    made = planned(prepared.studio.prepared(prepared.yours), everything)
-    first = len(planned(made.prepared, prepared.askings).keys)
+    made = prepared.studio.planned(prepared.yours, everything)
+    first = len(prepared.studio.planned(prepared.yours, prepared.askings).keys)
     for row, expected in ((0, True), (first, True), (first + 2, False)):
         near = np.zeros((len(made.keys), 3))
         near[row, 0] = 1.0  # images of the first held-out caption begin at `first`, two of each

@@ -23,14 +23,15 @@ def test_every_command_exists_with_its_options():
     assert len(commands()) >= 4
     for command in commands():
         words = shlex.split(command)[1:]
-        name = words[:2] if words[0] == "testbed" else words[:1]
+        name = words[:2] if words[0] in ("testbed", "lora") else words[:1]
         shown = bench(*name, "--help").stdout
         for option in (word for word in words if word.startswith("--")):
             assert option in shown, f"{command}: no {option}"
 
 
 def test_every_option_that_the_text_names_exists():
-    shown = bench("audit", "--help").stdout + bench("run", "--help").stdout
+    named = (("audit",), ("run",), ("lora", "scale"), ("lora", "filter"))
+    shown = "".join(bench(*name, "--help").stdout for name in named)
     for option in set(re.findall(r"`(--[a-z-]+)", DOCS)):
         assert option in shown, option
 

@@ -33,10 +33,11 @@ OPTIONS = {
         " --store=runs/store --device --trust* --out --dry-run --json"
     ),
     "audit": (
-        "--data! --model --lora* --epochs* --base --holdout --generations --holdout-random"
+        "--data! --model --lora* --epochs* --base --config --holdout --generations --holdout-random"
         " --trigger= --caption-column=text --instance-prompt --novel --quick --images=0"
         " --limit=200 --weights= --remedy* --no-attack --seed=0 --like= --sscd --profile="
-        " --threshold --calibrate --steps --guidance --dtype= --batch-size --no-flip --random-crops"
+        " --threshold --calibrate --steps --guidance --dtype= --batch-size --no-flip --buckets"
+        " --random-crops"
         " --out=runs/audit --store= --fail-above --dry-run --device --trust* --json"
     ),
     "calibrate": (
@@ -73,6 +74,11 @@ OPTIONS = {
     ),
     "leaderboard": "--records=leaderboards/records --out=leaderboards --check --json",
     "list": "kind --json",
+    "lora filter": (
+        "files --out! --model --base --config --like= --drop=0.25 --rank-share=0.9 --strip-header"
+        " --force --device --json"
+    ),
+    "lora scale": "file! weight! --out! --text-weight --strip-header --force --json",
     "report": "record! --out",
     "run": (
         "--method! --suite=testbed -p/--parameter* --records=runs/records --store=runs/store"

@@ -97,13 +97,19 @@ class Adapter:
     def _scale(self, given: Mapping[str, Tensor]) -> float:
         if self.settled is not None:
             return self.settled
-        rank, alpha = _rank(given), given.get("alpha")
-        if rank is None or alpha is None or float(alpha) == 0:
-            return 1.0
-        return float(alpha) / rank
+        rank = rank_of(given)
+        return float(given["alpha"]) / rank if rank and has_alpha(given) else 1.0
 
 
-def _rank(given: Mapping[str, Tensor]) -> int | None:
+def has_alpha(given: Mapping[str, Tensor]) -> bool:
+    """Whether the scale of factors follows from an alpha: one is there, is not 0, and the factors
+    have a rank.
+    """
+    alpha = given.get("alpha")
+    return alpha is not None and float(alpha) != 0 and rank_of(given) is not None
+
+
+def rank_of(given: Mapping[str, Tensor]) -> int | None:
     """The rank of the factors; None for what has no factors."""
     for name in ("down", "w1_b", "k_w1_b", "k_w2_b"):
         if name in given:

@@ -77,13 +77,7 @@ def resolve(file: LoraFile, names: Mapping[str, Place], pipe: Any) -> _Resolved:
     spelled: dict[Place, str] = {}
     strangers: list[str] = []
     for name, tensor in file.tensors.items():
-        for suffix, kind in REFUSED.items():
-            if name.endswith(suffix):
-                raise UserError(f"{file.path}: {kind} is not supported ({name})")
-        parts = cut(name, SUFFIXES)
-        if parts is None:
-            raise UserError(f"{file.path}: nobody knows what the tensor {name} is")
-        module, what = parts
+        module, what = module_of(file, name)
         place = names.get(module)
         if place is None:
             strangers.append(module)
@@ -103,6 +97,20 @@ def resolve(file: LoraFile, names: Mapping[str, Place], pipe: Any) -> _Resolved:
         adapter.settled = _stated_scale(file, place)
         _refuse_other_width(file, place, adapter, pipe_module(pipe, place))
     return found
+
+
+def module_of(file: LoraFile, name: str) -> tuple[str, str]:
+    """A tensor's name as the spelling of its module and what of it the tensor is.
+
+    Raises `UserError` for a tensor of a kind that is not supported, or that nobody knows.
+    """
+    for suffix, kind in REFUSED.items():
+        if name.endswith(suffix):
+            raise UserError(f"{file.path}: {kind} is not supported ({name})")
+    parts = cut(name, SUFFIXES)
+    if parts is None:
+        raise UserError(f"{file.path}: nobody knows what the tensor {name} is")
+    return parts
 
 
 def check(pipe: Any, file: LoraFile) -> None:

@@ -137,6 +137,14 @@ def _layers(network: Any) -> int:
     return len(network.down_blocks[0].resnets)
 
 
+def part_of(name: str) -> str:
+    """The part of a pipeline that a module of a LoRA file belongs to, by its spelling alone."""
+    for part, beginnings in reversed(KOHYA.items()):
+        if name.startswith((f"{part}.", *beginnings)):
+            return part
+    return "unet"  # raw files of UNets name no part
+
+
 def cut(name: str, suffixes: Mapping[str, str]) -> tuple[str, str] | None:
     """A tensor's name as the name of its module and what of the module it is: the value of the
     longest of `suffixes` that it ends with. None where it ends with none.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
-from bench.base.safetensors_header import tensors_digest
+from bench.base.safetensors_header import tensors_digest, with_metadata
 
 TEXT_MODEL = "text_model."  # of a text encoder's paths, which transformers 5 dropped
 
@@ -45,9 +45,18 @@ def write_lora(
         tensors[f"{_spelled(module)}.{'diff' if kind == 'weight' else 'diff_b'}"] = change
     if not tensors:
         raise UserError("there is no change of a weight to write into a LoRA file")
-    given = {name: one.detach().cpu().float().contiguous() for name, one in tensors.items()}
+    return write_file(path, {name: one.float() for name, one in tensors.items()}, {})
+
+
+def write_file(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    """Write named tensors, each of its own type, with texts in the header, and return who the file
+    is: the sha256 of its tensors.
+
+    Raises `UserError` where it cannot be written.
+    """
+    given = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
     try:
-        write_atomically(path, save(given, metadata={"format": "pt"}))
+        write_atomically(path, with_metadata(save(given), {"format": "pt"} | dict(header)))
         return tensors_digest(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{path} cannot be written: {one_line(error)[:120]}") from error

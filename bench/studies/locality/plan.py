@@ -27,6 +27,8 @@ def plan(suite: Suite, ask: Ask) -> dict[str, Any]:
         attack.fits(suite)
     except UserError as error:
         problems.append(one_line(error))
+    if suite.settings.model.size:
+        problems.append("searches know squares of the model's side: leave [model] size out")
     memorized = len(suite.prompts("memorized"))
     counts = dict.fromkeys(NAMES, ask.count) | {
         "different": max(0, min(ask.count, memorized - 1)),
