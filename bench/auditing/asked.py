@@ -41,8 +41,9 @@ class Asked:
 
     `like` is the suite whose sampler, copy descriptor and threshold are used; the model is that
     suite's where none is named. `base` is what a fully fine-tuned model began as; with LoRAs it is
-    the model without them. `epochs` are earlier saves of the first LoRA. `out` is the work folder:
-    suite, lists, views, images, records, page.
+    the model without them. `epochs` are earlier saves of the first LoRA, `embeddings` textual
+    inversions, which the base has not. `out` is the work folder: suite, lists, views, images,
+    records, page.
     """
 
     data: Path
@@ -51,6 +52,7 @@ class Asked:
     base: Path | None = None
     loras: tuple[Lora, ...] = ()
     epochs: tuple[Path, ...] = ()
+    embeddings: tuple[Path, ...] = ()
     holdout: Path | None = None
     holdout_random: bool = False
     trigger: str = ""
@@ -80,6 +82,11 @@ class Asked:
     def suite_like(self) -> str:
         """The name of the suite whose sampler and judges are used."""
         return self.like or (SHARED if self.model is None else OTHERS)
+
+    @property
+    def has_base(self) -> bool:
+        """Whether it is known what the model was made from."""
+        return bool(self.loras or self.base or self.embeddings)
 
     @property
     def attacks(self) -> bool:

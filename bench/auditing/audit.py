@@ -150,7 +150,7 @@ def _not_tried(audit: Audit) -> tuple[str, ...]:
         found.append("attackers")
     if audit.asked.quick and audit.asked.loras:
         found.append("more than a few weights (--quick)")
-    if audit.asked.base:
+    if audit.asked.base or (audit.asked.embeddings and not audit.asked.loras):
         found.append("weights between base and model: only LoRA files have them here")
     elif not audit.asked.epochs:
         found.append("earlier epochs (--epochs FILE)")
@@ -162,8 +162,9 @@ def _called(audit: Audit) -> str:
     shown = path if path.startswith(PREFIX) else Path(path).name
     if audit.asked.model is None:
         shown = f"the model of suite {audit.like.name}"
-    loras = ", ".join(f"{one.file.name} at {one.strength.unet:g}" for one in audit.asked.loras)
-    return visible(f"{shown} with {loras}" if loras else shown)
+    files = [f"{one.file.name} at {one.strength.unet:g}" for one in audit.asked.loras]
+    files += [f"embedding {file.name}" for file in audit.asked.embeddings]
+    return visible(f"{shown} with {', '.join(files)}" if files else shown)
 
 
 def _what(audit: Audit) -> str:
@@ -200,4 +201,4 @@ def _settings(audit: Audit) -> dict[str, Any]:
         "suite": f"{NAME}.toml",
         "suite_fingerprint": audit.suite.fingerprint,
         "quick": audit.asked.quick,
-    }
+    } | ({"embeddings": audit.suite.embedding_digests} if model.embeddings else {})

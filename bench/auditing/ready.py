@@ -4,6 +4,7 @@ generated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import check
 from bench.diffusion.model import load_base
+from bench.diffusion.textual_inversion import read_embedding
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
 
@@ -93,7 +95,7 @@ class Audit:
     @property
     def base(self) -> Column | None:
         """What the model was made from; None where that is not known."""
-        if not (self.asked.loras or self.asked.base):
+        if not self.asked.has_base:
             return None
         return Column("base", load_suite(str(self.asked.out / f"{BASE}.toml")))
 
@@ -176,6 +178,7 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     like = load_suite(asked.suite_like)
     judges = judges_of(like, asked)
     header = _header(asked)
+    words = [read_embedding(file).token for file in asked.embeddings]
     side = model_side(asked.model) if asked.model else like.settings.model.side
     training = Training(
         side,
@@ -184,8 +187,9 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     )
     descriptor = descriptor_of(judges, like, device)
     pictures, holdout = read_both(asked, training, descriptor, report)
-    notes = _notes(asked, pictures, holdout, header)
-    trigger = trigger_of(asked.trigger, pictures.entries)
+    notes = [*_notes(asked, pictures, holdout, header), *_uncalled(words, pictures.captions)]
+    only = words[0] if len(words) == 1 else ""
+    trigger = trigger_of(asked.trigger or only, pictures.entries)
     if not trigger:
         notes.append("No trigger word was given or found, so none was tried alone.")
     scenes = novel_scenes(trigger, _lines(asked.novel), _clean(like))
@@ -241,7 +245,7 @@ def try_model(audit: Audit) -> Denoiser:
     for file in audit.asked.epochs:
         check(pipe, read_lora(file))
     if audit.base and audit.asked.base:
-        load_base(audit.base.suite, prepared.engine.denoiser)
+        load_base(audit.suite.needed_base("the audit"), prepared.engine.denoiser)
     _note_long_captions(audit, pipe)
     audit.tried = True
     return prepared.engine.denoiser
@@ -329,12 +333,22 @@ def _notes(
             " layer of the text encoder, and here its last one is read, as diffusers does by"
             " default."
         )
-    if not (asked.loras or asked.base):
+    if not asked.has_base:
         found.append(
             "No base model was given, so nothing can tell your training from the base model's: give"
             " --base FOLDER."
         )
     return found
+
+
+def _uncalled(words: Sequence[str], captions: Sequence[str]) -> list[str]:
+    """A line for each word of a textual inversion that no caption has."""
+    return [
+        f"No caption has the word {visible(word)} of its embedding, so captions alone do not call"
+        " it up."
+        for word in words
+        if not any(word.lower() in caption.lower() for caption in captions)
+    ]
 
 
 def _note_long_captions(audit: Audit, pipe: Any) -> None:

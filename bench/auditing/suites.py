@@ -168,7 +168,7 @@ class Files:
                 for one in self.askings
             ],
         )
-        if self.asked.loras or self.asked.base:
+        if self.asked.has_base:
             self._toml(BASE, self.table(BASE, loras=(), base=True))
         if self.attacked:
             table = self.table(ATTACKED, self.asked.loras, judged=False, attacked=True)
@@ -202,6 +202,8 @@ class Files:
                 }
                 for lora in loras
             ]
+        if self.asked.embeddings and not base:
+            model["embeddings"] = [{"path": str(absolute(file))} for file in self.asked.embeddings]
         captions: dict[str, Any] = {"file": "prompts/captions.csv", "images_per_prompt": FEW}
         if not all(self.training.captions):
             captions["empty"] = True

@@ -49,6 +49,10 @@ class SubjectOptions:
         list[Path] | None,
         typer.Option(help="An earlier save of the first LoRA: a row each. May be repeated."),
     ] = None
+    embedding: Annotated[
+        list[Path] | None,
+        typer.Option(help="A textual inversion, called as its file says. May be repeated."),
+    ] = None
     base: Annotated[
         Path | None,
         typer.Option(help="What a fully fine-tuned model began as; a LoRA's base is the model."),
@@ -190,6 +194,7 @@ def _asked(
         base=subject.base.expanduser() if subject.base else None,
         loras=tuple(parse_lora(text) for text in subject.lora or ()),
         epochs=tuple(path.expanduser() for path in subject.epochs or ()),
+        embeddings=tuple(path.expanduser() for path in subject.embedding or ()),
         holdout=subject.holdout.expanduser() if subject.holdout else None,
         holdout_random=subject.holdout_random,
         trigger=captions.trigger.strip(),
@@ -272,7 +277,7 @@ def audit(
 
 # Options that mean nothing where generations are given, by the group that has them.
 OF_MODELS: dict[str, tuple[str, ...]] = {
-    "subject": ("model", "lora", "base", "epochs", "holdout_random"),
+    "subject": ("model", "lora", "base", "epochs", "embedding", "holdout_random"),
     "captions": ("trigger", "novel"),
     "effort": ("quick", "images", "weights", "remedy", "no_attack", "seed"),
     "measure": ("steps", "guidance", "dtype", "batch_size"),

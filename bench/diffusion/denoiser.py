@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.base.errors import UserError
 from bench.diffusion.families import family_of_pipeline
 from bench.diffusion.request import Added, HandedIn, Request, Step
+from bench.diffusion.text import encoded
 
 # Below this share of signal a picture cannot be told from noise in float32.
 SMALLEST_SIGNAL = 1e-8
@@ -148,19 +149,10 @@ class Denoiser:
         ]
         rows: dict[str, Tensor] = {}
         pooled: dict[str, Tensor] = {}
-        if unique and xl:
-            with torch.no_grad():
-                embeddings, _, whole, _ = self.pipe.encode_prompt(
-                    unique,
-                    device=self.device,
-                    num_images_per_prompt=1,
-                    do_classifier_free_guidance=False,
-                )
-            rows, pooled = dict(zip(unique, embeddings)), dict(zip(unique, whole))
-        elif unique:
-            with torch.no_grad():
-                embeddings, _ = self.pipe.encode_prompt(unique, self.device, 1, False)
+        if unique:
+            embeddings, whole = encoded(self.pipe, unique, self.device)
             rows = dict(zip(unique, embeddings, strict=True))
+            pooled = {} if whole is None else dict(zip(unique, whole, strict=True))
         given = [p.embedding if isinstance(p, HandedIn) else rows[p] for p in prompts]
         added = (
             Added(torch.stack([pooled[str(p)] for p in prompts]), self.time_ids(len(prompts)))

@@ -57,6 +57,19 @@ class LoraSettings(_Frozen):
         return self.weight, self.weight if self.text_weight is None else self.text_weight
 
 
+class EmbeddingSettings(_Frozen):
+    """A textual inversion (Gal et al. 2023): a word of its own, with one vector or several."""
+
+    path: str = Field(description="a safetensors file, relative to the suite file, or asset:NAME")
+    token: str = Field(
+        "",
+        description=(
+            "the word in prompts that stands for it; by default the one that the file says, else"
+            " the file's name without .safetensors"
+        ),
+    )
+
+
 Pair = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 
 
@@ -102,6 +115,9 @@ class ModelSettings(_Frozen):
     )
     loras: tuple[LoraSettings, ...] = Field(
         (), description="LoRA files merged into the model, in tables [[model.loras]]"
+    )
+    embeddings: tuple[EmbeddingSettings, ...] = Field(
+        (), description="textual inversions, words of their own, in tables [[model.embeddings]]"
     )
     base: str = Field(
         "",
@@ -319,7 +335,7 @@ class SuiteSettings(_Frozen):
 # fingerprints and keys, which stay what they were.
 LATER = {
     "suite": ("stratified", "track"),
-    "model": ("config", "vae_tiling", "loras", "base", "size_conditioning"),
+    "model": ("config", "vae_tiling", "loras", "base", "size_conditioning", "embeddings"),
     "prompts": (
         "format",
         "delimiter",

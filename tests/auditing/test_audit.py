@@ -288,6 +288,7 @@ def test_bad_inputs_are_one_line_before_anything_is_generated(folders, tmp_path)
     pickle = tmp_path / "x.pt"
     pickle.write_bytes(b"\x80")
     assert "is a pickle" in refusal(folders, tmp_path, loras=(Lora(pickle),))
+    assert "is a pickle" in refusal(folders, tmp_path, embeddings=(pickle,))
     nothing = tmp_path / "nothing.safetensors"
     save_file({name: torch.zeros_like(t) for name, t in load_file(LORA).items()}, nothing)
     assert "changes nothing" in refusal(folders, tmp_path, loras=(Lora(nothing),))
@@ -600,3 +601,35 @@ def test_pictures_that_another_model_was_trained_on_do_not_come_back(found, fold
     audit = run_audit(ready(replace(given, data=folders / "holdout"), CPU))
     assert audit.yours.total == 3
     assert audit.yours.count == 0
+
+
+def test_an_embedding_is_a_word_of_the_model_and_not_of_its_base(folders, tmp_path):
+    width = load_testbed().text_encoder.config.hidden_size
+    vectors = torch.randn(2, width, generator=torch.Generator().manual_seed(0))
+    save_file({"emb_params": vectors}, tmp_path / "scene.safetensors")
+    more = {"loras": (), "weights": None, "images": 1, "steps": 2, "holdout": None}
+    given = asked(
+        folders, tmp_path / "out", embeddings=(tmp_path / "scene.safetensors",), remedies=(), **more
+    )
+    prepared = ready(given, CPU)
+    assert list(prepared.suite.embedding_digests) == ["scene"]
+    assert prepared.trigger == "scene"
+    assert prepared.base.suite.embedding_digests == {}
+    assert prepared.base.suite.generation != prepared.suite.generation
+    found = run_audit(prepared)
+    assert found.base is not None and found.model.endswith("with embedding scene.safetensors")
+    assert found.settings["embeddings"] == prepared.suite.embedding_digests
+    uncalled = "No caption has the word scene of its embedding"
+    called = any("scene" in one.lower() for one in prepared.training.captions)
+    assert any(note.startswith(uncalled) for note in found.notes) is not called
+    assert not any("No base model was given" in note for note in found.notes)
+    # whoever knows the trigger tries it alone, and it is not what the base makes of the same text
+    (word,) = [one for one in prepared.askings if one.kind == "trigger"]
+    images = [prepared.studio.made(one, [word]) for one in (prepared.yours, prepared.base)]
+    assert not np.array_equal(*(made.pictures([0])[0] for made in images))
+
+
+def load_testbed():
+    from bench.diffusion.model import load_pipeline
+
+    return load_pipeline(harness.load_suite("testbed"), CPU)

@@ -33,10 +33,10 @@ OPTIONS = {
         " --store=runs/store --device --trust* --out --dry-run --json"
     ),
     "audit": (
-        "--data! --model --lora* --epochs* --base --holdout --generations --holdout-random"
-        " --trigger= --caption-column=text --instance-prompt --novel --quick --images=0"
-        " --limit=200 --weights= --remedy* --no-attack --seed=0 --like= --sscd --profile="
-        " --threshold --steps --guidance --dtype= --batch-size --no-flip --random-crops"
+        "--data! --model --lora* --epochs* --embedding* --base --holdout --generations"
+        " --holdout-random --trigger= --caption-column=text --instance-prompt --novel --quick"
+        " --images=0 --limit=200 --weights= --remedy* --no-attack --seed=0 --like= --sscd"
+        " --profile= --threshold --steps --guidance --dtype= --batch-size --no-flip --random-crops"
         " --out=runs/audit --store= --fail-above --dry-run --device --trust* --json"
     ),
     "calibrate": (
