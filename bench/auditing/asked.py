@@ -75,6 +75,7 @@ class Asked:
     guidance: float | None = None
     dtype: str = ""
     batch_size: int | None = None
+    clip_skip: int | None = None
     seed: int = 0
     store: str = ""
 

@@ -194,6 +194,7 @@ def _settings(audit: Audit) -> dict[str, Any]:
         "scheduler": model.scheduler,
         "side": model.side,
         "dtype": model.dtype,
+        "clip_skip": model.clip_skip,
         "images_of_a_caption": audit.asked.images_each,
         "trigger": audit.trigger,
         "layout": audit.training.layout,

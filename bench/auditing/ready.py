@@ -35,6 +35,7 @@ from bench.base.progress import Report, silent
 from bench.base.prompt_lists import read_list
 from bench.captioned.views import Training
 from bench.diffusion.denoiser import Denoiser
+from bench.diffusion.families import Family, family_of, family_of_suite
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import check
 from bench.diffusion.model import load_base
@@ -180,6 +181,7 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     header = _header(asked)
     words = [read_embedding(file).token for file in asked.embeddings]
     side = model_side(asked.model) if asked.model else like.settings.model.side
+    asked, told = read_as_trained(asked, header, family_of_model(asked, like))
     training = Training(
         side,
         flips=asked.flips and header.flips is not False,
@@ -187,7 +189,8 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     )
     descriptor = descriptor_of(judges, like, device)
     pictures, holdout = read_both(asked, training, descriptor, report)
-    notes = [*_notes(asked, pictures, holdout, header), *_uncalled(words, pictures.captions)]
+    notes = [*_notes(asked, pictures, holdout, header), *told]
+    notes += _uncalled(words, pictures.captions)
     only = words[0] if len(words) == 1 else ""
     trigger = trigger_of(asked.trigger or only, pictures.entries)
     if not trigger:
@@ -327,18 +330,37 @@ def _notes(
             f"The file's header says that {header.pictures} pictures an epoch were trained on (with"
             f" repeats), and the folder gives {shown}: is it the whole training data?"
         )
-    if (header.clip_skip or 1) > 1:
-        found.append(
-            f"The file's header says clip_skip {header.clip_skip}: it was trained on an earlier"
-            " layer of the text encoder, and here its last one is read, as diffusers does by"
-            " default."
-        )
     if not asked.has_base:
         found.append(
             "No base model was given, so nothing can tell your training from the base model's: give"
             " --base FOLDER."
         )
     return found
+
+
+def family_of_model(asked: Asked, like: Suite) -> Family | None:
+    """The family of the model that is audited; None where its files do not say it."""
+    return family_of(asked.model) if asked.model else family_of_suite(like)
+
+
+def read_as_trained(
+    asked: Asked, header: TrainingHeader, family: Family | None
+) -> tuple[Asked, list[str]]:
+    """How texts are read: as was asked for, else as the training read them by the file's header;
+    and a line of each that the header decides or that differs from it.
+    """
+    said = header.clip_skip
+    # Of XL kohya's scripts read one and the same layer, whatever they are told.
+    if said is None or said < 1 or family == "sdxl":
+        return asked, []
+    trained = said - 1
+    counted = f"The file's header says clip_skip {said}, which diffusers counts as {trained}"
+    if asked.clip_skip is None:
+        told = f"{counted}: texts are read so here (--clip-skip 0 reads the last layer)."
+        return replace(asked, clip_skip=trained), [told] if trained else []
+    if asked.clip_skip != trained:
+        return asked, [f"{counted}; texts are read with {asked.clip_skip}, as was asked for."]
+    return asked, []
 
 
 def _uncalled(words: Sequence[str], captions: Sequence[str]) -> list[str]:

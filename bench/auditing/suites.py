@@ -112,6 +112,8 @@ def model_table(asked: Asked, like: Suite, on_gpu: bool) -> dict[str, Any]:
         "guidance_scale": settings.guidance_scale if asked.guidance is None else asked.guidance,
         "batch_size": asked.batch_size or settings.batch_size,
     }
+    if clip_skip := settings.clip_skip if asked.clip_skip is None else asked.clip_skip:
+        table["clip_skip"] = clip_skip
     if asked.model is None:
         table |= {"path": stated(like, settings.path), "side": settings.side}
         if settings.config:

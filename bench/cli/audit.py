@@ -142,6 +142,16 @@ class MeasureOptions:
     guidance: Annotated[float | None, typer.Option(min=0)] = None
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = ""
     batch_size: Annotated[int | None, typer.Option(min=1)] = None
+    clip_skip: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help=(
+                "Layers of the text encoder that are left out, as diffusers counts; by default as"
+                " the LoRA's header says."
+            ),
+        ),
+    ] = None
     no_flip: Annotated[
         bool, typer.Option("--no-flip", help="The training did not mirror pictures.")
     ] = False
@@ -217,6 +227,7 @@ def _asked(
         guidance=measure.guidance,
         dtype=measure.dtype,
         batch_size=measure.batch_size,
+        clip_skip=measure.clip_skip,
         seed=effort.seed,
         store=output.store,
     )
@@ -280,7 +291,7 @@ OF_MODELS: dict[str, tuple[str, ...]] = {
     "subject": ("model", "lora", "base", "epochs", "embedding", "holdout_random"),
     "captions": ("trigger", "novel"),
     "effort": ("quick", "images", "weights", "remedy", "no_attack", "seed"),
-    "measure": ("steps", "guidance", "dtype", "batch_size"),
+    "measure": ("steps", "guidance", "dtype", "batch_size", "clip_skip"),
     "output": ("dry_run", "store"),
 }
 
@@ -304,7 +315,7 @@ def _refuse_model(
         f"--{name.replace('_', '-')}"
         for group, names in OF_MODELS.items()
         for name in names
-        if getattr(groups[group], name)
+        if getattr(groups[group], name) not in (None, [], getattr(type(groups[group]), name))
     ]:
         raise UserError(
             f"--generations compares pictures that are there, and asks no model: leave"

@@ -20,6 +20,7 @@ import torch
 
 from bench.base.errors import UserError, one_line
 from bench.diffusion.batch_size import batch_size_by_trial
+from bench.diffusion.clip_skip import skip_layers
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.execution import Execution, prepare
 from bench.diffusion.families import CALLED, Family, family_of_pipeline, parts_of
@@ -144,6 +145,7 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
         _limit_tokens(pipe.tokenizer_2, pipe.text_encoder_2, path)
         _settle_xl(pipe, path)
     insert(pipe, [read_embedding(suite.path(one.path), one.token) for one in settings.embeddings])
+    skip_layers(pipe, settings.clip_skip)
     if settings.vae_tiling:
         pipe.vae.enable_tiling()
     return pipe

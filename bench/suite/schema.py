@@ -119,6 +119,14 @@ class ModelSettings(_Frozen):
     embeddings: tuple[EmbeddingSettings, ...] = Field(
         (), description="textual inversions, words of their own, in tables [[model.embeddings]]"
     )
+    clip_skip: int = Field(
+        0,
+        ge=0,
+        description=(
+            "read texts this many layers of the text encoder earlier, as diffusers counts: 1 where"
+            " kohya's scripts and A1111 say 2"
+        ),
+    )
     base: str = Field(
         "",
         description=(
@@ -335,7 +343,15 @@ class SuiteSettings(_Frozen):
 # fingerprints and keys, which stay what they were.
 LATER = {
     "suite": ("stratified", "track"),
-    "model": ("config", "vae_tiling", "loras", "base", "size_conditioning", "embeddings"),
+    "model": (
+        "config",
+        "vae_tiling",
+        "loras",
+        "base",
+        "size_conditioning",
+        "embeddings",
+        "clip_skip",
+    ),
     "prompts": (
         "format",
         "delimiter",

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 import bench as harness
 from bench.auditing.asked import Asked, Lora, Remedy, parse_lora, parse_remedies, parse_weights
 from bench.auditing.audit import run_audit
+from bench.auditing.header import TrainingHeader
 from bench.auditing.pictures import read_pictures
-from bench.auditing.ready import ready
+from bench.auditing.ready import read_as_trained, ready
 from bench.base.errors import UserError
 from bench.captioned.views import Training
 from bench.running import generating
@@ -627,6 +628,43 @@ def test_an_embedding_is_a_word_of_the_model_and_not_of_its_base(folders, tmp_pa
     (word,) = [one for one in prepared.askings if one.kind == "trigger"]
     images = [prepared.studio.made(one, [word]) for one in (prepared.yours, prepared.base)]
     assert not np.array_equal(*(made.pictures([0])[0] for made in images))
+
+
+def said(tmp_path, **header):
+    """The subject's LoRA with more in its header."""
+    save_file(load_file(LORA), tmp_path / "said.safetensors", header)
+    return Lora(tmp_path / "said.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("given", "clip_skip", "line"),
+    [
+        (None, 1, "says clip_skip 2, which diffusers counts as 1: texts are read so here"),
+        (
+            0,
+            0,
+            "says clip_skip 2, which diffusers counts as 1; texts are read with 0, as was asked",
+        ),
+        (1, 1, ""),
+    ],
+)
+def test_texts_are_read_at_the_layer_that_the_header_names(
+    folders, tmp_path, given, clip_skip, line
+):
+    lora = said(tmp_path, ss_clip_skip="2")
+    prepared = ready(asked(folders, tmp_path / "out", loras=(lora,), clip_skip=given), CPU)
+    for column in (prepared.yours, prepared.base):
+        assert column.suite.settings.model.clip_skip == clip_skip
+    notes = [note for note in prepared.notes if "clip_skip" in note]
+    assert len(notes) == bool(line) and all(line in note for note in notes)
+    assert prepared.files.with_loras(prepared.suite, ()).settings.model.clip_skip == clip_skip
+
+
+def test_of_xl_the_header_decides_no_layer():
+    header = TrainingHeader(clip_skip=2)
+    plain = Asked(Path("data"), Path("out"))
+    assert read_as_trained(plain, header, "sdxl") == (plain, [])
+    assert read_as_trained(plain, header, "sd")[0].clip_skip == 1
 
 
 def load_testbed():
