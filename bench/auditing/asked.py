@@ -76,6 +76,7 @@ class Asked:
     dtype: str = ""
     batch_size: int | None = None
     clip_skip: int | None = None
+    chunks: int | None = None
     seed: int = 0
     store: str = ""
 

@@ -195,6 +195,7 @@ def _settings(audit: Audit) -> dict[str, Any]:
         "side": model.side,
         "dtype": model.dtype,
         "clip_skip": model.clip_skip,
+        "chunks": model.chunks,
         "images_of_a_caption": audit.asked.images_each,
         "trigger": audit.trigger,
         "layout": audit.training.layout,

@@ -32,6 +32,7 @@ class TrainingHeader:
     random_crops: bool | None = None
     keep_tokens: int = 0
     clip_skip: int | None = None
+    tokens: int | None = None  # of a caption that were read at most, without beginning and end
     folders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     tags: Mapping[str, int] = field(default_factory=dict)
     others: tuple[str, ...] = ()  # names of what else stands there
@@ -90,6 +91,7 @@ def read_training_header(header: Mapping[str, str]) -> TrainingHeader:
         random_crops=_either(_truth(header, "ss_random_crop"), datasets, "random_crop"),
         keep_tokens=max(0, _number(header, "ss_keep_tokens") or 0),
         clip_skip=_number(header, "ss_clip_skip"),
+        tokens=_number(header, "ss_max_token_length"),
         folders=folders,
         tags=tags,
         others=tuple(sorted(_short(key) for key, text in header.items() if _says(key, text))),

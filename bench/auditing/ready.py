@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from bench.auditing.suites import (
 )
 from bench.base.digests import path_digest
 from bench.base.errors import UserError, visible
+from bench.base.limits import CHUNKS
 from bench.base.progress import Report, silent
 from bench.base.prompt_lists import read_list
 from bench.captioned.views import Training
@@ -249,7 +249,7 @@ def try_model(audit: Audit) -> Denoiser:
         check(pipe, read_lora(file))
     if audit.base and audit.asked.base:
         load_base(audit.suite.needed_base("the audit"), prepared.engine.denoiser)
-    _note_long_captions(audit, pipe)
+    _note_long_captions(audit, prepared.engine.denoiser)
     audit.tried = True
     return prepared.engine.denoiser
 
@@ -349,18 +349,38 @@ def read_as_trained(
     """How texts are read: as was asked for, else as the training read them by the file's header;
     and a line of each that the header decides or that differs from it.
     """
+    asked, layer = _layer_as_trained(asked, header, family)
+    asked, chunks = _chunks_as_trained(asked, header)
+    return asked, [line for line in (layer, chunks) if line]
+
+
+def _layer_as_trained(
+    asked: Asked, header: TrainingHeader, family: Family | None
+) -> tuple[Asked, str]:
     said = header.clip_skip
     # Of XL kohya's scripts read one and the same layer, whatever they are told.
     if said is None or said < 1 or family == "sdxl":
-        return asked, []
+        return asked, ""
     trained = said - 1
     counted = f"The file's header says clip_skip {said}, which diffusers counts as {trained}"
     if asked.clip_skip is None:
         told = f"{counted}: texts are read so here (--clip-skip 0 reads the last layer)."
-        return replace(asked, clip_skip=trained), [told] if trained else []
+        return replace(asked, clip_skip=trained), told if trained else ""
     if asked.clip_skip != trained:
-        return asked, [f"{counted}; texts are read with {asked.clip_skip}, as was asked for."]
-    return asked, []
+        return asked, f"{counted}; texts are read with {asked.clip_skip}, as was asked for."
+    return asked, ""
+
+
+def _chunks_as_trained(asked: Asked, header: TrainingHeader) -> tuple[Asked, str]:
+    trained = {150: 2, 225: 3}.get(header.tokens or 0, 1)  # the two that kohya's scripts offer
+    counted = f"The file's header says max_token_length {header.tokens}"
+    if asked.chunks is None and trained > 1:
+        told = f"{counted}: prompts are read in {trained} chunks of 75 tokens, as in its training."
+        return replace(asked, chunks=trained), told
+    if trained > 1 and asked.chunks != trained:
+        read = "one chunk" if asked.chunks == 1 else f"{asked.chunks} chunks"
+        return asked, f"{counted}; prompts are read in {read}, as was asked for."
+    return asked, ""
 
 
 def _uncalled(words: Sequence[str], captions: Sequence[str]) -> list[str]:
@@ -373,15 +393,16 @@ def _uncalled(words: Sequence[str], captions: Sequence[str]) -> list[str]:
     ]
 
 
-def _note_long_captions(audit: Audit, pipe: Any) -> None:
-    most = pipe.tokenizer.model_max_length
+def _note_long_captions(audit: Audit, denoiser: Denoiser) -> None:
+    most = denoiser.most_tokens
     long = sum(
-        len(pipe.tokenizer(caption, truncation=False).input_ids) > most
+        len(denoiser.pipe.tokenizer(caption, truncation=False).input_ids) > most
         for caption in audit.training.captions
     )
     if long:
-        note = (
-            f"Captions longer than the {most} tokens that the model reads: {long}. The rest of them"
-            " is cut off, as `bench` does not read captions in chunks."
+        chunks = audit.suite.settings.model.chunks
+        more = f"; --chunks {chunks + 1} reads more, for a model that was trained so"
+        audit.note(
+            f"Captions longer than the {most} tokens that are read, with beginning and end: {long}."
+            f" The rest of them is cut off{more if chunks < CHUNKS else ''}."
         )
-        audit.note(note)

@@ -114,6 +114,8 @@ def model_table(asked: Asked, like: Suite, on_gpu: bool) -> dict[str, Any]:
     }
     if clip_skip := settings.clip_skip if asked.clip_skip is None else asked.clip_skip:
         table["clip_skip"] = clip_skip
+    if (chunks := asked.chunks or settings.chunks) > 1:
+        table["chunks"] = chunks
     if asked.model is None:
         table |= {"path": stated(like, settings.path), "side": settings.side}
         if settings.config:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from bench.base import limits
 from bench.base.errors import UserError
 from bench.cli.app import app, examples
 from bench.cli.options import Device, Json, Trust, grouped, resumable
@@ -152,6 +153,14 @@ class MeasureOptions:
             ),
         ),
     ] = None
+    chunks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=limits.CHUNKS,
+            help="Chunks of 75 tokens that are read of a prompt; by default as the header says.",
+        ),
+    ] = None
     no_flip: Annotated[
         bool, typer.Option("--no-flip", help="The training did not mirror pictures.")
     ] = False
@@ -228,6 +237,7 @@ def _asked(
         dtype=measure.dtype,
         batch_size=measure.batch_size,
         clip_skip=measure.clip_skip,
+        chunks=measure.chunks,
         seed=effort.seed,
         store=output.store,
     )
@@ -291,7 +301,7 @@ OF_MODELS: dict[str, tuple[str, ...]] = {
     "subject": ("model", "lora", "base", "epochs", "embedding", "holdout_random"),
     "captions": ("trigger", "novel"),
     "effort": ("quick", "images", "weights", "remedy", "no_attack", "seed"),
-    "measure": ("steps", "guidance", "dtype", "batch_size", "clip_skip"),
+    "measure": ("steps", "guidance", "dtype", "batch_size", "clip_skip", "chunks"),
     "output": ("dry_run", "store"),
 }
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.base.errors import UserError
 from bench.diffusion.families import family_of_pipeline
 from bench.diffusion.request import Added, HandedIn, Request, Step
-from bench.diffusion.text import encoded
+from bench.diffusion.text import chunks_of, encoded, most_tokens
 
 # Below this share of signal a picture cannot be told from noise in float32.
 SMALLEST_SIGNAL = 1e-8
@@ -153,13 +153,26 @@ class Denoiser:
             embeddings, whole = encoded(self.pipe, unique, self.device)
             rows = dict(zip(unique, embeddings, strict=True))
             pooled = {} if whole is None else dict(zip(unique, whole, strict=True))
-        given = [p.embedding if isinstance(p, HandedIn) else rows[p] for p in prompts]
+        given = [self._handed_in(p) if isinstance(p, HandedIn) else rows[p] for p in prompts]
         added = (
             Added(torch.stack([pooled[str(p)] for p in prompts]), self.time_ids(len(prompts)))
             if xl
             else None
         )
         return torch.stack(given), added
+
+    def _handed_in(self, prompt: HandedIn) -> Tensor:
+        """Its embedding `[T, D]`. Raises `UserError` for one with as many rows as one chunk has
+        where the model reads several.
+        """
+        chunks, rows = chunks_of(self.pipe), len(prompt.embedding)
+        if chunks > 1 and rows != chunks * self.pipe.tokenizer.model_max_length:
+            raise UserError(
+                f"an embedding of {rows} tokens was handed in, and the model reads prompts in"
+                f" {chunks} chunks of {self.pipe.tokenizer.model_max_length}: whoever made it does"
+                " not work with [model] chunks"
+            )
+        return prompt.embedding
 
     def time_ids(self, count: int) -> Tensor:
         """The sizes that a UNet of Stable Diffusion XL is told, `[count, 6]`, the same for every
@@ -172,13 +185,17 @@ class Denoiser:
             sizes = (height, width, 0, 0, height, width)
         return torch.tensor([sizes] * count, device=self.device, dtype=self.dtype)
 
+    @property
+    def most_tokens(self) -> int:
+        """How many tokens of a prompt are read at most, with those of its beginning and end."""
+        return most_tokens(self.pipe.tokenizer)
+
     def lengths(self, prompts: Sequence[str]) -> Tensor:
-        """Tokens of each prompt, int64 `[B]` on the CPU: with those of its beginning and end, which
-        is at `length - 1`, and without padding; cut to what the text encoder takes.
+        """Tokens of each prompt, int64 `[B]` on the CPU: with those of its beginning and end, and
+        without padding; cut to what is read. Where that is one chunk, the end is at `length - 1`.
         """
         tokenizer = self.pipe.tokenizer
-        most = tokenizer.model_max_length
-        found = tokenizer(list(prompts), truncation=True, max_length=most).input_ids
+        found = tokenizer(list(prompts), truncation=True, max_length=self.most_tokens).input_ids
         return torch.tensor([len(ids) for ids in found])
 
     def null_embeddings(self, count: int) -> Tensor:

@@ -27,6 +27,7 @@ from bench.diffusion.families import CALLED, Family, family_of_pipeline, parts_o
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import Strength, merge
 from bench.diffusion.model_index import check_model_index
+from bench.diffusion.text import read_in_chunks
 from bench.diffusion.textual_inversion import insert, read_embedding
 from bench.diffusion.weight_files import part_variants, refuse_pickle, stored_types
 from bench.suite.suite import Suite
@@ -145,6 +146,7 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
         _limit_tokens(pipe.tokenizer_2, pipe.text_encoder_2, path)
         _settle_xl(pipe, path)
     insert(pipe, [read_embedding(suite.path(one.path), one.token) for one in settings.embeddings])
+    read_in_chunks(pipe, settings.chunks)
     skip_layers(pipe, settings.clip_skip)
     if settings.vae_tiling:
         pipe.vae.enable_tiling()

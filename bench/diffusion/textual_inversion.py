@@ -3,13 +3,12 @@ tokenizers and text encoders.
 
 A file holds one vector or several for each text encoder: `{token: tensor}` as diffusers writes it,
 `emb_params` as kohya-ss/sd-scripts does, `clip_l` and `clip_g` for Stable Diffusion XL. A word `t`
-of n vectors is the tokens `t`, `t_1`, ... The tokenizer itself reads `t` as all of them, so that
-whoever turns a prompt into tokens sees those that the text encoder reads.
+of n vectors is the tokens `t`, `t_1`, ... The tokenizer itself reads `t` as all of them
+(`bench.diffusion.prompt_tokenizer`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from bench.base.errors import UserError, visible
 from bench.diffusion.families import CALLED, family_of_pipeline
 from bench.diffusion.lora.merge import WIDTHS
+from bench.diffusion.prompt_tokenizer import as_prompt_tokenizer, is_word
 from bench.diffusion.tensor_file import read_tensors
 from bench.suite.embeddings import BY_ENCODER, token_of
 
@@ -81,40 +81,12 @@ def insert(pipe: Any, embeddings: Sequence[Embedding]) -> None:
         _refuse_other_model(pipe, one)
         for part, vectors in one.vectors.items():
             _add(getattr(pipe, TOKENIZERS[part]), getattr(pipe, part), one, vectors)
+    if embeddings:  # diffusers puts tokens in for a word by another rule, into other words too
+        pipe.maybe_convert_prompt = _unchanged
 
 
-class Expanding:
-    """A tokenizer that reads a word of several vectors as all of them; mixed into the tokenizer's
-    own class by `_add`.
-
-    A word is found as the tokenizer finds it: in upper and lower case, and where it begins and ends
-    with letters or digits not inside of another word.
-    """
-
-    several: dict[str, str]  # by word in lower case: all of its tokens
-
-    def __call__(self, text: Any = None, *args: Any, **more: Any) -> Any:
-        return super().__call__(self.expanded(text), *args, **more)  # type: ignore[misc]
-
-    def encode(self, text: Any, *args: Any, **more: Any) -> Any:
-        return super().encode(self.expanded(text), *args, **more)  # type: ignore[misc]
-
-    def tokenize(self, text: Any, *args: Any, **more: Any) -> Any:
-        return super().tokenize(self.expanded(text), *args, **more)  # type: ignore[misc]
-
-    def expanded(self, text: Any) -> Any:
-        """A text, or a list of them, with every word as all of its tokens. What is expanded already
-        stays as it is.
-        """
-        if isinstance(text, (list, tuple)):
-            return [self.expanded(one) for one in text]
-        if not isinstance(text, str) or not self.several:
-            return text
-        return self._pattern().sub(lambda found: self.several[found["word"].lower()], text)
-
-    def _pattern(self) -> re.Pattern[str]:
-        words = "|".join(_bounded(word) for word in sorted(self.several, key=len, reverse=True))
-        return re.compile(rf"(?P<word>{words})(?!_\d)(?:\s+(?P=word)_\d+)*", re.IGNORECASE)
+def _unchanged(prompt: Any, tokenizer: Any) -> Any:
+    return prompt
 
 
 def _as_rows(path: Path, value: Tensor) -> Tensor:
@@ -156,7 +128,8 @@ def _add(tokenizer: Any, encoder: nn.Module, one: Embedding, vectors: Tensor) ->
             f"{one.path} holds {len(one.tokens)} vectors, and a prompt of the model has room for"
             f" {tokenizer.model_max_length - 2} tokens"
         )
-    tokenizer.add_tokens([AddedToken(token, single_word=_is_word(token)) for token in one.tokens])
+    as_prompt_tokenizer(tokenizer)
+    tokenizer.add_tokens([AddedToken(token, single_word=is_word(token)) for token in one.tokens])
     places = torch.tensor([tokenizer.convert_tokens_to_ids(token) for token in one.tokens])
     _set_rows(encoder, places, vectors)
     # Some files state an end token of older releases, and the place of the largest number is then
@@ -164,10 +137,6 @@ def _add(tokenizer: Any, encoder: nn.Module, one: Embedding, vectors: Tensor) ->
     for module in encoder.modules():
         if getattr(module, "eos_token_id", None) is not None:
             module.eos_token_id = tokenizer.eos_token_id
-    if not isinstance(tokenizer, Expanding):
-        own = type(tokenizer)
-        tokenizer.__class__ = type(own.__name__, (Expanding, own), {})
-        tokenizer.several = {}
     if len(one.tokens) > 1:
         tokenizer.several[one.token.lower()] = " ".join(one.tokens)
 
@@ -183,13 +152,3 @@ def _set_rows(encoder: Any, places: Tensor, vectors: Tensor) -> None:
         table.weight = nn.Parameter(grown, requires_grad=own.requires_grad)
         table.num_embeddings = encoder.config.vocab_size = len(grown)
     table.weight[places.to(own.device)] = vectors.to(own)
-
-
-def _is_word(token: str) -> bool:
-    """Whether a token begins and ends with a letter, digit or underscore."""
-    return bool(re.fullmatch(r"\w(.*\w)?", token))
-
-
-def _bounded(token: str) -> str:
-    escaped = re.escape(token)
-    return rf"(?<!\w){escaped}(?!\w)" if _is_word(token) else escaped

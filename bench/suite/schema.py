@@ -119,6 +119,15 @@ class ModelSettings(_Frozen):
     embeddings: tuple[EmbeddingSettings, ...] = Field(
         (), description="textual inversions, words of their own, in tables [[model.embeddings]]"
     )
+    chunks: int = Field(
+        1,
+        ge=1,
+        le=limits.CHUNKS,
+        description=(
+            "read this many chunks of a prompt, of 75 tokens each, and cut what is longer: 2 and 3"
+            " where kohya's scripts say max_token_length 150 and 225"
+        ),
+    )
     clip_skip: int = Field(
         0,
         ge=0,
@@ -351,6 +360,7 @@ LATER = {
         "size_conditioning",
         "embeddings",
         "clip_skip",
+        "chunks",
     ),
     "prompts": (
         "format",

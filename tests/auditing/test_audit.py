@@ -18,7 +18,8 @@ from bench.auditing.asked import Asked, Lora, Remedy, parse_lora, parse_remedies
 from bench.auditing.audit import run_audit
 from bench.auditing.header import TrainingHeader
 from bench.auditing.pictures import read_pictures
-from bench.auditing.ready import read_as_trained, ready
+from bench.auditing.ready import read_as_trained, ready, try_model
+from bench.auditing.rows import remedy_columns
 from bench.base.errors import UserError
 from bench.captioned.views import Training
 from bench.running import generating
@@ -658,6 +659,50 @@ def test_texts_are_read_at_the_layer_that_the_header_names(
     notes = [note for note in prepared.notes if "clip_skip" in note]
     assert len(notes) == bool(line) and all(line in note for note in notes)
     assert prepared.files.with_loras(prepared.suite, ()).settings.model.clip_skip == clip_skip
+
+
+@pytest.mark.parametrize(
+    ("length", "given", "chunks", "line"),
+    [
+        ("225", None, 3, "max_token_length 225: prompts are read in 3 chunks of 75 tokens"),
+        ("150", 1, 1, "max_token_length 150; prompts are read in one chunk, as was asked for"),
+        ("150", 2, 2, ""),
+        ("None", 2, 2, ""),
+        ("75", None, 1, ""),
+    ],
+)
+def test_prompts_are_read_in_as_many_chunks_as_the_header_names(
+    folders, tmp_path, length, given, chunks, line
+):
+    lora = said(tmp_path, ss_max_token_length=length)
+    prepared = ready(asked(folders, tmp_path / "out", loras=(lora,), chunks=given), CPU)
+    for column in (prepared.yours, prepared.base):
+        assert column.suite.settings.model.chunks == chunks
+    notes = [note for note in prepared.notes if "chunks" in note]
+    assert len(notes) == bool(line) and all(line in note for note in notes)
+
+
+def test_an_audit_in_chunks_counts_what_is_cut_and_tries_what_works_on_them(folders, tmp_path):
+    data = shutil.copytree(folders / "data", tmp_path / "data")
+    captions = sorted(data.rglob("*.txt"))
+    most = load_testbed().tokenizer.model_max_length - 2
+    for file, words in zip(captions, (3 * most, 2 * most, most + 1, 1), strict=True):
+        file.write_text(" ".join(["a"] * words))
+    more = {"holdout": None, "images": 1, "steps": 2, "weights": (0.5,), "quick": False}
+    more |= {"remedies": None, "attack": True}
+    given = asked(folders, tmp_path / "out", chunks=2, **more)
+    prepared = ready(replace(given, data=data), CPU)
+    try_model(prepared)
+    (note,) = [note for note in prepared.notes if note.startswith("Captions longer")]
+    assert f"the {2 * most + 2} tokens that are read, with beginning and end: 1." in note
+    assert "--chunks 3 reads more" in note
+    tried = {column.method for column in remedy_columns(prepared)}
+    assert {"guidance", "random_tokens", "wen", "wanda", "baf"} <= tried
+    assert prepared.attack is not None
+    refused = replace(prepared.asked, remedies=(Remedy("clip_pad", {}),))
+    prepared = replace(prepared, asked=refused)
+    with pytest.raises(UserError, match="reads prompts in 2 chunks"):
+        remedy_columns(prepared)
 
 
 def test_of_xl_the_header_decides_no_layer():

@@ -36,8 +36,9 @@ OPTIONS = {
         "--data! --model --lora* --epochs* --embedding* --base --holdout --generations"
         " --holdout-random --trigger= --caption-column=text --instance-prompt --novel --quick"
         " --images=0 --limit=200 --weights= --remedy* --no-attack --seed=0 --like= --sscd"
-        " --profile= --threshold --steps --guidance --dtype= --batch-size --clip-skip --no-flip"
-        " --random-crops --out=runs/audit --store= --fail-above --dry-run --device --trust* --json"
+        " --profile= --threshold --steps --guidance --dtype= --batch-size --clip-skip --chunks"
+        " --no-flip --random-crops --out=runs/audit --store= --fail-above --dry-run"
+        " --device --trust* --json"
     ),
     "calibrate": (
         "attack! --suite=testbed -p/--parameter* --out --store=runs/store --device --trust* --json"
