@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.base.errors import UserError
 from bench.diffusion.families import family_of_pipeline
 from bench.diffusion.request import Added, HandedIn, Request, Step
-from bench.diffusion.text import chunks_of, encoded, most_tokens
+from bench.diffusion.text import encoded, most_tokens
 
 # Below this share of signal a picture cannot be told from noise in float32.
 SMALLEST_SIGNAL = 1e-8
@@ -153,26 +153,13 @@ class Denoiser:
             embeddings, whole = encoded(self.pipe, unique, self.device)
             rows = dict(zip(unique, embeddings, strict=True))
             pooled = {} if whole is None else dict(zip(unique, whole, strict=True))
-        given = [self._handed_in(p) if isinstance(p, HandedIn) else rows[p] for p in prompts]
+        given = [p.embedding if isinstance(p, HandedIn) else rows[p] for p in prompts]
         added = (
             Added(torch.stack([pooled[str(p)] for p in prompts]), self.time_ids(len(prompts)))
             if xl
             else None
         )
         return torch.stack(given), added
-
-    def _handed_in(self, prompt: HandedIn) -> Tensor:
-        """Its embedding `[T, D]`. Raises `UserError` for one with as many rows as one chunk has
-        where the model reads several.
-        """
-        chunks, rows = chunks_of(self.pipe), len(prompt.embedding)
-        if chunks > 1 and rows != chunks * self.pipe.tokenizer.model_max_length:
-            raise UserError(
-                f"an embedding of {rows} tokens was handed in, and the model reads prompts in"
-                f" {chunks} chunks of {self.pipe.tokenizer.model_max_length}: whoever made it does"
-                " not work with [model] chunks"
-            )
-        return prompt.embedding
 
     def time_ids(self, count: int) -> Tensor:
         """The sizes that a UNet of Stable Diffusion XL is told, `[count, 6]`, the same for every

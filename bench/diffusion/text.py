@@ -39,12 +39,6 @@ def encoded(
         return embeddings, None
 
 
-def chunks_of(pipe: Any) -> int:
-    """In how many chunks a pipeline reads prompts."""
-    chunks: int = getattr(getattr(pipe, "tokenizer", None), "chunks", 1)
-    return chunks
-
-
 def read_in_chunks(pipe: Any, chunks: int) -> None:
     """Have a pipeline read prompts in so many chunks."""
     if chunks > 1:

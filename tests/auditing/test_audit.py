@@ -678,7 +678,7 @@ def test_prompts_are_read_in_as_many_chunks_as_the_header_names(
     prepared = ready(asked(folders, tmp_path / "out", loras=(lora,), chunks=given), CPU)
     for column in (prepared.yours, prepared.base):
         assert column.suite.settings.model.chunks == chunks
-    notes = [note for note in prepared.notes if "chunks" in note]
+    notes = [note for note in prepared.notes if "max_token_length" in note]
     assert len(notes) == bool(line) and all(line in note for note in notes)
 
 

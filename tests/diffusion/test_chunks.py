@@ -14,12 +14,12 @@ from bench.base.parameters import configure
 from bench.checks import method_contracts
 from bench.checks.contract import NotApplicable, Subject
 from bench.checks.method_contracts import METHOD_CONTRACTS
+from bench.contracts.held import Held
 from bench.contracts.method import Method
 from bench.diffusion.clip_skip import skip_layers
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.model import load_denoiser
 from bench.diffusion.prompt_tokenizer import as_prompt_tokenizer
-from bench.diffusion.request import HandedIn
 from bench.diffusion.text import read_in_chunks, token_ids
 from bench.diffusion.textual_inversion import insert, read_embedding
 from bench.registry import registry
@@ -170,13 +170,15 @@ def test_a_word_of_several_tokens_is_cut_where_a_chunk_ends(tmp_path):
 
 
 def test_embeddings_of_one_chunk_are_refused_where_several_are_read():
+    """As an attack makes them that asks the text encoder itself."""
     denoiser = in_chunks(build_tiny_pipeline(), 2)
-    short = HandedIn("a fox", denoiser.encode(["a fox"])[0, :24])
-    with pytest.raises(UserError, match="24 tokens was handed in") as error:
-        denoiser.encode([short])
+    held = Held("base", denoiser, 32, lambda *_: pytest.fail("nothing is sampled"))
+    request = denoiser.request(["a fox"], [1])
+    with pytest.raises(UserError, match="24x32 numbers, and .* 48x32") as error:
+        held.handing_in(request, request.embeddings[:, :24])
     assert "\n" not in str(error.value)
-    whole = HandedIn("a fox", denoiser.encode(["a key"])[0])
-    assert torch.equal(denoiser.encode([whole]), denoiser.encode(["a key"]))
+    whole = held.handing_in(request, denoiser.encode(["a key"]))
+    assert torch.equal(denoiser.encode(whole.prompts), denoiser.encode(["a key"]))
 
 
 # --- who works on them
