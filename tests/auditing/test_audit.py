@@ -244,8 +244,8 @@ def test_folders_of_generations_need_no_model(folders, tmp_path):
     assert "sscd_disc_mixup" in unfetched.stderr
     inside = bench(*words[:3], "--generations", folders, "--like", "testbed", "--out", tmp_path)
     assert "name a folder of generations alone" in inside.stderr
-    given = bench(*words, "--like", "testbed", "--steps", 3, "--weights", "0.5")
-    assert "leave --weights, --steps out" in given.stderr
+    given = bench(*words, "--like", "testbed", "--steps", 3, "--weights", "0.5", "--clip-skip", 0)
+    assert "leave --weights, --steps, --clip-skip out" in given.stderr
 
 
 def test_a_duplicated_picture_is_one_group(folders, tmp_path):

@@ -16,6 +16,7 @@ from bench.contracts.method import Method
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.model import load_denoiser, load_pipeline
 from bench.diffusion.textual_inversion import insert, read_embedding
+from bench.doctor.suites import look
 from bench.running.sampling import sample
 from bench.suite.load import load_suite
 from bench.testbed.tiny import build_tiny_xl_pipeline
@@ -311,6 +312,8 @@ def test_a_suite_of_another_folder_finds_the_file(tmp_path, tiny_folder):
 def test_what_is_wrong_in_a_suite_is_one_line(tmp_path, tiny_folder):
     lost = suite_with(tmp_path, tiny_folder, 'path = "lost.safetensors"')
     assert "is missing" in refused(lambda: lost.fingerprint)
+    looked = look(str(tmp_path / "mine.toml")).files
+    assert [one.problem for one in looked if one.what == "embedding"] == ["missing"]
     (tmp_path / "old.pt").write_bytes(b"x")
     pickled = suite_with(tmp_path, tiny_folder, 'path = "old.pt"')
     assert "is a pickle" in refused(lambda: pickled.generation)
