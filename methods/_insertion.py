@@ -29,6 +29,6 @@ def with_prompts(denoiser: Denoiser, request: Request, prompts: list[str]) -> Re
     tokenizer = denoiser.pipe.tokenizer
     ends = tokenizer.num_special_tokens_to_add()
     request.facts["truncated"] = [
-        len(tokenizer.tokenize(prompt)) + ends > tokenizer.model_max_length for prompt in prompts
+        len(tokenizer.tokenize(prompt)) + ends > denoiser.most_tokens for prompt in prompts
     ]
     return request.replace(prompts=tuple(prompts))

@@ -70,6 +70,7 @@ class AdvFinetune(Method):
         "copy_judge",
     )
     paper: ClassVar[str] = "Kowalczuk et al. 2025, arXiv:2507.16880"
+    in_chunks: ClassVar[bool] = False  # the loss of regular pictures reads one
     neutral: ClassVar[dict[str, Any] | None] = {"epochs": 0}
     swept: ClassVar[Swept | None] = ("epochs", (1, 2, 3, 5))
     trial: ClassVar[Mapping[str, Any]] = {

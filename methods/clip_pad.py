@@ -34,6 +34,7 @@ class ClipPad(Method):
     where: ClassVar[Where] = "embedding"
     paper: ClassVar[str] = "Kim and No 2026, arXiv:2605.02908"
     families: ClassVar = ("sd", "sdxl")
+    in_chunks: ClassVar[bool] = False
     neutral: ClassVar[dict[str, Any] | None] = {"variant": "ratio", "share": 0}
     swept: ClassVar[Swept | None] = ("share", (0.25, 0.5, 0.75, 1))
 

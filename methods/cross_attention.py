@@ -24,6 +24,7 @@ class CrossAttention(Method):
     where: ClassVar[Where] = "attention"
     paper: ClassVar[str] = "Ren et al. 2024, arXiv:2403.11052"
     families: ClassVar = ("sd", "sdxl")
+    in_chunks: ClassVar[bool] = False
     neutral: ClassVar[dict[str, Any] | None] = {"c1": 1, "mask": "none"}
     swept: ClassVar[Swept | None] = ("c1", (1.1, 1.25, 1.5, 2, 3))
 

@@ -44,6 +44,7 @@ class Guard(Method):
     where: ClassVar[Where] = "attention"
     paper: ClassVar[str] = "Zhao et al. 2026, arXiv:2603.00133"
     families: ClassVar = ("sd", "sdxl")
+    in_chunks: ClassVar[bool] = False
     neutral: ClassVar[dict[str, Any] | None] = {"repulsion": 0, "scale": 1, "orthogonal": False}
     swept: ClassVar[Swept | None] = ("repulsion", (0.05, 0.1, 0.2, 0.4, 0.8))
 

@@ -32,7 +32,7 @@ class RandomTokens(Method):
         if not self.count:
             return request
         tokenizer = denoiser.pipe.tokenizer
-        size = len(tokenizer) - SPARED
+        size = tokenizer.vocab_size - SPARED  # without words that were added
         prompts = [
             insert_words(
                 p,

@@ -35,6 +35,7 @@ class Uce(Method):
     where: ClassVar[Where] = "weights"
     needs: ClassVar[tuple[Need, ...]] = ("fit_prompts", "anchors", "clean_prompts")
     paper: ClassVar[str] = "Gandikota et al. 2024, arXiv:2308.14761"
+    in_chunks: ClassVar[bool] = False
     neutral: ClassVar[dict[str, Any] | None] = {"erase": 0}
     swept: ClassVar[Swept | None] = ("erase", (0.03, 0.1, 0.3, 1.0))
 

@@ -31,8 +31,8 @@ def audit(
 
     `loras` are texts as `--lora` takes them, `FILE:W`. With `generations`, a folder of pictures
     made anywhere, no model is asked. `more` are the other fields of `bench.auditing.asked.Asked`:
-    model, base, config, holdout, trigger, like, images, quick, seed and so on. Raises `UserError`
-    as the command line does, and `TypeError` for a field that is not known.
+    model, base, config, embeddings, holdout, trigger, like, images, quick, seed and so on. Raises
+    `UserError` as the command line does, and `TypeError` for a field that is not known.
     """
     paths = {name: _as_path(name, value) for name, value in more.items()}
     asked = Asked(
@@ -51,7 +51,7 @@ def audit(
 
 def _as_path(name: str, value: Any) -> Any:
     """Places may be texts."""
-    if name == "epochs":
+    if name in ("epochs", "embeddings"):
         return tuple(Path(each).expanduser() for each in value)
     if name in ("model", "base", "config", "holdout", "novel", "sscd") and value is not None:
         return Path(value).expanduser()

@@ -43,9 +43,9 @@ class Asked:
     suite's where none is named. `base` is what a fully fine-tuned model began as; with LoRAs it is
     the model without them. Both are diffusers folders or checkpoints in one file, whose tokenizer,
     scheduler and configurations are those in the folder `config`. `epochs` are earlier saves of the
-    first LoRA. `out` is the work folder: suite, lists, views, images, records, page. `calibrate`
-    says whether the threshold is set on images of the base; None: where that of the suite would be
-    borrowed.
+    first LoRA, `embeddings` textual inversions, which the base has not. `out` is the work folder:
+    suite, lists, views, images, records, page. `calibrate` says whether the threshold is set on
+    images of the base; None: where that of the suite would be borrowed.
     """
 
     data: Path
@@ -55,6 +55,7 @@ class Asked:
     config: Path | None = None
     loras: tuple[Lora, ...] = ()
     epochs: tuple[Path, ...] = ()
+    embeddings: tuple[Path, ...] = ()
     holdout: Path | None = None
     holdout_random: bool = False
     trigger: str = ""
@@ -79,6 +80,8 @@ class Asked:
     guidance: float | None = None
     dtype: str = ""
     batch_size: int | None = None
+    clip_skip: int | None = None
+    chunks: int | None = None
     seed: int = 0
     store: str = ""
 
@@ -86,6 +89,11 @@ class Asked:
     def suite_like(self) -> str:
         """The name of the suite whose sampler and judges are used."""
         return self.like or (SHARED if self.model is None else OTHERS)
+
+    @property
+    def has_base(self) -> bool:
+        """Whether it is known what the model was made from."""
+        return bool(self.loras or self.base or self.embeddings)
 
     @property
     def attacks(self) -> bool:

@@ -211,7 +211,9 @@ def _not_tried(audit: Audit) -> tuple[str, ...]:
         found.append("attackers")
     if audit.asked.quick and (audit.asked.loras or audit.asked.base):
         found.append("more than a few weights (--quick)")
-    if audit.asked.base:
+    if audit.asked.embeddings and not (audit.asked.loras or audit.asked.base):
+        found.append("weights between base and model: embeddings have none here")
+    elif audit.asked.base:
         found.append("earlier saves of the model: an audit of each says what it gives back")
     elif not audit.asked.epochs:
         found.append("earlier epochs (--epochs FILE)")
@@ -223,8 +225,9 @@ def _called(audit: Audit) -> str:
     shown = path if path.startswith(PREFIX) else Path(path).name
     if audit.asked.model is None:
         shown = f"the model of suite {audit.like.name}"
-    loras = ", ".join(f"{one.file.name} at {one.strength.unet:g}" for one in audit.asked.loras)
-    return visible(f"{shown} with {loras}" if loras else shown)
+    files = [f"{one.file.name} at {one.strength.unet:g}" for one in audit.asked.loras]
+    files += [f"embedding {file.name}" for file in audit.asked.embeddings]
+    return visible(f"{shown} with {', '.join(files)}" if files else shown)
 
 
 def _what(audit: Audit) -> str:
@@ -256,6 +259,8 @@ def _settings(audit: Audit) -> dict[str, Any]:
         "scheduler": model.scheduler,
         "side": model.side,
         "dtype": model.dtype,
+        "clip_skip": model.clip_skip,
+        "chunks": model.chunks,
         "images_of_a_caption": audit.asked.images_each,
         "trigger": audit.trigger,
         "layout": audit.training.layout,
@@ -264,4 +269,4 @@ def _settings(audit: Audit) -> dict[str, Any]:
         "suite_fingerprint": audit.suite.fingerprint,
         "buckets": any(one.size for one in audit.askings),
         "quick": audit.asked.quick,
-    }
+    } | ({"embeddings": audit.suite.embedding_digests} if model.embeddings else {})

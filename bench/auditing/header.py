@@ -37,6 +37,7 @@ class TrainingHeader:
     buckets: bool | None = None  # whether pictures kept their proportions
     keep_tokens: int = 0
     clip_skip: int | None = None
+    tokens: int | None = None  # of a caption that were read at most, without beginning and end
     folders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     tags: Mapping[str, int] = field(default_factory=dict)
     others: tuple[str, ...] = ()  # names of what else stands there
@@ -99,6 +100,7 @@ def read_training_header(header: Mapping[str, str]) -> TrainingHeader:
         buckets=_any_of(_truth(header, "ss_enable_bucket"), datasets, "enable_bucket"),
         keep_tokens=max(0, _number(header, "ss_keep_tokens") or 0),
         clip_skip=_number(header, "ss_clip_skip"),
+        tokens=_number(header, "ss_max_token_length"),
         folders=folders,
         tags=tags,
         others=tuple(sorted(_short(key) for key, text in header.items() if _says(key, text))),

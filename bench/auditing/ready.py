@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,15 +33,18 @@ from bench.auditing.suites import (
 from bench.auditing.threshold import Threshold, is_set, stated, unasked
 from bench.base.digests import path_digest
 from bench.base.errors import UserError, visible
+from bench.base.limits import CHUNKS
 from bench.base.progress import Report, silent
 from bench.base.prompt_lists import read_list
 from bench.captioned.views import Training
 from bench.diffusion.between import refuse_other_training, same_weights
 from bench.diffusion.denoiser import Denoiser, check_size
+from bench.diffusion.families import Family, family_of, family_of_suite
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import check
 from bench.diffusion.lora.names import part_of
 from bench.diffusion.model import load_base
+from bench.diffusion.textual_inversion import read_embedding
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
 
@@ -106,7 +108,7 @@ class Audit:
     @property
     def base(self) -> Column | None:
         """What the model was made from; None where that is not known."""
-        if not (self.asked.loras or self.asked.base):
+        if not self.asked.has_base:
             return None
         return Column("base", load_suite(str(self.asked.out / f"{BASE}.toml")))
 
@@ -220,6 +222,8 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     like = load_suite(asked.suite_like)
     judges = judges_of(like, asked)
     header = _header(asked)
+    words = [read_embedding(file).token for file in asked.embeddings]
+    asked, told = read_as_trained(asked, header, family_of_model(asked, like))
     training = Training(
         model_side(asked, like),
         flips=asked.flips and header.flips is not False,
@@ -227,8 +231,10 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     )
     descriptor = descriptor_of(judges, like, device)
     pictures, holdout = read_both(asked, training, descriptor, report)
-    notes = _notes(asked, pictures, holdout, header)
-    trigger = trigger_of(asked.trigger, pictures.entries)
+    notes = [*_notes(asked, pictures, holdout, header), *told]
+    notes += _uncalled(words, pictures.captions)
+    only = words[0] if len(words) == 1 else ""
+    trigger = trigger_of(asked.trigger or only, pictures.entries)
     if not trigger:
         notes.append("No trigger word was given or found, so none was tried alone.")
     scenes = novel_scenes(trigger, _lines(asked.novel), _clean(like))
@@ -300,7 +306,8 @@ def try_model(audit: Audit) -> Denoiser:
     for file in audit.asked.epochs:
         check(pipe, read_lora(file))
     if audit.base and audit.asked.base:
-        base = load_base(audit.base.suite, prepared.engine.denoiser)
+        # By the suite of the base that has the embeddings too, so that both have the same words.
+        base = load_base(audit.suite.needed_base("the audit"), prepared.engine.denoiser)
         try:
             refuse_other_training(pipe, base.pipe)
         except UserError as error:
@@ -310,7 +317,7 @@ def try_model(audit: Audit) -> Denoiser:
             audit.note(f"No weights were tried: {error}")
         if not same_weights(pipe.vae, base.pipe.vae):
             audit.note(OTHER_AUTOENCODER)
-    _note_long_captions(audit, pipe)
+    _note_long_captions(audit, prepared.engine.denoiser)
     model = audit.suite.path(audit.suite.settings.model.path)
     for lora in audit.asked.loras:
         header = read_training_header(read_lora(lora.file).header)
@@ -361,7 +368,7 @@ def _pairs(
     """How many images the base would make that have a picture which they are not asked for, and of
     how many prompts.
     """
-    if not (asked.loras or asked.base):
+    if not asked.has_base:
         return 0, 0
     free = unasked(asking, held_out, captions, of_group)
     images = [
@@ -413,13 +420,7 @@ def _notes(
             f"The file's header says that {header.pictures} pictures an epoch were trained on (with"
             f" repeats), and the folder gives {shown}: is it the whole training data?"
         )
-    if (header.clip_skip or 1) > 1:
-        found.append(
-            f"The file's header says clip_skip {header.clip_skip}: it was trained on an earlier"
-            " layer of the text encoder, and here its last one is read, as diffusers does by"
-            " default."
-        )
-    if not (asked.loras or asked.base):
+    if not asked.has_base:
         found.append(
             "No base model was given, so nothing can tell your training from the base model's: give"
             " --base FOLDER."
@@ -427,15 +428,71 @@ def _notes(
     return found
 
 
-def _note_long_captions(audit: Audit, pipe: Any) -> None:
-    most = pipe.tokenizer.model_max_length
+def family_of_model(asked: Asked, like: Suite) -> Family | None:
+    """The family of the model that is audited; None where its files do not say it."""
+    return family_of(asked.model) if asked.model else family_of_suite(like)
+
+
+def read_as_trained(
+    asked: Asked, header: TrainingHeader, family: Family | None
+) -> tuple[Asked, list[str]]:
+    """How texts are read: as was asked for, else as the training read them by the file's header;
+    and a line of each that the header decides or that differs from it.
+    """
+    asked, layer = _layer_as_trained(asked, header, family)
+    asked, chunks = _chunks_as_trained(asked, header)
+    return asked, [line for line in (layer, chunks) if line]
+
+
+def _layer_as_trained(
+    asked: Asked, header: TrainingHeader, family: Family | None
+) -> tuple[Asked, str]:
+    said = header.clip_skip
+    # Of XL kohya's scripts read one and the same layer, whatever they are told.
+    if said is None or said < 1 or family == "sdxl":
+        return asked, ""
+    trained = said - 1
+    counted = f"The file's header says clip_skip {said}, which diffusers counts as {trained}"
+    if asked.clip_skip is None:
+        told = f"{counted}: texts are read so here (--clip-skip 0 reads the last layer)."
+        return replace(asked, clip_skip=trained), told if trained else ""
+    if asked.clip_skip != trained:
+        return asked, f"{counted}; texts are read with {asked.clip_skip}, as was asked for."
+    return asked, ""
+
+
+def _chunks_as_trained(asked: Asked, header: TrainingHeader) -> tuple[Asked, str]:
+    trained = {150: 2, 225: 3}.get(header.tokens or 0, 1)  # the two that kohya's scripts offer
+    counted = f"The file's header says max_token_length {header.tokens}"
+    if asked.chunks is None and trained > 1:
+        told = f"{counted}: prompts are read in {trained} chunks of 75 tokens, as in its training."
+        return replace(asked, chunks=trained), told
+    if trained > 1 and asked.chunks != trained:
+        read = "one chunk" if asked.chunks == 1 else f"{asked.chunks} chunks"
+        return asked, f"{counted}; prompts are read in {read}, as was asked for."
+    return asked, ""
+
+
+def _uncalled(words: Sequence[str], captions: Sequence[str]) -> list[str]:
+    """A line for each word of a textual inversion that no caption has."""
+    return [
+        f"No caption has the word {visible(word)} of its embedding, so captions alone do not call"
+        " it up."
+        for word in words
+        if not any(word.lower() in caption.lower() for caption in captions)
+    ]
+
+
+def _note_long_captions(audit: Audit, denoiser: Denoiser) -> None:
+    most = denoiser.most_tokens
     long = sum(
-        len(pipe.tokenizer(caption, truncation=False).input_ids) > most
+        len(denoiser.pipe.tokenizer(caption, truncation=False).input_ids) > most
         for caption in audit.training.captions
     )
     if long:
-        note = (
-            f"Captions longer than the {most} tokens that the model reads: {long}. The rest of them"
-            " is cut off, as `bench` does not read captions in chunks."
+        chunks = audit.suite.settings.model.chunks
+        more = f"; --chunks {chunks + 1} reads more, for a model that was trained so"
+        audit.note(
+            f"Captions longer than the {most} tokens that are read, with beginning and end: {long}."
+            f" The rest of them is cut off{more if chunks < CHUNKS else ''}."
         )
-        audit.note(note)

@@ -124,6 +124,10 @@ def model_table(asked: Asked, like: Suite, on_gpu: bool) -> dict[str, Any]:
         "guidance_scale": settings.guidance_scale if asked.guidance is None else asked.guidance,
         "batch_size": asked.batch_size or settings.batch_size,
     }
+    if clip_skip := settings.clip_skip if asked.clip_skip is None else asked.clip_skip:
+        table["clip_skip"] = clip_skip
+    if (chunks := asked.chunks or settings.chunks) > 1:
+        table["chunks"] = chunks
     if asked.model is None:
         table |= {"path": stated(like, settings.path), "side": settings.side}
         if settings.config:
@@ -256,7 +260,7 @@ class Files:
 
     def suites(self) -> Suite:
         """Write the suite files alone, whose lists are there. Returns the same suite."""
-        if self.asked.loras or self.asked.base:
+        if self.asked.has_base:
             self._toml(BASE, self.table(BASE, loras=(), base=True))
         if self.attacked:
             table = self.table(ATTACKED, self.asked.loras, judged=False, attacked=True)
@@ -289,6 +293,8 @@ class Files:
             model["weight"] = weight
         if loras:
             model["loras"] = lora_tables(loras)
+        if self.asked.embeddings and not base:
+            model["embeddings"] = [{"path": str(absolute(file))} for file in self.asked.embeddings]
         captions: dict[str, Any] = {"file": "prompts/captions.csv", "images_per_prompt": FEW}
         if not all(self.training.captions):
             captions["empty"] = True

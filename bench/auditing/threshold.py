@@ -151,8 +151,8 @@ def is_set(asked: Asked, pairs: int, prompts: int) -> bool:
     if asked.calibrate and not enough:
         why = (
             f"its base makes {pairs} with {prompts} prompts: raise --images"
-            if asked.loras or asked.base
-            else "it has no base: give --lora FILE or --base FOLDER"
+            if asked.has_base
+            else "it has no base: give --lora FILE, --embedding FILE or --base FOLDER"
         )
         raise UserError(
             f"--calibrate sets the threshold on {PAIRS} images of the base that have a picture"

@@ -25,5 +25,6 @@ ARCHIVE_FILES = 2_000_000  # members of an archive
 ARCHIVE_RATIO = 200  # times the size of the archive that it may unpack to
 SILENT_SECONDS = 86_400  # that a server may be silent, at most
 IMAGES_PER_PROMPT = 10_000  # of a role or an attack
+CHUNKS = 8  # of a prompt, of 75 tokens each
 ROUNDS = 1_000  # of a timing
 GENERATIONS = 1_000  # of a run

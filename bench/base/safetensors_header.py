@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.base.errors import one_line
+from bench.base.errors import UserError, one_line
 
+PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 LONGEST = 100 << 20  # bytes of a header, as the library has it: a longer one is damage
 
 
@@ -25,6 +26,15 @@ class Header:
     tensors: dict[str, Any]
     start: int
     size: int
+
+
+def refuse_pickled_tensors(path: Path) -> None:
+    """Raises `UserError` for a file whose name says that it is a pickle, with how to convert it."""
+    if path.suffix.lower() in PICKLES:
+        raise UserError(
+            f"{path} is a pickle, and loading one runs its code: convert it to safetensors with"
+            " torch.load(FILE, weights_only=True) and safetensors.torch.save_file"
+        )
 
 
 def read_header(path: Path) -> Header:

@@ -1,7 +1,7 @@
 """What a built-in's code says, apart from comments, docstrings and layout: a key of what it made.
 
-So an edit of a method makes its images anew, and a better comment does not; nor does one more
-family of models that it says it works on.
+So an edit of a method makes its images anew, and a better comment does not; nor does it to say of
+one more kind of models that it works on them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench.base.digests import digest_of
+
+# Of a class: the families of models that it works on, and whether it does on prompts in chunks.
+DECLARED = ("families", "in_chunks")
 
 
 @cache
@@ -39,8 +42,8 @@ def code_of(module: str) -> str:
 
 
 def bare_code(text: str) -> str:
-    """Python source without comments, docstrings, the declaration `families` of a class, and empty
-    lines.
+    """Python source without comments, docstrings, what a class declares of the models that it works
+    on (`DECLARED`), and empty lines.
     """
     lines = text.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -51,7 +54,7 @@ def bare_code(text: str) -> str:
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         for declared in node.body if isinstance(node, ast.ClassDef) else ():
-            if isinstance(declared, ast.AnnAssign) and ast.unparse(declared.target) == "families":
+            if isinstance(declared, ast.AnnAssign) and ast.unparse(declared.target) in DECLARED:
                 for row in range(declared.lineno - 1, declared.end_lineno or declared.lineno):
                     lines[row] = ""
         first = node.body[0] if node.body else None

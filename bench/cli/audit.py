@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from bench.base import limits
 from bench.base.errors import UserError
 from bench.cli.app import app, examples
 from bench.cli.options import Device, Json, Trust, grouped, resumable
@@ -54,6 +55,10 @@ class SubjectOptions:
     epochs: Annotated[
         list[Path] | None,
         typer.Option(help="An earlier save of the first LoRA: a row each. May be repeated."),
+    ] = None
+    embedding: Annotated[
+        list[Path] | None,
+        typer.Option(help="A textual inversion, called as its file says. May be repeated."),
     ] = None
     base: Annotated[
         Path | None,
@@ -163,6 +168,24 @@ class MeasureOptions:
     guidance: Annotated[float | None, typer.Option(min=0)] = None
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = ""
     batch_size: Annotated[int | None, typer.Option(min=1)] = None
+    clip_skip: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help=(
+                "Layers of the text encoder that are left out, as diffusers counts; by default as"
+                " the LoRA's header says."
+            ),
+        ),
+    ] = None
+    chunks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=limits.CHUNKS,
+            help="Chunks of 75 tokens that are read of a prompt; by default as the header says.",
+        ),
+    ] = None
     no_flip: Annotated[
         bool, typer.Option("--no-flip", help="The training did not mirror pictures.")
     ] = False
@@ -226,6 +249,7 @@ def _asked(
         config=subject.config.expanduser() if subject.config else None,
         loras=tuple(parse_lora(text) for text in subject.lora or ()),
         epochs=tuple(path.expanduser() for path in subject.epochs or ()),
+        embeddings=tuple(path.expanduser() for path in subject.embedding or ()),
         holdout=subject.holdout.expanduser() if subject.holdout else None,
         holdout_random=subject.holdout_random,
         trigger=captions.trigger.strip(),
@@ -250,6 +274,8 @@ def _asked(
         guidance=measure.guidance,
         dtype=measure.dtype,
         batch_size=measure.batch_size,
+        clip_skip=measure.clip_skip,
+        chunks=measure.chunks,
         seed=effort.seed,
         store=output.store,
     )
@@ -311,10 +337,13 @@ def audit(
 
 # Options that mean nothing where generations are given, by the group that has them.
 OF_MODELS: dict[str, tuple[str, ...]] = {
-    "subject": ("model", "lora", "base", "config", "epochs", "holdout_random"),
+    "subject": ("model", "lora", "base", "config", "epochs", "embedding", "holdout_random"),
     "captions": ("trigger", "novel"),
     "effort": ("quick", "images", "weights", "remedy", "no_attack", "seed"),
-    "measure": ("calibrate", "steps", "guidance", "dtype", "batch_size", "buckets"),
+    "measure": (
+        *("calibrate", "steps", "guidance", "dtype", "batch_size"),
+        *("buckets", "clip_skip", "chunks"),
+    ),
     "output": ("dry_run", "store"),
 }
 
@@ -338,7 +367,7 @@ def _refuse_model(
         f"--{name.replace('_', '-')}"
         for group, names in OF_MODELS.items()
         for name in names
-        if getattr(groups[group], name)
+        if getattr(groups[group], name) not in (None, [], getattr(type(groups[group]), name))
     ]:
         raise UserError(
             f"--generations compares pictures that are there, and asks no model: leave"

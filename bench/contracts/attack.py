@@ -47,6 +47,9 @@ class Attack(BaseModel):
     version: ClassVar[int] = 1
     # models that it was made for and tried on, where `works_on` assumes too little
     families: ClassVar[tuple[Family, ...]] = ()
+    # whether it works where prompts are read in several chunks ([model] chunks): not where it takes
+    # the places of an embedding for the tokens of one text
+    in_chunks: ClassVar[bool] = True
 
     def works_on(self) -> tuple[Family, ...]:
         """The families of models that it works on: all of them where it may only generate, and

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.base.digests import seed_of
+from bench.base.errors import UserError
 from bench.base.pictures import centred_square, read_image
 
 if TYPE_CHECKING:
@@ -88,9 +89,20 @@ class Held:
     def handing_in(self, request: Request, embeddings: Tensor) -> Request:
         """The request with embeddings `[B, T, D]` in place of those of its prompts, for which
         methods that read the prompts find these embeddings too.
+
+        Raises `UserError` for embeddings of another shape than the prompts have, such as those of
+        one text where the model reads prompts in chunks.
         """
         from bench.diffusion.request import HandedIn
 
+        if embeddings.shape[1:] != request.embeddings.shape[1:]:
+            handed, read = (
+                "x".join(map(str, rows.shape[1:])) for rows in (embeddings, request.embeddings)
+            )
+            raise UserError(
+                f"an attack hands in embeddings of {handed} numbers, and the model reads prompts as"
+                f" {read}: the attack does not work with this model's [model] chunks"
+            )
         given, made = embeddings.to(request.embeddings), dict[tuple[str, bytes], HandedIn]()
         prompts = []
         for prompt, row in zip(request.prompts, given, strict=True):

@@ -97,6 +97,9 @@ class Method(BaseModel):
     # models that it was made for and tried on: sd is Stable Diffusion 1 and 2, sdxl is XL; others
     # are refused before anything is generated
     families: ClassVar[tuple[Family, ...]] = ("sd",)
+    # whether it works where prompts are read in several chunks ([model] chunks): not where it takes
+    # the places of an embedding for the tokens of one text
+    in_chunks: ClassVar[bool] = True
     # parameters with which `bench check` tries it, where its defaults take long
     trial: ClassVar[Mapping[str, Any]] = {}
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.base.errors import UserError
 from bench.diffusion.families import family_of_pipeline
 from bench.diffusion.request import Added, HandedIn, Request, Step
+from bench.diffusion.text import encoded, most_tokens
 
 # Below this share of signal a picture cannot be told from noise in float32.
 SMALLEST_SIGNAL = 1e-8
@@ -170,19 +171,10 @@ class Denoiser:
         ]
         rows: dict[str, Tensor] = {}
         pooled: dict[str, Tensor] = {}
-        if unique and xl:
-            with torch.no_grad():
-                embeddings, _, whole, _ = self.pipe.encode_prompt(
-                    unique,
-                    device=self.device,
-                    num_images_per_prompt=1,
-                    do_classifier_free_guidance=False,
-                )
-            rows, pooled = dict(zip(unique, embeddings)), dict(zip(unique, whole))
-        elif unique:
-            with torch.no_grad():
-                embeddings, _ = self.pipe.encode_prompt(unique, self.device, 1, False)
+        if unique:
+            embeddings, whole = encoded(self.pipe, unique, self.device)
             rows = dict(zip(unique, embeddings, strict=True))
+            pooled = {} if whole is None else dict(zip(unique, whole, strict=True))
         given = [p.embedding if isinstance(p, HandedIn) else rows[p] for p in prompts]
         added = (
             Added(torch.stack([pooled[str(p)] for p in prompts]), self.time_ids(len(prompts)))
@@ -201,13 +193,17 @@ class Denoiser:
             sizes = (height, width, 0, 0, height, width)
         return torch.tensor([sizes] * count, device=self.device, dtype=self.dtype)
 
+    @property
+    def most_tokens(self) -> int:
+        """How many tokens of a prompt are read at most, with those of its beginning and end."""
+        return most_tokens(self.pipe.tokenizer)
+
     def lengths(self, prompts: Sequence[str]) -> Tensor:
-        """Tokens of each prompt, int64 `[B]` on the CPU: with those of its beginning and end, which
-        is at `length - 1`, and without padding; cut to what the text encoder takes.
+        """Tokens of each prompt, int64 `[B]` on the CPU: with those of its beginning and end, and
+        without padding; cut to what is read. Where that is one chunk, the end is at `length - 1`.
         """
         tokenizer = self.pipe.tokenizer
-        most = tokenizer.model_max_length
-        found = tokenizer(list(prompts), truncation=True, max_length=most).input_ids
+        found = tokenizer(list(prompts), truncation=True, max_length=self.most_tokens).input_ids
         return torch.tensor([len(ids) for ids in found])
 
     def null_embeddings(self, count: int) -> Tensor:

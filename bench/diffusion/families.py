@@ -107,6 +107,18 @@ def refuse_family(family: Family | None, families: tuple[Family, ...], what: str
     raise UserError(f"{what} works on {works}, and the model is {CALLED[family]}")
 
 
+def refuse_chunks(suite: Suite, works: bool, what: str) -> None:
+    """Raises `UserError` where `what`, such as "method clip_pad", does not work on prompts in
+    several chunks and the suite has them.
+    """
+    chunks = suite.settings.model.chunks
+    if chunks > 1 and not works:
+        raise UserError(
+            f"{what} takes the places of an embedding for the tokens of one text, and suite"
+            f" {suite.name} reads prompts in {chunks} chunks ([model] chunks)"
+        )
+
+
 def _is_part(name: str, value: Any) -> bool:
     """Whether an entry of model_index.json names a part that is there."""
     return not name.startswith("_") and isinstance(value, list) and any(value)

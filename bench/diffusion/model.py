@@ -22,12 +22,15 @@ from bench.base.errors import UserError, one_line
 from bench.diffusion.batch_size import batch_size_by_trial
 from bench.diffusion.between import blend, refuse_other_shapes
 from bench.diffusion.checkpoint import check_checkpoint
+from bench.diffusion.clip_skip import skip_layers
 from bench.diffusion.denoiser import Denoiser, autoencoder_factor
 from bench.diffusion.execution import Execution, prepare
 from bench.diffusion.families import CALLED, Family, family_of_pipeline, parts_of
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import Strength, merge
 from bench.diffusion.model_index import check_model_index
+from bench.diffusion.text import read_in_chunks
+from bench.diffusion.textual_inversion import insert, read_embedding
 from bench.diffusion.weight_files import part_variants, refuse_pickle, stored_types
 from bench.suite.suite import Suite
 
@@ -121,6 +124,9 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
     if family_of_pipeline(pipe) == "sdxl":
         _limit_tokens(pipe.tokenizer_2, pipe.text_encoder_2, path)
         _settle_xl(pipe, path)
+    insert(pipe, [read_embedding(suite.path(one.path), one.token) for one in settings.embeddings])
+    read_in_chunks(pipe, settings.chunks)
+    skip_layers(pipe, settings.clip_skip)
     if settings.vae_tiling:
         pipe.vae.enable_tiling()
     return pipe
@@ -321,8 +327,10 @@ def stored_as(suite: Suite) -> dict[str, Any]:
     """What the model's files hold, a fact for records: their format and the number type of each
     part, such as `fp16`.
     """
-    found = stored_types(suite.place(suite.settings.model.path))
-    return found | ({"loras": suite.lora_strengths} if suite.settings.model.loras else {})
+    model = suite.settings.model
+    found = stored_types(suite.place(model.path))
+    merged = {"loras": suite.lora_strengths, "embeddings": suite.embedding_digests}
+    return found | {name: files for name, files in merged.items() if getattr(model, name)}
 
 
 def _pipeline_of(family: Family) -> tuple[Any, dict[str, Any]]:

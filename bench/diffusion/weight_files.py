@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.base.errors import UserError
-from bench.base.safetensors_header import read_header
+from bench.base.safetensors_header import PICKLES, read_header
 from bench.diffusion.families import STEMS, family_of
 
 VARIANT = "fp16"  # the one that the hub has of Stable Diffusion
-PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 
 def refuse_pickle(path: Path) -> None:

@@ -106,6 +106,10 @@ def look(name: str) -> Looked:
             FileFact("LoRA", str(place), "" if is_regular_file(place) else "missing")
             for place in (suite.place(lora.file) for lora in suite.settings.model.loras)
         ]
+        files += [
+            FileFact("embedding", str(place), "" if is_regular_file(place) else "missing")
+            for place in (suite.place(one.path) for one in suite.settings.model.embeddings)
+        ]
         for role, settings in suite.settings.prompts.items():
             file = suite.place(settings.file)
             if not settings.file.startswith(PREFIX):

@@ -18,6 +18,7 @@ ATTRIBUTES = (
     "paper",
     "version",
     "families",
+    "in_chunks",
     "neutral",
     "threat",
     "names",

@@ -18,7 +18,7 @@ from bench.base.errors import UserError, one_line
 from bench.base.parameters import configure
 from bench.base.source import code_of
 from bench.contracts.method import FitData
-from bench.diffusion.families import family_of_suite, refuse_family
+from bench.diffusion.families import family_of_suite, refuse_chunks, refuse_family
 from bench.registry import registry
 from bench.registry.registry import Entry
 from bench.store.store import SampleKey
@@ -83,7 +83,7 @@ class Experiment:
             refuse_missing_assets(suite)
         judges = _Judges.of(suite)
         _refuse_equal_names(suite, judges)
-        refuse_other_families(suite, entry.name, configured, judges.attacks)
+        refuse_other_models(suite, entry.name, configured, judges.attacks)
         for role in suite.settings.prompts:
             suite.prompts(role)
         _refuse_unmet_needs(suite, entry.name, configured)
@@ -312,16 +312,18 @@ def _refuse_equal_names(suite: Suite, judges: _Judges) -> None:
         )
 
 
-def refuse_other_families(
+def refuse_other_models(
     suite: Suite, name: str, method: Method, attacks: Mapping[str, Attack] | None = None
 ) -> None:
-    """Raises `UserError` for a model that cannot be sampled, and for one of a family that the
-    method or an attack does not work on.
+    """Raises `UserError` for a model that cannot be sampled, for one of a family that the method or
+    an attack does not work on, and for prompts in chunks where one of them does not.
     """
     family = family_of_suite(suite)
     refuse_family(family, method.families, f"method {name}")
+    refuse_chunks(suite, method.in_chunks, f"method {name}")
     for attack_name, attack in (attacks or {}).items():
         refuse_family(family, attack.works_on(), f"attack {attack_name}")
+        refuse_chunks(suite, attack.in_chunks, f"attack {attack_name}")
 
 
 def _refuse_unmet_needs(suite: Suite, name: str, method: Method) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from bench.base.parameters import configure
 from bench.contracts.detector import Detector, Recorder
+from bench.diffusion.families import refuse_chunks
 from bench.records.parts import REFERENCE
 from bench.registry import registry
 from bench.running.experiment import Experiment
@@ -50,6 +51,7 @@ class Recorded:
         for name in asked.record:
             entry = registry.find("detector", suite.places.judge(name))
             detector: Detector = configure("detector", entry.name, entry.load(), {})
+            refuse_chunks(suite, detector.in_chunks, f"detector {entry.name} of [detection] record")
             recorders |= recorders_of(detector, entry.source)
         keys = detection_keys(experiment, Judged(suite))
         return cls(recorders, frozenset(key for found in keys.values() for key in found), images)

@@ -25,7 +25,7 @@ from bench.base.progress import Report, silent
 from bench.contracts.detector import Detector, Observation, Recorder
 from bench.contracts.metric import Evaluation, Metric, PerImage
 from bench.contracts.samples import SampleSet, Timing
-from bench.diffusion.families import family_of_suite, refuse_family
+from bench.diffusion.families import family_of_suite, refuse_chunks, refuse_family
 from bench.records.detection import Detection, OverSteps
 from bench.records.environment import environment
 from bench.records.parts import REFERENCE
@@ -116,6 +116,7 @@ def _detector_for(suite: Suite, name: str, values: Mapping[str, Any]) -> tuple[E
     entry = registry.find("detector", name)
     detector: Detector = configure("detector", entry.name, entry.load(), dict(values))
     refuse_family(family_of_suite(suite), detector.works_on(), f"detector {entry.name}")
+    refuse_chunks(suite, detector.in_chunks, f"detector {entry.name}")
     return entry, detector
 
 

@@ -119,14 +119,16 @@ def _moved(table: dict[str, Any], parent: Path, name: str | None, child: Path) -
             for key, settings in section.items()
         }
 
-    def loras(listed: Any) -> Any:
-        """LoRA files; what is no list of them stays as it is."""
-        return (
-            [_each(one, {"file": moved}) for one in listed] if isinstance(listed, list) else listed
+    def listed(key: str) -> Callable[[Any], Any]:
+        """Tables that name a file each; what is no list of them stays as it is."""
+        return lambda tables: (
+            [_each(one, {key: moved}) for one in tables] if isinstance(tables, list) else tables
         )
 
     result = dict(table)
-    of_model = {"path": moved, "config": moved, "base": moved, "loras": loras}
+    of_model: dict[str, Callable[[Any], Any]]
+    of_model = {"path": moved, "config": moved, "base": moved}
+    of_model |= {"loras": listed("file"), "embeddings": listed("path")}
     result["model"] = _each(table.get("model"), of_model)
     for kind in ("metrics", "attacks"):
         if isinstance(table.get(kind), dict):

@@ -57,6 +57,19 @@ class LoraSettings(_Frozen):
         return self.weight, self.weight if self.text_weight is None else self.text_weight
 
 
+class EmbeddingSettings(_Frozen):
+    """A textual inversion (Gal et al. 2023): a word of its own, with one vector or several."""
+
+    path: str = Field(description="a safetensors file, relative to the suite file, or asset:NAME")
+    token: str = Field(
+        "",
+        description=(
+            "the word in prompts that stands for it; by default the one that the file says, else"
+            " the file's name without .safetensors"
+        ),
+    )
+
+
 Pair = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 Sides = tuple[Annotated[int, Field(ge=8)], Annotated[int, Field(ge=8)]]
 
@@ -105,6 +118,26 @@ class ModelSettings(_Frozen):
     )
     loras: tuple[LoraSettings, ...] = Field(
         (), description="LoRA files merged into the model, in tables [[model.loras]]"
+    )
+    embeddings: tuple[EmbeddingSettings, ...] = Field(
+        (), description="textual inversions, words of their own, in tables [[model.embeddings]]"
+    )
+    chunks: int = Field(
+        1,
+        ge=1,
+        le=limits.CHUNKS,
+        description=(
+            "read this many chunks of a prompt, of 75 tokens each, and cut what is longer: 2 and 3"
+            " where kohya's scripts say max_token_length 150 and 225"
+        ),
+    )
+    clip_skip: int = Field(
+        0,
+        ge=0,
+        description=(
+            "read texts this many layers of the text encoder earlier, as diffusers counts: 1 where"
+            " kohya's scripts and A1111 say 2"
+        ),
     )
     base: str = Field(
         "",
@@ -361,7 +394,10 @@ class SuiteSettings(_Frozen):
 # fingerprints and keys, which stay what they were.
 LATER = {
     "suite": ("stratified", "track"),
-    "model": ("config", "vae_tiling", "loras", "base", "weight", "size_conditioning", "size"),
+    "model": (
+        *("config", "vae_tiling", "loras", "base", "weight", "size_conditioning", "size"),
+        *("embeddings", "clip_skip", "chunks"),
+    ),
     "prompts": (
         "format",
         "delimiter",

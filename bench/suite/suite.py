@@ -18,23 +18,12 @@ from typing import Any
 from bench.assets.asset import cache_folder
 from bench.assets.catalogue import PREFIX, Assets, Entry, PicturesEntry, name_of, shipped_entries
 from bench.base.digests import digest_of, path_digest
-from bench.base.errors import UserError
-from bench.base.safetensors_header import tensors_digest
+from bench.base.errors import UserError, visible
 from bench.registry.registry import SUITES, declared_files
+from bench.suite.embeddings import token_in, weights_digest
 from bench.suite.places import Places, named_files
 from bench.suite.prompts import Prompt, read_prompts
 from bench.suite.schema import Role, SuiteSettings, protocol, texts_in
-
-
-def lora_digest(file: Path) -> str:
-    """Who a LoRA file is: the sha256 of its tensors, whatever its header says.
-
-    Raises `UserError` for another file.
-    """
-    try:
-        return tensors_digest(file)
-    except ValueError as error:
-        raise UserError(f"{file} is no readable safetensors file: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -183,6 +172,8 @@ class Suite:
             model["loras"] = self.lora_strengths
         if self.settings.model.weight != 1:
             model["base_sha256"] = self.digest(self.settings.model.base)
+        if self.settings.model.embeddings:
+            model["embeddings"] = self.embedding_digests
         return model | {"model_sha256": self.digest(self.settings.model.path)}
 
     @property
@@ -191,7 +182,7 @@ class Suite:
         return {
             key: value
             for key, value in protocol(self.settings)["model"].items()
-            if key not in ("path", "batch_size", "loras", "base")
+            if key not in ("path", "batch_size", "loras", "embeddings", "base")
         }
 
     @cached_property
@@ -229,11 +220,28 @@ class Suite:
         """
         found: dict[str, tuple[float, float]] = {}
         for lora in self.settings.model.loras:
-            digest = lora_digest(self.path(lora.file))
+            digest = weights_digest(self.path(lora.file))
             unet, text = found.get(digest, (0.0, 0.0))
             more, more_text = lora.strengths
             found[digest] = unet + more, text + more_text
         return {digest: found[digest] for digest in sorted(found) if any(found[digest])}
+
+    @cached_property
+    def embedding_digests(self) -> dict[str, str]:
+        """Textual inversions of the model: sha256 of a file's tensors by the word that stands for
+        it in prompts.
+        """
+        found: dict[str, str] = {}
+        for one in self.settings.model.embeddings:
+            file = self.path(one.path)
+            token = token_in(file, one.token)
+            if token in found:
+                raise UserError(
+                    f"suite {self.name}: two files of [[model.embeddings]] stand for"
+                    f" '{visible(token)}'; give one of them another token"
+                )
+            found[token] = weights_digest(file)
+        return dict(sorted(found.items()))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -241,6 +249,8 @@ class Suite:
         settings = protocol(self.settings)
         if self.settings.model.loras:
             settings["model"]["loras"] = self.lora_strengths
+        if self.settings.model.embeddings:
+            settings["model"]["embeddings"] = self.embedding_digests
         files = {settings["model"]["path"], *(p["file"] for p in settings["prompts"].values())}
         files |= {text for text in (self.settings.model.config, self.settings.model.base) if text}
         for kind, name, parameters in self.settings.judges():

@@ -28,6 +28,7 @@ class AttentionEntropy(Detector):
 
     needs: ClassVar[Needs] = "trajectory"
     paper: ClassVar[str] = "Ren et al. 2024, arXiv:2403.11052"
+    in_chunks: ClassVar[bool] = False
 
     layers: Literal["pooled", "apart"] = Field(
         "pooled",

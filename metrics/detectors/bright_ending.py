@@ -26,6 +26,7 @@ class BrightEnding(Detector):
 
     needs: ClassVar[Needs] = "trajectory"
     paper: ClassVar[str] = "Chen et al. 2025, arXiv:2410.21665"
+    in_chunks: ClassVar[bool] = False
 
     def recorders(self) -> Sequence[Recorder]:
         return (MaskedNorms(),)

@@ -16,9 +16,11 @@ from safetensors.torch import load_file, save_file
 import bench as harness
 from bench.auditing.asked import Asked, Lora, Remedy, parse_lora, parse_remedies, parse_weights
 from bench.auditing.audit import run_audit
+from bench.auditing.header import TrainingHeader
 from bench.auditing.pictures import read_pictures
 from bench.auditing.plan import plan
-from bench.auditing.ready import ready
+from bench.auditing.ready import read_as_trained, ready, try_model
+from bench.auditing.rows import remedy_columns
 from bench.base.errors import UserError
 from bench.captioned.views import Training
 from bench.running import generating
@@ -243,8 +245,8 @@ def test_folders_of_generations_need_no_model(folders, tmp_path):
     assert "sscd_disc_mixup" in unfetched.stderr
     inside = bench(*words[:3], "--generations", folders, "--like", "testbed", "--out", tmp_path)
     assert "name a folder of generations alone" in inside.stderr
-    given = bench(*words, "--like", "testbed", "--steps", 3, "--weights", "0.5")
-    assert "leave --weights, --steps out" in given.stderr
+    given = bench(*words, "--like", "testbed", "--steps", 3, "--weights", "0.5", "--clip-skip", 0)
+    assert "leave --weights, --steps, --clip-skip out" in given.stderr
 
 
 def test_a_duplicated_picture_is_one_group(folders, tmp_path):
@@ -289,6 +291,7 @@ def test_bad_inputs_are_one_line_before_anything_is_generated(folders, tmp_path)
     pickle = tmp_path / "x.pt"
     pickle.write_bytes(b"\x80")
     assert "is a pickle" in refusal(folders, tmp_path, loras=(Lora(pickle),))
+    assert "is a pickle" in refusal(folders, tmp_path, embeddings=(pickle,))
     nothing = tmp_path / "nothing.safetensors"
     save_file({name: torch.zeros_like(t) for name, t in load_file(LORA).items()}, nothing)
     assert "changes nothing" in refusal(folders, tmp_path, loras=(Lora(nothing),))
@@ -791,3 +794,116 @@ def test_pictures_that_another_model_was_trained_on_do_not_come_back(found, fold
     audit = run_audit(ready(replace(given, data=folders / "holdout"), CPU))
     assert audit.yours.total == 3
     assert audit.yours.count == 0
+
+
+def test_an_embedding_is_a_word_of_the_model_and_not_of_its_base(folders, tmp_path):
+    width = load_testbed().text_encoder.config.hidden_size
+    vectors = torch.randn(2, width, generator=torch.Generator().manual_seed(0))
+    save_file({"emb_params": vectors}, tmp_path / "scene.safetensors")
+    more = {"loras": (), "weights": None, "images": 1, "steps": 2, "holdout": None}
+    given = asked(
+        folders, tmp_path / "out", embeddings=(tmp_path / "scene.safetensors",), remedies=(), **more
+    )
+    prepared = ready(given, CPU)
+    assert list(prepared.suite.embedding_digests) == ["scene"]
+    assert prepared.trigger == "scene"
+    assert prepared.base.suite.embedding_digests == {}
+    assert prepared.base.suite.generation != prepared.suite.generation
+    found = run_audit(prepared)
+    assert found.base is not None and found.model.endswith("with embedding scene.safetensors")
+    assert found.settings["embeddings"] == prepared.suite.embedding_digests
+    uncalled = "No caption has the word scene of its embedding"
+    called = any("scene" in one.lower() for one in prepared.training.captions)
+    assert any(note.startswith(uncalled) for note in found.notes) is not called
+    assert not any("No base model was given" in note for note in found.notes)
+    # whoever knows the trigger tries it alone, and it is not what the base makes of the same text
+    (word,) = [one for one in prepared.askings if one.kind == "trigger"]
+    images = [prepared.studio.made(one, [word]) for one in (prepared.yours, prepared.base)]
+    assert not np.array_equal(*(made.pictures([0])[0] for made in images))
+
+
+def said(tmp_path, **header):
+    """The subject's LoRA with more in its header."""
+    save_file(load_file(LORA), tmp_path / "said.safetensors", header)
+    return Lora(tmp_path / "said.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("given", "clip_skip", "line"),
+    [
+        (None, 1, "says clip_skip 2, which diffusers counts as 1: texts are read so here"),
+        (
+            0,
+            0,
+            "says clip_skip 2, which diffusers counts as 1; texts are read with 0, as was asked",
+        ),
+        (1, 1, ""),
+    ],
+)
+def test_texts_are_read_at_the_layer_that_the_header_names(
+    folders, tmp_path, given, clip_skip, line
+):
+    lora = said(tmp_path, ss_clip_skip="2")
+    prepared = ready(asked(folders, tmp_path / "out", loras=(lora,), clip_skip=given), CPU)
+    for column in (prepared.yours, prepared.base):
+        assert column.suite.settings.model.clip_skip == clip_skip
+    notes = [note for note in prepared.notes if "clip_skip" in note]
+    assert len(notes) == bool(line) and all(line in note for note in notes)
+    assert prepared.files.with_loras(prepared.suite, ()).settings.model.clip_skip == clip_skip
+
+
+@pytest.mark.parametrize(
+    ("length", "given", "chunks", "line"),
+    [
+        ("225", None, 3, "max_token_length 225: prompts are read in 3 chunks of 75 tokens"),
+        ("150", 1, 1, "max_token_length 150; prompts are read in one chunk, as was asked for"),
+        ("150", 2, 2, ""),
+        ("None", 2, 2, ""),
+        ("75", None, 1, ""),
+    ],
+)
+def test_prompts_are_read_in_as_many_chunks_as_the_header_names(
+    folders, tmp_path, length, given, chunks, line
+):
+    lora = said(tmp_path, ss_max_token_length=length)
+    prepared = ready(asked(folders, tmp_path / "out", loras=(lora,), chunks=given), CPU)
+    for column in (prepared.yours, prepared.base):
+        assert column.suite.settings.model.chunks == chunks
+    notes = [note for note in prepared.notes if "max_token_length" in note]
+    assert len(notes) == bool(line) and all(line in note for note in notes)
+
+
+def test_an_audit_in_chunks_counts_what_is_cut_and_tries_what_works_on_them(folders, tmp_path):
+    data = shutil.copytree(folders / "data", tmp_path / "data")
+    captions = sorted(data.rglob("*.txt"))
+    most = load_testbed().tokenizer.model_max_length - 2
+    for file, words in zip(captions, (3 * most, 2 * most, most + 1, 1), strict=True):
+        file.write_text(" ".join(["a"] * words))
+    more = {"holdout": None, "images": 1, "steps": 2, "weights": (0.5,), "quick": False}
+    more |= {"remedies": None, "attack": True}
+    given = asked(folders, tmp_path / "out", chunks=2, **more)
+    prepared = ready(replace(given, data=data), CPU)
+    try_model(prepared)
+    (note,) = [note for note in prepared.notes if note.startswith("Captions longer")]
+    assert f"the {2 * most + 2} tokens that are read, with beginning and end: 1." in note
+    assert "--chunks 3 reads more" in note
+    tried = {column.method for column in remedy_columns(prepared)}
+    assert {"guidance", "random_tokens", "wen", "wanda", "baf"} <= tried
+    assert prepared.attack is not None
+    refused = replace(prepared.asked, remedies=(Remedy("clip_pad", {}),))
+    prepared = replace(prepared, asked=refused)
+    with pytest.raises(UserError, match="reads prompts in 2 chunks"):
+        remedy_columns(prepared)
+
+
+def test_of_xl_the_header_decides_no_layer():
+    header = TrainingHeader(clip_skip=2)
+    plain = Asked(Path("data"), Path("out"))
+    assert read_as_trained(plain, header, "sdxl") == (plain, [])
+    assert read_as_trained(plain, header, "sd")[0].clip_skip == 1
+
+
+def load_testbed():
+    from bench.diffusion.model import load_pipeline
+
+    return load_pipeline(harness.load_suite("testbed"), CPU)

@@ -33,12 +33,12 @@ OPTIONS = {
         " --store=runs/store --device --trust* --out --dry-run --json"
     ),
     "audit": (
-        "--data! --model --lora* --epochs* --base --config --holdout --generations --holdout-random"
-        " --trigger= --caption-column=text --instance-prompt --novel --quick --images=0"
-        " --limit=200 --weights= --remedy* --no-attack --seed=0 --like= --sscd --profile="
-        " --threshold --calibrate --steps --guidance --dtype= --batch-size --no-flip --buckets"
-        " --random-crops"
-        " --out=runs/audit --store= --fail-above --dry-run --device --trust* --json"
+        "--data! --model --lora* --epochs* --embedding* --base --config --holdout --generations"
+        " --holdout-random --trigger= --caption-column=text --instance-prompt --novel --quick"
+        " --images=0 --limit=200 --weights= --remedy* --no-attack --seed=0 --like= --sscd"
+        " --profile= --threshold --calibrate --steps --guidance --dtype= --batch-size --clip-skip"
+        " --chunks --no-flip --buckets --random-crops --out=runs/audit --store= --fail-above"
+        " --dry-run --device --trust* --json"
     ),
     "calibrate": (
         "attack! --suite=testbed -p/--parameter* --out --store=runs/store --device --trust* --json"

@@ -13,14 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bench.base.errors import UserError, one_line
-from bench.base.safetensors_header import tensors_digest
+from bench.diffusion.tensor_file import read_tensors
 
-PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 # Beginnings of names in files for models that this project does not sample.
 TRANSFORMERS = ("transformer.", "lora_transformer_", "diffusion_model.double_blocks", "lora_te3_")
 
@@ -59,32 +56,11 @@ def read_lora(path: Path) -> LoraFile:
     Raises `UserError`, one line, for a file that is missing, damaged, a pickle, empty, for a model
     of another kind, or that holds NaN or infinity.
     """
-    if path.suffix.lower() in PICKLES:
-        raise UserError(
-            f"{path} is a pickle, and loading one runs its code: convert it to safetensors with"
-            " torch.load(FILE, weights_only=True) and safetensors.torch.save_file"
-        )
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, which may hold several LoRAs: name one file of it")
-    if not path.is_file():
-        raise UserError(f"there is no LoRA file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = dict(file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        digest = tensors_digest(path)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(
-            f"{path} is no readable safetensors file: {one_line(error)[:120]}"
-        ) from error
-    if not tensors:
-        raise UserError(f"{path} holds no tensor")
-    for name, tensor in tensors.items():
+    found = read_tensors(path, "LoRA")
+    for name in found.tensors:
         if name.startswith(TRANSFORMERS):
             raise UserError(
                 f"{path} was made for a flow-matching transformer such as SD 3 or FLUX ({name}),"
                 " which is not supported yet (Stable Diffusion 1, 2 and XL are)"
             )
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
-            raise UserError(f"{path} holds NaN or infinity in {name}")
-    return LoraFile(path, digest, tensors, header)
+    return LoraFile(path, found.digest, found.tensors, found.header)

@@ -11,7 +11,7 @@ import torch
 from bench.base.errors import UnknownName, UserError
 from bench.base.parameters import configure
 from bench.base.source import code_of
-from bench.diffusion.families import family_of_suite, refuse_family
+from bench.diffusion.families import family_of_suite, refuse_chunks, refuse_family
 from bench.features.networks import CopyDescriptor
 from bench.records.parts import REFERENCE
 from bench.registry import registry
@@ -121,6 +121,7 @@ def resolve(suite: Suite, ask: Ask, store: Root, device: torch.device) -> Parts:
     """Raises `UserError` for everything that is unknown, missing or does not fit together."""
     check(ask)
     refuse_family(family_of_suite(suite), ("sd",), "bench analyze locality")
+    refuse_chunks(suite, False, "bench analyze locality")
     attack, source = attack_of(suite, ask)
     attack.fits(suite)
     clean = [prompt.text for prompt in suite.prompts("calibration")]
