@@ -24,6 +24,7 @@ from bench.auditing.suites import (
     BASE,
     Files,
     Judges,
+    configurations_of,
     in_unet_only,
     judges_of,
     model_side,
@@ -223,12 +224,12 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     judges = judges_of(like, asked)
     header = _header(asked)
     words = [read_embedding(file).token for file in asked.embeddings]
-    asked, told = read_as_trained(asked, header, family_of_model(asked, like))
     training = Training(
         model_side(asked, like),
         flips=asked.flips and header.flips is not False,
         random_crops=asked.random_crops or header.random_crops is True,
     )
+    asked, told = read_as_trained(asked, header, family_of_model(asked, like))
     descriptor = descriptor_of(judges, like, device)
     pictures, holdout = read_both(asked, training, descriptor, report)
     notes = [*_notes(asked, pictures, holdout, header), *told]
@@ -430,7 +431,9 @@ def _notes(
 
 def family_of_model(asked: Asked, like: Suite) -> Family | None:
     """The family of the model that is audited; None where its files do not say it."""
-    return family_of(asked.model) if asked.model else family_of_suite(like)
+    if asked.model is None:
+        return family_of_suite(like)
+    return family_of(configurations_of(asked.model, asked, like))
 
 
 def read_as_trained(

@@ -154,10 +154,9 @@ def model_side(asked: Asked, like: Suite) -> int:
         return like.settings.model.side
     for path in filter(None, (asked.model, asked.base)):
         check_named(path)
-    config = config_of(asked.model, asked, like)
-    folder = like.place(config) if config else asked.model
+    folder = configurations_of(asked.model, asked, like)
     problems: list[str] = []
-    facts = ModelChecks(Given(model=folder), problems, []).check(weights=config is None)
+    facts = ModelChecks(Given(model=folder), problems, []).check(weights=folder == asked.model)
     if problems:
         raise UserError("; ".join(problems))
     for path in filter(None, (asked.model, asked.base)):
@@ -198,6 +197,14 @@ def config_of(path: Path, asked: Asked, like: Suite) -> str | None:
             " the same architecture (its weights are not needed)"
         )
     return stated(like, own)
+
+
+def configurations_of(path: Path, asked: Asked, like: Suite) -> Path:
+    """The diffusers folder that says what kind of model a model is: its own, or beside a checkpoint
+    in one file that of `config_of`.
+    """
+    config = config_of(path, asked, like)
+    return like.place(config) if config else path
 
 
 def lora_tables(loras: Iterable[Lora]) -> list[dict[str, Any]]:

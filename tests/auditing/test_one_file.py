@@ -56,6 +56,10 @@ def test_a_model_and_its_base_in_one_file_each_give_the_pictures_of_their_folder
     same = prepared(place, tmp_path / "folders", **folders)
     for column, other in ((audit.yours, same.yours), (audit.base, same.base)):
         assert np.array_equal(pictures(audit, column), pictures(same, other))
+    between, same_between = (one.settings()[0][0] for one in (audit, same))
+    assert np.array_equal(pictures(audit, between), pictures(same, same_between))
+    for end in (audit.yours, audit.base):
+        assert not np.array_equal(pictures(audit, end), pictures(audit, between))
     assert not np.array_equal(pictures(audit, audit.yours), pictures(audit, audit.base))
 
 
