@@ -130,7 +130,7 @@ def test_who_sets_the_threshold():
     assert is_set(replace(lora, sscd=Path("other")), 1000, 20)
     with pytest.raises(UserError, match="makes 49 with 20 prompts: raise --images"):
         is_set(replace(lora, calibrate=True), 49, 20)
-    with pytest.raises(UserError, match="it has no base: give --lora FILE or --base FOLDER"):
+    with pytest.raises(UserError, match="no base: give --lora FILE, --embedding FILE or --base"):
         is_set(replace(ASKED, calibrate=True), 0, 0)
 
 
