@@ -33,6 +33,7 @@ PARTS: dict[str, tuple[list[str], dict[str, str]]] = {
     "published_methods": (["published_methods.py"], ONE),
     "nemo": (["nemo_rows.py", "--prompts", "4"], ONE),
     "cliques": (["cliques.py", "--cap", "20"], ONE),
+    "near_pairs": (["near_pairs.py"], ONE),
     "fid": (["fid.py"], ONE),
     "many_records": (["many_records.py", "--records", "200", "--methods", "200"], ONE),
     "start": (["start.py"], ONE),
