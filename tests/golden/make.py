@@ -1,7 +1,8 @@
 """Figures of the published procedures on the embedded model, from literal transcriptions of their
 code: what `test_golden.py` holds the methods against.
 
-    PYTHONPATH=.:tests:tests/methods python tests/golden/make.py     # a minute or two
+    PYTHONPATH=.:tests:tests/methods python tests/golden/make.py                  # a minute or two
+    PYTHONPATH=.:tests:tests/methods python tests/golden/make.py --only guard     # one of them
 
 The transcriptions stand beside the tests of each method and are slow and plain; these figures were
 computed once and are kept, so that a change of a method is seen even where its own oracle changes
@@ -10,10 +11,13 @@ with it. Numbers only. Make them again when the bundle is another model.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import mitigations
 import numpy as np
 import torch
 from PIL import Image
@@ -29,6 +33,7 @@ from bench.suite.load import load_suite
 from bench.testbed.bundle import BUNDLE
 from methods._nemo_layers import value_layers
 from methods.nemo import Nemo
+from methods.prss import Paraphrases
 from methods.wanda import feed_forward_outputs
 
 FIGURES = Path(__file__).parent / "figures.json"
@@ -37,6 +42,10 @@ SOURCES = {
     "nemo": "Hintersdorf et al. 2024, localizing_memorization_in_diffusion_models at f952ede",
     "wen": "Wen et al. 2024, diffusion_memorization at c8fe471",
     "sscd": "Pizzi et al. 2022: ImageNet normalisation, unit vectors, inner product",
+    "clip_pad": "Kim and No 2026, sd-clip-mem at 54b95bf",
+    "prss": "Chen et al. 2025, arXiv:2504.18032",
+    "sail": "Jeon et al. 2025, arXiv:2412.04140, with the direction of the present noise",
+    "guard": "Zhao et al. 2026, GUARD at 3a49daf",
 }
 CALLS, SPARSITY, ROWS = 3, 0.05, 4  # of wanda; rows of each mask that are kept whole
 SEEDS, SEED = 4, 1  # of NeMo's noises
@@ -172,20 +181,47 @@ def sscd() -> list[list[float]]:
     return [[round(float(value), 5) for value in row] for row in table]
 
 
+def prss(denoiser: Denoiser) -> dict[str, object]:
+    """By prompt, with the clean prompts that share most of their words."""
+    clean = Paraphrases(tuple(calibration_prompts(200)))
+    return {
+        prompt: mitigations.prss(denoiser, prompt, number, clean.nearest(prompt, 3))
+        for number, prompt in enumerate(chosen_prompts(2))
+    }
+
+
+def each(denoiser: Denoiser, figures: Callable[[Denoiser, str, int], object]) -> dict[str, object]:
+    """Of some prompts, each with a seed of its own."""
+    return {
+        prompt: figures(denoiser, prompt, number) for number, prompt in enumerate(chosen_prompts(2))
+    }
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", action="append", choices=sorted(SOURCES))
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     denoiser = load_denoiser(load_suite("testbed-quick"), torch.device("cpu"), gradients=True)
-    figures = {
-        "model": path_digest(BUNDLE / "pipeline"),
-        "sources": SOURCES,
-        "wanda": {
+    ways: dict[str, Callable[[], object]] = {
+        "wanda": lambda: {
             f"{branch} {token_norm}": wanda(denoiser, branch, token_norm)
             for branch, token_norm in (("both", "l2"), ("cond", "none"))
         },
-        "nemo": nemo(denoiser),
-        "wen": wen(denoiser),
-        "sscd": sscd(),
+        "nemo": lambda: nemo(denoiser),
+        "wen": lambda: wen(denoiser),
+        "sscd": sscd,
+        "clip_pad": lambda: mitigations.clip_pad(denoiser, chosen_prompts(2)),
+        "prss": lambda: prss(denoiser),
+        "sail": lambda: each(denoiser, mitigations.sail),
+        "guard": lambda: each(denoiser, mitigations.guard),
     }
+    figures = json.loads(FIGURES.read_text()) if arguments.only else {}
+    figures |= {"model": path_digest(BUNDLE / "pipeline"), "sources": SOURCES}
+    for name in arguments.only or ways:
+        figures[name] = ways[name]()
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
 
 

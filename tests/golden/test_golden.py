@@ -9,18 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden.mitigations import ALPHA, FULL, L_PR, L_SS, RATE, UPDATES
 
 from bench.base.digests import path_digest
 from bench.base.pictures import read_picture
 from bench.contracts.method import FitData
 from bench.diffusion.model import load_denoiser
 from bench.features import CopyDescriptor
+from bench.running.sampling import sample
 from bench.suite.load import load_suite
 from bench.testbed.bundle import BUNDLE
 from methods._nemo_layers import RowMasks, mean_activations, value_layers
 from methods._nemo_probe import Probe
 from methods._nemo_search import selected
+from methods.clip_pad import ClipPad
+from methods.guard import Guard
 from methods.nemo import Nemo
+from methods.prss import Prss
+from methods.sail import Sail
 from methods.wanda import Wanda, feed_forward_outputs
 from methods.wen import Wen
 
@@ -105,6 +111,60 @@ def test_magnitudes_and_first_gradients_of_wen(denoiser, monkeypatch):
         assert request.facts["magnitude_after"][0] == pytest.approx(
             golden["magnitudes"][3], rel=1e-3
         )
+
+
+@pytest.mark.parametrize("variant", ["pad", "eot", "ratio"])
+def test_token_embeddings_of_clip_pad(denoiser, variant):
+    prompts = [prompt for prompt in FIGURES["clip_pad"] if prompt]
+    request = denoiser.request(prompts, [0] * len(prompts))
+    found = ClipPad(variant=variant).adjust(denoiser, request, {})
+    for row, prompt in enumerate(prompts):
+        lengths = found.embeddings[row].norm(dim=1).tolist()
+        assert lengths == pytest.approx(FIGURES["clip_pad"][prompt][variant], abs=2e-4)
+    if variant != "ratio":  # the empty prompt is filled up too, and keeps its end token
+        lengths = found.null_embeddings[0].norm(dim=1).tolist()
+        assert lengths == pytest.approx(FIGURES["clip_pad"][""]["pad"], abs=2e-4)
+
+
+def test_search_and_guidance_of_prss(denoiser):
+    method = Prss(l_ss=L_SS, l_pr=L_PR, full=FULL, paraphrases=3)
+    clean = tuple(row["prompt"] for row in _rows("calibration"))[:200]
+    state = method.fit(denoiser, FitData(clean_prompts=clean))
+    for number, (prompt, golden) in enumerate(FIGURES["prss"].items()):
+        request = denoiser.request([prompt], [number])
+        latents = sample(denoiser, request, method, state)
+        assert request.facts["length_before"] == pytest.approx(golden["lengths"][:1], rel=1e-4)
+        assert request.facts["length_after"] == pytest.approx([min(golden["lengths"])], rel=1e-4)
+        assert request.facts["tried"] == [len(golden["lengths"]) - 1]
+        assert golden["turned"], "the figures must show the guidance that turns"
+        _is_picture(latents, golden)
+
+
+def test_values_of_sail(denoiser):
+    method = Sail(threshold=1e-6, attempts=1, steps=UPDATES, lr=RATE, alpha=ALPHA)
+    for number, (prompt, golden) in enumerate(FIGURES["sail"].items()):
+        request = denoiser.request([prompt], [number])
+        method.adjust(denoiser, request, {})
+        assert request.facts["updates"] == [UPDATES]
+        assert request.facts["value_before"] == pytest.approx(golden["values"][:1], rel=1e-4)
+        assert request.facts["value_after"] == pytest.approx([min(golden["values"])], rel=1e-3)
+
+
+def test_guidance_of_guard(denoiser):
+    method = Guard()
+    for number, (prompt, golden) in enumerate(FIGURES["guard"].items()):
+        request = denoiser.request([prompt], [number])
+        with method.attach(denoiser.pipe, {}):
+            latents = sample(denoiser, request, method, {})
+        assert request.facts["orthogonalised"] == [golden["orthogonalised"]]
+        _is_picture(latents, golden)
+
+
+def _is_picture(latents, golden):
+    flat = latents.flatten()
+    assert float(flat.norm()) == pytest.approx(golden["norm"], rel=1e-3)
+    few = flat[:: max(1, len(flat) // 8)][:8].tolist()
+    assert few == pytest.approx(golden["latents"], abs=5e-3)
 
 
 def test_similarities_of_the_descriptor():

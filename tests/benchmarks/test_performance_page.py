@@ -1,0 +1,36 @@
+"""Every figure of docs/performance.md stands in what its benchmark printed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from benchmarks.report import HERE, KEPT, PARTS, command_of
+
+PAGE = (HERE / "docs/performance.md").read_text(encoding="utf-8")
+REPORT = json.loads(KEPT.read_text(encoding="utf-8"))
+
+
+def rows():
+    """The lines of all tables that name a part of the report in their last column."""
+    for line in PAGE.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and (named := re.fullmatch(r"`(\w+)`", cells[-1])):
+            yield cells[0], re.findall(r"\d[\d,]*(?:\.\d+)?", cells[1]), named[1]
+
+
+@pytest.mark.parametrize(("what", "figures", "part"), list(rows()))
+def test_a_figure_is_what_the_benchmark_printed(what, figures, part):
+    printed = re.findall(r"\d[\d,]*(?:\.\d+)?", " ".join(REPORT[part]["output"]))
+    assert figures, f"{what} has no figure"
+    assert not [figure for figure in figures if figure not in printed]
+
+
+def test_every_part_was_measured_by_the_command_that_is_named_and_stands_on_the_page():
+    assert REPORT.keys() == PARTS.keys()
+    for name, part in REPORT.items():
+        assert part["command"] == command_of(name)
+        assert Path(HERE / "tests/benchmarks" / PARTS[name][0][0]).is_file()
+    assert {part for _, _, part in rows()} == PARTS.keys()
