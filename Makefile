@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 
 run: $(VENV)/installed
 	$(BIN)/bench run --method $(METHOD) --suite $(SUITE)
-	@$(BIN)/bench leaderboard --records runs/records --out runs/leaderboard | sed -n 's/\(.*[.]html\)$$/page: \1/p'
+	@$(BIN)/bench leaderboard --records runs/records --out runs/leaderboard | sed -n 's/\(.*index[.]html\)$$/page: \1/p'
 
 # A process of tests that is lost ends the run, which names the test that it ran (pyproject.toml has the seconds that a test may take).
 test: $(VENV)/installed-dev
