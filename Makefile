@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 
 run: $(VENV)/installed
 	$(BIN)/bench run --method $(METHOD) --suite $(SUITE)
-	@$(BIN)/bench leaderboard --records runs/records --out runs/leaderboard | sed -n 's/\(.*[.]html\)$$/page: \1/p'
+	@$(BIN)/bench leaderboard --records runs/records --out runs/leaderboard | sed -n 's/\(.*index[.]html\)$$/page: \1/p'
 
 # A process of tests that is lost ends the run, which names the test that it ran (pyproject.toml has the seconds that a test may take).
 test: $(VENV)/installed-dev
@@ -136,15 +136,18 @@ audit: $(VENV)/installed-dev
 	$(BIN)/bench testbed subject --out runs/subject
 	$(BIN)/bench audit --data runs/subject/data --holdout runs/subject/holdout --holdout-random --lora runs/subject/subject.safetensors $(SAVED) --out runs/audit
 
+# A working folder whose packages bear the names of those that are installed is what an editable installation is for: setuptools need not warn of it.
+INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --constraint constraints.txt
 $(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %d.%d" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and "Python 3.11.4 or newer is needed, this is %d.%d.%d: make PYTHON=python3.12, say" % sys.version_info[:3])'
+	@echo 'Installing into $(VENV), which takes some minutes and about 7 GB on Linux; nothing else is downloaded later.'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(INSTALL) --editable .
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) --editable '.[dev]'
 	@touch $@
 
 clean:

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from bench.base.distribution import package_version
+
 # The panels of `bench --help` from the top, and in each its commands in the order in which a
 # newcomer meets them. A command that stands in none of them is not shown.
 PANELS = {
@@ -85,8 +87,20 @@ app = Application(
 )
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"bench {package_version() or 'of unknown version: it is not installed'}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Say which version this is.", callback=_say_version, is_eager=True
+        ),
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     allow: Annotated[
         list[Path] | None,

@@ -19,11 +19,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bench.base.distribution import NAME, ROOT, command_for
 from bench.base.errors import one_line
 from bench.doctor.report import PROGRAM, Fact, Mark, gib
 
-DISTRIBUTION = "diffusion-memorization-bench"
-CHECKOUT = Path(__file__).resolve().parents[2]
 OLDEST, NEWEST = (3, 11, 4), (3, 13)  # Pythons that the project supports
 
 
@@ -49,11 +48,9 @@ def _requirements() -> tuple[list[str], str]:
     not installed, what its pyproject.toml says.
     """
     try:
-        return list(metadata.requires(DISTRIBUTION) or ()), ""
+        return list(metadata.requires(NAME) or ()), ""
     except metadata.PackageNotFoundError:
-        project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))[
-            "project"
-        ]
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [
         f"{line}; extra == '{extra}'"
         for extra, lines in project.get("optional-dependencies", {}).items()
@@ -107,8 +104,8 @@ def _extras_fact(extras: Sequence[str], requirements: Sequence[Any]) -> Fact:
         else f"{extra} installed"
         for extra, missing in lacking.items()
     ]
-    absent = ",".join(extra for extra, missing in lacking.items() if missing)
-    get = f"pip install '{DISTRIBUTION}[{absent}]'" if absent else ""
+    absent = [extra for extra, missing in lacking.items() if missing]
+    get = command_for(*absent) if absent else ""
     return Fact("ok", "extras", "; ".join(states), get)
 
 
@@ -124,12 +121,12 @@ def _required_by(extra: str, requirements: Sequence[Any]) -> list[Any]:
     through_others = [
         inner
         for req in chosen
-        if req.name == DISTRIBUTION
+        if req.name == NAME
         for other in sorted(req.extras)
         if other != extra
         for inner in _required_by(other, requirements)
     ]
-    return [req for req in chosen if req.name != DISTRIBUTION] + through_others
+    return [req for req in chosen if req.name != NAME] + through_others
 
 
 def _fits(requirement: Any) -> bool:

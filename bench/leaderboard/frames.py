@@ -6,9 +6,10 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.base.errors import UnknownName, UserError
+from bench.base.distribution import checkout
+from bench.base.errors import UnknownName
 from bench.leaderboard.board import columns_of, make_boards
-from bench.leaderboard.leaderboard import REPORTED
+from bench.leaderboard.leaderboard import REPORTED, no_records
 from bench.leaderboard.tables import rows_of
 from bench.records.record import load_records
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 COMMITTED = Path("leaderboards/records")
-CHECKOUT = Path(__file__).resolve().parents[2]
 # endings of the columns of a score that hold one number or none
 NUMBERS = ("", "_low", "_high", "_difference", "_difference_low", "_difference_high")
 
@@ -33,8 +33,8 @@ def load_board(suite: str, records: Path | str | None = None) -> DataFrame:
     rounded to six decimals; those that were not measured are NaN.
 
     `records` is the folder of run records: by default `leaderboards/records` in the current folder,
-    or else in this checkout. A record that cannot be used is left out with a warning. Raises
-    `UserError` where the folder has no records of the suite.
+    or else in the checkout that this code is from. A record that cannot be used is left out with a
+    warning. Raises `UserError` where the folder has no records of the suite.
     """
     import pandas
 
@@ -45,7 +45,7 @@ def load_board(suite: str, records: Path | str | None = None) -> DataFrame:
         if problem.suite == suite:
             warnings.warn(f"left out: {problem.why}", stacklevel=2)
     if not loaded and not reported:
-        raise UserError(f"no records below {folder}; make one with `bench run --method none`")
+        raise no_records(folder)
     boards = {board.suite: board for board in make_boards(loaded, reported)}
     if suite not in boards:
         raise UnknownName(f"suite of the records below {folder}", suite, boards)
@@ -57,4 +57,5 @@ def load_board(suite: str, records: Path | str | None = None) -> DataFrame:
 
 
 def _committed_records() -> Path:
-    return COMMITTED if COMMITTED.is_dir() else CHECKOUT / COMMITTED
+    root = checkout()
+    return COMMITTED if root is None or COMMITTED.is_dir() else root / COMMITTED

@@ -44,6 +44,14 @@ RECORD_SCHEMA = "record.schema.json"
 SUMS = "SHA256SUMS"  # beside the pictures: those that records do not make
 
 
+def no_records(folder: Path) -> UserError:
+    """What to say of a folder without records: the command that makes one, and where it goes."""
+    return UserError(
+        f"no records below {folder}; make one with `bench run --method none --records {folder}`,"
+        " or name the folder that has some"
+    )
+
+
 def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, bytes], list[str]]:
     """Every file of the leaderboards by name, and `../README.md` with its tables where one is
     given; and a line for each record that cannot be used.
@@ -74,7 +82,7 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
                 f"none of the {len(damaged)} records below {records} can be used; the first:"
                 f" {problems[0]}"
             )
-        raise UserError(f"no records below {records}; make one with `bench run --method none`")
+        raise no_records(records)
     boards = make_boards(
         loaded,
         reported,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from bench.base.distribution import ROOT, package_version
 
 PACKAGES = (
     "torch",
@@ -29,7 +30,7 @@ def environment(device: Any) -> dict[str, Any]:
     import torch
 
     return {
-        "bench": package_version("diffusion-memorization-bench"),
+        "bench": package_version(),
         "python": platform.python_version(),
         "packages": {package: package_version(package) for package in PACKAGES},
         "device": device.type,
@@ -46,27 +47,19 @@ def device_name(device: Any) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
-def package_version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 @cache
 def revision() -> dict[str, Any]:
     """The git commit this code is from and whether its folders differ from it, new files included;
     nulls outside its checkout.
     """
-    root = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
         return subprocess.run(
-            ["git", *words], cwd=root, capture_output=True, text=True, check=True, timeout=20
+            ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True, timeout=20
         ).stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() == root:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == ROOT:
             changes = git("status", "--porcelain", "--", "bench", "methods", "metrics", "attacks")
             return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
     except (OSError, subprocess.SubprocessError):

@@ -7,13 +7,14 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from bench.base.distribution import package_version
 from bench.base.errors import UserError, one_line
 from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.execution import Execution, float32_products
 from bench.diffusion.memory import peak_memory_mib
 from bench.diffusion.model import denoiser_of, load_base, load_denoiser, stored_as
 from bench.features.extractor import Extractor
-from bench.records.environment import device_name, package_version
+from bench.records.environment import device_name
 from bench.running.experiment import Experiment
 
 AnyExtractor = TypeVar("AnyExtractor", bound=Extractor)
@@ -135,7 +136,7 @@ class Engine:
             "device": self.device.type,
             "device_name": device_name(self.device),
             "execution": self.execution.of_pixels,
-            "bench": package_version("diffusion-memorization-bench"),
+            "bench": package_version(),
             "packages": {name: package_version(name) for name in ("torch", "diffusers")},
         }
 

@@ -104,7 +104,9 @@ def makers(images: Images) -> list[RecordedMaker]:
 def other_makers(made_by: Sequence[RecordedMaker], engine: Engine) -> list[str]:
     """A line for the images that were not made as this run makes them, of which its environment
     says nothing: on another device, by other versions, or otherwise executed. What only the loaded
-    model tells (number type, batch size) is compared among the images.
+    model tells (number type, batch size) is compared among the images. Another version of this
+    harness is no difference: where one makes other pixels, the sampler's version or the digest of a
+    method's code makes another key of them.
     """
     here, total = engine.known_of_makers, sum(maker.images for maker in made_by)
     words = []
@@ -113,7 +115,7 @@ def other_makers(made_by: Sequence[RecordedMaker], engine: Engine) -> list[str]:
         differs = [
             f"{name} {value} and not {usual[name]}"
             for name, value in maker.model_dump(exclude={"images"}).items()
-            if value != usual[name]
+            if name != "bench" and value != usual[name]
         ]
         if differs:
             words.append(f"{maker.images} with {', '.join(differs)}")

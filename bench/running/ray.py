@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from bench.base.child import cores
+from bench.base.distribution import command_for
 from bench.base.errors import UserError, one_line
 from bench.base.progress import Report
 from bench.contracts.method import State
@@ -53,9 +54,7 @@ class Ray:
                 f"--gpus must be a share of a GPU (0.5) or a whole number of them, not {gpus:g}"
             )
         if importlib.util.find_spec("ray") is None:
-            raise UserError(
-                "--executor ray needs Ray: pip install 'diffusion-memorization-bench[ray]'"
-            )
+            raise UserError(f"--executor ray needs Ray: {command_for('ray')}")
         self.workers, self.address, self.gpus = workers, address, gpus
         self._mine = False
 

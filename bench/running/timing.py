@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from bench.base.digests import digest_of
+from bench.base.distribution import package_version
 from bench.base.progress import Report, silent
 from bench.contracts.method import Method, State
 from bench.contracts.samples import SampleSet, Timing
 from bench.diffusion.execution import Execution
-from bench.records.environment import device_name, package_version
+from bench.records.environment import device_name
 from bench.running.engine import Engine
 from bench.running.experiment import Experiment
 from bench.running.generating import make_batch

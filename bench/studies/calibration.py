@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bench.assets.catalogue import PREFIX
+from bench.base.distribution import ROOT, checkout
 from bench.base.errors import UnknownName, UserError, visible
 from bench.base.files import write_atomically
 from bench.base.parameters import configure
@@ -43,7 +44,7 @@ def calibrate(
     through `store`; those of a metric are of seeds that no score uses. `out` is where the result
     goes; by default it is the file that the suite names for it (an attack's `calibration`), beside
     the suite. Raises `UserError` where there is nothing to calibrate, and without `out` for a suite
-    that takes its calibration from the cache.
+    that takes its calibration from the cache or lies in an installed package.
     """
     kind = "metric" if name in suite.settings.metrics else "attack"
     known = [*registry.entries("attack"), *suite.settings.metrics]
@@ -69,6 +70,11 @@ def calibrate(
         raise UserError(
             f"suite {suite.name} names {visible(str(path))[:200]} for its calibration, which lies"
             " outside its folder; say with --out where it goes"
+        )
+    if out is None and checkout() is None and path.resolve().is_relative_to(ROOT):
+        raise UserError(
+            f"suite {suite.name} lies in an installed package, which a calibration would change;"
+            " say with --out where it goes"
         )
     unjudged = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
     run = prepare(replace(suite, settings=unjudged), "none", {}, store, device)

@@ -24,13 +24,14 @@ from transformers import CLIPTokenizer
 
 from bench.assets.asset import cache_folder
 from bench.base.digests import digest_of
+from bench.base.distribution import package_version
 from bench.base.errors import UserError
 from bench.base.files import write_atomically
 from bench.base.pictures import encode_png
 from bench.features.networks import CleanFeatures
 from bench.features.recogniser import ObjectNetwork, ObjectRecogniser, save_recogniser
 from bench.features.weights import save_network
-from bench.records.environment import PACKAGES, package_version
+from bench.records.environment import PACKAGES
 from bench.statistics.frechet import moments, write_statistics
 from bench.testbed.autoencoder import (
     autoencoder_job,

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 import numpy as np
 from PIL import Image
 
+from bench.base.distribution import command_for
 from bench.base.errors import UserError
 
 ATTRIBUTION = (
@@ -74,8 +75,8 @@ def require_extra() -> None:
     ]
     if missing:
         raise UserError(
-            f"making testbed pictures needs the extra `testbed` ({', '.join(missing)} missing): "
-            "pip install '.[testbed]'"
+            f"making testbed pictures needs the extra `testbed` ({', '.join(missing)} missing):"
+            f" {command_for('testbed')}"
         )
 
 

@@ -17,7 +17,7 @@ from bench.cli.options import grouped
 # Every command's options as users' scripts know them: `!` is required, `*` may be repeated, `=` a
 # default other than none. Add to it; take nothing away and change nothing.
 OPTIONS = {
-    "": "--debug --allow*",
+    "": "--version --debug --allow*",
     "analyze locality": (
         "--suite=testbed --members=16 --steps=50 --init=normal --picture= --images=4 --transfer=8"
         " --rounds=0 --searches=4 --method* -p/--parameter* --out --store=runs/store --device"

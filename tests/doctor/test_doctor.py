@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from bench.base.distribution import NAME
 from bench.diffusion.execution import Execution
 from bench.doctor import examine as doctor
 from bench.doctor import machine as doctor_machine
 from bench.doctor import slow_facts
 from bench.doctor import suites as doctor_suites
 from bench.doctor.examine import examine
-from bench.doctor.machine import DISTRIBUTION
 from bench.doctor.report import Fact, FileFact, Gpu, Report, SuiteFact
 from bench.doctor.suites import Room
 from bench.doctor.text import COLUMNS, LINES, text
@@ -158,7 +158,7 @@ def test_packages_that_are_absent_or_too_old_say_what_to_install(monkeypatch):
         "rich>=13",
         "nowhere>=1; python_version<'3'",
         "ray>=2; extra == 'ray'",
-        f"{DISTRIBUTION}[ray]; extra == 'dev'",
+        f"{NAME}[ray]; extra == 'dev'",
     ]
     monkeypatch.setattr(doctor_machine.metadata, "requires", lambda name: wanted)
     monkeypatch.setattr(
@@ -177,7 +177,7 @@ def test_packages_that_are_absent_or_too_old_say_what_to_install(monkeypatch):
     )
     assert (
         extras.text == "dev not installed (ray); ray not installed (ray)"
-        and extras.get == f"pip install '{DISTRIBUTION}[dev,ray]'"
+        and extras.get == f"pip install '{NAME}[dev,ray]'"
     )
 
 

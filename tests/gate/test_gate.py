@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.doctor.machine import OLDEST
+
 ROOT = Path(__file__).parents[2]
 FINE = """
 import pytest
@@ -23,6 +25,18 @@ def make_test_options():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (line,) = re.findall(r"^test:.*\n\t.*python -m pytest (.*)$", makefile, re.MULTILINE)
     return line.replace("$(JOBS)", "2").split()
+
+
+def test_the_oldest_python_is_the_same_wherever_it_is_said():
+    def numbers(pattern, name):
+        (found,) = re.findall(pattern, (ROOT / name).read_text(encoding="utf-8"))
+        return tuple(map(int, re.split(r"[., ]+", found)))
+
+    oldest = numbers(r'requires-python = ">=([\d.]+)"', "pyproject.toml")
+    assert oldest == OLDEST
+    assert oldest == numbers(r"sys\.version_info < \(([\d, ]+)\)", "Makefile")
+    assert oldest == numbers(r"Python ([\d.]+) or newer is needed", "Makefile")
+    assert oldest == numbers(r"On a machine with Python ([\d.]+) or newer", "README.md")
 
 
 @pytest.mark.parametrize(

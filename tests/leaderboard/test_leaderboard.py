@@ -545,7 +545,7 @@ def test_a_damaged_record_is_named_in_one_line(records, old, new, says):
 
 def test_an_empty_folder_of_records_says_how_to_make_one(tmp_path):
     with pytest.raises(
-        UserError, match="no records below .*; make one with `bench run --method none`"
+        UserError, match="no records below .*; make one with `bench run --method none --records .*`"
     ):
         make_pages(tmp_path)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.base.child import ask_child
 from bench.base.errors import UserError
 from bench.cli.list import listing_text
 from bench.cli.show import show_text
@@ -203,7 +204,12 @@ def test_every_way_to_be_broken_is_one_line_and_disturbs_nobody(site, monkeypatc
     assert "a name may hold" in refusal("method", "sad/bad name")
 
 
-def test_a_plug_in_that_does_not_come_back_is_stopped_and_the_others_are_tried(site):
+def test_a_plug_in_that_does_not_come_back_is_stopped_and_the_others_are_tried(site, monkeypatch):
+    def patient_with_one(module, arguments, seconds):
+        """The limit holds where both are left; torch alone may take longer than that."""
+        return ask_child(module, arguments, seconds if len(arguments) == 2 else 100)
+
+    monkeypatch.setattr("bench.registry.probe.ask_child", patient_with_one)
     works = METHOD.format(name="W", doc="W.")
     site.install(
         "slow",

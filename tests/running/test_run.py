@@ -94,6 +94,19 @@ def test_a_record_lists_what_made_its_images_and_warns_where_that_differs(
     assert f"{total} with device cuda and not cpu" in warning
 
 
+def test_images_of_an_older_release_need_no_warning(tiny_suite, tmp_path, monkeypatch):
+    """What decides their pixels is in their key; the record lists both versions."""
+    from bench.running.engine import Engine
+
+    older = new_run(tiny_suite, tmp_path)
+    there = Engine.made_by.fget(older.engine) | {"bench": "0.0.1"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "made_by", property(lambda engine: there))
+        older.generate({}, older.keys("memorized"))
+    record = new_run(tiny_suite, tmp_path).execute()
+    assert len({maker.bench for maker in record.made_by}) == 2 and not record.warnings
+
+
 def test_evaluations_are_counted_over_all_images_of_the_run(tiny_suite, tmp_path):
     """Not on the batches that are timed; `cfg_delay` saves some of the 6."""
     record = new_run(tiny_suite, tmp_path, "cfg_delay").execute()
