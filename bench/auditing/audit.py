@@ -25,7 +25,7 @@ from bench.auditing.result import Found
 from bench.auditing.rows import remedy_columns, rows_of
 from bench.auditing.sampling import Generated
 from bench.auditing.suites import NAME
-from bench.auditing.threshold import calibrated, measured, nearest_unasked
+from bench.auditing.threshold import HIGHEST, PAIRS, calibrated, measured, nearest_unasked
 from bench.auditing.verdicts import (
     Assigned,
     best_of_own,
@@ -38,7 +38,7 @@ from bench.auditing.verdicts import (
     share_of,
     verdicts,
 )
-from bench.base.errors import visible
+from bench.base.errors import UserError, visible
 from bench.records.environment import environment
 
 
@@ -124,21 +124,33 @@ def _settle_threshold(audit: Audit, before: Seen, made: Generated) -> None:
         audit.take_threshold(measured(stated, nearest, prompt))
         return
     found = calibrated(stated, audit.judges.profile, nearest, prompt)
-    if not audit.asked.calibrate and found.value <= stated.value:
-        # The base is not narrowed to the pictures' theme as the audited model is, so its images
-        # may set too low a threshold: by itself, an audit only becomes stricter.
-        audit.take_threshold(measured(stated, nearest, prompt))
-        return
+    # The base is not narrowed to the pictures' theme as the audited model is, so its images may set
+    # too low a threshold: by itself, an audit only becomes stricter.
+    keeps = not audit.asked.calibrate and found.value <= stated.value
     if found.value > stated.value:
         free = np.where(audit.unasked[made.prompt], before.similarity, -np.inf)
-        picture = audit.training.entries[int(free.max(0).argmax())].name
-        audit.note(
-            f"The threshold that was set, {found.value:g}, lies above the {stated.value:g} of suite"
-            f" {stated.suite}: an image of the base is {free.max():.2f} similar to"
-            f" {visible(picture)}, which it was not asked for. If the base knows that picture, give"
-            " --threshold."
+        number = int(free.max(0).argmax())
+        alike = (
+            f"an image of the base is {free.max():.2f} similar to"
+            f" {visible(audit.training.entries[number].name)}, which it was not asked for"
         )
-    audit.take_threshold(found)
+        if found.value >= HIGHEST and audit.asked.calibrate:
+            raise UserError(f"--calibrate finds no threshold: {alike}; give --threshold")
+        others = audit.unasked & (audit.groups != audit.groups[number])
+        without, by = nearest_unasked(before.similarity, made.prompt, others)
+        # One picture that the base knows may not hide copies of all others.
+        keeps = not audit.asked.calibrate and (
+            len(without) < PAIRS
+            or calibrated(stated, audit.judges.profile, without, by).value <= stated.value
+        )
+        audit.note(
+            f"The threshold stays that of suite {stated.suite}, {stated.value:g}, though {alike}:"
+            " the base knows that picture."
+            if keeps
+            else f"The threshold that was set, {found.value:g}, lies above the {stated.value:g} of"
+            f" suite {stated.suite}: {alike}. If the base knows that picture, give --threshold."
+        )
+    audit.take_threshold(measured(stated, nearest, prompt) if keeps else found)
 
 
 def _first(seen: Seen, rows: int) -> Seen:
@@ -207,6 +219,8 @@ def _not_tried(audit: Audit) -> tuple[str, ...]:
         found.append(f"prompts of the kinds {', '.join(missing)}")
     if not remedy_columns(audit):
         found.append("remedies")
+    elif any(one.size for one in audit.askings):
+        found.append("how long an image takes with a remedy: only squares are timed")
     if audit.attack is None:
         found.append("attackers")
     if audit.asked.quick and (audit.asked.loras or audit.asked.base):

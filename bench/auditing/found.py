@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.auditing.compare import Seen
-from bench.auditing.prompts import MEANINGS
+from bench.auditing.prompts import MEANINGS, Size
 from bench.auditing.ready import Audit
 from bench.auditing.result import KindFound, Near, PictureFound
 from bench.auditing.sampling import Generated
@@ -53,6 +53,7 @@ def pictures_found(
                 similarity=float(seen.similarity[row, number]),
                 copy=bool(hit[row, number]),
                 file=_shown(audit, made, row),
+                size=_sides(audit.askings[int(prompts.prompt[row])].size),
             )
             for row in nearest_rows
         )
@@ -87,6 +88,10 @@ def pictures_found(
         )
     )
     return tuple(found)
+
+
+def _sides(size: Size) -> str:
+    return f"{size[1]} x {size[0]}" if size else ""
 
 
 def _shown(audit: Audit, made: Generated, row: int) -> str:

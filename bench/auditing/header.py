@@ -5,12 +5,15 @@ edit and strip it, and something that the file tells whoever downloads it.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from string import hexdigits
 from typing import Any
 
 from bench.base.errors import visible
+from bench.captioned.buckets import Sides
 
 LONGEST = 200  # characters of a text of the header that is kept
 
@@ -35,6 +38,10 @@ class TrainingHeader:
     flips: bool | None = None
     random_crops: bool | None = None
     buckets: bool | None = None  # whether pictures kept their proportions
+    bucket_sizes: tuple[Sides, ...] = ()  # width and height of those that held pictures
+    bucket_least: int | None = None  # pixels a side
+    bucket_most: int | None = None
+    resolution: int | None = None  # the side of a square of as many pixels as were trained at
     keep_tokens: int = 0
     clip_skip: int | None = None
     tokens: int | None = None  # of a caption that were read at most, without beginning and end
@@ -98,6 +105,10 @@ def read_training_header(header: Mapping[str, str]) -> TrainingHeader:
         flips=_either(_truth(header, "ss_flip_aug"), datasets, "flip_aug"),
         random_crops=_either(_truth(header, "ss_random_crop"), datasets, "random_crop"),
         buckets=_any_of(_truth(header, "ss_enable_bucket"), datasets, "enable_bucket"),
+        bucket_sizes=_bucket_sizes(header, datasets),
+        bucket_least=_number(header, "ss_min_bucket_reso") or _first(datasets, "min_bucket_reso"),
+        bucket_most=_number(header, "ss_max_bucket_reso") or _first(datasets, "max_bucket_reso"),
+        resolution=_resolution(header.get("ss_resolution") or _first_text(datasets, "resolution")),
         keep_tokens=max(0, _number(header, "ss_keep_tokens") or 0),
         clip_skip=_number(header, "ss_clip_skip"),
         tokens=_number(header, "ss_max_token_length"),
@@ -126,6 +137,34 @@ def _datasets(header: Mapping[str, str]) -> list[dict[str, Any]]:
 def _subsets(dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = dataset.get("subsets")
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _bucket_sizes(
+    header: Mapping[str, str], datasets: Sequence[Mapping[str, Any]]
+) -> tuple[Sides, ...]:
+    """The buckets that `ss_bucket_info` lists, or those of every dataset."""
+    found = set[Sides]()
+    for table in (_table(header, "ss_bucket_info"), *(one.get("bucket_info") for one in datasets)):
+        buckets = table.get("buckets") if isinstance(table, dict) else None
+        for bucket in buckets.values() if isinstance(buckets, dict) else ():
+            match bucket:
+                case {"resolution": [int(width), int(height)]} if min(width, height) > 0:
+                    found.add((width, height))
+    return tuple(sorted(found))
+
+
+def _resolution(text: str) -> int | None:
+    """`(512, 768)`, `512,768` or `512` as the side of a square of as many pixels."""
+    sides = [int(found) for found in re.findall(r"(?<!\d)\d{1,5}(?!\d)", text)]
+    return math.isqrt(sides[0] * sides[-1]) if len(sides) in (1, 2) else None
+
+
+def _first(datasets: Sequence[Mapping[str, Any]], key: str) -> int | None:
+    return next((found for one in datasets if type(found := one.get(key)) is int), None)
+
+
+def _first_text(datasets: Sequence[Mapping[str, Any]], key: str) -> str:
+    return next((str(found) for one in datasets if (found := one.get(key))), "")
 
 
 def _either(stated: bool | None, datasets: Sequence[Mapping[str, Any]], key: str) -> bool | None:

@@ -19,7 +19,7 @@ from bench.base.pictures import BadPicture, pixel_digest
 from bench.base.progress import Report, silent
 from bench.base.spread import spread
 from bench.captioned.folder import Captioned, CaptionedFolder, read_folder
-from bench.captioned.views import Training, bucket, views
+from bench.captioned.views import Training, views
 from bench.suite.near import components
 
 NO_HOLDOUT = (
@@ -106,7 +106,7 @@ def left_out(
 
     Raises `UserError` for a picture that cannot be read, by name.
     """
-    plain = Training(training.side, flips=False)
+    plain = replace(training, flips=False, random_crops=False)
     looked = _looked_at(pictures.left, plain, describe, "read other training pictures", report)
     return Pictures(pictures.left, *looked, pictures.layout, pictures.total)
 
@@ -129,7 +129,7 @@ def _looked_at(
             raise UserError(
                 f"picture {visible(entry.name)} cannot be used: {one_line(error)[:160]}"
             ) from error
-        width, height = bucket(image.width, image.height, training.side)
+        width, height = training.bucket(image)
         buckets.append(None if width == height else (height, width))
         plain.append(found[0].pixels)
         names.append(tuple(view.name for view in found))
@@ -206,17 +206,20 @@ def notes_on(pictures: Pictures, holdout: Pictures | None) -> list[str]:
     return found
 
 
-def bucket_notes(pictures: Pictures, by_header: bool) -> list[str]:
-    """How many pictures were asked for in which size, where some are no squares."""
+def bucket_notes(pictures: Pictures, by_header: bool, stated: bool) -> list[str]:
+    """How many pictures were asked for in which size, where some are no squares. `stated`: the
+    file names its buckets.
+    """
     counts = Counter(size for size in pictures.buckets if size)
     if not counts:
         return []
     shown = ", ".join(f"{width} x {height}: {n}" for (height, width), n in counts.most_common())
     why = "as the file's header says that it was trained" if by_header else "--buckets"
+    sizes = "the file names the sizes" if stated else "sizes by the rule of kohya's scripts"
     return [
         f"{sum(counts.values())} of {len(pictures)} training pictures were asked for in the sides"
-        f" of their bucket, width x height ({shown}; {why}); prompts that belong to no picture were"
-        " asked for as squares."
+        f" of their bucket, width x height ({shown}; {why}; {sizes}); prompts that belong to no"
+        " picture were asked for as squares."
     ]
 
 

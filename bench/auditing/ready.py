@@ -37,6 +37,7 @@ from bench.base.errors import UserError, visible
 from bench.base.limits import CHUNKS
 from bench.base.progress import Report, silent
 from bench.base.prompt_lists import read_list
+from bench.captioned.buckets import LEAST, MOST, STEP, Sides, believable, buckets_of
 from bench.captioned.views import Training
 from bench.diffusion.between import refuse_other_training, same_weights
 from bench.diffusion.denoiser import Denoiser, check_size
@@ -224,10 +225,13 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     judges = judges_of(like, asked)
     header = _header(asked)
     words = [read_embedding(file).token for file in asked.embeddings]
+    side = model_side(asked, like)
+    named_sizes = believable(header.bucket_sizes, side)
     training = Training(
-        model_side(asked, like),
+        side,
         flips=asked.flips and header.flips is not False,
         random_crops=asked.random_crops or header.random_crops is True,
+        known_buckets=named_sizes or _buckets(header, side),
     )
     asked, told = read_as_trained(asked, header, family_of_model(asked, like))
     descriptor = descriptor_of(judges, like, device)
@@ -243,7 +247,7 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
         notes.append("No novel scenes were tried: give --novel FILE, one prompt a line.")
     bucketed = header.buckets is True if asked.buckets is None else asked.buckets
     if bucketed:
-        notes += bucket_notes(pictures, asked.buckets is None)
+        notes += bucket_notes(pictures, asked.buckets is None, bool(named_sizes))
     asking = askings(
         pictures.entries,
         images=asked.images_each,
@@ -376,6 +380,16 @@ def _pairs(
         one.images for one, row in zip([*asking, *held_out], free, strict=True) if bool(row.any())
     ]
     return sum(images), len(images)
+
+
+def _buckets(header: TrainingHeader, side: int) -> tuple[Sides, ...]:
+    """Those of the resolution and limits that the file states, else of the model's own side."""
+    found = buckets_of(
+        min(header.resolution or side, 4 * side),
+        max(header.bucket_least or LEAST, STEP),
+        min(header.bucket_most or MOST, 4 * max(side, LEAST)),
+    )
+    return believable(found, side) if header.resolution else found
 
 
 def _header(asked: Asked) -> TrainingHeader:

@@ -21,7 +21,8 @@ Interval = tuple[float, float]
 @dataclass(frozen=True)
 class Near:
     """One generation near a training picture: its prompt with kind and seed, the view of the
-    picture that it is nearest to, and whether it counts as a copy. `file` is its place below the
+    picture that it is nearest to, and whether it counts as a copy. `size` is its width and height
+    where it is no square of the model's side, such as `640 x 384`; `file` is its place below the
     audit's folder, for pages.
     """
 
@@ -32,6 +33,7 @@ class Near:
     similarity: float
     copy: bool
     file: str = ""
+    size: str = ""
 
 
 @dataclass(frozen=True)

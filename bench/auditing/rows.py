@@ -54,6 +54,8 @@ def rows_of(audit: Audit, studio: Studio) -> tuple[Row, ...]:
         column.name: column.command
         for column in (audit.yours, *(one for one, _, _ in audit.settings()))
     }
+    # A record times squares, and would make every caption once more as one.
+    timed = not any(one.size for one in audit.askings)
     seconds: dict[str, float | None] = {}
     for column in remedy_columns(audit):
         where = registry.find("method", column.method).load().where
@@ -61,8 +63,8 @@ def rows_of(audit: Audit, studio: Studio) -> tuple[Row, ...]:
         if column.method == FILTER:  # what is left of the update is a file as before
             travels = TRAVELS["file"]
         commands[column.name] = column.command
-        record = studio.record(column)
-        seconds[column.name] = _seconds(record.cost)
+        if timed:
+            seconds[column.name] = _seconds(studio.record(column).cost)
         points.append(point(column, "remedy", None, travels))
     if seconds:
         seconds["yours"] = _seconds(studio.record(audit.yours).cost)

@@ -9,26 +9,36 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
 
 from bench.base.pictures import centred_square, pixel_digest
+from bench.captioned.buckets import Sides, buckets_of, nearest_bucket
 
-STEP, LEAST, MOST = 1 / 8, 1 / 2, 2  # of sides of buckets, in shares of the resolution (kohya: 64,
-# 256 and 1024 at 512)
 CROP = 0.75  # the side of a random crop that is looked for, in shares of the shorter side
 
 
 @dataclass(frozen=True)
 class Training:
     """How a training cut its pictures: `side` in pixels, whether it mirrored, whether it cut at
-    random places.
+    random places, and its buckets, where they are known to be others than those of `side`.
     """
 
     side: int
     flips: bool = True
     random_crops: bool = False
+    known_buckets: tuple[Sides, ...] = ()
+
+    @cached_property
+    def buckets(self) -> tuple[Sides, ...]:
+        """Width and height of every bucket."""
+        return self.known_buckets or buckets_of(self.side)
+
+    def bucket(self, image: Image.Image) -> Sides:
+        """Width and height that a picture is trained at."""
+        return nearest_bucket(image.width, image.height, self.buckets)
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ def views(image: Image.Image, training: Training) -> list[View]:
 def _plain(image: Image.Image, training: Training) -> Iterator[tuple[str, np.ndarray]]:
     side = training.side
     yield "square", centred_square(image, side)
-    width, height = bucket(image.width, image.height, side)
+    width, height = training.bucket(image)
     yield "bucket", _covering(image, width, height)
     if training.random_crops:
         cut = max(1, round(min(image.size) * CROP))
@@ -74,23 +84,6 @@ def _plain(image: Image.Image, training: Training) -> Iterator[tuple[str, np.nda
                 f"crop {place}",
                 centred_square(image.crop((left, top, left + cut, top + cut)), side),
             )
-
-
-def bucket(width: int, height: int, side: int) -> tuple[int, int]:
-    """Width and height that a picture is trained at: of the proportions nearest to its own among
-    sides that are multiples of a step, with no more pixels than a square of `side`.
-
-    At 512 these are multiples of 64 from 256 to 1024, as kohya-ss/sd-scripts makes its buckets.
-    """
-    step = max(1, round(side * STEP))
-    least, most = step * round(side * LEAST / step), step * round(side * MOST / step)
-    sizes = {(step * (side // step),) * 2}
-    for first in range(least, most + 1, step):
-        other = min(most, side * side // first // step * step)
-        if other >= least:
-            sizes |= {(first, other), (other, first)}
-    ratio = math.log(width / height)
-    return min(sorted(sizes), key=lambda size: abs(math.log(size[0] / size[1]) - ratio))
 
 
 def _covering(image: Image.Image, width: int, height: int) -> np.ndarray:

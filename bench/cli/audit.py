@@ -159,8 +159,8 @@ class MeasureOptions:
         typer.Option(
             "--calibrate/--no-calibrate",
             help=(
-                "Set that similarity on images of the base; by default where it would be borrowed,"
-                " and there are 50 images."
+                "Set that similarity on images of the base; by default only to make a borrowed one"
+                " stricter, where there are 50 images."
             ),
         ),
     ] = None

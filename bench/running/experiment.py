@@ -354,7 +354,8 @@ def _refuse_unmet_needs(suite: Suite, name: str, method: Method) -> None:
         if need == "training_images" and suite.settings.model.size:
             raise UserError(
                 f"method {name} learns from training pictures, which are cut to squares, and suite"
-                f" {suite.name} makes other pictures: leave [model] size out"
+                f" {suite.name} makes other pictures: leave [model] size out (in an audit:"
+                " --no-buckets)"
             )
 
 

@@ -18,7 +18,7 @@ from bench.auditing.prompts import Asking, caption_askings
 from bench.auditing.ready import ready, try_model
 from bench.auditing.verdicts import Assigned, chance
 from bench.base.errors import UserError
-from bench.captioned.views import bucket
+from bench.captioned.buckets import buckets_of, nearest_bucket
 from bench.contracts.method import Method
 from bench.diffusion.model import load_denoiser
 from bench.running import engine, generating
@@ -64,7 +64,7 @@ def asked(folders, out, **more):
 
 def test_each_caption_is_asked_for_in_the_sides_of_its_pictures(folders, tmp_path):
     audit = ready(asked(folders, tmp_path / "out"), CPU)
-    width, height = bucket(2 * SIDE, SIDE, SIDE)
+    width, height = nearest_bucket(2 * SIDE, SIDE, buckets_of(SIDE))
     assert width > height
     captions = [one for one in audit.askings if one.kind == "caption"]
     assert {one.own: one.size for one in captions} == {
@@ -187,3 +187,26 @@ def test_a_caption_in_two_sizes_is_one_caption_where_captions_are_exchanged():
     )
     assert same.prompt.tolist() == [0, 1]
     assert all_kept.all()
+
+
+def test_what_a_header_says_of_its_buckets():
+    def told(**header):
+        return read_training_header({f"ss_{name}": text for name, text in header.items()})
+
+    info = {"buckets": {"0": {"resolution": [640, 384], "count": 3}, "1": {"resolution": [5]}}}
+    for found in (
+        told(bucket_info=json.dumps(info), resolution="(512, 512)", max_bucket_reso="2048"),
+        told(
+            datasets=json.dumps(
+                [{"bucket_info": info, "resolution": [512, 512], "max_bucket_reso": 2048}]
+            )
+        ),
+    ):
+        assert found.bucket_sizes == ((640, 384),)
+        assert (found.resolution, found.bucket_most, found.bucket_least) == (512, 2048, None)
+    assert told(resolution="768,512").resolution == 627
+    assert told(resolution="512").resolution == 512
+    for nonsense in ("", "None", "1,2,3", "wide"):
+        assert told(resolution=nonsense).resolution is None
+    assert told(bucket_info="[1]").bucket_sizes == ()
+    assert told(bucket_info='{"buckets": [1], "x": 2}').bucket_sizes == ()

@@ -175,23 +175,57 @@ def test_every_origin_has_its_words():
         assert Threshold(0.7, origin, "s", alarms=alarms).words.startswith(("The", "This"))
 
 
-@pytest.mark.parametrize(("calibrate", "expected"), [(None, "borrowed"), (True, "calibrated")])
-def test_by_itself_an_audit_only_becomes_stricter(calibrate, expected):
-    """Images of a base that is not narrowed to the theme would set too low a threshold."""
-    images = 60
-    similarity = np.full((images, 2), 0.3)
-    taken = []
+def settled(similarity, calibrate=None, groups=None):
+    """What an audit takes for its threshold, .7 before, and what it notes."""
+    images, pictures = similarity.shape
+    taken, notes = [], []
     audit = SimpleNamespace(
         threshold=Threshold(0.7, "borrowed", "testbed"),
-        unasked=np.ones((images, 2), dtype=bool),
+        unasked=np.ones((images, pictures), dtype=bool),
         sets_threshold=True,
         asked=SimpleNamespace(calibrate=calibrate),
         judges=SimpleNamespace(profile="sscd"),
+        groups=np.arange(pictures) if groups is None else np.array(groups),
+        training=SimpleNamespace(
+            entries=[SimpleNamespace(name=f"{number}.png") for number in range(pictures)]
+        ),
         take_threshold=taken.append,
-        note=lambda text: pytest.fail(text),
+        note=notes.append,
     )
     seen = SimpleNamespace(similarity=similarity)
     _settle_threshold(audit, seen, SimpleNamespace(prompt=np.arange(images)))
-    assert taken[0].origin == expected
-    assert taken[0].value == (0.7 if calibrate is None else 0.5)
-    assert taken[0].alarms.count == 0
+    return taken[0], notes
+
+
+@pytest.mark.parametrize(
+    ("calibrate", "origin", "value"), [(None, "borrowed", 0.7), (True, "calibrated", 0.5)]
+)
+def test_by_itself_an_audit_only_becomes_stricter(calibrate, origin, value):
+    """Images of a base that is not narrowed to the theme would set too low a threshold."""
+    found, notes = settled(np.full((60, 2), 0.3), calibrate)
+    assert (found.origin, found.value, found.alarms.count, notes) == (origin, value, 0, [])
+
+
+def test_a_picture_that_the_base_knows_does_not_hide_copies_of_the_others():
+    similarity = np.full((60, 3), 0.3)
+    similarity[::2, 1] = 0.95
+    found, (note,) = settled(similarity)
+    assert (found.origin, found.value, found.alarms.count) == ("borrowed", 0.7, 30)
+    assert "1.png" in note
+    assert "the base knows that picture" in note
+    similarity[::2, 2] = 0.94  # its near-duplicate
+    assert settled(similarity, groups=(0, 1, 1))[0].origin == "borrowed"
+    found, (note,) = settled(similarity)
+    assert found.origin == "calibrated"
+    assert found.value > 0.95
+    assert "lies above" in note
+
+
+def test_a_threshold_above_all_images_is_none():
+    similarity = np.full((60, 2), 0.3)
+    similarity[:, 0] = 1.0
+    with pytest.raises(
+        UserError, match=r"finds no threshold: an image of the base is 1.00 similar"
+    ):
+        settled(similarity, calibrate=True)
+    assert settled(similarity)[0].origin == "borrowed"
