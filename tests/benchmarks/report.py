@@ -37,8 +37,6 @@ PARTS: dict[str, tuple[list[str], dict[str, str]]] = {
     "fid": (["fid.py"], ONE),
     "many_records": (["many_records.py", "--records", "200", "--methods", "200"], ONE),
     "start": (["start.py"], ONE),
-    "executors": (["executors.py", "--images", "128", "--rounds", "1"], ONE),
-    "audit_folders": (["audit_folders.py"], TWO),
     "stream": (["coco_stream.py"], TWO),
 }
 

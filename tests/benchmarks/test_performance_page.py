@@ -10,6 +10,7 @@ import pytest
 from benchmarks.report import HERE, KEPT, PARTS, command_of
 
 PAGE = (HERE / "docs/performance.md").read_text(encoding="utf-8")
+FIGURE = re.compile(r"\d[\d,]*(?:\.\d+)?")
 REPORT = json.loads(KEPT.read_text(encoding="utf-8"))
 
 
@@ -18,12 +19,16 @@ def rows():
     for line in PAGE.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("|") and (named := re.fullmatch(r"`(\w+)`", cells[-1])):
-            yield cells[0], re.findall(r"\d[\d,]*(?:\.\d+)?", cells[1]), named[1]
+            yield (
+                cells[0],
+                [found for cell in cells[1:-1] for found in FIGURE.findall(cell)],
+                named[1],
+            )
 
 
 @pytest.mark.parametrize(("what", "figures", "part"), list(rows()))
 def test_a_figure_is_what_the_benchmark_printed(what, figures, part):
-    printed = re.findall(r"\d[\d,]*(?:\.\d+)?", " ".join(REPORT[part]["output"]))
+    printed = FIGURE.findall(" ".join(REPORT[part]["output"]))
     assert figures, f"{what} has no figure"
     assert not [figure for figure in figures if figure not in printed]
 
@@ -34,3 +39,20 @@ def test_every_part_was_measured_by_the_command_that_is_named_and_stands_on_the_
         assert part["command"] == command_of(name)
         assert Path(HERE / "tests/benchmarks" / PARTS[name][0][0]).is_file()
     assert {part for _, _, part in rows()} == PARTS.keys()
+
+
+def test_figures_in_the_text_were_printed():
+    def printed(part):
+        return FIGURE.findall(" ".join(REPORT[part]["output"]))
+
+    assert "10.68 billion operations" in PAGE
+    assert "sampling does 89 %" in PAGE
+    assert {"10.68", "0.89"} <= set(printed("generation"))
+    assert "(0.012 s and 0.006 s)" in PAGE
+    assert "44 to 110" in PAGE
+    assert {"0.012", "0.006", "44", "110"} <= set(
+        re.findall(r"\d+(?:\.\d+)?", " ".join(REPORT["cliques"]["output"]))
+    )
+    searched = [line.split() for line in REPORT["nemo"]["output"] if len(line.split()) == 7]
+    bounds = [int(cells[4]) / int(cells[3]) for cells in searched if cells[3].isdigit()]
+    assert f"{min(bounds):.0%}".rstrip("%") + f" to {max(bounds):.0%}".rstrip("%") in PAGE
