@@ -384,12 +384,11 @@ def _pairs(
 
 def _buckets(header: TrainingHeader, side: int) -> tuple[Sides, ...]:
     """Those of the resolution and limits that the file states, else of the model's own side."""
-    found = buckets_of(
-        min(header.resolution or side, 4 * side),
+    return buckets_of(
+        min(header.resolution or side, 2 * side),
         max(header.bucket_least or LEAST, STEP),
         min(header.bucket_most or MOST, 4 * max(side, LEAST)),
     )
-    return believable(found, side) if header.resolution else found
 
 
 def _header(asked: Asked) -> TrainingHeader:

@@ -45,15 +45,17 @@ def nearest_bucket(width: int, height: int, buckets: Sequence[Sides]) -> Sides:
 
 def believable(buckets: Sequence[Sides], side: int) -> tuple[Sides, ...]:
     """Those of the buckets that a file states which a model of `side` pixels may be asked for:
-    multiples of eight between a quarter and four times the side, of at most four times the pixels.
+    sides between a quarter and four times its own, of at most four times the pixels, and, as its
+    autoencoder wants them, multiples of eight (of any number where the model is a miniature).
     """
+    factor = 8 if side >= LEAST else 1
     return tuple(
         sorted(
             {
                 (width, height)
                 for width, height in buckets
-                if not width % 8
-                and not height % 8
+                if not width % factor
+                and not height % factor
                 and side <= 4 * min(width, height)
                 and max(width, height) <= 4 * side
                 and math.prod((width, height)) <= 4 * side * side

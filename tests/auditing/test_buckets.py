@@ -65,13 +65,15 @@ def asked(folders, out, **more):
 def test_each_caption_is_asked_for_in_the_sides_of_its_pictures(folders, tmp_path):
     audit = ready(asked(folders, tmp_path / "out"), CPU)
     width, height = nearest_bucket(2 * SIDE, SIDE, buckets_of(SIDE))
+    narrow, high = nearest_bucket(SIDE, 2 * SIDE, buckets_of(SIDE))
     assert width > height
+    assert narrow < high
     captions = [one for one in audit.askings if one.kind == "caption"]
     assert {one.own: one.size for one in captions} == {
         (0,): None,
         (1,): None,
         (2,): (height, width),
-        (3,): (width, height),
+        (3,): (high, narrow),
     }
     assert captions[1].text == captions[3].text
     assert {one.size for one in audit.askings if one.kind != "caption"} == {None}
