@@ -37,8 +37,8 @@ def scale_commands(loras: Sequence[Lora]) -> str:
 
 
 def are_sayable(loras: Sequence[Lora]) -> bool:
-    """Whether files can act at weight 1 as these do at their strengths; a DoRA's cannot at most
-    (`is_bound`).
+    """Whether files can act at weight 1 as these do at their strengths. Those of a DoRA can only
+    where its parts stay as they are or are left out.
     """
     return not any(is_bound(read_header(one.file).tensors, one.strength) for one in loras)
 

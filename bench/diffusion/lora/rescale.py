@@ -57,7 +57,7 @@ def rescaled(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the header of a file that is, merged at 1, what this one is merged at a
     strength. A part with strength 0 is left out, one with 1 stays bit for bit. `strip` as in
-    `kept_header`.
+    `kept_header`; of peft's entry `NEEDED_OF_PEFT` stays.
 
     Raises `UserError` where nothing is left, for a tensor that is not known, and for a DoRA, whose
     change at another weight depends on the weights of the model.
