@@ -11,27 +11,36 @@ from bench.auditing.filtered import FILTER
 from bench.auditing.sampling import Column
 from bench.base.safetensors_header import read_header
 from bench.diffusion.lora.merge import Strength
-from bench.diffusion.lora.rescale import is_renormed
+from bench.diffusion.lora.rescale import is_bound
 
 
 def scale_commands(loras: Sequence[Lora]) -> str:
     """`bench lora scale` of every file whose strength is not 1, joined by `&&`; empty where there
-    is none, and where a file is a DoRA, whose weight no file can say.
+    is none, and where no files can say the strengths. Every command writes a file of its own.
     """
-    found = []
+    if not are_sayable(loras):
+        return ""
+    found: list[str] = []
+    outs: list[str] = []
     for lora in loras:
         unet, text = lora.strength.unet, lora.strength.text
         if (unet, text) in ((1, 1), (0, 0)):  # as it is, or not there at all
             continue
-        if is_renormed(read_header(lora.file).tensors):
-            return ""
         given = [str(lora.file), f"{unet:.10g}"]
         options = ["--text-weight", f"{text:.10g}"] if unet != text else []
-        options += ["--out", _beside(lora, _spelled(lora))]
+        outs.append(_beside(lora, _spelled(lora), outs))
+        options += ["--out", outs[-1]]
         # Behind -- a negative number is no option.
         words = [*options, "--", *given] if unet < 0 else [*given, *options]
         found.append(_command(["scale", *words]))
     return " && ".join(found)
+
+
+def are_sayable(loras: Sequence[Lora]) -> bool:
+    """Whether files can act at weight 1 as these do at their strengths. Those of a DoRA can only
+    where its parts stay as they are or are left out.
+    """
+    return not any(is_bound(read_header(one.file).tensors, one.strength) for one in loras)
 
 
 def filter_command(asked: Asked, column: Column) -> str:
@@ -53,6 +62,7 @@ def filter_command(asked: Asked, column: Column) -> str:
     words += ["--drop", f"{given['q']:g}"] if "q" in given else []
     words += ["--rank-share", f"{given['rho']:g}"] if "rho" in given else []
     share = f"{given['q']:g}" if "q" in given else "default"
+    share += f"-{given['rho']:g}" if "rho" in given else ""
     beside = asked.loras[0] if asked.loras else Lora(Path("model"), Strength())
     return _command([*words, "--out", _beside(beside, f"{FILTER}-{share}")])
 
@@ -62,9 +72,14 @@ def _spelled(lora: Lora) -> str:
     return f"at-{unet:g}" if unet == text else f"at-{unet:g}-{text:g}"
 
 
-def _beside(lora: Lora, what: str) -> str:
-    """A file name in the folder that the command is given in."""
-    return f"{lora.file.stem}-{what}.safetensors"
+def _beside(lora: Lora, what: str, taken: Sequence[str] = ()) -> str:
+    """A file name in the folder that the command is given in, numbered where it is taken."""
+    stem, number = f"{lora.file.stem}-{what}", 1
+    name = f"{stem}.safetensors"
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}.safetensors"
+    return name
 
 
 def _command(words: Sequence[str]) -> str:

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from bench.auditing.commands import filter_command
+from bench.auditing.asked import Lora
+from bench.auditing.commands import are_sayable, filter_command
 from bench.auditing.curve import Point, against_curve, use
 from bench.auditing.filtered import FILTER
 from bench.auditing.prompts import Asking
@@ -19,6 +21,7 @@ from bench.auditing.sampling import Column, Generated, Studio
 from bench.auditing.suites import FEW
 from bench.auditing.verdicts import hits
 from bench.base.errors import UserError
+from bench.diffusion.lora.merge import Strength
 from bench.records.record import Score
 from bench.registry import registry
 
@@ -44,12 +47,13 @@ def rows_of(audit: Audit, studio: Studio) -> tuple[Row, ...]:
             kind,
         )
 
-    points = [point(audit.yours, "weight", 1.0, TRAVELS["file"])]
+    points = [point(audit.yours, "weight", 1.0, travels_as(audit.yours))]
     if audit.base:
         points.insert(0, point(audit.base, "weight", 0.0, "it is the base"))
-    # What lies between two whole models is a whole model.
-    between = TRAVELS["weights" if audit.asked.base else "file"]
-    points += [point(column, kind, weight, between) for column, kind, weight in audit.settings()]
+    for column, kind, weight in audit.settings():
+        # What lies between two whole models is a whole model.
+        travels = TRAVELS["weights"] if audit.asked.base else travels_as(column)
+        points.append(point(column, kind, weight, travels))
     commands = {
         column.name: column.command
         for column in (audit.yours, *(one for one, _, _ in audit.settings()))
@@ -72,6 +76,13 @@ def rows_of(audit: Audit, studio: Studio) -> tuple[Row, ...]:
         replace(_row(one, points, seconds.get(one.name)), command=commands.get(one.name, ""))
         for one in _ordered(points)
     )
+
+
+def travels_as(column: Column) -> str:
+    """How LoRA files at the strengths of a column travel: as files, where files can say these."""
+    loras = column.suite.settings.model.loras
+    files = [Lora(Path(one.file), Strength(*one.strengths)) for one in loras]
+    return TRAVELS["file" if are_sayable(files) else "weights"]
 
 
 def _ordered(points: Sequence[Point]) -> list[Point]:

@@ -20,12 +20,13 @@ LONGEST = 100 << 20  # bytes of a header, as the library has it: a longer one is
 @dataclass(frozen=True)
 class Header:
     """`tensors` by name: dtype, shape and data_offsets, counted from byte `start` of the file,
-    which has `size` bytes.
+    which has `size` bytes. `texts` is what the header says besides.
     """
 
     tensors: dict[str, Any]
     start: int
     size: int
+    texts: dict[str, str]
 
 
 def refuse_pickled_tensors(path: Path) -> None:
@@ -60,7 +61,13 @@ def read_header(path: Path) -> Header:
     if not isinstance(content, dict):
         raise ValueError("its header is no table")
     tensors = {name: about for name, about in content.items() if name != "__metadata__"}
-    return Header(tensors, 8 + length, size)
+    said = content.get("__metadata__")
+    texts = {
+        name: text
+        for name, text in (said.items() if isinstance(said, dict) else ())
+        if isinstance(text, str)
+    }
+    return Header(tensors, 8 + length, size, texts)
 
 
 def tensors_digest(path: Path) -> str:

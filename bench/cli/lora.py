@@ -124,7 +124,11 @@ def filter(
 
 
 def _refuse_out(out: Path, read: list[Path], force: bool) -> None:
-    """Raises `UserError` for a file that is read, or that is there and not to be written over."""
+    """Raises `UserError` for a name that no reader takes for a LoRA file, for a file that is read,
+    and for one that is there and not to be written over.
+    """
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out} has to end in .safetensors: that is what is written")
     for path in read:
         if out.exists() and path.expanduser().exists() and out.samefile(path.expanduser()):
             raise UserError(f"--out {out} is the file that is read: give another name")
@@ -137,4 +141,4 @@ def _tell(out: Path, digest: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(facts, indent=1))
     else:
-        print(f"{out}: {size_text(facts['bytes'])}, tensors {digest[:12]}")
+        print(f"{out}: {size_text(facts['bytes'])}, digest {digest[:12]}")

@@ -16,8 +16,8 @@ from bench.base.safetensors_header import refuse_pickled_tensors, tensors_digest
 
 @dataclass(frozen=True)
 class TensorFile:
-    """Tensors by name, as stored, on the CPU, and the header's texts. `digest` is who the file is:
-    that of its tensors, whatever the header says.
+    """Tensors by name, as stored, on the CPU, and the header's texts. `digest` is that of the
+    tensors, whatever the header says.
     """
 
     path: Path

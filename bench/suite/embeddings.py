@@ -17,8 +17,8 @@ LONGEST = 100  # characters of a word
 
 
 def weights_digest(file: Path) -> str:
-    """Who a file of tensors is (a LoRA, a textual inversion): the sha256 of its tensors, whatever
-    its header says.
+    """The sha256 of a file's tensors, whatever its header says: who a textual inversion is, and
+    most LoRAs (`bench.suite.lora_files`).
 
     Raises `UserError` for another file.
     """

@@ -21,6 +21,7 @@ from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UserError, visible
 from bench.registry.registry import SUITES, declared_files
 from bench.suite.embeddings import token_in, weights_digest
+from bench.suite.lora_files import lora_digest
 from bench.suite.places import Places, named_files
 from bench.suite.prompts import Prompt, read_prompts
 from bench.suite.schema import Role, SuiteSettings, protocol, texts_in
@@ -215,12 +216,12 @@ class Suite:
     @cached_property
     def lora_strengths(self) -> dict[str, tuple[float, float]]:
         """What is merged into the model: strengths in the UNet and in the text encoder, by the
-        sha256 of a file's tensors. A file that is named twice is there with the sum, one without
+        digest of a file (`lora_digest`). One that is named twice is there with the sum, one without
         strength is not.
         """
         found: dict[str, tuple[float, float]] = {}
         for lora in self.settings.model.loras:
-            digest = weights_digest(self.path(lora.file))
+            digest = lora_digest(self.path(lora.file))
             unet, text = found.get(digest, (0.0, 0.0))
             more, more_text = lora.strengths
             found[digest] = unet + more, text + more_text

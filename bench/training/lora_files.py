@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bench.base.files import write_atomically
 from bench.base.safetensors_header import with_metadata
+from bench.suite.lora_files import PEFT
 from bench.training.loop import Course
 from bench.training.lora import Lora
 
@@ -77,7 +78,7 @@ def peft_header(lora: Lora) -> dict[str, str]:
         "unet.lora_alpha": lora.alpha,
         "unet.target_modules": sorted(lora.paths),
     }
-    return {"format": "pt", "lora_adapter_metadata": json.dumps(said, sort_keys=True)}
+    return {"format": "pt", PEFT: json.dumps(said, sort_keys=True)}
 
 
 def kohya_header(lora: Lora, course: Course, told: Told, epoch: int, steps: int) -> dict[str, str]:

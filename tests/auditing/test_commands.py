@@ -1,6 +1,7 @@
 """The commands that a page prints do what its rows tried."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,15 @@ from safetensors.torch import load_file, save_file
 
 from bench.auditing.asked import Asked, Lora
 from bench.auditing.commands import filter_command, scale_commands
+from bench.auditing.rows import travels_as
 from bench.auditing.sampling import Column
+from bench.auditing.suites import lora_tables
 from bench.base.safetensors_header import tensors_digest
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import Strength
 from bench.diffusion.lora.rescale import rescaled
+from bench.suite.load import load_suite
+from bench.suite.schema import LoraSettings
 from bench.testbed.subject import SHIPPED
 from conftest import bench
 
@@ -51,6 +56,42 @@ def test_a_dora_has_no_command(tmp_path):
     dora = tmp_path / "dora.safetensors"
     save_file({"lora_unet_x.dora_scale": torch.ones(1, 4)}, dora)
     assert scale_commands([Lora(dora, Strength(0.5, 0.5))]) == ""
+    # where the part with lengths stays as it is, it has one
+    assert "--text-weight 0" in scale_commands([Lora(dora, Strength(1, 0))])
+
+
+def test_files_of_one_name_are_written_under_two(tmp_path):
+    loras = []
+    for number in range(3):
+        file = tmp_path / str(number) / "style.safetensors"
+        file.parent.mkdir()
+        save_file({"lora_unet_x.lora_up.weight": torch.ones(1, 1)}, file)
+        loras.append(Lora(file, Strength(0.5, 0.5)))
+    # its own name is the second one's
+    loras.append(Lora(loras[0].file, Strength(0.5, 2)))
+    words = [shlex.split(one) for one in scale_commands(loras).split(" && ")]
+    outs = [one[one.index("--out") + 1] for one in words]
+    assert outs == [
+        "style-at-0.5.safetensors",
+        "style-at-0.5-2.safetensors",
+        "style-at-0.5-3.safetensors",
+        "style-at-0.5-2-2.safetensors",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("unet", "text", "travels"), [(1, 1, "yes"), (1, 0, "yes"), (0.5, 0.5, "as a checkpoint")]
+)
+def test_a_dora_at_another_weight_travels_as_a_checkpoint(tmp_path, unet, text, travels):
+    dora = tmp_path / "dora.safetensors"
+    save_file({"lora_unet_x.dora_scale": torch.ones(1, 4)}, dora)
+    suite = load_suite("testbed-quick")
+    tables = lora_tables([Lora(LORA, Strength(0.5, 0.5)), Lora(dora, Strength(unet, text))])
+    loras = tuple(LoraSettings.model_validate(table) for table in tables)
+    model = suite.settings.model.model_copy(update={"loras": loras})
+    merged = replace(suite, settings=suite.settings.model_copy(update={"model": model}))
+    assert travels_as(Column("weight", merged)) == travels
+    assert travels_as(Column("weight", suite)) == "yes"
 
 
 def test_the_filter_is_asked_for_what_the_remedy_was(monkeypatch):
@@ -78,5 +119,7 @@ def test_the_filter_is_asked_for_what_the_remedy_was(monkeypatch):
     assert (given["asked"].loras, given["asked"].model) == (asked.loras, asked.model)
     assert given["asked"].like == "testbed"
     assert "--drop" not in command()
+    outs = {shlex.split(command(q=0.5, rho=rho))[-1] for rho in (0.8, 0.9)}
+    assert len(outs | {shlex.split(command(q=0.5))[-1]}) == 3
     assert command(q=0.5, control="random") == ""
     assert filter_command(asked, Column("wanda", None, "wanda", {})) == ""

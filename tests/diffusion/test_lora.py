@@ -11,12 +11,14 @@ import torch
 from safetensors.torch import save_file
 
 from bench.base.errors import UserError
+from bench.base.safetensors_header import tensors_digest
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.kinds import Adapter
 from bench.diffusion.lora.merge import Strength, merge
 from bench.diffusion.lora.names import Place, module_names
 from bench.diffusion.model import load_pipeline
 from bench.suite.load import load_suite
+from bench.suite.lora_files import lora_digest
 from conftest import build_tiny_pipeline
 
 LINEAR = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -509,8 +511,9 @@ def test_a_file_that_changes_nothing_or_is_no_file_of_numbers_is_one_line(tmp_pa
     save_file({"a.diff": torch.tensor([float("nan")])}, tmp_path / "nan.safetensors")
     assert "NaN or infinity in a.diff" in refused(lambda: read_lora(tmp_path / "nan.safetensors"))
     save_file({"a.diff": drawn(1)}, tmp_path / "odd.safetensors", {"lora_adapter_metadata": "{"})
-    odd = read_lora(tmp_path / "odd.safetensors")
-    assert "header that cannot be read" in refused(lambda: odd.metadata)
+    assert "header that cannot be read" in refused(lambda: read_lora(tmp_path / "odd.safetensors"))
+    save_file({"a.diff": drawn(1)}, tmp_path / "list.safetensors", {"lora_adapter_metadata": "[]"})
+    assert "no JSON object" in refused(lambda: read_lora(tmp_path / "list.safetensors"))
 
 
 def test_an_adapter_alone_says_what_it_lacks():
@@ -554,6 +557,69 @@ def test_a_suite_merges_what_it_names_and_who_it_is_follows_the_numbers(
     assert len({one.fingerprint, text.fingerprint, off.fingerprint}) == 3
 
 
+def peft_files(folder, **others):
+    """LoRA files with the same tensors and other settings of peft, by their names."""
+    tensors, _, path, _ = lora()
+    given = {f"unet.{path}.lora_A.weight": tensors["lora_down.weight"]}
+    given[f"unet.{path}.lora_B.weight"] = tensors["lora_up.weight"]
+    return {
+        name: written(
+            folder,
+            given,
+            f"{name}.safetensors",
+            None if said is None else {"lora_adapter_metadata": json.dumps(said)},
+        )
+        for name, said in others.items()
+    }
+
+
+def test_who_a_file_is_follows_what_peft_says_of_the_scale_and_nothing_else(tmp_path):
+    said = {"unet.r": 2, "unet.lora_alpha": 6}
+    files = peft_files(
+        tmp_path,
+        bare=None,
+        idle={"unet.target_modules": ["to_q"], "unet.base_model_name_or_path": "a"},
+        plain=said,
+        turned={"unet.base_model_name_or_path": "b"} | dict(reversed(said.items())),
+        alpha=said | {"unet.lora_alpha": 4},
+        rank=said | {"unet.r": 4},
+        ranks=said | {"unet.rank_pattern": {"to_q": 4}},
+        alphas=said | {"unet.alpha_pattern": {"to_q": 4}},
+        root=said | {"unet.use_rslora": True},
+        dora=said | {"unet.use_dora": True},
+        text={name.replace("unet", "text_encoder"): value for name, value in said.items()},
+    )
+    digests = {name: file.digest for name, file in files.items()}
+    # as it was before the entry counted: that of the tensors
+    assert digests["bare"] == tensors_digest(tmp_path / "bare.safetensors") == digests.pop("idle")
+    assert digests["plain"] == digests.pop("turned")
+    assert len(set(digests.values())) == len(digests)
+    assert all(lora_digest(file.path) == file.digest for file in files.values())
+
+
+def test_files_that_differ_in_the_scale_alone_are_two_in_merging_and_in_suites(
+    tmp_path, tiny_folder, monkeypatch
+):
+    monkeypatch.setenv("BENCH_ALLOW", str(tiny_folder))
+    _, dense, path, _ = lora()
+    files = peft_files(
+        tmp_path, a={"unet.r": 2, "unet.lora_alpha": 6}, b={"unet.r": 2, "unet.lora_alpha": 1}
+    )
+    for order in ("ab", "ba"):
+        pipe = build_tiny_pipeline()
+        before = weights(pipe)[f"unet.{path}.weight"].double()
+        merge(pipe, [(files[name], Strength()) for name in order])
+        found = module(path, pipe).weight.double() - before
+        torch.testing.assert_close(found, 3.5 * torch.from_numpy(dense), rtol=0, atol=5e-7)
+    suites = [
+        lora_suite(tmp_path, tiny_folder, *(f'file = "{name}.safetensors"' for name in names))
+        for names in ("a", "b", "ab")
+    ]
+    assert suites[2].lora_strengths.keys() == {file.digest for file in files.values()}
+    assert len({suite.fingerprint for suite in suites}) == 3
+    assert len({json.dumps(suite.generation, sort_keys=True) for suite in suites}) == 3
+
+
 def test_a_suite_whose_lora_is_missing_or_no_file_of_numbers_is_one_line(
     tmp_path, tiny_folder, monkeypatch
 ):
@@ -563,6 +629,9 @@ def test_a_suite_whose_lora_is_missing_or_no_file_of_numbers_is_one_line(
     (tmp_path / "odd.safetensors").write_bytes(b"no")
     suite = lora_suite(tmp_path, tiny_folder, 'file = "odd.safetensors"')
     assert "no readable safetensors file" in refused(lambda: suite.generation)
+    save_file({"a.diff": drawn(1)}, tmp_path / "cut.safetensors", {"lora_adapter_metadata": "{"})
+    cut = lora_suite(tmp_path, tiny_folder, 'file = "cut.safetensors"')
+    assert "header that cannot be read" in refused(lambda: cut.generation)
     assert "weight" in refused(
         lambda: lora_suite(tmp_path, tiny_folder, 'file = "odd.safetensors"\nweight = "abc"')
     )

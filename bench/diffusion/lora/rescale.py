@@ -9,7 +9,7 @@ multiplied; changes that are no product are multiplied as a whole.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from bench.base.errors import UserError, visible
 from bench.diffusion.lora.file import LoraFile
-from bench.diffusion.lora.header import ALPHA, PEFT, kept_header
+from bench.diffusion.lora.header import ALPHA, DIFFERS, NEEDED_OF_PEFT, kept_header
 from bench.diffusion.lora.kinds import SUFFIXES, has_alpha
 from bench.diffusion.lora.merge import Strength, module_of
 from bench.diffusion.lora.names import KOHYA, cut, part_of
+from bench.suite.lora_files import PEFT, settings_named
 
 WHOLE = ("diff", "bias")  # added as they are
 FIRST_FACTORS = ("up", "w1_a", "k_w1", "k_w1_a")  # of a product; the first that is there
@@ -38,11 +39,17 @@ class _Module:
     names: dict[str, str] = field(default_factory=dict)
 
 
-def is_renormed(names: Iterable[str]) -> bool:
-    """Whether a file with tensors of these names sets lengths of weights (DoRA), which no alpha
-    weakens.
+def is_bound(names: Iterable[str], strength: Strength) -> bool:
+    """Whether no file can say a strength of a file with tensors of these names: where it sets
+    lengths of weights (DoRA), which no alpha weakens, of a part that neither stays as it is nor is
+    left out.
     """
-    return any((parts := cut(name, SUFFIXES)) and parts[1] in LENGTHS for name in names)
+    return any(
+        (parts := cut(name, SUFFIXES))
+        and parts[1] in LENGTHS
+        and _weight_of(part_of(parts[0]), strength) not in (0, 1)
+        for name in names
+    )
 
 
 def rescaled(
@@ -50,32 +57,33 @@ def rescaled(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the header of a file that is, merged at 1, what this one is merged at a
     strength. A part with strength 0 is left out, one with 1 stays bit for bit. `strip` as in
-    `kept_header`.
+    `kept_header`; of peft's entry `NEEDED_OF_PEFT` stays.
 
     Raises `UserError` where nothing is left, for a tensor that is not known, and for a DoRA, whose
     change at another weight depends on the weights of the model.
     """
-    peft = _peft_scaled(file, strength)
+    if is_bound(file.tensors, strength):
+        raise UserError(
+            f"{file.path} is a DoRA, whose change at another weight depends on the weights of the"
+            " model: no alpha says it; publish it with the weight to use it at"
+        )
     tensors: dict[str, Tensor] = {}
+    weights: set[float] = set()  # of what is left
     for one in _modules(file).values():
-        weight = strength.unet if one.part == "unet" else strength.text
-        if weight == 1:
-            tensors |= {name: one.tensors[what] for what, name in one.names.items()}
-        elif weight:
-            if set(LENGTHS) & one.tensors.keys():
-                raise UserError(
-                    f"{file.path} is a DoRA, whose change at another weight depends on the weights"
-                    " of the model: no alpha says it; publish it with the weight to use it at"
-                )
-            changed = _scaled(one.tensors, weight, _scale_of(file, one))
+        weight = _weight_of(one.part, strength)
+        if weight:
+            scale = _scale_of(file, one)
+            changed = one.tensors if weight == 1 else _scaled(one.tensors, weight, scale)
             tensors |= {name: changed[what] for what, name in one.names.items()}
+            weights.add(weight)
     if not tensors:
         raise UserError(f"with these weights nothing of {file.path} is left")
     header = kept_header(file.header, strip)
-    if ALPHA in header and (scaled := _times(header[ALPHA], strength)) is not None:
-        header[ALPHA] = scaled
-    if peft:
-        header[PEFT] = json.dumps(peft, sort_keys=True)
+    if ALPHA in header:
+        header[ALPHA] = _times(header[ALPHA], weights)
+    said = settings_named(file.metadata, NEEDED_OF_PEFT) if strip else file.metadata
+    if said:  # not sorted: of patterns the first that matches a module counts
+        header[PEFT] = json.dumps(_peft_scaled(file, said, strength))
     return {name: tensors[name] for name in file.tensors if name in tensors}, header
 
 
@@ -118,14 +126,18 @@ def _product(tensor: Tensor, weight: float) -> Tensor:
     return narrow if torch.equal(narrow.float(), wide) else wide
 
 
-def _peft_scaled(file: LoraFile, strength: Strength) -> dict[str, Any]:
-    """What peft's header says, with other alphas. A part that states ranks without an alpha has
+def _weight_of(part: str, strength: Strength) -> float:
+    return strength.unet if part == "unet" else strength.text
+
+
+def _peft_scaled(file: LoraFile, given: Mapping[str, Any], strength: Strength) -> dict[str, Any]:
+    """Settings of peft's header, with other alphas. A part that states ranks without an alpha has
     another alpha for every rank: it stays, and the factors are changed.
     """
-    said = dict(file.metadata)
+    said = dict(given)
     for part in KOHYA:
         alpha, patterns = said.get(f"{part}.lora_alpha"), said.get(f"{part}.alpha_pattern")
-        weight = strength.unet if part == "unet" else strength.text
+        weight = _weight_of(part, strength)
         if said.get(f"{part}.r") is None or alpha is None or weight in (0, 1):
             continue
         try:
@@ -139,11 +151,13 @@ def _peft_scaled(file: LoraFile, strength: Strength) -> dict[str, Any]:
     return said
 
 
-def _times(alpha: str, strength: Strength) -> str | None:
-    """The alpha that a header states, times the strength; None where it is no number, or where one
-    number cannot say it.
+def _times(alpha: str, weights: Collection[float]) -> str:
+    """The alpha that a header states for all modules, when they have been multiplied with these
+    weights; what is no number stays.
     """
+    if len(weights) != 1:
+        return DIFFERS
     try:
-        return f"{float(alpha) * strength.unet:g}" if strength.unet == strength.text else None
+        return f"{float(alpha) * next(iter(weights)):g}"
     except ValueError:
-        return None
+        return alpha

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
-from bench.base.safetensors_header import tensors_digest, with_metadata
+from bench.base.safetensors_header import with_metadata
+from bench.suite.lora_files import lora_digest
 
 TEXT_MODEL = "text_model."  # of a text encoder's paths, which transformers 5 dropped
 
@@ -50,14 +51,14 @@ def write_lora(
 
 def write_file(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
     """Write named tensors, each of its own type, with texts in the header, and return who the file
-    is: the sha256 of its tensors.
+    is (`lora_digest`).
 
     Raises `UserError` where it cannot be written.
     """
     given = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
     try:
         write_atomically(path, with_metadata(save(given), {"format": "pt"} | dict(header)))
-        return tensors_digest(path)
+        return lora_digest(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{path} cannot be written: {one_line(error)[:120]}") from error
 
