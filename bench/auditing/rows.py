@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from bench.auditing.commands import filter_command
-from bench.auditing.curve import Point, against_curve, use
+from bench.auditing.curve import Point, against_curve, has_between, use
 from bench.auditing.filtered import FILTER
 from bench.auditing.prompts import Asking
 from bench.auditing.ready import Audit
@@ -22,6 +22,7 @@ from bench.base.errors import UserError
 from bench.records.record import Score
 from bench.registry import registry
 
+NO_WEIGHTS = "not compared: no weight between base and model was tried"
 TRAVELS = {"weights": "as a checkpoint", "file": "yes", "served": "only where you serve the model"}
 
 
@@ -45,7 +46,9 @@ def rows_of(audit: Audit, studio: Studio) -> tuple[Row, ...]:
         )
 
     points = [point(audit.yours, "weight", 1.0, TRAVELS["file"])]
-    if audit.base:
+    if base := audit.base_with_embeddings:
+        points.insert(0, point(base, "weight", 0.0, TRAVELS["file"]))
+    elif audit.base:
         points.insert(0, point(audit.base, "weight", 0.0, "it is the base"))
     # What lies between two whole models is a whole model.
     between = TRAVELS["weights" if audit.asked.base else "file"]
@@ -86,9 +89,8 @@ def _ordered(points: Sequence[Point]) -> list[Point]:
 def _row(one: Point, points: Sequence[Point], seconds: float | None) -> Row:
     by_weight = {point.weight: point for point in points if point.weight is not None}
     base, yours = by_weight.get(0.0), by_weight[1.0]
-    against = None
-    if one.weight is None:
-        against = against_curve(one, list(by_weight.values()))
+    curve = list(by_weight.values())
+    against = against_curve(one, curve) if one.weight is None else None
     return Row(
         name=one.name,
         kind=one.kind,
@@ -100,6 +102,7 @@ def _row(one: Point, points: Sequence[Point], seconds: float | None) -> Row:
         seconds=seconds,
         travels=one.travels,
         against=against.words if against else "",
+        not_against=NO_WEIGHTS if one.weight is None and base and not has_between(curve) else "",
     )
 
 
