@@ -822,15 +822,22 @@ def test_an_embedding_is_a_word_of_the_model_and_not_of_its_base(folders, tmp_pa
     assert not np.array_equal(*(made.pictures([0])[0] for made in images))
 
 
-def test_beside_a_lora_the_curve_begins_at_the_base_with_the_embedding(folders, tmp_path):
+def zyx(tmp_path):
+    """A textual inversion of two vectors, the word zyx."""
     width = load_testbed().text_encoder.config.hidden_size
-    save_file({"emb_params": torch.randn(2, width)}, tmp_path / "zyx.safetensors")
-    more = {"embeddings": (tmp_path / "zyx.safetensors",), "remedies": (), "trigger": "zyx"}
+    vectors = torch.randn(2, width, generator=torch.Generator().manual_seed(0))
+    save_file({"emb_params": vectors}, tmp_path / "zyx.safetensors")
+    return tmp_path / "zyx.safetensors"
+
+
+def test_beside_a_lora_the_curve_begins_at_the_base_with_the_embedding(folders, tmp_path):
+    more = {"embeddings": (zyx(tmp_path),), "remedies": (), "trigger": "zyx"}
     given = asked(folders, tmp_path / "out", images=1, steps=2, holdout=None, **more)
     prepared = ready(given, CPU)
     begin = prepared.base_with_embeddings
-    made = [prepared.studio.planned(one, prepared.askings, 1) for one in (begin, prepared.base)]
-    assert not set(made[0].keys) & set(made[1].keys)
+    asks = [one for one in prepared.askings if "zyx" in one.text][:1]
+    made = [prepared.studio.made(one, asks, 1) for one in (begin, prepared.base)]
+    assert not np.array_equal(*(one.pictures([0])[0] for one in made))
     planned = plan(prepared)
     assert planned["images"]["base with the embedding"] == planned["images"]["weight 0.5"]
     found = run_audit(prepared)
@@ -844,9 +851,7 @@ def test_beside_a_lora_the_curve_begins_at_the_base_with_the_embedding(folders, 
 def test_with_an_embedding_alone_the_page_says_that_remedies_have_no_yardstick(folders, tmp_path):
     from bench.auditing.output import write
 
-    width = load_testbed().text_encoder.config.hidden_size
-    save_file({"emb_params": torch.randn(2, width)}, tmp_path / "zyx.safetensors")
-    more = {"embeddings": (tmp_path / "zyx.safetensors",), "loras": (), "weights": None}
+    more = {"embeddings": (zyx(tmp_path),), "loras": (), "weights": None}
     remedies = (Remedy("guidance", {"share": 0.5}),)
     given = asked(
         folders, tmp_path / "out", images=1, steps=2, holdout=None, remedies=remedies, **more
