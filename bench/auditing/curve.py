@@ -106,12 +106,14 @@ def against_curve(remedy: Point, curve: Sequence[Point], seed: int = 0) -> Again
     Use is the likeness of novel images to the training pictures. The interval is that of a
     bootstrap that draws pictures and novel prompts, each for all settings together, and looks for
     the weight anew in every draw: which weight keeps as much use is itself uncertain. None where
-    use is not measured or base (weight 0) and model (weight 1) do not differ in it, and where no
-    weight keeps as much of it as the remedy.
+    use is not measured or base (weight 0) and model (weight 1) do not differ in it, where nothing
+    was measured between the two, and where no weight keeps as much of it as the remedy.
     """
     points = [point for point in curve if point.weight is not None and 0 <= point.weight <= 1]
     points.sort(key=_weight)
     if not points or _weight(points[0]) != 0.0 or _weight(points[-1]) != 1.0:
+        return None
+    if not has_between(points):
         return None
     if remedy.likeness is None or not separates(points[0], points[-1]) or len(remedy.copies) < 2:
         return None
@@ -135,6 +137,13 @@ def against_curve(remedy: Point, curve: Sequence[Point], seed: int = 0) -> Again
     low, high = np.quantile(gains, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     weight, gain = whole
     return Against(weight, (gain, float(min(low, gain)), float(max(high, gain))))
+
+
+def has_between(curve: Sequence[Point]) -> bool:
+    """Whether a weight between base and model was measured: with none, what is in between is a
+    guess, and of an embedding it is no file that anybody could make.
+    """
+    return any(point.weight is not None and 0 < point.weight < 1 for point in curve)
 
 
 @dataclass(frozen=True)

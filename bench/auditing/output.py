@@ -69,7 +69,7 @@ def markdown(found: Found) -> str:
             aligned = "" if row.alignment is None else f"{row.alignment:.3f}"
             lines.append(
                 f"| {_cell(row.name)} | {percent(row.copies)} | {bounds(row.interval)} | {used} |"
-                f" {aligned} | {row.travels} | {row.against} |"
+                f" {aligned} | {row.travels} | {row.against or row.not_against} |"
             )
     if found.attack:
         lines += ["", found.attack.words]

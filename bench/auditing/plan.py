@@ -29,7 +29,10 @@ def plan(audit: Audit, denoiser: Denoiser | None = None) -> dict[str, Any]:
     if audit.base:
         columns.append((audit.base, studio.planned(audit.base, audit.base_askings)))
     few = compared(audit.askings)
-    for column in [*(one for one, _, _ in audit.settings()), *remedy_columns(audit)]:
+    compared_with = [one for one, _, _ in audit.settings()]
+    if audit.base_with_embeddings:
+        compared_with.insert(0, audit.base_with_embeddings)
+    for column in [*compared_with, *remedy_columns(audit)]:
         columns.append((column, studio.planned(column, few, FEW)))
     images = {
         column.name: sum(len(set(part.keys)) for part in generated.parts)

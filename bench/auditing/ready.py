@@ -28,6 +28,7 @@ from bench.auditing.suites import (
     in_unet_only,
     judges_of,
     model_side,
+    named,
     refuse_out,
     weighted,
 )
@@ -46,6 +47,7 @@ from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import check
 from bench.diffusion.lora.names import part_of
 from bench.diffusion.model import load_base
+from bench.diffusion.prompt_tokenizer import has_word
 from bench.diffusion.textual_inversion import read_embedding
 from bench.suite.load import load_suite
 from bench.suite.suite import Suite
@@ -113,6 +115,16 @@ class Audit:
         if not self.asked.has_base:
             return None
         return Column("base", load_suite(str(self.asked.out / f"{BASE}.toml")))
+
+    @property
+    def base_with_embeddings(self) -> Column | None:
+        """What the model is at weight 0 where it has embeddings beside what is weighted: all
+        weights have them, and the base has not. None where that is the base itself.
+        """
+        if not self.asked.embeddings or not (self.asked.loras or self.asked.base):
+            return None
+        each = "embedding" if len(self.asked.embeddings) == 1 else "embeddings"
+        return Column(f"base with the {each}", self.suite.needed_base("the audit"))
 
     @property
     def base_askings(self) -> list[Asking]:
@@ -224,7 +236,7 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     like = load_suite(asked.suite_like)
     judges = judges_of(like, asked)
     header = _header(asked)
-    words = [read_embedding(file).token for file in asked.embeddings]
+    words = [read_embedding(named(file)).token for file in asked.embeddings]
     side = model_side(asked, like)
     named_sizes = believable(header.bucket_sizes, side)
     training = Training(
@@ -495,7 +507,7 @@ def _uncalled(words: Sequence[str], captions: Sequence[str]) -> list[str]:
         f"No caption has the word {visible(word)} of its embedding, so captions alone do not call"
         " it up."
         for word in words
-        if not any(word.lower() in caption.lower() for caption in captions)
+        if not any(has_word(caption, word) for caption in captions)
     ]
 
 

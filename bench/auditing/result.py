@@ -100,7 +100,8 @@ class KindFound:
 class Row:
     """A weight, an epoch or a remedy: share of images of training captions that copy, use (0 base,
     1 the model), alignment with novel prompts, seconds an image, whether it travels with the file,
-    what the curve says of it, and the command that writes it as a file, where one can.
+    what the curve says of it or why there is no curve to hold it against, and the command that
+    writes it as a file, where one can.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Row:
     seconds: float | None
     travels: str
     against: str = ""
+    not_against: str = ""
     command: str = ""
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.auditing.asked import Lora
 from bench.auditing.commands import are_sayable, filter_command
-from bench.auditing.curve import Point, against_curve, use
+from bench.auditing.curve import Point, against_curve, has_between, use
 from bench.auditing.filtered import FILTER
 from bench.auditing.prompts import Asking
 from bench.auditing.ready import Audit
@@ -25,6 +25,7 @@ from bench.diffusion.lora.merge import Strength
 from bench.records.record import Score
 from bench.registry import registry
 
+NO_WEIGHTS = "not compared: no weight between base and model was tried"
 TRAVELS = {"weights": "as a checkpoint", "file": "yes", "served": "only where you serve the model"}
 
 
@@ -48,7 +49,9 @@ def rows_of(audit: Audit, studio: Studio) -> tuple[Row, ...]:
         )
 
     points = [point(audit.yours, "weight", 1.0, travels_as(audit.yours))]
-    if audit.base:
+    if base := audit.base_with_embeddings:
+        points.insert(0, point(base, "weight", 0.0, TRAVELS["file"]))
+    elif audit.base:
         points.insert(0, point(audit.base, "weight", 0.0, "it is the base"))
     for column, kind, weight in audit.settings():
         # What lies between two whole models is a whole model.
@@ -99,9 +102,8 @@ def _ordered(points: Sequence[Point]) -> list[Point]:
 def _row(one: Point, points: Sequence[Point], seconds: float | None) -> Row:
     by_weight = {point.weight: point for point in points if point.weight is not None}
     base, yours = by_weight.get(0.0), by_weight[1.0]
-    against = None
-    if one.weight is None:
-        against = against_curve(one, list(by_weight.values()))
+    curve = list(by_weight.values())
+    against = against_curve(one, curve) if one.weight is None else None
     return Row(
         name=one.name,
         kind=one.kind,
@@ -113,6 +115,7 @@ def _row(one: Point, points: Sequence[Point], seconds: float | None) -> Row:
         seconds=seconds,
         travels=one.travels,
         against=against.words if against else "",
+        not_against=NO_WEIGHTS if one.weight is None and base and not has_between(curve) else "",
     )
 
 

@@ -37,6 +37,7 @@ from bench.diffusion.weight_files import refuse_pickle
 from bench.new_suite.given import Given
 from bench.new_suite.given import absolute as linked
 from bench.new_suite.model import ModelChecks
+from bench.suite.embeddings import token_in
 from bench.suite.load import load_suite
 from bench.suite.places import SUITE_PREFIX
 from bench.suite.schema import SuiteSettings
@@ -106,13 +107,15 @@ def stated(like: Suite, text: str) -> str:
     """A path of a suite as another suite file has to say it."""
     if text.startswith((PREFIX, SUITE_PREFIX)) or Path(text).is_absolute():
         return text
-    named = like.called == like.name
-    return f"{SUITE_PREFIX}{like.name}:{text}" if named else str(like.place(text))
+    if like.called == like.name:
+        return f"{SUITE_PREFIX}{like.name}:{text}"
+    like.place(text)  # says what can be no path
+    return str(linked(like.places.beside_suite(text)))
 
 
 def model_table(asked: Asked, like: Suite, on_gpu: bool) -> dict[str, Any]:
-    """The section [model] without LoRAs: the named model with its own side, sampled as the suite
-    samples.
+    """The section [model] without what is asked on top: the named model with its own side, or the
+    suite's with everything that makes it that model; sampled as the suite samples.
 
     Raises `UserError` for what is no model that is supported.
     """
@@ -129,27 +132,81 @@ def model_table(asked: Asked, like: Suite, on_gpu: bool) -> dict[str, Any]:
     if (chunks := asked.chunks or settings.chunks) > 1:
         table["chunks"] = chunks
     if asked.model is None:
-        table |= {"path": stated(like, settings.path), "side": settings.side}
-        if settings.config:
-            table["config"] = stated(like, settings.config)
-        return table
+        return table | suites_model(asked, like)
     table |= {"path": str(named(asked.model)), "side": model_side(asked, like)}
     if config := config_of(asked.model, asked, like):
         table["config"] = config
     return table
 
 
+def suites_model(asked: Asked, like: Suite) -> dict[str, Any]:
+    """What a suite says of its model itself, as another suite file has to say it.
+
+    A LoRA on top of it is compared with the model without that LoRA, and a suite that names both
+    LoRAs and a base would mean that base: so the latter is left out.
+    """
+    settings = like.settings.model
+    table: dict[str, Any] = {"path": stated(like, settings.path), "side": settings.side}
+    if settings.config:
+        table["config"] = stated(like, settings.config)
+    if settings.vae_tiling:
+        table["vae_tiling"] = True
+    if settings.size_conditioning:
+        table["size_conditioning"] = settings.size_conditioning.model_dump(
+            mode="json", exclude_none=True
+        )
+    if settings.embeddings:
+        table["embeddings"] = [
+            {
+                "path": stated(like, one.path),
+                "token": token_in(like.places.named(one.path), one.token),
+            }
+            for one in settings.embeddings
+        ]
+    if asked.loras:
+        return table
+    if settings.loras:
+        table["loras"] = [
+            {
+                "file": stated(like, one.file),
+                "weight": one.strengths[0],
+                "text_weight": one.strengths[1],
+            }
+            for one in settings.loras
+        ]
+    if settings.base:
+        table["base"] = stated(like, settings.base)
+    if settings.weight != 1:
+        table["weight"] = settings.weight
+    return table
+
+
+def refuse_on_top(asked: Asked, like: Suite) -> None:
+    """Raises `UserError` for a LoRA on top of a suite's model that is itself merged or blended: no
+    suite says that its base is the model without that one LoRA alone.
+    """
+    settings = like.settings.model
+    if asked.model is None and asked.loras and (settings.loras or settings.weight != 1):
+        has = "LoRA files" if settings.loras else "a weight between base and model"
+        raise UserError(
+            f"suite {like.name} has {has} in its [model], and a LoRA on top of that cannot be told"
+            " from it: name the model that the LoRA was trained on with --model"
+        )
+
+
 def model_side(asked: Asked, like: Suite) -> int:
     """Pixels a side of the pictures of the model that is named, or of the suite's; its
     configurations say it, in its own folder or beside a checkpoint in one file.
 
-    Raises `UserError` for what is no model that is supported, with everything that is wrong.
+    Raises `UserError` for what is no model that is supported, with everything that is wrong, and
+    for a suite's model that takes no LoRA.
     """
     if asked.config and not (asked.model and asked.model.is_file()):
         raise UserError(
             "--config is for a checkpoint in one file, which --model names; a folder has its own"
             " configurations"
         )
+    refuse_on_top(asked, like)
     if asked.model is None:
         return like.settings.model.side
     for path in filter(None, (asked.model, asked.base)):
@@ -211,12 +268,17 @@ def lora_tables(loras: Iterable[Lora]) -> list[dict[str, Any]]:
     """LoRAs as tables [[model.loras]]."""
     return [
         {
-            "file": str(absolute(lora.file)),
+            "file": str(named(lora.file)),
             "weight": lora.strength.unet,
             "text_weight": lora.strength.text,
         }
         for lora in loras
     ]
+
+
+def embedding_tables(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """Textual inversions as tables [[model.embeddings]], each with its word."""
+    return [{"path": str(named(file)), "token": token_in(named(file))} for file in files]
 
 
 def absolute(path: Path) -> Path:
@@ -301,7 +363,10 @@ class Files:
         if loras:
             model["loras"] = lora_tables(loras)
         if self.asked.embeddings and not base:
-            model["embeddings"] = [{"path": str(absolute(file))} for file in self.asked.embeddings]
+            model["embeddings"] = [
+                *model.get("embeddings", []),
+                *embedding_tables(self.asked.embeddings),
+            ]
         captions: dict[str, Any] = {"file": "prompts/captions.csv", "images_per_prompt": FEW}
         if not all(self.training.captions):
             captions["empty"] = True

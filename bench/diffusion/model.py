@@ -124,7 +124,8 @@ def load_pipeline(suite: Suite, device: torch.device) -> Any:
     if family_of_pipeline(pipe) == "sdxl":
         _limit_tokens(pipe.tokenizer_2, pipe.text_encoder_2, path)
         _settle_xl(pipe, path)
-    insert(pipe, [read_embedding(suite.path(one.path), one.token) for one in settings.embeddings])
+    named = [(suite.places.named(one.path), one.token) for one in settings.embeddings]
+    insert(pipe, [read_embedding(file, token) for file, token in named])
     read_in_chunks(pipe, settings.chunks)
     skip_layers(pipe, settings.clip_skip)
     if settings.vae_tiling:
@@ -140,7 +141,7 @@ def _read(suite: Suite, dtype: torch.dtype) -> Any:
     path = suite.path(settings.path)
     if path.is_file():
         # A hub's cache holds links to files without a suffix, and diffusers goes by the suffix.
-        path = suite.places.beside_suite(settings.path)
+        path = suite.places.named(settings.path)
     refuse_pickle(path)
     if path.is_dir():
         if settings.config:

@@ -7,6 +7,7 @@ sees those that the text encoder reads.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -39,11 +40,11 @@ class PromptTokenizer:
             return [self.expanded(one) for one in text]
         if not isinstance(text, str) or not self.several:
             return text
-        return self._pattern().sub(lambda found: self.several[found["word"].lower()], text)
-
-    def _pattern(self) -> re.Pattern[str]:
-        words = "|".join(_bounded(word) for word in sorted(self.several, key=len, reverse=True))
-        return re.compile(rf"(?P<word>{words})(?!_\d)(?:\s+(?P=word)_\d+)*", re.IGNORECASE)
+        # `re` takes a few letters for others that they are not in lower case (the long s for s).
+        # The tokenizer does not, so such a text stays as it is.
+        return pattern_of(self.several).sub(
+            lambda found: self.several.get(found["word"].lower(), found[0]), text
+        )
 
 
 def as_prompt_tokenizer(tokenizer: Any) -> Any:
@@ -56,6 +57,20 @@ def as_prompt_tokenizer(tokenizer: Any) -> Any:
         tokenizer.several = {}
         tokenizer.chunks = 1
     return tokenizer
+
+
+def pattern_of(words: Iterable[str]) -> re.Pattern[str]:
+    """Finds each of some words, one at least, as `word`, with those of its further tokens that
+    follow it.
+    """
+    either = "|".join(_bounded(word) for word in sorted(words, key=len, reverse=True))
+    return re.compile(rf"(?P<word>{either})(?!_\d)(?:\s+(?P=word)_\d+)*", re.IGNORECASE)
+
+
+def has_word(text: str, word: str) -> bool:
+    """Whether the tokenizer that knows a word finds it in a text."""
+    found = pattern_of([word]).finditer(text)
+    return any(one["word"].lower() == word.lower() for one in found)
 
 
 def is_word(token: str) -> bool:

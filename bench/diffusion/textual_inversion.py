@@ -24,6 +24,7 @@ from bench.diffusion.prompt_tokenizer import as_prompt_tokenizer, is_word
 from bench.diffusion.tensor_file import read_tensors
 from bench.suite.embeddings import BY_ENCODER, token_of
 
+END_OF_WORD = "</w>"  # what CLIP's vocabulary writes behind a word that is one token
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 
 
@@ -118,7 +119,12 @@ def _add(tokenizer: Any, encoder: nn.Module, one: Embedding, vectors: Tensor) ->
     from transformers import AddedToken
 
     vocabulary = {word.lower() for word in tokenizer.get_vocab()}
-    if known := [token for token in one.tokens if token.lower() in vocabulary]:
+    known = [
+        token
+        for token in one.tokens
+        if token.lower() in vocabulary or f"{token.lower()}{END_OF_WORD}" in vocabulary
+    ]
+    if known:
         raise UserError(
             f"{one.path}: the model's tokenizer has the token '{visible(known[0])[:80]}' already;"
             " give the embedding another one (rename the file, or token = in [[model.embeddings]])"

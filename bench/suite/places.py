@@ -77,6 +77,13 @@ class Places:
             )
         return path
 
+    def named(self, relative: str) -> Path:
+        """The same, with links left as they are, for whoever goes by a file's name: a hub's cache
+        names files by links to others whose names say nothing.
+        """
+        self.path(relative)
+        return self.beside_suite(relative)
+
     def judge(self, name: str) -> str:
         """What finds a metric or attack: its name, or the path of its code.
 

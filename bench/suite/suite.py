@@ -234,7 +234,7 @@ class Suite:
         """
         found: dict[str, str] = {}
         for one in self.settings.model.embeddings:
-            file = self.path(one.path)
+            file = self.places.named(one.path)
             token = token_in(file, one.token)
             if token in found:
                 raise UserError(

@@ -822,6 +822,47 @@ def test_an_embedding_is_a_word_of_the_model_and_not_of_its_base(folders, tmp_pa
     assert not np.array_equal(*(made.pictures([0])[0] for made in images))
 
 
+def zyx(tmp_path):
+    """A textual inversion of two vectors, the word zyx."""
+    width = load_testbed().text_encoder.config.hidden_size
+    vectors = torch.randn(2, width, generator=torch.Generator().manual_seed(0))
+    save_file({"emb_params": vectors}, tmp_path / "zyx.safetensors")
+    return tmp_path / "zyx.safetensors"
+
+
+def test_beside_a_lora_the_curve_begins_at_the_base_with_the_embedding(folders, tmp_path):
+    more = {"embeddings": (zyx(tmp_path),), "remedies": (), "trigger": "zyx"}
+    given = asked(folders, tmp_path / "out", images=1, steps=2, holdout=None, **more)
+    prepared = ready(given, CPU)
+    begin = prepared.base_with_embeddings
+    asks = [one for one in prepared.askings if "zyx" in one.text][:1]
+    made = [prepared.studio.made(one, asks, 1) for one in (begin, prepared.base)]
+    assert not np.array_equal(*(one.pictures([0])[0] for one in made))
+    planned = plan(prepared)
+    assert planned["images"]["base with the embedding"] == planned["images"]["weight 0.5"]
+    found = run_audit(prepared)
+    assert plan(prepared)["images_missing"] == 0
+    weights = [(row.name, row.weight) for row in found.rows]
+    assert weights[0] == ("base with the embedding", 0.0)
+    assert [weight for _, weight in weights[1:3]] == [0.5, 1.0]
+    assert found.base is not None  # verdicts are held against the base as it is published
+
+
+def test_with_an_embedding_alone_the_page_says_that_remedies_have_no_yardstick(folders, tmp_path):
+    from bench.auditing.output import write
+
+    more = {"embeddings": (zyx(tmp_path),), "loras": (), "weights": None}
+    remedies = (Remedy("guidance", {"share": 0.5}),)
+    given = asked(
+        folders, tmp_path / "out", images=1, steps=2, holdout=None, remedies=remedies, **more
+    )
+    found = run_audit(ready(given, CPU))
+    assert [row.against for row in found.rows] == ["", "", ""]
+    assert found.rows[-1].not_against.startswith("not compared: no weight between")
+    page = write(found, tmp_path / "out")["page"].read_text()
+    assert page.count("not compared: no weight between base and model was tried") == 1
+
+
 def said(tmp_path, **header):
     """The subject's LoRA with more in its header."""
     save_file(load_file(LORA), tmp_path / "said.safetensors", header)

@@ -63,6 +63,13 @@ def test_without_a_base_there_is_no_yardstick():
     assert against_curve(bare, curve()) is None
 
 
+def test_without_a_weight_between_there_is_no_yardstick():
+    base, _, whole = curve()
+    assert against_curve(point("r", 0.2, 0.5), [base, whole]) is None
+    larger = point("1.2", 0.9, 0.9, 1.2)
+    assert against_curve(point("r", 0.2, 0.5), [base, whole, larger]) is None
+
+
 def test_a_remedy_is_not_called_better_where_its_use_is_uncertain():
     """The same means as of a remedy that is better, with novel prompts that disagree."""
     sure = point("r", 0.2, 0.65)

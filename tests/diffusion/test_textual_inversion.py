@@ -177,6 +177,16 @@ def test_a_word_of_other_signs_may_touch_its_neighbours(tmp_path):
     assert pipe.tokenizer("fox, <S0>").input_ids[-3:-1] == word
 
 
+def test_a_letter_that_is_another_one_in_lower_case_is_read_as_it_stands(tmp_path):
+    """Python's `re` takes the long s for an s, and the tokenizer does not."""
+    plain, changed = twins(build_tiny_pipeline())
+    with_embedding(tmp_path, count=2, pipe=changed)
+    for text in ("a \u017ftyle", "a \u017ftyle \u017ftyle_1 fox"):
+        assert changed.tokenizer(text).input_ids == plain.tokenizer(text).input_ids
+    word = changed.tokenizer.convert_tokens_to_ids(["style", "style_1"])
+    assert changed.tokenizer("\u017ftyle style").input_ids[-3:-1] == word
+
+
 def test_lengths_masks_and_padding_count_every_token(tmp_path):
     pipe = with_embedding(tmp_path)
     denoiser = Denoiser(pipe, 4, 4.0)
@@ -265,6 +275,12 @@ def test_vectors_of_another_model_and_words_that_are_there_are_refused(tmp_path)
     known = "the model's tokenizer has the token '{}' already"
     assert known.format("a</w>") in of({"emb_params": drawn(1, 32)}, token="a</w>")
     assert known.format("A") in of({"A": drawn(1, 32)})
+    # CLIP's vocabulary writes a word that is one token with </w> behind it
+    own = build_tiny_pipeline().tokenizer.get_vocab()
+    whole = max((one for one in own if one.endswith("</w>")), key=len).removesuffix("</w>")
+    assert whole not in own
+    for token in (whole, whole.upper()):
+        assert known.format(token) in of({"emb_params": drawn(2, 32)}, token=token)
     pipe = with_embedding(tmp_path, count=2)
     assert known.format("style_1") in of({"style_1": drawn(1, 32)}, pipe)
     assert "room for" in of({"emb_params": drawn(100, 32)}, token="many")
