@@ -6,7 +6,7 @@ VENV ?= .venv
 JOBS ?= 2  # processes of tests, each with one thread
 BIN := $(VENV)/bin
 
-.PHONY: run test fuzz lint leaderboard tuning calibration records sweeps detections experiments audit clean
+.PHONY: run test fuzz lint leaderboard tuning calibration records sweeps detections experiments audit performance everything clean
 
 run: $(VENV)/installed
 	$(BIN)/bench run --method $(METHOD) --suite $(SUITE)
@@ -49,7 +49,10 @@ tuning: $(VENV)/installed
 calibration: $(VENV)/installed
 	$(BIN)/bench calibrate clique_extraction --suite testbed
 
-# The records of the board (about two hours on one core, more than half of them for nemo; the attack generates 16 images for each of 155 prompts, and paraphrase 768 more). Those that are there stay: remove leaderboards/records to measure all again.
+# Everything that boards, pages and documents say, measured again (about nine hours of one idle core). Each part goes on where it stopped, and what is there stays.
+everything: records sweeps detections experiments audit performance leaderboard
+
+# The records of all boards (about six hours on one core, a third of them for the four rows of nemo; the attack generates 16 images for each of 155 prompts, and paraphrase 768 more). Those that are there stay: remove leaderboards/records to measure all again.
 MEASURE := $(BIN)/bench run --records leaderboards/records
 ATTACKED := $(MEASURE) --suite testbed-attackers --method
 TENTH := -p sparsity=0.1 -p branch=cond -p token_norm=none  # the paper's variant of wanda, ten times as strong
@@ -70,6 +73,10 @@ records: $(VENV)/installed
 	$(MEASURE) --method nemo
 	$(MEASURE) --method guidance
 	$(MEASURE) --method random_prune $(TENTH)
+	$(MEASURE) --method prss
+	$(MEASURE) --method sail
+	$(MEASURE) --method clip_pad
+	$(MEASURE) --method guard -p orthogonal=false
 	$(ATTACKED) none
 	$(ATTACKED) wanda $(TENTH)
 	$(ATTACKED) wanda -p branch=cond -p token_norm=none
@@ -138,6 +145,10 @@ audit: $(VENV)/installed-dev
 
 # A working folder whose packages bear the names of those that are installed is what an editable installation is for: setuptools need not warn of it.
 INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# What docs/performance.md quotes (half an hour on an idle machine; goes on where it stopped).
+performance: $(VENV)/installed-dev
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/report.py
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and "Python 3.11.4 or newer is needed, this is %d.%d.%d: make PYTHON=python3.12, say" % sys.version_info[:3])'
 	@echo 'Installing into $(VENV), which takes some minutes and about 7 GB on Linux; nothing else is downloaded later.'

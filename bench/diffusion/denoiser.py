@@ -57,7 +57,6 @@ class Denoiser:
         size: tuple[int, int] | None = None,
     ) -> None:
         self.pipe = pipe
-        self._factor = autoencoder_factor(pipe)
         if size:
             check_size(pipe, size)
         self._size = size
@@ -189,7 +188,7 @@ class Denoiser:
         """
         sizes = self._time_ids
         if sizes is None:
-            height, width = (side * self._factor for side in self._latent_sides())
+            height, width = (side * autoencoder_factor(self.pipe) for side in self._latent_sides())
             sizes = (height, width, 0, 0, height, width)
         return torch.tensor([sizes] * count, device=self.device, dtype=self.dtype)
 
@@ -236,7 +235,8 @@ class Denoiser:
     def _latent_sides(self) -> tuple[int, int]:
         """Height and width of latents."""
         if self._size:
-            return self._size[0] // self._factor, self._size[1] // self._factor
+            factor = autoencoder_factor(self.pipe)
+            return self._size[0] // factor, self._size[1] // factor
         size = self.pipe.unet.config.sample_size
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
         return height, width
