@@ -133,3 +133,34 @@ def test_what_is_said_of_pictures_and_of_prompts_stands_in_the_records():
     copies = f"{record.scores['copies'].value:.2f}".removeprefix("0")
     assert f"makes no copy of its captions ({copies} of the images of copied ones)" in page
     assert f"and {shown(record.attacks, 'dori_inputs_memorized')} behind a searched" in page
+
+
+def test_what_is_said_of_the_four_newer_methods_stands_in_the_records():
+    said = " ".join((ROOT / "docs/reading.md").read_text(encoding="utf-8").split())
+    none, prss, guard, clip_pad = (
+        record_of(name, "dori") for name in ("none", "prss", "guard", "clip_pad")
+    )
+
+    def of(record, name):
+        return record.scores[name].value
+
+    def two(value):
+        return f"{value:.2f}".removeprefix("0")
+
+    def share_left(record):
+        return of(record, "copies") / of(none, "copies")
+
+    more = prss.cost["nfe_per_image"].value / none.cost["nfe_per_image"].value
+    clean = [two(of(one, "clip_score_clean")) for one in (none, prss, guard)]
+    assert of(prss, "copies") == 0
+    assert f"at {more - 1:.0%}".replace("%", " %") in said
+    assert f"clean CLIP falls from {clean[0]} to {clean[1]}" in said
+    words = prss.attacks["paraphrase_extracted"].value
+    assert f"gives a copy for {words:.0%}".replace("%", " %") in said
+    assert prss.attacks["paraphrase_plain"].value == 0
+    assert f"handed in gives {shown(attackers('prss'), 'dori_inputs_memorized')}" in said
+    assert 0.4 < share_left(guard) < 0.5
+    assert guard.cost["nfe_per_image"].value == 1.5 * none.cost["nfe_per_image"].value
+    assert f"and clean CLIP is {clean[2]}" in said
+    assert round(1 / (1 - share_left(clip_pad))) == 9
+    assert 0.72 < of(clip_pad, "recognised") < 0.78
