@@ -27,6 +27,7 @@ COPIES, ANY_COPY = BY_NAME["copies"], BY_NAME["any_copy"]
 NFE, TIME = ((BY_NAME[f"{name}_clean"], BY_NAME[name]) for name in ("nfe_per_image", "time_ratio"))
 
 BROUGHT_BACK = "dori_excess"
+OTHER_WORDS, SAME_WORDS = "paraphrase_extracted", "paraphrase_plain"
 # What the rows that answer a card cost, beside none: heading and the column of each.
 COSTS = (
     ("time ×, clean", TIME[0]),
@@ -217,6 +218,18 @@ def _against_api(rows: Sequence[Row], by: Column) -> Card | None:
         )
         + " Clean alignment is kept when the paired difference of clean CLIP to none is at least"
         f" −{KEPT}.",
+        tuple(sentence for answer in answers for sentence in _in_other_words(answer.row)),
+    )
+
+
+def _in_other_words(row: Row) -> tuple[str, ...]:
+    """What the same attacker gets who words the prompts anew, where that was measured."""
+    others, same = (row.record.attacks.get(name) for name in (OTHER_WORDS, SAME_WORDS))
+    if others is None or same is None or others.value is None or same.value is None:
+        return ()
+    return (
+        f"{plain(row.label, NAME)} asked in other words: {cell(others, 2)} of the prompts give a"
+        f" copy; asked as often in the same words, {cell(same, 2)}.",
     )
 
 

@@ -472,6 +472,18 @@ def test_the_best_against_the_api_is_by_extracted_then_sscd_and_again_with_clean
     )
 
 
+def test_whoever_is_best_against_the_api_is_said_with_what_other_words_get():
+    """A method that only knows the prompt it was asked for may give copies to any other."""
+    best = record("best", 0.35, extracted=0.0)
+    assert cards(record("none"), best)["api"].told == ()
+    for name, value in (("paraphrase_extracted", 0.229), ("paraphrase_plain", 0.0)):
+        best.attacks[name] = score(value, name, spread=0)
+    assert cards(record("none"), best)["api"].told == (
+        "best asked in other words: 0.23 of the prompts give a copy; asked as often in the same"
+        " words, 0.00.",
+    )
+
+
 def test_an_interval_around_zero_is_not_clearly_better():
     base = record("none", extracted=0.3)
     rows = board_of(
