@@ -91,6 +91,7 @@ def _of_methods(board: Board, pictures: Sequence[str]) -> Entry:
             figure += f" (none: {shown['none']})" if shown["none"] else ""
             figure += f"; {shown['beside']}" if card.name == "free" and shown["beside"] else ""
             said = "; ".join(filter(None, (shown["verdict"], shown["harm"])))
+            said = ". ".join(filter(None, (said, *card.told[:1])))  # what speaks against it
             found.append(Finding(card.question, answer.row.label, figure, said))
         if not card.answers:
             said = " ".join(each for each in (*card.nothing, *card.told) if each != ONE_MODEL)
