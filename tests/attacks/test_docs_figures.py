@@ -137,8 +137,8 @@ def test_what_is_said_of_pictures_and_of_prompts_stands_in_the_records():
 
 def test_what_is_said_of_the_four_newer_methods_stands_in_the_records():
     said = " ".join((ROOT / "docs/reading.md").read_text(encoding="utf-8").split())
-    none, prss, guard, clip_pad = (
-        record_of(name, "dori") for name in ("none", "prss", "guard", "clip_pad")
+    none, prss, guard, clip_pad, sail = (
+        record_of(name, "dori") for name in ("none", "prss", "guard", "clip_pad", "sail")
     )
 
     def of(record, name):
@@ -164,3 +164,7 @@ def test_what_is_said_of_the_four_newer_methods_stands_in_the_records():
     assert f"and clean CLIP is {clean[2]}" in said
     assert round(1 / (1 - share_left(clip_pad))) == 9
     assert 0.72 < of(clip_pad, "recognised") < 0.78
+    assert round(10 * (1 - share_left(sail))) == 3
+    evaluations = sail.cost["nfe_per_image_clean"].value, none.cost["nfe_per_image_clean"].value
+    assert round(1 / (1 - evaluations[1] / evaluations[0])) == 9
+    assert abs(of(sail, "clip_score_clean") - of(none, "clip_score_clean")) < 0.005
