@@ -6,7 +6,7 @@ VENV ?= .venv
 JOBS ?= 2  # processes of tests, each with one thread
 BIN := $(VENV)/bin
 
-.PHONY: run test fuzz lint leaderboard tuning calibration records sweeps detections experiments audit performance everything clean
+.PHONY: run test fuzz lint leaderboard tuning calibration records sweeps detections experiments analyses audit performance everything clean
 
 run: $(VENV)/installed
 	$(BIN)/bench run --method $(METHOD) --suite $(SUITE)
@@ -50,7 +50,7 @@ calibration: $(VENV)/installed
 	$(BIN)/bench calibrate clique_extraction --suite testbed
 
 # Everything that boards, pages and documents say, measured again (about nine hours of one idle core). Each part goes on where it stopped, and what is there stays.
-everything: records sweeps detections experiments audit performance leaderboard
+everything: records sweeps detections experiments analyses audit performance leaderboard
 
 # The records of all boards (about six hours on one core, a third of them for the four rows of nemo; the attack generates 16 images for each of 155 prompts, and paraphrase 768 more). Those that are there stay: remove leaderboards/records to measure all again.
 MEASURE := $(BIN)/bench run --records leaderboards/records
@@ -136,6 +136,12 @@ detections: $(VENV)/installed
 experiments: $(VENV)/installed-dev
 	$(BIN)/bench experiment memorization-by-size --sizes 4,8,16,32,64
 	$(BIN)/bench experiment solidmark
+
+# The tables and plots of docs/locality.md and docs/subsets.md (half an hour on one core; goes on where it stopped).
+ANALYSES := leaderboards/analyses
+analyses: $(VENV)/installed
+	$(BIN)/bench analyze locality --suite testbed --out $(ANALYSES)/locality-testbed
+	$(BIN)/bench analyze subsets --suite testbed $(TENTH) --subsets 6 --held-out 16 --clean 8 --out $(ANALYSES)/subsets-testbed
 
 # The example of docs/audit.md: four minutes of training, then about ten on two cores; goes on where it stopped.
 SAVED := $(foreach epoch,10 20 30 40,--epochs runs/subject/subject-0000$(epoch).safetensors)
