@@ -148,6 +148,7 @@ SAVED := $(foreach epoch,10 20 30 40,--epochs runs/subject/subject-0000$(epoch).
 audit: $(VENV)/installed-dev
 	$(BIN)/bench testbed subject --out runs/subject
 	$(BIN)/bench audit --data runs/subject/data --holdout runs/subject/holdout --holdout-random --lora runs/subject/subject.safetensors $(SAVED) --out runs/audit
+	$(BIN)/bench audit --data runs/subject/data --holdout runs/subject/holdout --holdout-random --lora runs/subject/subject.safetensors $(SAVED) --calibrate --out runs/audit-calibrated
 
 # A working folder whose packages bear the names of those that are installed is what an editable installation is for: setuptools need not warn of it.
 INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --constraint constraints.txt

@@ -86,3 +86,18 @@ def test_the_example_finds_what_was_shown_often_and_nothing_else():
     assert told["base"]["count"] == told["held_out"]["count"] == 0
     weights = {row["weight"]: row["copies"] for row in told["rows"] if row["weight"] is not None}
     assert weights[0.0] == 0
+
+
+def test_what_is_said_of_a_calibrated_threshold_is_what_that_audit_found():
+    ours, calibrated = (
+        json.loads((EXAMPLE / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("audit", "calibrated")
+    )
+    assert calibrated["copy_threshold"]["origin"] == "calibrated"
+    assert f"gives [{calibrated['threshold']}]" in DOCS
+    assert f"in place of the suite's {ours['threshold']}" in DOCS
+    copied, before = (one["yours"] for one in (calibrated, ours))
+    assert f"{copied['count']} of {copied['total']} pictures instead of {before['count']}" in DOCS
+    held = calibrated["held_out"]
+    assert ours["held_out"]["count"] == 0
+    assert f"and {held['count']} of {held['total']} held-out pictures instead of none" in DOCS

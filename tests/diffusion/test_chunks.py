@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from acting import ACTING
 from safetensors.torch import save_file
 
 from bench.base.errors import UserError
@@ -32,14 +33,6 @@ from conftest import CAPTIONS, build_tiny_pipeline
 from methods._insertion import with_prompts
 
 CPU = torch.device("cpu")
-ACTING = {
-    "wen": {"target": 0.01, "iterations": 2},
-    "nemo": {"threshold": 0.05, "seeds": 3},
-    "random_neurons": {"threshold": 0.05, "seeds": 3},
-    "wanda": {"sparsity": 0.1},
-    "sail": {"threshold": 0.1, "steps": 2, "attempts": 1},
-    "prss": {"l_ss": 1e-4, "l_pr": 1e-4, "full": 0.1},
-}
 CONTRACTS = ("a batch equals its images one by one", "neutral parameters equal `none`, bit for bit")
 METHODS = registry.entries("method")
 SHORT = "a fox"

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from recalling import recalling_pipeline
 from safetensors.torch import save_file
 
 from bench.contracts.method import FitData, Method
@@ -13,7 +14,7 @@ from bench.diffusion.denoiser import Denoiser
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import Strength, merge
 from bench.running.sampling import sample
-from conftest import CAPTIONS, build_tiny_pipeline
+from conftest import CAPTIONS
 from methods._nemo_layers import mean_activations, value_layers
 from methods.nemo import Nemo
 from methods.wanda import Wanda, feed_forward_outputs
@@ -27,22 +28,11 @@ def layers_of(unet):
     return {**value_layers(unet), **feed_forward_outputs(unet)}
 
 
-def base_pipeline():
-    """One that behaves as if it remembered: text weighs more, the noise that it sees less."""
-    pipe = build_tiny_pipeline()
-    with torch.no_grad():
-        for layer in value_layers(pipe.unet).values():
-            layer.weight *= 100
-        pipe.unet.conv_in.weight /= 10
-        pipe.unet.conv_out.weight *= 30
-    return pipe
-
-
 @pytest.fixture(scope="module")
 def changes(tmp_path_factory):
     """A LoRA file of the layers that the two methods change, and its dW by layer, in float64."""
     random, tensors, found = torch.Generator().manual_seed(3), {}, {}
-    for name, layer in layers_of(base_pipeline().unet).items():
+    for name, layer in layers_of(recalling_pipeline().unet).items():
         key = "lora_unet_" + name.replace(".", "_")
         down = torch.randn(2, layer.in_features, generator=random)
         up = torch.randn(layer.out_features, 2, generator=random)
@@ -63,14 +53,14 @@ def denoiser_of(pipe):
 
 @pytest.fixture
 def merged(changes):
-    pipe = base_pipeline()
+    pipe = recalling_pipeline()
     merge(pipe, [(read_lora(changes[0]), Strength(STRENGTH, STRENGTH))])
     with denoiser_of(pipe) as denoiser:
         yield denoiser
 
 
 def test_the_weights_are_those_of_the_base_with_the_change_added(merged, changes):
-    base, unet = layers_of(base_pipeline().unet), merged.pipe.unet
+    base, unet = layers_of(recalling_pipeline().unet), merged.pipe.unet
     for name, layer in layers_of(unet).items():
         expected = base[name].weight.double() + changes[1][name]
         assert torch.allclose(layer.weight.double(), expected, rtol=1e-5, atol=1e-6)
@@ -82,7 +72,7 @@ def test_nemo_reads_activations_of_the_merged_weights(merged):
     method = Nemo(threshold=0.3)
     state = method.fit(merged, FitData(clean_prompts=CLEAN))
     texts = merged.encode(CLEAN)
-    base = value_layers(base_pipeline().unet)
+    base = value_layers(recalling_pipeline().unet)
     for name, layer in value_layers(merged.pipe.unet).items():
         by_hand = (texts @ layer.weight.T).abs().mean(1).mean(0)
         assert torch.allclose(state[f"mean.{name}"], by_hand, rtol=1e-4, atol=1e-4)
@@ -134,6 +124,6 @@ def test_the_mask_of_wanda_takes_w_and_its_change_away(merged, changes):
             masked = state[name]
             assert bool(masked.any()) and bool((changes[1][name][masked] != 0).all())
             assert torch.equal(layer.weight, before[name].masked_fill(masked, 0))
-    with denoiser_of(base_pipeline()) as base:
+    with denoiser_of(recalling_pipeline()) as base:
         other = method.fit(base, data)
     assert any(not torch.equal(state[name], other[name]) for name in layers)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from acting import ACTING
 
 from bench.base.errors import UserError
 from bench.base.parameters import configure
@@ -42,14 +43,6 @@ SOME = (
     "neutral parameters equal `none`, bit for bit",
     "takes Stable Diffusion XL, where it says so",
 )
-ACTING = {
-    "wen": {"target": 0.01, "iterations": 2},
-    "nemo": {"threshold": 0.05, "seeds": 3},
-    "random_neurons": {"threshold": 0.05, "seeds": 3},
-    "wanda": {"sparsity": 0.1},
-    "sail": {"threshold": 0.1, "steps": 2, "attempts": 1},
-    "prss": {"l_ss": 1e-4, "l_pr": 1e-4, "full": 0.1},
-}
 PROMPTS, SEEDS = CAPTIONS[:3], [1, 2, 3]
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from published_nemo import Published, collected_activations, neurons_of
+from recalling import recalling_pipeline
 from torchmetrics.functional.image import (
     multiscale_structural_similarity_index_measure as torchmetrics_ms_ssim,
 )
@@ -36,16 +37,7 @@ PROMPTS = CAPTIONS[:3]
 
 @pytest.fixture(scope="module")
 def recalling():
-    """A random model made to behave as if it remembered: text weighs a hundred times more, the
-    noise it sees a tenth.
-    """
-    pipe = build_tiny_pipeline()
-    with torch.no_grad():
-        for layer in value_layers(pipe.unet).values():
-            layer.weight *= 100
-        pipe.unet.conv_in.weight /= 10
-        pipe.unet.conv_out.weight *= 30
-    denoiser = Denoiser(pipe, steps=4, guidance_scale=4.0, batch_size=4)
+    denoiser = Denoiser(recalling_pipeline(), steps=4, guidance_scale=4.0, batch_size=4)
     yield denoiser
     denoiser.close()
 
