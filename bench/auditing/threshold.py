@@ -21,6 +21,7 @@ from bench.auditing.asked import Asked
 from bench.auditing.prompts import Asking
 from bench.auditing.verdicts import Share, share_of
 from bench.base.errors import UserError
+from bench.base.text import rate_text
 from bench.statistics.intervals import threshold_at
 
 FALSE_ALARMS = 0.001  # of the base's images that may reach it
@@ -82,10 +83,10 @@ class Threshold:
         if self.alarms is None:
             return "There are no images of a base model that would say how often it errs."
         found = self.alarms
-        rate = f"{100 * found.share:.2g} %"
+        rate = rate_text(found.share)
         if found.interval:
             low, high = found.interval
-            rate += f"; 95 % over prompts: {100 * low:.2g} % to {100 * high:.2g} %"
+            rate += f"; 95 % over prompts: {rate_text(low)} to {rate_text(high)}"
         if self.origin == "calibrated":
             return (
                 f"False alarms: set on one half of the prompts in the same way, it lets"

@@ -22,3 +22,9 @@ def paragraphs(docstring: str) -> list[str]:
 def duration_text(seconds: float) -> str:
     """Seconds below ten minutes as seconds, and longer ones as hours."""
     return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.1f} h"
+
+
+def rate_text(share: float) -> str:
+    """A share of rare events as a percentage: two digits below ten, whole numbers above."""
+    percentage = 100 * share
+    return f"{percentage:.2g} %" if percentage < 9.95 else f"{percentage:.0f} %"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.base.text import duration_text, paragraphs, size_text
+from bench.base.text import duration_text, paragraphs, rate_text, size_text
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,9 @@ def test_sizes_and_durations():
         "2.0 GiB",
     ]
     assert [duration_text(seconds) for seconds in (9, 599, 7200)] == ["9 s", "599 s", "2.0 h"]
+
+
+def test_rates_are_never_written_with_an_exponent():
+    shares = (0.0, 0.00128, 0.0213, 0.0996, 0.66, 0.999, 1.0)
+    written = ["0 %", "0.13 %", "2.1 %", "10 %", "66 %", "100 %", "100 %"]
+    assert [rate_text(share) for share in shares] == written
