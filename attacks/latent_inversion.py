@@ -42,7 +42,7 @@ from bench import (
     scores_of,
     shown_as,
 )
-from bench.statistics import cluster_bootstrap
+from bench.statistics import Units, cluster_bootstrap
 
 
 class LatentInversion(PictureAttack):
@@ -63,6 +63,7 @@ class LatentInversion(PictureAttack):
         "the served model starts at the noise that the picture leads back to",
     )
     trial: ClassVar[Mapping[str, Any]] = {"targets": 2}
+    anew: ClassVar[bool] = False  # the noise that is found takes the place of the seeds'
 
     images: Literal[1] = Field(1, description="one, since a picture leads back to one noise")
     prompt: Literal["own", "null"] = Field(
@@ -136,7 +137,7 @@ class LatentInversion(PictureAttack):
             np.array([[float(finding.numbers["likelihood"])] for finding in found])
             for found in (judged.memorized, judged.control)
         )
-        gap, low, high = difference_of_means(own, others)
+        gap, low, high = difference_of_means(own, others, judged.units(judged.memorized))
         means = {"memorized": float(own.mean()), "control": float(others.mean())}
         pictures = len(own) + len(others)
         return {
@@ -152,12 +153,15 @@ class LatentInversion(PictureAttack):
         }
 
 
-def difference_of_means(own: np.ndarray, others: np.ndarray) -> tuple[float, float, float]:
+def difference_of_means(
+    own: np.ndarray, others: np.ndarray, units: Units | None = None
+) -> tuple[float, float, float]:
     """The difference of two groups' means, tables `[pictures, images]`, with its 95 % interval: the
-    margins of both means' own intervals, squared and added.
+    margins of both means' own intervals, squared and added. `units` says which pictures of the
+    first group hang together.
     """
     one, other = float(own.mean()), float(others.mean())
-    (low1, high1), (low2, high2) = cluster_bootstrap(own), cluster_bootstrap(others)
+    (low1, high1), (low2, high2) = cluster_bootstrap(own, units=units), cluster_bootstrap(others)
     gap = one - other
     return (
         gap,

@@ -37,6 +37,7 @@ _HOMES = {
     "Metric": "bench.contracts.metric",
     "Evaluation": "bench.contracts.metric",
     "PerImage": "bench.contracts.metric",
+    "OfTables": "bench.contracts.metric",
     "PerSet": "bench.contracts.metric",
     "SampleSet": "bench.contracts.samples",
     "Timing": "bench.contracts.samples",
@@ -156,6 +157,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.contracts.method import Where as Where
     from bench.contracts.metric import Evaluation as Evaluation
     from bench.contracts.metric import Metric as Metric
+    from bench.contracts.metric import OfTables as OfTables
     from bench.contracts.metric import PerImage as PerImage
     from bench.contracts.metric import PerSet as PerSet
     from bench.contracts.picture_attack import Judged as Judged

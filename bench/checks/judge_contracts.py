@@ -24,7 +24,7 @@ from bench.checks.contract import Broken, Contract, NotApplicable, Subject
 from bench.checks.guards import random_state_untouched
 from bench.checks.snapshots import first_difference, snapshot
 from bench.contracts.attack import Scores
-from bench.contracts.metric import Evaluation, PerImage, PerSet
+from bench.contracts.metric import Evaluation, OfTables, PerImage, PerSet
 from bench.contracts.samples import SampleSet
 from bench.contracts.target import Threat
 from bench.running.fitting import Fitted
@@ -95,7 +95,8 @@ def gives_its_scores(subject: Subject) -> None:
             f" {', '.join(subject.cls.names)}",
             "give every score that it names and no other",
         )
-    for name, score in scores.items():
+    for name, given in scores.items():
+        score = given.alone() if isinstance(given, OfTables) else given
         if isinstance(score, Unmeasurable):
             continue
         if isinstance(score, PerImage) and (
@@ -171,7 +172,9 @@ def _values(scores: Scores) -> dict[str, Any]:
     there is none.
     """
 
-    def value(score: PerImage | PerSet | Unmeasurable) -> Any:
+    def value(score: PerImage | PerSet | OfTables | Unmeasurable) -> Any:
+        if isinstance(score, OfTables):
+            score = score.alone()
         return (
             score.table
             if isinstance(score, PerImage)

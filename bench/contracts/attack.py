@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from bench.base.errors import Unmeasurable, UserError
-from bench.contracts.metric import PerImage, PerSet
+from bench.contracts.metric import OfTables, PerImage, PerSet
 from bench.contracts.target import Target, Threat
 from bench.diffusion.families import FAMILIES, Family, parts_of
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bench.suite.schema import Role
     from bench.suite.suite import Suite
 
-Scores = Mapping[str, PerImage | PerSet | Unmeasurable]
+Scores = Mapping[str, PerImage | PerSet | OfTables | Unmeasurable]
 
 
 class Attack(BaseModel):
@@ -47,6 +47,9 @@ class Attack(BaseModel):
     version: ClassVar[int] = 1
     # models that it was made for and tried on, where `works_on` assumes too little
     families: ClassVar[tuple[Family, ...]] = ()
+    # whether another generation of the same prompts finds something else; else it is asked once
+    # however many generations a run has
+    anew: ClassVar[bool] = True
     # whether it works where prompts are read in several chunks ([model] chunks): not where it takes
     # the places of an embedding for the tokens of one text
     in_chunks: ClassVar[bool] = True
@@ -63,7 +66,9 @@ class Attack(BaseModel):
         return role
 
     def is_of_set(self, name: str) -> bool:
-        """Whether a score is of a whole set (`PerSet`), so that it has no values by prompt."""
+        """Whether a score is of a whole set (`PerSet`, `OfTables`), so that it has no values by
+        prompt.
+        """
         return False
 
     def values_a_prompt(self, name: str) -> int:

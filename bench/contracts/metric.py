@@ -93,6 +93,23 @@ class PerSet:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class OfTables:
+    """A number of a whole set that follows from tables `[pictures, images]` by name, so that
+    several generations of the same pictures can be judged as one set: their images stand side by
+    side in the rows of their pictures, and the number follows from what comes of that.
+
+    `number` takes the tables, or those of several generations joined, to the score.
+    """
+
+    tables: Mapping[str, np.ndarray]
+    number: Callable[[Mapping[str, np.ndarray]], PerSet | Unmeasurable]
+
+    def alone(self) -> PerSet | Unmeasurable:
+        """The number of these tables."""
+        return self.number(self.tables)
+
+
 class Metric(BaseModel):
     """Derive one class per file; typed fields are settings that a suite gives.
 

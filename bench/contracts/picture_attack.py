@@ -30,11 +30,12 @@ from bench.base.pictures import decode_png, read_picture
 from bench.base.spread import spread
 from bench.contracts.attack import Attack, Scores
 from bench.contracts.held import Arrays, Finding, Held, Holding, Known, Stage
-from bench.contracts.metric import PerImage, PerSet
+from bench.contracts.metric import OfTables, PerImage, PerSet
 from bench.contracts.target import Exhibit, Target, Threat
 from bench.features.networks import CopyDescriptor, ProfileName
 from bench.records.record import Shown
-from bench.statistics.intervals import independent_shares, proportion_interval
+from bench.statistics.intervals import OF_SHARES, independent_shares, proportion_interval
+from bench.statistics.recovered import recovered_share
 from bench.statistics.units import Units
 from bench.suite.design import design_of
 from bench.suite.prompts import Prompt
@@ -358,34 +359,13 @@ class Judged:
         )
 
 
-def _scores(item: str, judged: Judged) -> dict[str, PerImage | PerSet | Unmeasurable]:
+def _scores(item: str, judged: Judged) -> dict[str, PerImage | OfTables]:
     memorized, control = judged.copies(judged.memorized), judged.copies(judged.control)
-    ceiling, plain = judged.copies(judged.ceiling), judged.copies(judged.plain)[:, 0]
+    plain = judged.copies(judged.plain)[:, 0]
     own = judged.chosen(judged.memorized, memorized)
     others = judged.chosen(judged.control, control)
     features = np.stack([finding.features[finding.chosen] for finding in judged.memorized])
     anything = (features @ judged.training.T).max(2) > judged.threshold
-    units = judged.units(judged.memorized)
-    low, high = independent_shares(own, others, units)
-    curve = {
-        name: _curve(table, of)
-        for name, table, of in (
-            ("memorized", memorized, units),
-            ("control", control, None),
-            ("ceiling", ceiling, units),
-        )
-    }
-    chosen = [judged.marks[finding.chosen] for finding in judged.memorized]
-    excess = PerSet(
-        float(own.mean() - others.mean()),
-        own.size + others.size,
-        "difference of shares",
-        False,
-        (low, high),
-        len(own) + len(others),
-        judged.details
-        | {"curve": curve, "chosen": {mark: chosen.count(mark) for mark in judged.marks}},
-    )
     controls = PerImage(
         others,
         [finding.known.prompt for finding in judged.control],
@@ -395,11 +375,13 @@ def _scores(item: str, judged: Judged) -> dict[str, PerImage | PerSet | Unmeasur
         details=judged.details,
     )
     return {
-        f"{item}_excess": excess,
+        f"{item}_excess": _excess(judged, own, others),
         f"{item}_memorized": judged.score(own),
         f"{item}_control": controls,
         f"{item}_zero": judged.score(memorized[:, 0]),
-        f"{item}_ceiling": judged.score(judged.chosen(judged.ceiling, ceiling)),
+        f"{item}_ceiling": judged.score(
+            judged.chosen(judged.ceiling, judged.copies(judged.ceiling))
+        ),
         f"{item}_recovered": _recovered(judged, own, plain),
         f"{item}_sscd": judged.score(
             judged.chosen(judged.memorized, judged.similarity(judged.memorized)), "cosine"
@@ -408,6 +390,37 @@ def _scores(item: str, judged: Judged) -> dict[str, PerImage | PerSet | Unmeasur
         f"{item}_best": judged.score(own.max(1, keepdims=True), "share of pictures"),
         f"{item}_plain": judged.score(plain.max(1, keepdims=True), "share of pictures"),
     }
+
+
+def _excess(judged: Judged, own: np.ndarray, others: np.ndarray) -> OfTables:
+    """Copies of memorized pictures less copies of controls, as shares; in its details how both,
+    and the ceiling, grow with the effort.
+    """
+    units = judged.units(judged.memorized)
+    curve = {
+        name: _curve(judged.copies(found), of)
+        for name, found, of in (
+            ("memorized", judged.memorized, units),
+            ("control", judged.control, None),
+            ("ceiling", judged.ceiling, units),
+        )
+    }
+    chosen = [judged.marks[finding.chosen] for finding in judged.memorized]
+    details = {"curve": curve, "chosen": {mark: chosen.count(mark) for mark in judged.marks}}
+
+    def number(tables: Mapping[str, np.ndarray]) -> PerSet:
+        one, other = tables["memorized"], tables["control"]
+        return PerSet(
+            float(one.mean() - other.mean()),
+            one.size + other.size,
+            OF_SHARES,
+            False,
+            independent_shares(one, other, units),
+            len(one) + len(other),
+            judged.details | details,
+        )
+
+    return OfTables({"memorized": own, "control": others}, number)
 
 
 def _curve(table: np.ndarray, units: Units | None) -> list[list[float]]:
@@ -421,34 +434,28 @@ def _curve(table: np.ndarray, units: Units | None) -> list[list[float]]:
     ]
 
 
-def _recovered(judged: Judged, own: np.ndarray, plain: np.ndarray) -> PerSet | Unmeasurable:
-    """The share of the removed copies that comes back, with a bootstrap over pictures.
+def _recovered(judged: Judged, own: np.ndarray, plain: np.ndarray) -> OfTables:
+    """The share of the removed copies that comes back."""
+    units = judged.units(judged.memorized)
 
-    Where the mitigation removed hardly anything there is nothing to recover, and the ratio would
-    be noise.
-    """
+    def number(tables: Mapping[str, np.ndarray]) -> PerSet | Unmeasurable:
+        probe, edited, whole = (tables[name].mean(1) for name in ("probe", "edited", "whole"))
+        found = recovered_share(probe, edited, whole, units)
+        if found is None:
+            return Unmeasurable("the mitigation removed too little for a share of it to come back")
+        value, low, high = found
+        return PerSet(
+            value,
+            tables["probe"].size,
+            "of the removed copies",
+            False,
+            (low, high),
+            len(own),
+            judged.details,
+        )
+
     base = judged.copies(judged.plain_base)[:, 0]
-    rows = np.stack([own.mean(1), plain.mean(1), base.mean(1)])
-    if units := judged.units(judged.memorized):
-        rows = units.independent(rows)
-    random = np.random.default_rng(0)
-    drawn = rows[:, random.integers(0, rows.shape[1], (2000, rows.shape[1]))].mean(2)
-    removed = drawn[2] - drawn[1]
-    if float(np.quantile(removed, 0.025)) <= 0:
-        return Unmeasurable("the mitigation removed too little for a share of it to come back")
-    probe, edited, whole = rows.mean(1)
-    some = removed > 0  # of few pictures a resample may hold none that lost anything
-    low, high = np.quantile((drawn[0] - drawn[1])[some] / removed[some], [0.025, 0.975])
-    value = float((probe - edited) / (whole - edited))
-    return PerSet(
-        value,
-        own.size,
-        "of the removed copies",
-        False,
-        (min(float(low), value), max(float(high), value)),
-        len(own),
-        judged.details,
-    )
+    return OfTables({"probe": own, "edited": plain, "whole": base}, number)
 
 
 def _exhibits(judged: Judged) -> list[Exhibit]:

@@ -83,6 +83,7 @@ class Row:
             self.reference.per_prompt,
             shares=shares_of(self.record),
             designs={name: design_for(self.record, name) for name in means},
+            of_shares=differences_of_shares_in(self.record),
         )
 
     def score(self, column: Column) -> Score | None:
@@ -133,6 +134,16 @@ def shares_of(record: RunRecord) -> set[str]:
         for part in PARTS
         for name, score in getattr(record, part).items()
         if score.unit.startswith("share")
+    }
+
+
+def differences_of_shares_in(record: RunRecord) -> set[str]:
+    """The scores that are differences of two proportions."""
+    return {
+        name
+        for part in PARTS
+        for name, score in getattr(record, part).items()
+        if score.unit == stats.OF_SHARES
     }
 
 
@@ -252,14 +263,17 @@ def _board(
     ours, foreign = _split(ours, lambda record: _foreignness(record, current))
     theirs, foreign_reports = _split(theirs, lambda record: _foreignness(record, current))
     apart += [*foreign, *foreign_reports]
-    ours, references, fewer_seeds = _with_most_seeds(ours, {record.seeds for record in theirs})
-    apart += fewer_seeds
+    effort = _effort_of(ours or theirs)
+    ours, unequal = _split(ours, lambda record: _unequal(record, effort))
+    theirs, unequal_reports = _split(theirs, lambda record: _unequal(record, effort))
+    apart += [*unequal, *unequal_reports]
+    reference = next((record for record in ours if record.method == REFERENCE), None)
     on_front, twins = front(ours), _twins([*ours, *theirs])
     return Board(
         suite,
-        _rows(ours, references, twins, on_front, ranks(ours), adjusted(ours, references)),
+        _rows(ours, reference, twins, on_front, ranks(ours), adjusted(ours, reference)),
         tuple(apart),
-        _rows(theirs, references, twins),
+        _rows(theirs, reference, twins),
         damaged,
         _current_sweeps(sweeps, current, _newest_versions(records)),
     )
@@ -332,48 +346,44 @@ def _foreignness(record: RunRecord, current: Protocol) -> str:
     return "" if own == current else f"another protocol: {_differing(own, current)}"
 
 
-def _with_most_seeds(
-    records: Sequence[RunRecord], reported_seeds: Set[int]
-) -> tuple[list[RunRecord], dict[int, RunRecord], list[Apart]]:
-    """Of the records that differ in their seeds alone, those with most; the references by their
-    number of seeds; and the records that are left.
-
-    A row is compared with the reference of as many seeds, whose images have the same seeds as its
-    own; so that reference stands in the table too.
+def _effort_of(records: Sequence[RunRecord]) -> int:
+    """The number of generations that rows of one table have: of those with a reference, the one
+    that most rows were measured with; the larger one where two are as frequent.
     """
-    most: dict[str, int] = {}
-    for record in records:
-        most[_asked(record)] = max(record.seeds, most.get(_asked(record), 0))
-    shown = [record for record in records if record.seeds == most[_asked(record)]]
-    used = {record.seeds for record in shown} | reported_seeds
-    references = {
-        record.seeds: record
-        for record in records
-        if record.method == REFERENCE and record.seeds in used
-    }
-    kept = {record.run for record in (*shown, *references.values())}
-    fewer = [
-        (record, f"{record.seeds} of the {most[_asked(record)]} seeds of a row above")
-        for record in records
-        if record.run not in kept
-    ]
-    return [record for record in records if record.run in kept], references, fewer
+    rows = {(_asked(record), record.seeds) for record in records}
+    referenced = {record.seeds for record in records if record.method == REFERENCE}
+    counts = Counter(seeds for _, seeds in rows if seeds in referenced or not referenced)
+    return max(counts, key=lambda seeds: (counts[seeds], seeds))
+
+
+def _unequal(record: RunRecord, effort: int) -> str:
+    """Why a record of another effort stands apart; empty for one of the table's own: more images
+    make intervals narrower and attackers stronger, so such rows are not compared.
+    """
+    return (
+        f"generated {_times(record.seeds)}; the rows of this table {_times(effort)}"
+        if record.seeds != effort
+        else ""
+    )
+
+
+def _times(seeds: int) -> str:
+    return "once" if seeds == 1 else f"{seeds} times"
 
 
 def _rows(
     records: Sequence[RunRecord],
-    references: Mapping[int, RunRecord],
+    reference: RunRecord | None,
     twins: Mapping[str, str],
     on_front: Set[str] = frozenset(),
     possible: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     corrected: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
 ) -> tuple[Row, ...]:
-    """The rows by replication, each beside its reference; `on_front`: the runs that no other
+    """The rows by replication, each beside the reference; `on_front`: the runs that no other
     beats; `possible`: the ranks that each may have; `corrected`: p-values by run and score.
     """
     ordered = sorted(records, key=lambda record: (_sort_value(record), record.method, record.run))
-    beside = [references.get(record.seeds) for record in ordered]
-    differences = _differences(ordered, beside)
+    differences = _differences(ordered, reference)
     return tuple(
         Row(
             record,
@@ -384,52 +394,45 @@ def _rows(
             corrected.get(record.run, {}),
             paired,
         )
-        for record, reference, paired in zip(ordered, beside, differences, strict=True)
+        for record, paired in zip(ordered, differences, strict=True)
     )
 
 
 def _twins(records: Sequence[RunRecord]) -> dict[str, str]:
-    """What tells rows of the same name apart, by run: their number of seeds where that differs,
-    else the name of the run.
-    """
+    """What tells rows of the same name apart, by run."""
     by_label: dict[str, list[RunRecord]] = {}
     for record in records:
         by_label.setdefault(Row(record, None).label, []).append(record)
-    found = {}
-    for same in by_label.values():
-        apart = len({record.seeds for record in same}) == len(same)
-        for record in same if len(same) > 1 else ():
-            found[record.run] = (
-                f"{record.seeds} seed{'s' if record.seeds > 1 else ''}"
-                if apart
-                else f"run {record.run}"
-            )
-    return found
+    return {
+        record.run: f"run {record.run}"
+        for same in by_label.values()
+        for record in (same if len(same) > 1 else ())
+    }
 
 
 def _differences(
-    records: Sequence[RunRecord], references: Sequence[RunRecord | None]
+    records: Sequence[RunRecord], reference: RunRecord | None
 ) -> list[dict[str, Interval]]:
-    """The paired differences of every record to its reference, for the scores that have a column;
+    """The paired differences of every record to the reference, for the scores that have a column;
     computed together, which is much faster.
     """
+    if reference is None:
+        return [{} for _ in records]
     shown = {column.name for column in COLUMNS}
-    values, baseline, shares, designs = {}, {}, set(), {}
-    for place, (record, reference) in enumerate(zip(records, references, strict=True)):
-        for name, means in means_of(record).items() if reference else ():
+    values, baseline, shares, of_shares, designs = {}, {}, set(), set(), {}
+    for place, record in enumerate(records):
+        for name, means in means_of(record).items():
             if name in shown or any(
                 score.shown for part in PARTS if (score := getattr(record, part).get(name))
             ):
                 key = f"{place:06d} {name}"
-                values[key], baseline[key] = (
-                    means,
-                    (reference.per_prompt.get(name, {}) if reference else {}),
-                )
+                values[key], baseline[key] = means, reference.per_prompt.get(name, {})
                 designs[key] = design_for(record, name)
         shares |= {f"{place:06d} {name}" for name in shares_of(record)}
+        of_shares |= {f"{place:06d} {name}" for name in differences_of_shares_in(record)}
     by_record: list[dict[str, Interval]] = [{} for _ in records]
     for key, difference in stats.paired_differences(
-        values, baseline, shares=shares, designs=designs
+        values, baseline, shares=shares, designs=designs, of_shares=of_shares
     ).items():
         by_record[int(key[:6])][key[7:]] = difference
     return by_record

@@ -72,12 +72,14 @@ def heading(board: Board, column: Column) -> str:
 
 
 def spread(score: Score | None, decimals: int) -> str:
-    """Least and most over independent generations; empty for one."""
+    """Least and most over the generations that have the number; empty for one generation."""
     if score is None or len(score.by_seed) < 2:
         return ""
+    known = [value for value in score.by_seed if value is not None]
+    of = "" if len(known) == len(score.by_seed) else f"{len(known)} of "
     return (
-        f"{number(min(score.by_seed), decimals)} to {number(max(score.by_seed), decimals)} over"
-        f" {len(score.by_seed)} seeds"
+        f"{number(min(known), decimals)} to {number(max(known), decimals)} over"
+        f" {of}{len(score.by_seed)} seeds"
     )
 
 

@@ -76,6 +76,7 @@ def extraction(board: Board) -> Extraction | None:
     groups = sorted(
         {group for row in ordered for group in _score(row, NAMES[1]).groups}, key=group_order
     )
+    seeds = ordered[0].record.seeds
     return Extraction(
         rows=tuple(
             (
@@ -94,6 +95,7 @@ def extraction(board: Board) -> Extraction | None:
         operating_point=next(
             (
                 _operating_point(score.details)
+                + (f" Counts are means of {seeds} generations." if seeds > 1 else "")
                 for row in ordered
                 if (score := _score(row, NAMES[0])).details
             ),
@@ -119,24 +121,39 @@ def _share(value: float | None) -> str:
 
 
 def _cell(score: Score) -> str:
-    """`8 of 48: 17 % [8, 30]`; a plain count; a dash with nothing to count."""
+    """`8 of 48: 17 % [8, 30]`; a plain count; a dash with nothing to count. Of several generations
+    the counts are means, and so may be no whole numbers.
+    """
     if score.value is None:
         return "–"
     if not score.unit.startswith("share"):
-        return f"{score.value:.0f}"
+        return _count(score.value)
     interval = (
         f" [{100 * score.low:.0f}, {100 * score.high:.0f}]"
         if score.low is not None and score.high is not None
         else ""
     )
-    return f"{score.value * score.n:.0f} of {score.n}: {_share(score.value)}{interval}"
+    each = score.n / (_generations(score) or 1)
+    return f"{_count(score.value * each)} of {_count(each)}: {_share(score.value)}{interval}"
+
+
+def _generations(score: Score) -> int:
+    """How many generations have the number."""
+    return sum(value is not None for value in score.by_seed)
+
+
+def _count(value: float) -> str:
+    return f"{value:.0f}" if abs(value - round(value)) < 0.05 else f"{value:.1f}"
 
 
 def _undecided(score: Score, name: str) -> str:
-    """How many searches ran out of their budget: said once, beside what is identified."""
+    """How many searches of all generations ran out of their budget: said once, beside what is
+    identified.
+    """
     told = score.details.get("unknown")
-    # A list where generations differ: all of them count.
-    unknown = sum(n for n in (told if isinstance(told, list) else [told]) if isinstance(n, int))
+    # A list where generations differ; else the number of each.
+    every = told if isinstance(told, list) else [told] * max(_generations(score), 1)
+    unknown = sum(count for count in every if isinstance(count, int))
     return f", {unknown} undecided" if name == NAMES[0] and unknown else ""
 
 

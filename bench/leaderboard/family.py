@@ -1,13 +1,14 @@
-"""The family of claims that a board makes: every row against `none`, in both headline columns.
+"""The family of claims that a board makes: every row against `none`, in replication, in clean
+utility, and in what the extraction attack gets.
 
-With forty rows and two columns, two of eighty intervals leave out 0 by chance alone. So the words
+With forty rows and three columns, six of 120 intervals leave out 0 by chance alone. So the words
 "clearly better" need more than an interval: a p-value of the paired difference (random signs),
 corrected by Holm over the whole family.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,21 +18,23 @@ from bench.records.record import RunRecord
 from bench.statistics.claims import holm, sign_flip_p
 
 LEVEL = 0.05
+EXTRACTED = "clique_extracted"
 
 
 def adjusted(
-    records: Sequence[RunRecord], references: Mapping[int, RunRecord]
+    records: Sequence[RunRecord], reference: RunRecord | None
 ) -> dict[str, dict[str, float]]:
-    """By run and score, the adjusted p-value of its difference to the reference of as many seeds;
-    for headline columns with values by prompt.
+    """By run and score, the adjusted p-value of its difference to the reference, which is of the
+    same effort; for columns of the family with values by prompt.
     """
+    if reference is None:
+        return {}
     claims: list[tuple[str, str]] = []
     p_values: list[float] = []
     for record in records:
-        reference = references.get(record.seeds)
-        if reference is None or record.method == REFERENCE:
+        if record.method == REFERENCE:
             continue
-        for name in (headline(record, REPLICATION), headline(record, UTILITY)):
+        for name in (headline(record, REPLICATION), headline(record, UTILITY), EXTRACTED):
             mine, theirs = (one.per_prompt.get(name, {}) for one in (record, reference))
             shared = sorted(mine.keys() & theirs.keys())
             if len(shared) > 1:

@@ -7,7 +7,6 @@ number. So a difference that could be chance neither puts a row on the front nor
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +18,7 @@ from bench.statistics.claims import rank_intervals
 
 # The first of each that a record has counts.
 REPLICATION = ("copies", "sscd")
-UTILITY = ("clip_score_clean", "clip_score")
+UTILITY = ("clip_score_clean",)  # that of memorized prompts falls where copies go
 EVALUATIONS = ("nfe_per_image_clean", "nfe_per_image")
 
 
@@ -42,17 +41,12 @@ def front(records: Sequence[RunRecord]) -> set[str]:
 def ranks(records: Sequence[RunRecord]) -> dict[str, tuple[int, int]]:
     """By run, the least and the greatest rank in replication that the data allow, all rows together
     with 95 % confidence; over the prompts that all of them have values for, and without runs that
-    have none.
-
-    Only rows of equal effort are ranked together: those of as many generations as most have (of as
-    many as any, where no number is most frequent).
+    have none. The records are of equal effort, as those of one table are.
     """
-    efforts = Counter(record.seeds for record in records)
-    effort = max(efforts, key=lambda seeds: (efforts[seeds], seeds), default=1)
     values = {
         record.run: record.per_prompt[name]
         for record in records
-        if record.seeds == effort and (name := headline(record, REPLICATION)) in record.per_prompt
+        if (name := headline(record, REPLICATION)) in record.per_prompt
     }
     shared = sorted(set.intersection(*(set(means) for means in values.values()))) if values else []
     if not shared:

@@ -118,8 +118,8 @@ def only_none(board: Board) -> str:
 
 
 def verdict(row: Row, column: Column) -> str:
-    """Whether the paired difference to `none` has an interval on the better side of 0, and for a
-    headline column also a p-value that holds in the whole board.
+    """Whether the paired difference to `none` has an interval on the better side of 0, and a
+    p-value that holds in the whole board.
     """
     difference = row.difference(column)
     if difference is None:
@@ -401,12 +401,11 @@ def _sure(board: Board, rows: Sequence[Row], by: Column) -> list[Card]:
         more = f"; {len(first) - NAMED} more" if len(first) > NAMED else ""
         told.append(f"Who is first in {by.plain} is open between {names}{more}.")
     score = known[0].score(by)
-    seeds = sorted({row.record.seeds for row in board.rows})
-    times = f"{seeds[0]} to {seeds[-1]} times" if len(seeds) > 1 else f"{seeds[0]} times"
+    seeds = rows[0].record.seeds  # of all rows of a board
     if score and score.prompts:
         told.append(
-            f"{score.prompts} prompts and {score.n} images a row decide on {by.plain}; everything"
-            f" was generated {'once' if seeds == [1] else times}."
+            f"{score.prompts} prompts and {score.n} images a row decide on {by.plain}; every prompt"
+            f" was asked {'once' if seeds == 1 else f'{seeds} times'} from seeds of its own."
         )
     told.append(ONE_MODEL)
     rule = (

@@ -209,8 +209,8 @@ def _around(line: str | None, place: int, before: int = 40, after: int = 60) -> 
 
 
 def row_table(record: RunRecord, others: list[RunRecord]) -> Table:
-    """A finished run as a table for the terminal, beside `none` of the same protocol and, where
-    there is one, of as many seeds.
+    """A finished run as a table for the terminal, beside `none` of the same protocol and of as many
+    generations.
     """
     from rich.table import Table
     from rich.text import Text
@@ -220,13 +220,11 @@ def row_table(record: RunRecord, others: list[RunRecord]) -> Table:
         for other in others
         if other.suite == record.suite
         and other.status == "complete"
+        and other.method == REFERENCE
         and protocol(other) == protocol(record)
     ]
-    references = sorted(
-        (other for other in same if other.method == REFERENCE),
-        key=lambda other: (other.seeds == record.seeds, other.seeds),
-    )
-    row = Row(record, references[-1] if references else None)
+    reference = next((other for other in same if other.seeds == record.seeds), None)
+    row = Row(record, reference)
     beside = row.reference is not None and record.method != REFERENCE
     # Text, because a table reads [red] in a string as a style
     shown = Table(title=_text(f"{row.label} on {record.suite}"), title_justify="left")
@@ -256,9 +254,10 @@ def row_table(record: RunRecord, others: list[RunRecord]) -> Table:
         beside_it = "" if clean is None else f" (clean prompts: {number(clean, 3)})"
         shown.add_row(_text(f"{name} (reported)"), number(mean, 3) + beside_it)
     if not beside and record.method != REFERENCE:
+        seeds = f" --seeds {record.seeds}" if record.seeds > 1 else ""
+        under = f" with {record.seeds} generations" if same else " under this protocol"
         shown.caption = (
-            "no record of `none` under this protocol yet: bench run --method none --suite"
-            f" {record.suite}"
+            f"no record of `none`{under} yet: bench run --method none --suite {record.suite}{seeds}"
         )
     return shown
 

@@ -85,7 +85,7 @@ def _main_table(board: Board, columns: Sequence[Column]) -> list[str]:
     exact = "Clopper-Pearson where a prompt has one value and no strata or clusters are there"
     means = (
         f"Rows by {order_column(board).plain}. Brackets: 95 % intervals ({escape(intervals)};"
-        f" {exact}); Δ: paired difference to `none` of as many seeds."
+        f" {exact}); Δ: paired difference to `none`."
     )
     lines = [*markdown_table(board, board.rows, columns, details=True), "", means, ""]
     lines += [

@@ -310,20 +310,20 @@ def _cell(row: Row, column: Column, most: float | None) -> dict[str, Any]:
 
 
 def _facts(board: Board) -> dict[str, Any]:
-    """What the head says: counts of methods, prompts and images, the suite's version, and seeds."""
+    """What the head says: counts of methods, prompts, images and generations, and the suite's
+    version.
+    """
     rows = board.rows
     if not rows:
         return {}
     first = min(
-        (row.record for row in rows),
-        key=lambda record: (record.seeds, record.method != REFERENCE, record.run),
+        (row.record for row in rows), key=lambda record: (record.method != REFERENCE, record.run)
     )
     prompts = {role: found.prompts for role, found in first.samples.items()} or {
         role: score.prompts
         for role, name in (("memorized", "sscd"), ("clean", "clip_score_clean"), ("quality", "fid"))
         if (score := first.scores.get(name)) and score.prompts
     }
-    several = [row.record.seeds for row in rows if row.record.seeds > 1]
     return {
         "methods": len({row.record.method for row in rows} - {REFERENCE}),
         "settings": sum(row.record.method != REFERENCE for row in rows),
@@ -333,8 +333,7 @@ def _facts(board: Board) -> dict[str, Any]:
         "by_role": list(first.images.items()),
         "version": first.suite_version,
         "fingerprint": first.suite_fingerprint,
-        "several": len(several),
-        "seeds": sorted(set(several)),
+        "seeds": first.seeds,
         "rows": len(rows),
         "reference": any(row.record.method == REFERENCE for row in rows),
     }
@@ -373,9 +372,6 @@ def answer_shown(answer: Answer) -> dict[str, Any]:
         "value": value,
         "interval": interval,
         "none": cell(base, column.decimals) if base else "",
-        "of": (
-            f" of {row.reference.seeds} seeds" if row.reference and row.reference.seeds > 1 else ""
-        ),
         "harm": "; ".join(
             [
                 *([f"clearly worse than none in {', '.join(harms)}"] if harms else []),

@@ -38,7 +38,9 @@ def rows_of(board: Board) -> list[dict[str, Any]]:
             cells[f"{column.name}_high"] = _round(score.high if score else None)
             cells[f"{column.name}_n"] = score.n if score else 0
             cells[f"{column.name}_by_seed"] = (
-                [_round(value) for value in score.by_seed] if score else []
+                [None if value is None else _round(value) for value in score.by_seed]
+                if score
+                else []
             )
             if column.name in by_group:
                 cells[f"{column.name}_by_group"] = group_values(score)

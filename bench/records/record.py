@@ -135,9 +135,11 @@ class Score(_Strict):
     group_prompts: dict[str, Count] = Field(
         default_factory=dict, description="prompts behind it by group"
     )
-    by_seed: list[Number] = Field(
+    by_seed: list[Number | None] = Field(
         default_factory=list,
-        description="the same number of each independent generation, where there are several",
+        description=(
+            "the same number of each generation, where there are several; null: that one has none"
+        ),
     )
     threat: Literal["api", "weights", "inputs"] | None = Field(
         default=None, description="of an attack: what the attacker holds"
@@ -247,7 +249,13 @@ class RunRecord(_Strict):
     suite_fingerprint: str
     limit: Count | None = None
     seeds: int = Field(
-        default=1, ge=1, le=10_000, description="independent generations of everything"
+        default=1,
+        ge=1,
+        le=10_000,
+        description=(
+            "generations of every prompt, each from seeds of its own; a method is fitted once, and"
+            " searches for known pictures are made once"
+        ),
     )
     intervals: str = Field(default=INTERVALS, description="how the intervals of means were made")
     track: Literal["held_out", "removal", "audit"] = Field(
@@ -347,7 +355,7 @@ class RunRecord(_Strict):
         `by` says what a row stands for. "score": one number of the record with its 95 % interval
         (`low`, `high`), the images or measurements behind it (`n`), its unit and its metric; a
         number that could not be measured is NaN and has a `reason`. "group": the same number for
-        one group of prompts. "seed": for one of several independent generations. "prompt": its
+        one group of prompts. "seed": for one of several generations. "prompt": its
         mean over the images of one prompt.
 
         Every row also has `suite`, `method`, `run`, `part` ("scores", "attacks" or "cost") and

@@ -76,6 +76,18 @@ class Images:
         prompts = self.experiment.suite.prompts(role)
         return self.sample_set(prompts, self.experiment.images_per_prompt(role), generation)
 
+    def of_all_generations(self, role: Role) -> SampleSet:
+        """The images of a role in every generation, side by side in the rows of their prompts."""
+        sets = [self.samples(role, generation) for generation in range(self.experiment.seeds)]
+        first, each = sets[0], sets[0].images
+        keys = [
+            key
+            for row in range(len(first.prompts))
+            for one in sets
+            for key in one.keys[row * each : (row + 1) * each]
+        ]
+        return SampleSet(first.prompts, each * len(sets), tuple(keys), self.store)
+
     def sample_set(self, prompts: Sequence[Prompt], images: int, generation: int = 0) -> SampleSet:
         """The first `images` images of each prompt, made or not.
 

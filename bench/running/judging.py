@@ -48,7 +48,7 @@ def measure(
 
     A metric or attack that breaks must not cost the others their numbers: the first error is
     returned. With several seeds every one is asked once for each generation; costs are measured
-    once.
+    once, over the images of all of them.
     """
     failure: BaseException | None = None
     total, seeds = len(experiment.metrics) + len(experiment.attacks), experiment.seeds
@@ -66,11 +66,12 @@ def measure(
     shared = experiment.suite.settings.share_references
     for number, (name, attack) in enumerate(experiment.attacks.items(), len(experiment.metrics)):
         report(f"attack {name}", number, total)
+        asked = seeds if attack.anew else 1
         targets = [
             target_of(
                 experiment, engine, images, attack, fitted.state, generation, executor, report
             )
-            for generation in range(seeds)
+            for generation in range(asked)
         ]
 
         def finds_of(
@@ -83,7 +84,7 @@ def measure(
             executor.search(experiment, engine, images, fitted.state, pieces, report)
         except Exception as error:  # the attack meets it again and says so
             failure = failure or error
-        failure = _ask(record, record.attacks, name, attack, finds_of, seeds) or failure
+        failure = _ask(record, record.attacks, name, attack, finds_of, asked) or failure
         record.exhibits += [
             recorded_exhibit(name, exhibit, shared) for exhibit in targets[0].exhibits[:EXHIBITS]
         ]
@@ -100,7 +101,9 @@ def evaluation_of(
     generation: int = 0,
     report: Report = silent,
 ) -> Evaluation:
-    """What a metric may read of one generation; other roles than it declares are refused."""
+    """What a metric may read of one generation, and one of costs of all of them; other roles than
+    it declares are refused.
+    """
 
     def samples(role: Role) -> SampleSet:
         if role not in metric.roles:
@@ -108,7 +111,7 @@ def evaluation_of(
                 f"metric {type(metric).__name__} reads prompts of the role {role} without declaring"
                 " it in `roles`"
             )
-        return images.samples(role, generation)
+        return images.of_all_generations(role) if metric.cost else images.samples(role, generation)
 
     def time(role: Role, rounds: int, images_per_round: int) -> Timing:
         return time_against_none(
@@ -233,6 +236,10 @@ def _ask(
                 "by_seed": by_seed,
             }
             measured[score_name] = _recorded(name, judge, score_name, score, described, record)
+            if without := by_seed.count(None):
+                record.warnings.append(
+                    f"{score_name}: {without} of {len(by_seed)} generations have no number"
+                )
             _warn_of_lost_pictures(record, score.details)
             if (
                 isinstance(score, PerImage)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.base.errors import Unmeasurable
-from bench.contracts.metric import PerImage, PerSet
+from bench.contracts.metric import OfTables, PerImage, PerSet
 from bench.records.record import Score
 from bench.statistics import intervals as stats
 from bench.statistics.units import Design, Units
@@ -78,53 +78,77 @@ def as_score(
 
 
 def together(
-    scores: Sequence[PerImage | PerSet | Unmeasurable],
-) -> tuple[PerImage | PerSet | Unmeasurable, list[float]]:
-    """One score from those of every generation, and the value of each; a single one stays as it is,
-    with no such list.
+    scores: Sequence[PerImage | PerSet | OfTables | Unmeasurable],
+) -> tuple[PerImage | PerSet | Unmeasurable, list[float | None]]:
+    """One score from those of every generation, and the value of each, None for one that has none;
+    a single one stays as it is, with no such list.
 
     Images of all generations stand side by side in the rows of their prompts (prompts that not
-    every generation has are left out), so an interval still resamples prompts. Of scores that only
-    a set has, shares are pooled and other values averaged; the interval reaches from the lowest to
-    the highest bound of any generation, which promises less than it could. Details that differ
-    between generations are listed, one entry a generation.
+    every generation has are left out), so an interval still resamples prompts; what follows from
+    tables follows from the joined ones. Of other scores that only a set has, shares are pooled and
+    other values averaged; the interval reaches from the lowest to the highest bound of any
+    generation, which promises less than it could. Details that differ between generations are
+    listed, one entry a generation.
     """
-    known = [score for score in scores if not isinstance(score, Unmeasurable)]
-    if len(scores) == 1 or not known:
-        return scores[0], []
-    first = replace(known[0], details=_merged([score.details for score in known]))
+    alone = [score.alone() if isinstance(score, OfTables) else score for score in scores]
+    if len(scores) == 1:
+        return alone[0], []
+    joint = _joint(scores)
+    known = [score for score in alone if not isinstance(score, Unmeasurable)]
+    if not known or isinstance(joint, Unmeasurable):
+        return joint or alone[0], []
+    details = _merged([score.details for score in known])
+    first = replace(joint or known[0], details=details)
     if isinstance(first, PerSet):
-        sets = [score for score in known if isinstance(score, PerSet)]
-        values, counts = [float(score.value) for score in sets], [score.n for score in sets]
-        pooled = first.unit.startswith("share") and sum(counts) > 0
-        bounds = [score.interval for score in sets if score.interval]
-        return (
-            replace(
-                first,
-                value=float(np.average(values, weights=counts if pooled else None)),
-                n=sum(counts) if pooled else first.n,
-                interval=(
-                    (min(low for low, _ in bounds), max(high for _, high in bounds))
-                    if bounds
-                    else None
-                ),
-            ),
-            values,
-        )
+        if not joint:
+            first = _pooled(first, [score for score in known if isinstance(score, PerSet)])
+        return first, [float(score.value) if isinstance(score, PerSet) else None for score in alone]
     tables = [
         {prompt.id: row for prompt, row in zip(score.prompts, score.table, strict=True)}
-        for score in known
         if isinstance(score, PerImage)
+        else None
+        for score in alone
     ]
-    prompts = [prompt for prompt in first.prompts if all(prompt.id in rows for rows in tables)]
+    there = [rows for rows in tables if rows is not None]
+    prompts = [prompt for prompt in first.prompts if all(prompt.id in rows for rows in there)]
     if not prompts:
         return Unmeasurable("no prompt has this score in every generation"), []
-    table = np.array([np.concatenate([rows[prompt.id] for rows in tables]) for prompt in prompts])
+    table = np.array([np.concatenate([rows[prompt.id] for rows in there]) for prompt in prompts])
     statistic = _statistic(first)
     by_seed = [
-        float(statistic(np.concatenate([rows[prompt.id] for prompt in prompts]))) for rows in tables
+        None
+        if rows is None
+        else float(statistic(np.concatenate([rows[prompt.id] for prompt in prompts])))
+        for rows in tables
     ]
     return replace(first, table=table, prompts=prompts), by_seed
+
+
+def _joint(
+    scores: Sequence[PerImage | PerSet | OfTables | Unmeasurable],
+) -> PerSet | Unmeasurable | None:
+    """What follows from the tables of all generations joined; None for scores without tables."""
+    several = [score for score in scores if isinstance(score, OfTables)]
+    if not several:
+        return None
+    names = several[0].tables
+    return several[0].number(
+        {name: np.concatenate([one.tables[name] for one in several], axis=1) for name in names}
+    )
+
+
+def _pooled(first: PerSet, sets: Sequence[PerSet]) -> PerSet:
+    values, counts = [float(score.value) for score in sets], [score.n for score in sets]
+    pooled = first.unit.startswith("share") and sum(counts) > 0
+    bounds = [score.interval for score in sets if score.interval]
+    return replace(
+        first,
+        value=float(np.average(values, weights=counts if pooled else None)),
+        n=sum(counts) if pooled else first.n,
+        interval=(
+            (min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else None
+        ),
+    )
 
 
 def _merged(details: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -157,8 +181,8 @@ def _interval(
         score.percentile is not None and not stats.enough_for(score.percentile, len(table))
     ):
         return None
-    return (
-        stats.proportion_interval(table, units=units)
-        if score.proportion
-        else stats.cluster_bootstrap(table, _statistic(score), units=units)
-    )
+    if score.proportion:
+        return stats.proportion_interval(table, units=units)
+    if score.unit == stats.OF_SHARES and score.statistic == "mean" and score.percentile is None:
+        return stats.difference_of_shares(table.mean(1), units)
+    return stats.cluster_bootstrap(table, _statistic(score), units=units)

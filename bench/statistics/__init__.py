@@ -17,6 +17,7 @@ _HOMES = {
     "paired_difference": "bench.statistics.intervals",
     "proportion_interval": "bench.statistics.intervals",
     "threshold_at": "bench.statistics.intervals",
+    "Units": "bench.statistics.units",
     "Statistics": "bench.statistics.frechet",
     "first_rows": "bench.statistics.frechet",
     "frechet_distance": "bench.statistics.frechet",
@@ -44,3 +45,4 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.statistics.intervals import proportion_interval as proportion_interval
     from bench.statistics.intervals import std as std
     from bench.statistics.intervals import threshold_at as threshold_at
+    from bench.statistics.units import Units as Units

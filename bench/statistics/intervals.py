@@ -18,6 +18,7 @@ from scipy import stats
 from bench.statistics.units import Design, Units
 
 CONFIDENCE = 0.95
+OF_SHARES = "difference of shares"  # the unit of scores that are one
 RESAMPLES = 4000
 PER_STRATUM = 6  # units of strata on average, from which single trials tell of the variance
 # prompts, beyond which bias and skew of a mean no longer show and the jackknife would take minutes
@@ -215,10 +216,12 @@ def paired_differences(
     seed: int = 0,
     shares: Collection[str] = (),
     designs: Mapping[str, Design] = MappingProxyType({}),
+    of_shares: Collection[str] = (),
 ) -> dict[str, tuple[float, float, float]]:
     """`paired_difference` of several scores by name: the same numbers, but scores over the same
     number of units are resampled together, which is faster. `shares` names those that are
-    proportions, `designs` has the design of the prompts of each.
+    proportions, `of_shares` those that are differences of two proportions, `designs` has the design
+    of the prompts of each.
     """
     by_count: dict[tuple[int, float | None], dict[str, np.ndarray]] = {}
     found: dict[str, tuple[float, float, float]] = {}
@@ -234,9 +237,11 @@ def paired_differences(
             key = (id(designs[name]), tuple(shared))
             units = known[key] if key in known else designs[name].units(shared)
             known[key] = units
-        if name in shares:
-            of_clusters = units.totals(row) if units and units.clustered else row
-            found[name] = (float(row.mean()), *difference_of_shares(of_clusters))
+        if name in shares or name in of_shares:
+            found[name] = (
+                float(row.mean()),
+                *difference_of_shares(row, units, 1.0 if name in shares else 2.0),
+            )
             continue
         of_units = units.independent(row) if units else row
         if len(of_units) > 1:
@@ -249,9 +254,12 @@ def paired_differences(
     return found
 
 
-def difference_of_shares(differences: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of paired differences of shares, `[n]` in [-1, 1], of prompts or
-    clusters (`Units.totals`).
+def difference_of_shares(
+    differences: np.ndarray, units: Units | None = None, largest: float = 1.0
+) -> tuple[float, float]:
+    """95 % interval of the mean of paired differences of shares, `[n]`, of prompts of which `units`
+    says which hang together. `largest` is the largest that a difference can be: 1, or 2 where each
+    is one of two differences.
 
     The adjusted Wald interval of Bonett and Price (2012): two prompts are added, one that changed
     all the way for the better and one for the worse. So it has a width where nothing changed, and
@@ -259,11 +267,13 @@ def difference_of_shares(differences: np.ndarray) -> tuple[float, float]:
     it is theirs; for shares of several images the squares of the differences take the place of the
     number of prompts that changed.
     """
-    total = len(differences) + 2
-    middle = float(differences.sum()) / total
-    spread = (float(np.square(differences).sum()) + 2) / total - middle**2
+    clustered = units is not None and units.clustered
+    changes = (units.totals(differences) if units and clustered else differences) / largest
+    total = len(changes) + 2
+    middle = float(changes.sum()) / total
+    spread = (float(np.square(changes).sum()) + 2) / total - middle**2
     margin = 1.959963984540054 * math.sqrt(spread / total)
-    return max(middle - margin, -1.0), min(middle + margin, 1.0)
+    return largest * max(middle - margin, -1.0), largest * min(middle + margin, 1.0)
 
 
 def threshold_at(negatives: np.ndarray, rate: float) -> float:

@@ -132,7 +132,8 @@ def _declarations(
 
 def _is_pooled(judge: Metric | Attack, name: str) -> bool:
     """Whether a built-in's score is not the mean over its generations."""
-    return name in POOLED or (not isinstance(judge, Attack) and name in judge.over_prompts)
+    of_joined = isinstance(judge, Attack) and judge.may_be_null(name)  # a ratio of joined tables
+    return name in POOLED or of_joined or (isinstance(judge, Metric) and name in judge.over_prompts)
 
 
 def _statistic_of(judge: Metric | Attack, name: str) -> str | None:
@@ -214,8 +215,13 @@ def _numbers_of(
     yield "interval", [end for end in (score.low, score.high) if end is not None]
     yield "value of a group", score.groups.values()
     yield "interval of a group", [end for ends in score.group_intervals.values() for end in ends]
-    yield "value of a generation", score.by_seed
+    yield "value of a generation", _known(score)
     yield "value of a prompt", record.per_prompt.get(name, {}).values()
+
+
+def _known(score: Score) -> list[float]:
+    """The values of the generations that have one."""
+    return [value for value in score.by_seed if value is not None]
 
 
 def _groups_fit(name: str, score: Score) -> Iterator[str]:
@@ -335,8 +341,9 @@ def _generations(
 
     An attack may have been unable to decide in some generations, a built-in metric in none.
     """
-    by_seed, seeds = score.by_seed, claim.record.seeds
-    most = seeds if seeds > 1 else 0
+    by_seed, seeds = _known(score), claim.record.seeds
+    asked = seeds if not isinstance(judge, Attack) or judge.anew else 1
+    most = asked if asked > 1 else 0
     least = 0 if not built_in else min(1, most) if isinstance(judge, Attack) else most
     if not least <= len(by_seed) <= most:
         yield f"{name} has values of {len(by_seed)} generations, and there are {seeds}"
@@ -515,13 +522,12 @@ def _images_of(claim: Claim, judge: Metric | Attack, name: str, score: Score) ->
     """The number of images that a built-in's score is of, given its number of prompts."""
     if isinstance(judge, Attack):
         each = 1 if name in ONE_A_PROMPT else judge.values_a_prompt(name)
-        return score.prompts * each * (len(score.by_seed) or 1)
+        return score.prompts * each * (len(_known(score)) or 1)
     if name in SIZED:
         return int(judge.images)  # type: ignore[attr-defined]  # a parameter of these metrics
     once = name in ONE_A_PROMPT or name in judge.one_a_prompt
     settings = claim.suite.settings.prompts[role_of(judge, name)]
-    generations = 1 if judge.cost else claim.record.seeds  # a cost is measured once
-    return score.prompts * (1 if once else settings.images_per_prompt) * generations
+    return score.prompts * (1 if once else settings.images_per_prompt) * claim.record.seeds
 
 
 def costs(claim: Claim) -> Iterator[str]:

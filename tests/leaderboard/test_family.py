@@ -39,7 +39,7 @@ def test_p_values_are_corrected_over_rows_and_both_columns():
     noise = 0.2 * random.normal(size=(3, 40))
     reference = row("0", method="none")
     rows = [reference, *(row(str(i + 1), copies=noise[i] - 0.07) for i in range(3))]
-    found = adjusted(rows, {1: reference})
+    found = adjusted(rows, reference)
     plain = [sign_flip_p(noise[i] - 0.07) for i in range(3)]
     expected = holm([value for p in plain for value in (p, 1.0)])  # clean CLIP did not change
     assert found.keys() == {"1", "2", "3"}
@@ -49,9 +49,20 @@ def test_p_values_are_corrected_over_rows_and_both_columns():
     assert all(found[run]["clip_score_clean"] == 1 for run in found)
 
 
-def test_rows_of_other_seeds_and_the_reference_make_no_claim():
+def test_the_reference_makes_no_claim_and_without_it_nobody_does():
     reference = row("0", method="none")
-    assert adjusted([reference, row("1", seeds=3)], {1: reference}) == {}
+    assert adjusted([reference], reference) == {}
+    assert adjusted([row("1")], None) == {}
+
+
+def test_what_the_extraction_attack_gets_is_counted_too():
+    reference, other = row("0", method="none"), row("1", copies=-0.2)
+    random = np.random.default_rng(0)
+    found = {f"p{i:02d}": float(random.random() < 0.5) for i in range(40)}
+    reference.per_prompt["clique_extracted"] = found
+    other.per_prompt["clique_extracted"] = dict.fromkeys(found, 0.0)
+    p_values = adjusted([reference, other], reference)["1"]
+    assert p_values["clique_extracted"] < LEVEL and p_values["clip_score_clean"] == 1
 
 
 def test_an_interval_alone_is_not_enough_for_a_headline_column():

@@ -62,9 +62,12 @@ def test_rows_that_are_the_same_stand_both():
     assert front([row("a"), row("b")]) == {"a", "b"}
 
 
-@pytest.mark.parametrize("names", [("sscd", "clip_score"), ("sscd", "clip_score_clean")])
-def test_without_labels_or_clean_prompts_the_other_scores_count(names):
+def test_without_labels_similarity_counts_and_without_clean_prompts_no_row_is_marked():
+    """The CLIP score of memorized prompts falls where copies go: it decides nothing."""
+    names = ("sscd", "clip_score_clean")
     assert front([row("a", names=names), row("b", copies=0.4, names=names)]) == {"b"}
+    names = ("sscd", "clip_score")
+    assert front([row("a", names=names), row("b", copies=0.4, names=names)]) == set()
 
 
 def test_a_row_that_lacks_a_number_is_not_on_the_front_and_beats_nobody():
@@ -95,9 +98,3 @@ def test_ranks_are_of_the_rows_that_have_values():
     rows[2].per_prompt = {}
     assert ranks(rows) == {"a": (2, 2), "b": (1, 1)}
     assert ranks([rows[2]]) == {}
-
-
-def test_rows_of_other_effort_are_not_ranked_with_the_rest():
-    rows = [row("a"), row("b", copies=0.1), row("c", copies=0.3)]
-    rows[1].seeds = 3
-    assert ranks(rows) == {"a": (2, 2), "c": (1, 1)}

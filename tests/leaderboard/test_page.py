@@ -86,7 +86,8 @@ def record(
     wobble = [-0.03, -0.01, 0.01, 0.03]
     by_prompt = {
         name: {
-            f"p{i}": value + (change or {}).get(name, [0, 0, 0, 0])[i] + wobble[i] for i in range(4)
+            f"p{i:02d}": value + (change or {}).get(name, [0, 0, 0, 0])[i % 4] + wobble[i % 4]
+            for i in range(12)
         }
         for name, value in values.items()
         if value is not None
@@ -385,7 +386,7 @@ def test_a_cell_shows_value_interval_difference_and_seeds():
         and "0.280 to 0.320 over 3 seeds" in text
     )
     assert (
-        "independent generations (further seeds) in 2 of 2 rows" in text
+        "every prompt of every row, each time from other seeds" in text
         and "attacker with the API" in text
     )
 
@@ -586,9 +587,10 @@ def test_how_sure_it_is_counts_rows_and_says_who_may_be_first():
         cards(record("none", 0.5), record("good", 0.2), record("also", 0.20001))["sure"].told
     )
     assert "of 2 rows clearly better than none in SSCD" in told
-    assert "4 prompts and 8 images a row decide on SSCD; everything was generated once." in told
+    assert "4 prompts and 8 images a row decide on SSCD" in told
+    assert "every prompt was asked once from seeds of its own." in told
     several = cards(record("none", seeds=3), record("good", 0.2, seeds=3))["sure"].told
-    assert "generated 3 times" in " ".join(several)
+    assert "asked 3 times from seeds of its own" in " ".join(several)
     assert "there is no row of it" in cards(record("a"))["sure"].told[0]
 
 

@@ -182,7 +182,7 @@ def test_shares_of_sets_are_pooled_and_other_values_averaged():
 def test_a_generation_without_a_number_costs_only_itself():
     number = PerSet(0.5, 10, "share of flagged", True, (0.2, 0.8), 10)
     share, by_seed = together([Unmeasurable("nothing was flagged"), number])
-    assert share == number and by_seed == [0.5]
+    assert share == number and by_seed == [None, 0.5]
     why, _ = together([Unmeasurable("nothing was flagged")] * 2)
     assert str(why) == "nothing was flagged"
 
