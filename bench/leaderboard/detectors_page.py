@@ -13,6 +13,7 @@ import numpy as np
 from bench.leaderboard import charts
 from bench.leaderboard.cells import escape
 from bench.leaderboard.detectors import CLEAN, MEMORIZED, RATE, Area, DetectorBoard, DetectorRow
+from bench.leaderboard.measured import measured, model_of
 from bench.leaderboard.templating import template
 from bench.records.detection import COPIED, Detection
 
@@ -59,7 +60,9 @@ def question(board: DetectorBoard) -> list[str]:
         )
     kinds = ", ".join(f"{len(row.others(kind))} {kind}" for kind in row.kinds)
     many = f"{board.images} images" if board.images > 1 else "one image"
+    suite = measured(board.suite, record.suite_version)
     return [
+        *([model_of(suite.side)] if suite and suite.embedded else []),
         f"{positives} Negatives, each kind a column of its own: {kinds}.",
         f"A prompt's score is of {many}; {CLEAN} prompts are other captions, kinds beside them are"
         " hard negatives of the same style. Higher means memorized, as each detector declares; no"

@@ -14,8 +14,10 @@ from bench.leaderboard.board import Board, Row, order_column
 from bench.leaderboard.cells import cell, number
 from bench.leaderboard.columns import BY_NAME, Column
 from bench.leaderboard.family import LEVEL
+from bench.leaderboard.known_pictures import excesses, heading_of, strongest
 from bench.leaderboard.templating import plain
 from bench.records.parts import REFERENCE
+from bench.records.record import Score
 
 # the change of clean CLIP up to which a method counts as keeping what clean prompts give
 KEPT = 0.02
@@ -26,7 +28,7 @@ COPIES, ANY_COPY = BY_NAME["copies"], BY_NAME["any_copy"]
 # of clean prompts, and of memorized ones
 NFE, TIME = ((BY_NAME[f"{name}_clean"], BY_NAME[name]) for name in ("nfe_per_image", "time_ratio"))
 
-BROUGHT_BACK = "dori_excess"
+SEARCH = "dori"  # the attack by which embeddings are searched
 OTHER_WORDS, SAME_WORDS = "paraphrase_extracted", "paraphrase_plain"
 # What the rows that answer a card cost, beside none: heading and the column of each.
 COSTS = (
@@ -63,7 +65,6 @@ class Answer:
     verdict: str
     beside: tuple[Column, ...] = ()  # what else to show of it
     others: tuple[Row, ...] = ()  # that come after it under the same rule
-    warning: str = ""  # what else is known of the row that turns the answer
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,7 @@ def _free(rows: Sequence[Row], reference: Row | None, by: Column) -> Card | None
     nfe, time = (_first_measured(reference, columns) for columns in (NFE, TIME))
     if not known or nfe is None:
         return _cost_unknown() if rows else None
-    costs = (nfe, time) if time else (nfe,)
+    costs = (CLEAN, nfe, time) if time else (CLEAN, nfe)
     free = [row for row in _lowest(known, by) if no_extra(row, reference)]
     without, fitted = (
         [row for row in free if no_fitting(row)],
@@ -297,56 +298,107 @@ def _against_weights(rows: Sequence[Row], reference: Row | None, by: Column) -> 
     answers = (
         [
             Answer(
-                "Lowest replication",
+                _lead_of_edits(holding, by),
                 holding[0],
                 by,
                 verdict(holding[0], by),
                 (CLEAN,),
                 tuple(holding[1:]),
-                _brought_back(holding[0]),
             )
         ]
         if holding
         else []
     )
+    kept = [row for row in holding if strongest(row) and not _comes_back(row)]
+    if holding and _comes_back(holding[0]) and kept:
+        answers.append(
+            Answer(
+                "Fewest with nothing clearly brought back here",
+                kept[0],
+                by,
+                verdict(kept[0], by),
+                (CLEAN,),
+                tuple(kept[1:]),
+            )
+        )
     return Card(
         "weights",
-        "Which cannot be switched off by whoever holds the weights?",
+        "Which edits the weights, and what is still in them?",
         tuple(answers),
         () if holding else ("None of them: whoever holds the weights goes without the method.",),
         "Rule: rows whose weights are edited (“holds against” has them, measured); lowest"
-        f" {by.plain} first, measured by sampling.",
-        _searched(holding[0], reference) if holding else (),
+        f" {by.plain} first, measured by sampling. A row does not hold where some attack on known"
+        " pictures gets clearly more of them than of controls, pictures that the model was never"
+        " shown (the 95 % interval leaves out 0).",
+        tuple(_still_there(answer.row, reference) for answer in answers),
     )
 
 
-def _searched(row: Row, reference: Row | None) -> tuple[str, ...]:
-    """What an attacker gets who searches an embedding on the edited weights."""
-    found = row.record.attacks.get(BROUGHT_BACK)
-    if found is None or found.value is None:
-        return (
-            "That the weights are edited does not say that nothing can be brought back: no search"
-            " for a known picture was run on this row.",
-        )
-    base = reference.record.attacks.get(BROUGHT_BACK) if reference else None
-    beside = f" (none: {cell(base, 2)})" if base and base.value is not None else ""
-    return (
-        "Under attack: an embedding searched for a known picture (Dori) gets copies"
-        f" {cell(found, 2)} above those of pictures never shown{beside}.",
-    )
-
-
-def _brought_back(row: Row) -> str:
-    """What an attacker who holds the weights and knows the picture brings back, where that is
-    clearly more than of pictures that were never shown; else empty.
+def _lead_of_edits(holding: Sequence[Row], by: Column) -> str:
+    """How the first of the rows with edited weights is introduced: by what sampling says of it, and
+    by whether copies came back clearly, from it or from all.
     """
-    score = row.record.attacks.get(BROUGHT_BACK)
-    if score is None or score.value is None or score.low is None or score.low <= 0:
-        return ""
+    fewest = f"{'fewest' if by.name == COPIES.name else 'lowest'} {by.plain} by sampling"
+    back = [_comes_back(row) for row in holding]
+    if not back[0]:
+        return fewest[:1].upper() + fewest[1:]
+    return f"{'None holds' if all(back) else 'Does not hold'}; {fewest}"
+
+
+def _comes_back(row: Row) -> bool:
+    """Whether some attack on known pictures gets clearly more than of pictures never shown."""
+    return any(score.low is not None and score.low > 0 for score in excesses(row).values())
+
+
+def _still_there(row: Row, reference: Row | None) -> str:
+    """What attackers who know a picture get out of the edited weights: whoever searches an
+    embedding, and the strongest of all.
+    """
+    name = plain(row.label, NAME)
+    if strongest(row) is None:
+        return (
+            f"That the weights are edited ({name}) does not say that nothing can be brought back:"
+            " no attack on known pictures was run on this row."
+        )
+    found = excesses(row).get(SEARCH)
+    if found is None or found.value is None:
+        return f"{name} under attack. {strongest_in_words(row, reference)}"
     return (
-        "an embedding searched for a known picture brings copies back:"
-        f" {number(score.value, 2)} more than of pictures never shown (Dori)"
+        f"{name} under attack: an embedding searched for a known picture (Dori) gets copies"
+        f" {_beside_none(SEARCH, found, reference)}."
+        f" {strongest_in_words(row, reference, said=SEARCH)}"
     )
+
+
+def strongest_in_words(
+    row: Row, reference: Row | None, threat: str = "", said: str = "", here: str = "here"
+) -> str:
+    """The strongest attack on known pictures of a row in a sentence, beside what it gets of `none`.
+
+    `threat`: of that threat model alone; `said`: the attack that was spoken of before; `here`: on
+    which board. Empty where no such attack was run.
+    """
+    most = strongest(row, threat)
+    if most is None:
+        return ""
+    item, score, attacks = most
+    if item == said:
+        return (
+            f"None of the {attacks} such attacks {here} gets more."
+            if attacks > 1
+            else f"No other such attack was run {here}: what holds against one may not hold against"
+            " another."
+        )
+    among = f"strongest of the {attacks} such attacks {here}" if attacks > 1 else "one such attack"
+    name = plain(heading_of(item, score), NAME)
+    return f"The {among}, {name}, gets {_beside_none(item, score, reference)}."
+
+
+def _beside_none(item: str, score: Score, reference: Row | None) -> str:
+    """What an attack gets beyond its controls, and what it gets of `none`."""
+    base = excesses(reference).get(item) if reference else None
+    beside = f" (none: {cell(base, 2)})" if base and base.value is not None else ""
+    return f"{cell(score, 2)} more than of controls{beside}"
 
 
 def _costs_of_the_named(

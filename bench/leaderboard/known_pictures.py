@@ -11,6 +11,7 @@ from typing import Any
 from bench.leaderboard import charts
 from bench.leaderboard.board import Board, Row
 from bench.leaderboard.cells import cell
+from bench.records.record import Score
 
 DECIMALS = 3
 ENDING = "_excess"
@@ -49,13 +50,39 @@ class KnownAttack:
 
 def known_attacks(board: Board) -> list[KnownAttack]:
     """The attacks on known pictures that some row of a board has, in the order of their names."""
-    items = {
-        name.removesuffix(ENDING)
-        for row in board.rows
+    items = {item for row in board.rows for item in excesses(row)}
+    return [_attack(board, item) for item in sorted(items)]
+
+
+def excesses(row: Row) -> dict[str, Score]:
+    """What each attack on known pictures got out of a row beyond its controls, by attack."""
+    return {
+        name.removesuffix(ENDING): score
         for name, score in row.record.attacks.items()
         if name.endswith(ENDING) and "curve" in score.details
     }
-    return [_attack(board, item) for item in sorted(items)]
+
+
+def strongest(row: Row, threat: str = "") -> tuple[str, Score, int] | None:
+    """The attack on known pictures that gets most out of a row beyond its controls, and how many
+    such attacks were run on it; `threat`: of that threat model alone. None where none was.
+
+    Whoever holds the weights may also feed the served model, so all attacks count by default.
+    """
+    found = {
+        item: score
+        for item, score in excesses(row).items()
+        if score.value is not None and threat in ("", score.threat)
+    }
+    if not found:
+        return None
+    item = max(found, key=lambda item: found[item].value or 0.0)
+    return item, found[item], len(found)
+
+
+def heading_of(item: str, score: Score) -> str:
+    """What an attack is called."""
+    return score.shown.heading.removesuffix(" excess") if score.shown else item
 
 
 def _attack(board: Board, item: str) -> KnownAttack:
@@ -64,7 +91,7 @@ def _attack(board: Board, item: str) -> KnownAttack:
     shown = first.shown
     return KnownAttack(
         item,
-        shown.heading.removesuffix(" excess") if shown else item,
+        heading_of(item, first),
         _sentence(shown.meaning.partition(":")[0]) if shown else "",
         first.threat or "",
         tuple((place, row, _cells(row, item)) for place, row in rows),
@@ -77,8 +104,8 @@ def _sentence(words: str) -> str:
 
 def _having(board: Board, item: str) -> Iterator[tuple[int, Row]]:
     for place, row in enumerate(board.rows):
-        score = row.record.attacks.get(item + ENDING)
-        if score and score.value is not None and "curve" in score.details:
+        score = excesses(row).get(item)
+        if score and score.value is not None:
             yield place, row
 
 

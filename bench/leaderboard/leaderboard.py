@@ -40,6 +40,7 @@ SWEEPS = "sweeps"  # strength curves (`bench sweep`)
 DETECTIONS = "detections"  # scores of detectors (`bench detect`)
 EXPERIMENTS = "experiments"  # what was trained to find something out (`bench experiment`)
 REPORTED = "self-reported"  # records that others measured (`bench submit`)
+DOCUMENTS = "../docs"  # beside the committed pages, as the README is
 RECORD_SCHEMA = "record.schema.json"
 SUMS = "SHA256SUMS"  # beside the pictures: those that records do not make
 
@@ -122,7 +123,12 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
         pages[f"{made.page}.html"] = experiments_page.html(made).encode()
     pictured = [board.suite for board in boards if f"pictures/{board.suite}.svg" in pages]
     found_there = index.entries(boards, detector_boards, experiment_boards, pictured)
-    pages["index.html"] = index.html(found_there, "published.md" in pages).encode()
+    pages["index.html"] = index.html(
+        found_there,
+        "published.md" in pages,
+        index.lead(boards, detector_boards),
+        DOCUMENTS if readme else "",
+    ).encode()
     return pages, problems
 
 

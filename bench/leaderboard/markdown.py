@@ -14,6 +14,7 @@ from bench.leaderboard.grouped import Grouped, grouped
 from bench.leaderboard.known_pictures import COLUMNS as KNOWN_COLUMNS
 from bench.leaderboard.known_pictures import known_attacks
 from bench.leaderboard.legend import HOLDS, PARETO, RANK, definition
+from bench.leaderboard.measured import measured
 from bench.records.parts import PARTS
 from bench.records.record import Score
 
@@ -67,7 +68,9 @@ def markdown(board: Board) -> str:
     columns = columns_of(board)
     lines = [f"# {escape(board.suite)}", "", *([TRACK, ""] if board.removes else [])]
     if board.rows:
-        group_name = board.rows[0].record.group_name
+        record = board.rows[0].record
+        group_name, suite = record.group_name, measured(board.suite, record.suite_version)
+        lines += [escape(suite.sentences, 2000), ""] if suite else []
         lines += _main_table(board, columns)
         lines += _strength_curves(board)
         lines += _group_tables(board, group_name)

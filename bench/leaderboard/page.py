@@ -23,9 +23,13 @@ from bench.leaderboard.curves import cell as curve_cell
 from bench.leaderboard.extraction import HEADINGS, extraction
 from bench.leaderboard.front import each_against_each
 from bench.leaderboard.glance import (
+    CLEAN,
+    CLEARLY_BETTER,
     CLEARLY_WORSE,
     COSTS,
     KEPT,
+    NO_INTERVAL,
+    NO_REFERENCE,
     Answer,
     copies_others,
     glance,
@@ -39,6 +43,7 @@ from bench.leaderboard.known_pictures import COLUMNS as KNOWN_COLUMNS
 from bench.leaderboard.known_pictures import chart as chart_of_known
 from bench.leaderboard.known_pictures import known_attacks
 from bench.leaderboard.legend import PARETO, RANK, operating_point
+from bench.leaderboard.measured import measured
 from bench.leaderboard.pictures_page import FOLDER, page_parts, pictures_of, places_of
 from bench.leaderboard.templating import TITLE, package_file, plain, template
 from bench.records.parts import REFERENCE
@@ -90,10 +95,12 @@ def html(board: Board) -> str:
     named += [place for place, row in enumerate(board.rows) if row.record.method == REFERENCE]
     group_name = board.rows[0].record.group_name if board.rows else "group"
     found_curves = curves(board)
+    suite = measured(board.suite, board.rows[0].record.suite_version) if board.rows else None
     content: str = template("leaderboard.html").render(
         board=board,
         **page_parts(package_file("leaderboard.js")),
         facts=_facts(board),
+        measured=suite.sentences if suite else "",
         cards=[(card, [answer_shown(answer) for answer in card.answers]) for card in cards],
         cost_headings=[name for name, _ in COSTS],
         alone=only_none(board),
@@ -360,13 +367,13 @@ def answer_shown(answer: Answer) -> dict[str, Any]:
     )
     harms = [
         other.heading.rstrip(" ↑↓")
-        for other in answer.beside
+        for other in dict.fromkeys((CLEAN, *answer.beside))
         if verdict(row, other) == CLEARLY_WORSE and abs((row.difference(other) or (0,))[0]) > KEPT
     ]
     value, _, interval = cell(row.score(column), column.decimals).partition(" ")
     verdict_text = answer.verdict.replace("than none", f"than none in {name}")
     return {
-        "lead": answer.lead,
+        "lead": _lead(answer),
         "row": row,
         "name": name,
         "value": value,
@@ -376,13 +383,13 @@ def answer_shown(answer: Answer) -> dict[str, Any]:
             [
                 *([f"clearly worse than none in {', '.join(harms)}"] if harms else []),
                 *(["copies other training pictures instead"] if copies_others(row) else []),
-                *filter(None, [answer.warning]),
             ]
         ),
         "change": change,
         "verdict": verdict_text,
         "beside": "; ".join(beside),
-        "sure": answer.verdict.startswith("clearly better"),
+        "sure": answer.verdict == CLEARLY_BETTER,
+        "none_clearly": none_clearly(answer),
         "others": [
             (other.label, number(score.value, column.decimals))
             for other in answer.others[:2]
@@ -390,6 +397,20 @@ def answer_shown(answer: Answer) -> dict[str, Any]:
         ],
         "more": max(len(answer.others) - 2, 0),
     }
+
+
+def none_clearly(answer: Answer) -> bool:
+    """Whether neither the row that answers nor any that comes after it is clearly better than
+    none: it is first in the order, and no answer.
+    """
+    verdicts = [answer.verdict, *(verdict(row, answer.column) for row in answer.others)]
+    return not {CLEARLY_BETTER, NO_INTERVAL, NO_REFERENCE} & set(verdicts)
+
+
+def _lead(answer: Answer) -> str:
+    if not none_clearly(answer):
+        return answer.lead
+    return f"None clearly; {answer.lead[:1].lower()}{answer.lead[1:]}"
 
 
 def _definition(board: Board, column: Column, reference: Row | None) -> dict[str, Any]:

@@ -544,9 +544,8 @@ def test_weights_and_kept_pictures():
         record("pruned", 0.4, holds_against=["api", "weights"], clean=0.5),
         record("later", 0.45, holds_against=["weights"], clean=0.61),
     )
-    assert leads(found["weights"]) == [("Lowest replication", "pruned")] and leads(
-        found["keeps"]
-    ) == [("Lowest replication", "hooks")]
+    assert leads(found["weights"]) == [("Lowest SSCD by sampling", "pruned")]
+    assert leads(found["keeps"]) == [("Lowest replication", "hooks")]
     assert cards(record("none"), record("hooks", 0.1))["weights"].nothing == (
         "None of them: whoever holds the weights goes without the method.",
     )
@@ -554,6 +553,46 @@ def test_weights_and_kept_pictures():
     assert cards(record("none"), record("more", 0.1, clean=0.63))["keeps"].nothing == (
         "None of them.",
     )
+
+
+def attacked(name, value, low, threat="weights"):
+    return {
+        f"{name}_excess": score(value, "clique", spread=0).model_copy(
+            update={"low": low, "high": 1.0, "threat": threat, "details": {"curve": {}}}
+        )
+    }
+
+
+def test_edited_weights_from_which_copies_come_back_do_not_hold():
+    """The lead says so of the first row, and of all where it is so of all."""
+    none, pruned, later = (
+        record("none"),
+        record("pruned", 0.4, holds_against=["weights"]),
+        record("later", 0.45, holds_against=["weights"]),
+    )
+    none.attacks |= attacked("dori", 0.9, 0.8)
+    pruned.attacks |= attacked("dori", 0.05, -0.1) | attacked("inversion", 0.8, 0.3, "inputs")
+    later.attacks |= attacked("dori", 0.02, -0.2)
+    card = cards(none, pruned, later)["weights"]
+    assert leads(card) == [
+        ("Does not hold; lowest SSCD by sampling", "pruned"),
+        ("Fewest with nothing clearly brought back here", "later"),
+    ]
+    assert "gets copies 0.05 [-0.10, 1.00] more than of controls (none: 0.90" in card.told[0]
+    assert "strongest of the 2 such attacks here, inversion, gets 0.80 [0.30" in card.told[0]
+    assert "No other such attack was run here" in card.told[1]
+    later.attacks |= attacked("hole", 0.7, 0.5)
+    assert leads(cards(none, pruned, later)["weights"]) == [
+        ("None holds; lowest SSCD by sampling", "pruned")
+    ]
+    pruned.attacks |= attacked("inversion", 0.8, -0.1)
+    assert leads(cards(none, pruned, later)["weights"]) == [("Lowest SSCD by sampling", "pruned")]
+
+
+def test_what_costs_nothing_at_inference_is_judged_by_clean_pictures_too():
+    page = " ".join(html(board_of(record("none"), record("grey", 0.1, clean=0.3))).split())
+    card = page.partition('data-card="free"')[2].partition("</article>")[0]
+    assert "clearly worse than none in CLIP clean" in card and "CLIP clean Δ -0.3" in card
 
 
 def test_cards_without_their_scores_are_left_out():
