@@ -67,6 +67,8 @@ def markdown(board: ExperimentBoard) -> str:
         lines += [line for sentence in record.about for line in (escape(sentence, 2000), "")]
         if record.claim:
             lines += [f"*The paper* ({escape(record.paper)}): {escape(record.claim, 2000)}", ""]
+        if record.found:
+            lines += [f"**Found here**: {escape(' '.join(record.found), 2000)}", ""]
         for table in shown_tables(record):
             lines += [f"### {escape(table.title)}", ""]
             lines += [_row([table.rows_are, *(column.heading for column in table.columns)])]

@@ -260,10 +260,12 @@ def _of_detectors(board: DetectorBoard) -> Entry:
 
 
 def _of_experiments(board: ExperimentBoard) -> Entry:
-    """What was asked, and each record's own answer where it has one."""
+    """What was asked, what the paper claims, and what each record found."""
     first = board.records[0]
     found = [
-        Finding(record.label, "", "", record.claim and f"The paper: {record.claim}")
+        Finding(
+            record.label, "", " ".join(record.found), record.claim and f"The paper: {record.claim}"
+        )
         for record in board.records
     ]
     about = first.about[0] if first.about else ""

@@ -98,6 +98,9 @@ class Experiment(_Strict):
     title: str
     about: list[str] = Field(description="what was asked, in sentences")
     claim: str = Field("", description="what the paper claims")
+    found: list[str] = Field(
+        default_factory=list, description="what the tables say of it, in sentences"
+    )
     paper: str = ""
     model: str
     model_sha256: str

@@ -36,7 +36,13 @@ from bench.diffusion.request import Step
 from bench.records.environment import environment
 from bench.records.experiment import Experiment
 from bench.statistics.memorized_share import nearest_two
-from bench.studies.experiments.by_size_tables import CLAIM, CONDITIONINGS, about, tables_of
+from bench.studies.experiments.by_size_tables import (
+    CLAIM,
+    CONDITIONINGS,
+    about,
+    found_in,
+    tables_of,
+)
 from bench.studies.experiments.ideal import ideal_denoiser
 from bench.studies.experiments.pictures import Pictures, read_pictures, refuse_few
 from bench.studies.experiments.trainings import (
@@ -241,6 +247,7 @@ class Study:
             "round_trips": self._floors(None, decoded),
         }
         settings = self.settings()
+        tables = tables_of(raw, settings)
         return Experiment(
             experiment=NAME,
             experiment_version=VERSION,
@@ -249,13 +256,14 @@ class Study:
             title="Memorization by number of training pictures",
             about=about(settings),
             claim=CLAIM,
+            found=found_in(tables),
             paper=PAPER,
             model=self.model.resolve().name,
             model_sha256=path_digest(self.model),
             data_sha256=self.pictures.sha256,
             settings=settings,
             raw=raw,
-            tables=tables_of(raw, settings),
+            tables=tables,
             environment=environment(self.device),
         )
 

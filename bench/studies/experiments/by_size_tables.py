@@ -21,9 +21,9 @@ from bench.statistics.memorized_share import (
 CONDITIONINGS = ("true", "random", "unique")
 CLAIM = (
     "On CIFAR-10 random labels make a diffusion model memorize more than true ones or none, and"
-    " unique labels still more; more training pictures make it memorize less. Seen here, the line"
-    " of random labels would lie above that of true ones, and R would fall from 1 to 0 over the"
-    " sizes."
+    " unique labels still more; more training pictures make it memorize less. If that held here,"
+    " the line of random labels would lie above that of true ones, and R would fall from 1 to 0"
+    " over the sizes."
 )
 FLOORS = {"ideal": "ideal denoiser", "held_out": "held-out", "round_trips": "round trips"}
 
@@ -69,6 +69,32 @@ def tables_of(raw: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Resul
         measured.emm(),
         measured.differences(),
     ]
+
+
+def found_in(tables: Sequence[ResultTable]) -> list[str]:
+    """What the tables say of the claim, in sentences: shares at the least and the most pictures,
+    and for each kind of labels whether R is clearly another one than that of true labels.
+    """
+    by_name = {table.name: table for table in tables}
+    shares, labels = by_name["share"], by_name["labels"]
+    least, most = shares.labels[0], shares.labels[-1]
+    sentences = []
+    if _labels("true") in [column.heading for column in shares.columns]:
+        first, last = (_short(shares.cell(size, _labels("true"))) for size in (least, most))
+        sentences.append(f"With true labels R is {first} at N = {least} and {last} at N = {most}.")
+    for column in labels.columns:
+        cell = labels.cell("all sizes", column.heading)
+        low, high = cell.low or 0.0, cell.high or 0.0
+        does = "raise R" if low > 0 else "lower R" if high < 0 else "do not clearly change R"
+        kind = column.heading.partition(" −")[0].capitalize()
+        sentences.append(f"{kind} {does}: {_short(cell)} to true ones, over all sizes.")
+    return sentences
+
+
+def _short(cell: Cell) -> str:
+    if cell.value is None or cell.low is None or cell.high is None:
+        return cell.note or "–"
+    return f"{cell.value:.3f} [{cell.low:.3f}, {cell.high:.3f}]"
 
 
 class _Measured:

@@ -43,7 +43,14 @@ from bench.running.sampling import sample
 from bench.studies.experiments.disturbed import MITIGATIONS, SETTINGS, Disturbed
 from bench.studies.experiments.marks import Kind, Mark
 from bench.studies.experiments.pictures import Pictures, read_pictures, refuse_few
-from bench.studies.experiments.solidmark_tables import BASE, CLAIM, DELTAS, about, tables_of
+from bench.studies.experiments.solidmark_tables import (
+    BASE,
+    CLAIM,
+    DELTAS,
+    about,
+    found_in,
+    tables_of,
+)
 from bench.studies.experiments.trainings import Kept, pace, steps_for, train_once
 from bench.studies.finetune.data import Pair, encoded_once
 from bench.studies.finetune.train import load_trainable, moments_by, pipeline_side
@@ -319,6 +326,7 @@ class Study:
                 raw["rows"][f"{row}, {name}"] = self._asked(
                     f"{row}-{name}", unet, made_by, method, report
                 )
+        tables = tables_of(raw, settings)
         return Experiment(
             experiment=NAME,
             experiment_version=VERSION,
@@ -327,13 +335,14 @@ class Study:
             title="Keys painted on training pictures",
             about=about(settings),
             claim=CLAIM,
+            found=found_in(tables),
             paper=PAPER,
             model=self.model.resolve().name,
             model_sha256=path_digest(self.model),
             data_sha256=self.pictures.sha256,
             settings=settings,
             raw=raw,
-            tables=tables_of(raw, settings),
+            tables=tables,
             environment=environment(self.device),
         )
 

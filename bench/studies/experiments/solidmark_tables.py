@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,36 @@ def about(settings: Mapping[str, Any]) -> list[str]:
         "Key AUC: the chance that an answer is nearer to the picture's own key than to that of"
         " another picture of its group; .5 is chance, whatever greys the model likes to draw.",
     ]
+
+
+def found_in(tables: Sequence[ResultTable]) -> list[str]:
+    """What the tables say of the claim, in sentences: of every model, at the most views, the key
+    AUC and the correlation of answers with keys, and whether these are clear of chance.
+    """
+    by_name = {table.name: table for table in tables}
+    auc = by_name["auc"]
+    dose, sentences = auc.labels[-1], []
+    for row in (column.heading for column in auc.columns):
+        area = auc.cell(dose, row)
+        together = by_name[_name(row)].cell(dose, "correlation")
+        sentences.append(
+            f"{row}, at {dose} views in a round: key AUC {_against(area, 0.5)}; correlation of"
+            f" answers with keys {_against(together, 0.0)}."
+        )
+    return sentences
+
+
+def _against(cell: Cell, chance: float) -> str:
+    """A number with its interval, and whether that leaves out chance."""
+    if cell.value is None or cell.low is None or cell.high is None:
+        return cell.note or "–"
+    clear = "clear of chance" if cell.low > chance or cell.high < chance else "not clear of chance"
+    return f"{cell.value:.3f} [{cell.low:.3f}, {cell.high:.3f}], {clear}"
+
+
+def _name(row: str) -> str:
+    """The name of the table of a model's answers."""
+    return f"model-{'-'.join(row.replace(',', '').split())}"
 
 
 def _ordinal(number: int) -> str:
@@ -142,7 +172,7 @@ def _details(
     for delta in DELTAS:
         headings += [f"within {delta:g}", f"pixels within {delta:g}"]
     return ResultTable(
-        name=f"model-{'-'.join(row.replace(',', '').split())}",
+        name=_name(row),
         title=f"Answers of the model: {row}",
         means=(
             "Distance of the mean answer to the key, and of its pixels, in greys from 0 to 1; share"
