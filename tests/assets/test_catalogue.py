@@ -574,3 +574,30 @@ def test_the_fingerprint_says_which_prompt_has_which_picture(far, site, tmp_path
     brought(far, tmp_path / "other")
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "other"))
     assert load_suite(str(far)).fingerprint != first
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_the_readme_says_of_a_suites_size_is_what_its_plan_says(name, bare):
+    """Images and GPU-hours of a row of `wanda`, in whole hours. Of the full size: how many images
+    come on top of the everyday one, and the hours of both kinds of models in one cell.
+    """
+    suite = lenient(load_suite(name))
+    plan = Run(suite, "wanda", {}, bare, bare / "store", torch.device("cpu")).plan()
+    everyday = name.removesuffix("-coco30k")
+    called = "-coco30k" if everyday != name else name
+    (line,) = [line for line in README.splitlines() if line[:1] == "|" and f"`{called}`" in line]
+    images, hours = (cell.strip() for cell in line.strip("|").split("|")[-2:])
+    made = plan["images_missing"]
+    if everyday != name:
+        model, *_ = (
+            row for row in README.splitlines() if row[:1] == "|" and f"`{everyday}`" in row
+        )
+        made -= int(model.strip("|").split("|")[-2].strip().replace(",", ""))
+    assert int(images.split()[0].replace(",", "")) == made
+    told = [int(word) for word in hours.split() if word.isdigit()]
+    assert round(plan["gpu_hours"]) in told
+    assert len(told) == (2 if everyday != name else 1)
+    assert ("attackers who know the picture" in line) == ("dori" in plan["pictures_attacked"])

@@ -165,6 +165,69 @@ def test_what_is_said_of_the_four_newer_methods_stands_in_the_records():
     assert round(1 / (1 - share_left(clip_pad))) == 9
     assert 0.72 < of(clip_pad, "recognised") < 0.78
     assert round(10 * (1 - share_left(sail))) == 3
-    evaluations = sail.cost["nfe_per_image_clean"].value, none.cost["nfe_per_image_clean"].value
-    assert round(1 / (1 - evaluations[1] / evaluations[0])) == 9
+    clean, memorized = (
+        f"{sail.cost[name].value / none.cost[name].value - 1:.0%}".replace("%", " %")
+        for name in ("nfe_per_image_clean", "nfe_per_image")
+    )
+    assert f"nothing but {clean} more evaluations (memorized ones {memorized})" in said
     assert abs(of(sail, "clip_score_clean") - of(none, "clip_score_clean")) < 0.005
+
+
+def test_what_is_said_of_the_cost_of_nemo_stands_in_the_record():
+    said = " ".join((ROOT / "docs/reading.md").read_text(encoding="utf-8").split())
+    none, nemo = record_of("none", "dori"), record_of("nemo", "dori")
+    evaluations, seconds = (
+        [round(nemo.cost[name].value / none.cost[name].value) for name in names]
+        for names in (("nfe_per_image_clean", "nfe_per_image"), ("time_ratio_clean", "time_ratio"))
+    )
+    assert (
+        f"at {evaluations[0]} times the evaluations and {seconds[0]} times the seconds for clean"
+        f" captions, {evaluations[1]} and {seconds[1]} times for memorized ones"
+    ) in said
+
+
+def test_what_is_said_of_extraction_stands_in_the_records():
+    page = (ROOT / "docs/attacks.md").read_text(encoding="utf-8")
+    said = " ".join(page.partition("an attacker with 16 generations gets")[2].split())
+    said = said.partition("- **Exact.**")[0]
+    for method, variant, words in (
+        ("none", "", "a share of {} of the captions without"),
+        ("prss", "", "{} under `prss`"),
+        ("nemo", "", "{} under `nemo`"),
+        ("cfg_delay", "", "{} under `cfg_delay`"),
+        ("wanda", "(10 %)", "{} under 10 % of `wanda`"),
+        ("guard", "", "{} under `guard`"),
+        ("wen", "", "{} under `wen`"),
+        ("guidance", "", "{} under half of the guidance"),
+        ("clip_pad", "", "{} under `clip_pad`"),
+        ("sail", "", "{} under `sail`"),
+        ("random_prune", "(10 %)", "and {} where 10 % of the weights are drawn at random"),
+    ):
+        attacks = record_of(method, "dori", variant).attacks
+        assert words.format(shown(attacks, "clique_extracted")) in said, method
+    # every row of the board
+    assert len({folder.name for folder in (RECORDS / "testbed").iterdir()}) == 11
+    wanda = record_of("wanda", "dori", "(10 %)").attacks
+    assert f"resemble one another ({shown(wanda, 'clique_identified')})" in said
+    copies = wanda["clique_extracted"].value / wanda["clique_identified"].value
+    assert round(3 * copies) == 1 and "two in three of these are no copies" in said
+    assert round(3 * wanda["clique_precision"].value) == 1
+
+
+def test_what_differs_from_the_defaults_on_the_board_is_named_among_the_methods():
+    page = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    assert "testbed-quick` has `wanda` with its defaults" in page
+    for file in (RECORDS / "testbed").rglob("*.json"):
+        record = load_record(file)
+        if record.method == "random_prune":
+            assert "`random_prune` at the settings of `wanda`" in page
+            assert record.changed == record_of("wanda", "dori", "(10 %)").changed
+            continue
+        (line,) = (
+            line
+            for line in page.splitlines()
+            if line.startswith("|") and f"`{record.method}`" in line.split("|")[1]
+        )
+        for name, value in record.changed.items():
+            told = str(value).lower() if isinstance(value, bool) else value
+            assert f"`{name}={told}`" in line
