@@ -83,7 +83,8 @@ def separates(base: Point, yours: Point) -> bool:
 class Against:
     """A remedy against the curve: of the weights that keep at least as much use, the one with the
     fewest copies, and copies there minus copies of the remedy with the 95 % interval; positive
-    where the remedy is better.
+    where the remedy is better. Its words go by the interval alone: where that holds 0, the two are
+    not told apart, whichever gave fewer.
     """
 
     weight: float
@@ -91,12 +92,9 @@ class Against:
 
     @property
     def words(self) -> str:
-        value, low, _ = self.gain
-        if low > 0:
-            return f"better than weight {self.weight:.2g}"
-        if value <= SAME:
-            return f"no better than weight {self.weight:.2g}"
-        return f"not told apart from weight {self.weight:.2g}"
+        _, low, high = self.gain
+        found = "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
+        return f"{found} weight {self.weight:.2g}"
 
 
 def against_curve(remedy: Point, curve: Sequence[Point], seed: int = 0) -> Against | None:

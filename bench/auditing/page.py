@@ -17,6 +17,7 @@ from bench.auditing.result import Found, PictureFound, Row
 from bench.auditing.verdicts import Share
 from bench.base.errors import UserError
 from bench.base.pictures import read_image
+from bench.leaderboard.charts import ticks
 from bench.leaderboard.templating import template
 
 THUMBNAIL, QUALITY = 144, 82  # pixels a side at most; of JPEG
@@ -163,19 +164,25 @@ def _row(one: Row) -> dict[str, Any]:
 
 
 def _curve(found: Found) -> dict[str, Any] | None:
-    """Copies by weight, where there are at least three weights."""
+    """Copies and use by weight, where there are at least three weights. The axis reaches from the
+    least use to the largest, which may lie below that of the base and above the model's.
+    """
     rows = sorted((one for one in found.rows if one.weight is not None), key=_weight)
     if len(rows) < 3:
         return None
     largest = max(_weight(one) for one in rows)
     smallest = min(0.0, min(_weight(one) for one in rows))
+    uses = [one.use[0] for one in rows if one.use is not None]
+    levels = ticks(min(0.0, *uses), max(1.0, *uses)) if uses else [0, 0.25, 0.5, 0.75, 1]
+    bottom, top = levels[0], levels[-1]
 
     def x(weight: float) -> float:
         share = (weight - smallest) / (largest - smallest)
         return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
 
     def y(share: float) -> float:
-        return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
+        part = (share - bottom) / (top - bottom)
+        return round(HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM), 1)
 
     dots = [
         Dot(
@@ -188,14 +195,12 @@ def _curve(found: Found) -> dict[str, Any] | None:
         )
         for one in rows
     ]
-    used = [
-        (x(_weight(one)), y(min(1.0, max(0.0, one.use[0])))) for one in rows if one.use is not None
-    ]
+    used = [(x(_weight(one)), y(one.use[0])) for one in rows if one.use is not None]
     return {
         "dots": dots,
         "used": used,
         "x_ticks": [(x(_weight(one)), f"{_weight(one):g}") for one in rows],
-        "y_ticks": [(y(share), percent(share)) for share in (0, 0.25, 0.5, 0.75, 1)],
+        "y_ticks": [(y(level), percent(level)) for level in levels],
     }
 
 

@@ -41,7 +41,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: a class of a method, metric or attack.
+    """What is checked: a class of a method, metric, attack or detector.
 
     `configured` is an instance of `cls` with the parameters `values`. `folder` holds the suite
     `tiny.toml`, on whose model of random weights it is tried.

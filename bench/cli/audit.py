@@ -116,8 +116,8 @@ class EffortOptions:
         bool, typer.Option("--quick", help="A first answer: fewer images, three weights.")
     ] = False
     images: Annotated[
-        int, typer.Option(min=0, help="Images of each caption; 8, or 4 with --quick.")
-    ] = 0
+        int | None, typer.Option(min=1, help="Images of each caption; 8, or 4 with --quick.")
+    ] = None
     limit: Annotated[int, typer.Option(min=1, help="Pictures looked for, evenly spread.")] = 200
     weights: Annotated[
         str, typer.Option(help="Of the strength curve, by commas, beside 0 and 1.")
@@ -257,7 +257,7 @@ def _asked(
         instance_prompt=captions.instance_prompt,
         novel=captions.novel,
         like=measure.like,
-        images=effort.images,
+        images=effort.images or 0,
         limit=effort.limit,
         quick=effort.quick,
         weights=parse_weights(effort.weights),

@@ -1,4 +1,4 @@
-"""`bench check`: try the contracts of a method, metric or attack on a tiny model."""
+"""`bench check`: try the contracts of a method, metric, attack or detector on a tiny model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bench.cli.options import Json
 @app.command(epilog=examples("bench check wanda", "bench check ./mine.py -p strength=0.3"))
 def check(
     name: Annotated[
-        str, typer.Argument(help="A method, metric or attack, or a Python file that holds one.")
+        str, typer.Argument(help="A method, metric, attack or detector, or a Python file with one.")
     ],
     parameter: Annotated[
         list[str] | None, typer.Option("-p", "--parameter", help="name=value. May be repeated.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Try the contracts of a method, metric or attack on a tiny model.
+    """Try the contracts of a method, metric, attack or detector on a tiny model.
 
     Says which contract is broken, how, and what to change; the exit code is then 1.
     """

@@ -1,4 +1,4 @@
-"""`bench show`: what one method, metric, attack or suite does."""
+"""`bench show`: what one method, metric, attack, detector or suite does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.registry.registry import Entry
 
 @app.command(epilog=examples("bench show wanda", "bench show testbed"))
 def show(
-    name: Annotated[str, typer.Argument(help="A method, metric, attack or suite.")],
+    name: Annotated[str, typer.Argument(help="A method, metric, attack, detector or suite.")],
     as_json: Json = False,
 ) -> None:
     """Show what a name stands for: its parameters, paper and needs, or a suite's protocol."""

@@ -27,7 +27,8 @@ ATTRIBUTES = (
 
 
 def list_names(plural: str | None) -> dict[str, dict[str, str]]:
-    """The names of every kind (`methods`, `metrics`, `attacks`, `suites`) with one line about each.
+    """The names of every kind (`methods`, `metrics`, `attacks`, `detectors`, `suites`) with one
+    line about each.
 
     `plural` limits it to one kind. The line of a plug-in ends with its distribution and version,
     and begins with `broken:` and the reason when its code cannot be imported. Raises `UnknownName`
@@ -68,7 +69,7 @@ def _line(entry: Entry, summaries: dict[Entry, str]) -> str:
 
 
 def kind_of(name: str) -> str:
-    """The kind of a name or a Python file: `method`, `metric` or `attack`.
+    """The kind of a name or a Python file: `method`, `metric`, `attack` or `detector`.
 
     Raises `UnknownName` when it is none of them.
     """

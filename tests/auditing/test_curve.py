@@ -1,9 +1,13 @@
 """Remedies against the weights of the file."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from bench.auditing.curve import Point, against_curve, separates, use
+from bench.auditing.curve import Against, Point, against_curve, separates, use
+from bench.auditing.page import _curve
+from bench.auditing.result import Row
 
 
 def point(name, copies, likeness, weight=None, pictures=20, spread=0.0):
@@ -42,7 +46,7 @@ def test_a_remedy_that_only_damages_is_no_better_than_a_smaller_weight():
     found = against_curve(point("damage", 0.4, 0.5), curve())
     assert found.weight == pytest.approx(0.5)
     assert found.gain[0] == pytest.approx(0)
-    assert found.words == "no better than weight 0.5"
+    assert found.words == "not told apart from weight 0.5"
 
 
 def test_a_remedy_between_two_weights_is_held_against_what_lies_between():
@@ -80,3 +84,42 @@ def test_a_remedy_is_not_called_better_where_its_use_is_uncertain():
     assert found.gain[0] == pytest.approx(against_curve(sure, curve()).gain[0])
     assert found.gain[1] < 0
     assert found.words.startswith("not told apart")
+
+
+def test_the_verdict_goes_by_the_interval_and_not_by_the_number():
+    words = [Against(0.5, gain).words for gain in ((0.1, 0.02, 0.2), (-0.1, -0.2, -0.02))]
+    assert words == ["better than weight 0.5", "worse than weight 0.5"]
+    for value in (-0.1, 0.0, 0.1):
+        assert Against(0.5, (value, -0.2, 0.2)).words == "not told apart from weight 0.5"
+
+
+def row(weight, copies, use):
+    return Row(
+        name=f"weight {weight:g}",
+        kind="weight",
+        weight=weight,
+        copies=copies,
+        interval=(copies, copies),
+        use=None if use is None else (use, use, use),
+        alignment=None,
+        seconds=None,
+        travels="",
+    )
+
+
+@pytest.mark.parametrize("uses", [(0, 0.4, 1), (0, -0.3, 1.42), (None, None, None), (0, 3, 1)])
+def test_the_chart_has_room_for_every_use(uses):
+    """Nothing is cut at 0 or 1: heights are in the order of the uses, inside of the axis."""
+    rows = [row(weight, 0.1, use) for weight, use in zip((0, 0.5, 1), uses, strict=True)]
+    drawn = _curve(SimpleNamespace(rows=rows))
+    known = [use for use in uses if use is not None]
+    heights = [y for _, y in drawn["used"]]
+    marks = [y for y, _ in drawn["y_ticks"]]
+    assert sorted(known) == [use for _, use in sorted(zip(heights, known, strict=True))[::-1]]
+    assert len(set(heights)) == len(known)
+    assert all(min(marks) <= y <= max(marks) for y in heights)
+    labels = {label.replace("\xa0", " "): y for y, label in drawn["y_ticks"]}
+    assert {"0 %", "100 %"} <= labels.keys()
+    assert drawn["dots"][0].y == pytest.approx(
+        labels["0 %"] + (labels["100 %"] - labels["0 %"]) / 10, abs=0.1
+    )

@@ -35,7 +35,7 @@ OPTIONS = {
     "audit": (
         "--data! --model --lora* --epochs* --embedding* --base --config --holdout --generations"
         " --holdout-random --trigger= --caption-column=text --instance-prompt --novel --quick"
-        " --images=0 --limit=200 --weights= --remedy* --no-attack --seed=0 --like= --sscd"
+        " --images --limit=200 --weights= --remedy* --no-attack --seed=0 --like= --sscd"
         " --profile= --threshold --calibrate --steps --guidance --dtype= --batch-size --clip-skip"
         " --chunks --no-flip --buckets --random-crops --out=runs/audit --store= --fail-above"
         " --dry-run --device --trust* --json"
