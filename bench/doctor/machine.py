@@ -370,10 +370,11 @@ def git_facts() -> list[Fact]:
 
 
 def name_facts() -> list[Fact]:
-    """Every registered method, metric and attack that cannot be imported."""
+    """Every registered method, metric, attack and detector that cannot be imported."""
     from bench.registry.listing import list_names
 
-    found = {kind: list_names(kind)[kind] for kind in ("methods", "metrics", "attacks")}
+    kinds = ("methods", "metrics", "attacks", "detectors")
+    found = {kind: list_names(kind)[kind] for kind in kinds}
     broken = [
         f"{kind[:-1]} {name}: {summary}"
         for kind, names in found.items()

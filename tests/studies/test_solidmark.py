@@ -21,7 +21,7 @@ from bench.studies.experiments import solidmark
 from bench.studies.experiments.disturbed import DROPOUT, NOISE, NONE, TOKENS, Disturbed
 from bench.studies.experiments.marks import Mark
 from bench.studies.experiments.solidmark import Ask, Study, answers, check, dealt, key_of, plan
-from bench.studies.experiments.solidmark_tables import BASE, DELTAS, tables_of
+from bench.studies.experiments.solidmark_tables import BASE, DELTAS, found_in, tables_of
 from bench.training.denoising import Denoising
 from conftest import SIDE, bench, build_tiny_pipeline, write_csv
 
@@ -338,3 +338,12 @@ def test_the_command_plans_a_large_model_and_runs_a_small_one(tiny_folder, data,
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "records" / "solidmark-data").glob("*.json")
     assert list(load_experiment(path).raw["rows"]) == [BASE, NONE, f"{NONE}, guidance"]
+
+
+def test_what_was_found_is_told_from_chance():
+    known = " ".join(found_in(tables_of(*raw_of(lambda keys, _: keys))))
+    assert known.count("all are clear of chance") == 2
+    blind = found_in(tables_of(*raw_of(lambda keys, random: random.random(len(keys)))))
+    assert [line.rpartition(": ")[2] for line in blind] == ["none is clear of chance."] * 2
+    same = found_in(tables_of(*raw_of(lambda keys, _: np.full(len(keys), 0.5))))
+    assert "all answers are the same" in same[1] and "none is clear" in same[1]

@@ -87,7 +87,7 @@ def found_in(tables: Sequence[ResultTable]) -> list[str]:
         low, high = cell.low or 0.0, cell.high or 0.0
         does = "raise R" if low > 0 else "lower R" if high < 0 else "do not clearly change R"
         kind = column.heading.partition(" −")[0].capitalize()
-        sentences.append(f"{kind} {does}: {_short(cell)} to true ones, over all sizes.")
+        sentences.append(f"{kind} {does}: {_short(cell)} against true ones, over all sizes.")
     return sentences
 
 

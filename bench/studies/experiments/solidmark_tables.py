@@ -52,28 +52,46 @@ def about(settings: Mapping[str, Any]) -> list[str]:
 
 
 def found_in(tables: Sequence[ResultTable]) -> list[str]:
-    """What the tables say of the claim, in sentences: of every model, at the most views, the key
-    AUC and the correlation of answers with keys, and whether these are clear of chance.
+    """What the tables say of the claim, in sentences: of every model, after the most views, the key
+    AUC and the correlation of answers with keys, and where these are clear of chance.
     """
     by_name = {table.name: table for table in tables}
     auc = by_name["auc"]
-    dose, sentences = auc.labels[-1], []
-    for row in (column.heading for column in auc.columns):
-        area = auc.cell(dose, row)
-        together = by_name[_name(row)].cell(dose, "correlation")
-        sentences.append(
-            f"{row}, at {dose} views in a round: key AUC {_against(area, 0.5)}; correlation of"
-            f" answers with keys {_against(together, 0.0)}."
-        )
-    return sentences
+    views, rows = auc.labels[-1], [column.heading for column in auc.columns]
+    areas = {row: auc.cell(views, row) for row in rows}
+    together = {row: by_name[_name(row)].cell(views, "correlation") for row in rows}
+    return [
+        f"At {views} views in a round the key AUC is {_listed(areas)}: {_clear(areas, 0.5)}.",
+        f"The correlation of answers with keys is {_listed(together)}: {_clear(together, 0.0)}.",
+    ]
 
 
-def _against(cell: Cell, chance: float) -> str:
-    """A number with its interval, and whether that leaves out chance."""
-    if cell.value is None or cell.low is None or cell.high is None:
-        return cell.note or "–"
-    clear = "clear of chance" if cell.low > chance or cell.high < chance else "not clear of chance"
-    return f"{cell.value:.3f} [{cell.low:.3f}, {cell.high:.3f}], {clear}"
+def _listed(cells: Mapping[str, Cell]) -> str:
+    """`0.502 [0.472, 0.533] (base), ...`, by model."""
+    return ", ".join(
+        f"{cell.note or 'not known'} ({row})"
+        if cell.value is None or cell.low is None or cell.high is None
+        else f"{cell.value:.3f} [{cell.low:.3f}, {cell.high:.3f}] ({row})"
+        for row, cell in cells.items()
+    )
+
+
+def _clear(cells: Mapping[str, Cell], chance: float) -> str:
+    """Of which models the interval leaves out chance."""
+    clear = [
+        row
+        for row, cell in cells.items()
+        if cell.low is not None
+        and cell.high is not None
+        and (cell.low > chance or cell.high < chance)
+    ]
+    if not clear:
+        return "none is clear of chance"
+    return (
+        f"clear of chance for {', '.join(clear)}"
+        if len(clear) < len(cells)
+        else "all are clear of chance"
+    )
 
 
 def _name(row: str) -> str:
