@@ -143,9 +143,9 @@ def paired_shares(
     """
     differences = np.asarray(table, np.float64) - np.asarray(baseline, np.float64)
     value = float(differences.mean())
-    bounds = [bound for row in differences for bound in difference_of_shares(row)]
-    if len(differences) == 1:
-        return (value, *bounds)
+    bounds = [difference_of_shares(row) for row in differences]
+    if len(bounds) == 1:
+        return (value, *bounds[0])
     random = np.random.default_rng(seed)
     seeds, count = differences.shape
     means = []
@@ -153,5 +153,6 @@ def paired_shares(
         rows = random.integers(0, seeds, (seeds, 1))
         columns = random.integers(0, count, (seeds, count))
         means.append(differences[rows, columns].mean())
-    bounds += np.quantile(means, _TAILS).tolist()
-    return value, min(bounds), max(bounds)
+    low, high = np.quantile(means, _TAILS)
+    bounds.append((float(low), float(high)))
+    return value, min(low for low, _ in bounds), max(high for _, high in bounds)

@@ -79,12 +79,12 @@ def size_rows(found: Sequence[Measured], designs: Designs = ALONE) -> list[Row]:
         control = groups.get((RANDOM, size)) if kind != RANDOM and size is not None else None
         others = {"none": [none] if kind != NONE else [], "random": control or []}
         for name, others_models in others.items():
-            for score, role, by_prompt in (
-                ("copies", "memorized", _copies),
-                ("clip_clean", "clean", _clip),
+            for score, by_prompt, design in (
+                ("copies", _copies, designs.get("memorized")),
+                ("clip_clean", _clip, designs.get("clean")),
             ):
                 ours, theirs = (_by_prompt(each, by_prompt) for each in (models, others_models))
-                design, share = designs.get(role), score == "copies"
+                share = score == "copies"
                 row |= _difference(f"{score}_minus_{name}", ours, theirs, share, design)
         rows.append(row)
     return rows
