@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from bench.statistics.detection import area, area_interval, at_rate, at_threshold, newcombe, roc
 from bench.statistics.intervals import student
@@ -87,17 +88,11 @@ def test_the_variance_of_clusters_is_that_of_leaving_one_out_after_the_other():
 def test_intervals_cover_the_area_where_positives_hang_together():
     """Twelve clusters of four: taken for 48 units they cover 84 of 100."""
     clusters, runs, covered = np.repeat(np.arange(12), 4), 300, 0
-    units, truth = (
-        units_of(clusters.tolist()),
-        0.7602499389065233,
-    )  # normal distribution at 1/sqrt 2
+    units, truth = units_of(clusters.tolist()), stats.norm.cdf(1 / math.sqrt(2))
     for run in range(runs):
         rng = np.random.default_rng([7, run])
-        p = (
-            1
-            + math.sqrt(0.8) * rng.normal(size=12)[clusters]
-            + math.sqrt(0.2) * rng.normal(size=48)
-        )
+        common, own = rng.normal(size=12)[clusters], rng.normal(size=48)
+        p = 1 + math.sqrt(0.8) * common + math.sqrt(0.2) * own
         low, high = area_interval(p, rng.normal(size=100), (units, None))
         covered += low <= truth <= high
     assert covered / runs >= 0.92
