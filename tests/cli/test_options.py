@@ -110,7 +110,7 @@ OPTIONS = {
         " --dry-run --device --json"
     ),
     "sweep": (
-        "method! --suite=testbed --values= -p/--parameter* --out --work=runs/sweeps"
+        "method! --suite=testbed --values= -p/--parameter* --seeds=1 --out --work=runs/sweeps"
         " --store=runs/store --device --trust* --json"
     ),
     "tune": (

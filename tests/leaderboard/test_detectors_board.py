@@ -12,6 +12,8 @@ from bench.base.errors import UserError
 from bench.leaderboard.detectors import DetectorRow, in_words, make_detector_boards
 from bench.leaderboard.detectors_page import as_csv, html, markdown
 from bench.records.detection import Detection, OverSteps, load_detection
+from bench.statistics.detection import area_interval, newcombe
+from bench.statistics.units import Design
 
 
 def detection(name: str = "mine", needs: str = "trajectory", shift: float = 1.0, **changes):
@@ -88,6 +90,22 @@ def test_images_are_compared_one_by_one():
     by_prompt = detection()
     single = {kind: {p: [v[0]] for p, v in of.items()} for kind, of in by_prompt.scores.items()}
     assert DetectorRow(detection(scores=single)).area_of_images("clean") is None
+
+
+def test_prompts_that_hang_together_are_counted_once():
+    """The six copied prompts are two clusters of three."""
+    memorized = [f"memorized-{number:03d}" for number in range(10)]
+    clusters = {prompt: place // 3 for place, prompt in enumerate(memorized[:6])}
+    hanging = detection(shift=0.2, design={"memorized": {"clusters": clusters}})
+    row, alone = DetectorRow(hanging), DetectorRow(detection(shift=0.2))
+    units = Design(clusters, {}).units(memorized[:6])
+    for kind in ("clean", "hard"):
+        area, plain = row.area(kind), alone.area(kind)
+        bounds = area_interval(row.positives(), row.others(kind), (units, None))
+        assert (area.low, area.high) == bounds and area.high - area.low > plain.high - plain.low
+        assert (area.value, area.positives) == (plain.value, 6)
+        images = row.area_of_images(kind)
+        assert (images.low, images.high) == newcombe(images.value, 2, len(row.others(kind)))
 
 
 def test_floors_stand_last_and_other_protocols_apart():
