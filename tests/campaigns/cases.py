@@ -130,7 +130,7 @@ CASES = [
     Case(
         "audit",
         [
-            *("audit", "--data", "pictures", "--holdout", "holdout", "--lora", "style.safetensors"),
+            *("audit", "--data", "pictures", "--lora", "style.safetensors"),
             *("--embedding", "zog.safetensors", "--model", "suite/pipeline"),
             *("--like", "suite/tiny.toml", "--steps", "2", "--images", "1", "--weights", "0.5"),
             *("--remedy", "cfg_delay", "--remedy", "wanda", "--out", "audited"),
@@ -242,15 +242,11 @@ def stage_set(folder: Path) -> Iterator[None]:
 
     site = _local_site()
     build_tiny_suite(folder / "suite")
-    drawn = np.random.default_rng(1)
-    for name, count in (("pictures", 6), ("holdout", 3)):
-        (folder / name).mkdir()
-        for number in range(count):
-            colour = drawn.integers(0, 256, 3, dtype=np.uint8)
-            picture = np.broadcast_to(colour, (32, 32, 3)).copy()
-            picture[: 4 * number + 4] = 255 - colour
-            (folder / f"{name}/{number}.png").write_bytes(encode_png(picture))
-            (folder / f"{name}/{number}.txt").write_text(f"{name} {number}")
+    (folder / "pictures").mkdir()
+    for number in range(6):
+        grey = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        (folder / f"pictures/{number}.png").write_bytes(encode_png(grey))
+        (folder / f"pictures/{number}.txt").write_text(f"picture {number}")
     _write_fine_tuning(folder)
     with site.Site() as server:
         lines = ['extends = "./tiny.toml"', 'name = "far"']
