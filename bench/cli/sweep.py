@@ -54,7 +54,7 @@ def sweep(
         typer.Option(
             min=1,
             max=limits.GENERATIONS,
-            help="Independent generations of every image, as of a board's rows.",
+            help="Generations of every prompt, each from other seeds, as of a board's rows.",
         ),
     ] = 1,
     out: Annotated[

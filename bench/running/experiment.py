@@ -52,7 +52,7 @@ class Experiment:
 
     `sources` holds the digest of the code of the method and of each metric and attack that is not
     a built-in, by kind and name ("method mine"); `plugins` the distributions that they came from,
-    with their versions. `seeds` counts independent generations of every image. `problems` holds
+    with their versions. `seeds` counts generations of every prompt. `problems` holds
     what stands in the way of a lenient suite, whose files may be missing.
     """
 
