@@ -202,12 +202,12 @@ class Undisturbed:
         return self.known[case.name]
 
 
-def _local_site() -> Any:
-    """The server of the tests, by its place: were their folder on the path, the folders of tests
+def of_the_tests(name: str) -> Any:
+    """A module of the tests, by its place: were their folder on the path, the folders of tests
     would be taken for the packages whose names they bear.
     """
-    place = Path(__file__).parents[1] / "local_site.py"
-    found = importlib.util.spec_from_file_location("local_site", place)
+    place = Path(__file__).parents[1] / f"{name}.py"
+    found = importlib.util.spec_from_file_location(name, place)
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     return module
@@ -240,7 +240,7 @@ def stage_set(folder: Path) -> Iterator[None]:
     from bench.base.pictures import encode_png
     from bench.testbed.tiny import build_tiny_suite
 
-    site = _local_site()
+    site = of_the_tests("local_site")
     build_tiny_suite(folder / "suite")
     (folder / "pictures").mkdir()
     for number in range(6):
