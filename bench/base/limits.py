@@ -29,4 +29,5 @@ SILENT_SECONDS = 86_400  # that a server may be silent, at most
 IMAGES_PER_PROMPT = 10_000  # of a role or an attack
 CHUNKS = 8  # of a prompt, of 75 tokens each
 ROUNDS = 1_000  # of a timing
-GENERATIONS = 1_000  # of a run
+GENERATIONS = 1_000  # of a run, or trainings of each kind in an experiment
+EXPERIMENT_PICTURES = 100_000  # of an experiment, or views of one in a round
