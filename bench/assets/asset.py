@@ -165,10 +165,10 @@ def was_fetched(asset: Asset, cache: Path) -> bool:
 def locate(asset: Asset, cache: Path, again: bool = False) -> Path | None:
     """The place of an asset that is in the cache with the right digest; None for any other.
 
-    `again` hashes every file, whatever its receipt says. A file that somebody put there by hand is
-    accepted when its sha256 is pinned and right, and so is one whose receipt tells of another file
-    than the download. A file without a pinned sha256, and a folder, are accepted only when `fetch`
-    made them and they have not changed since.
+    `again` hashes every file, whatever its receipt says. A file that somebody put there by hand, or
+    whose receipt is not that of the pinned file, is accepted when its sha256 is pinned and right. A
+    file without a pinned sha256, and a folder, are accepted only when `fetch` made them and they
+    have not changed since.
     """
     path, receipt = cache / asset.path, read_receipt(asset, cache)
     if asset.unpack == "none" and not (receipt and _is_of_one_file(receipt, asset.sha256)):
