@@ -37,6 +37,7 @@ from bench.diffusion.weight_files import refuse_pickle
 from bench.new_suite.given import Given
 from bench.new_suite.given import absolute as linked
 from bench.new_suite.model import ModelChecks
+from bench.running.experiment import metric_settings
 from bench.suite.embeddings import token_in
 from bench.suite.load import load_suite
 from bench.suite.places import SUITE_PREFIX
@@ -77,7 +78,7 @@ def judges_of(like: Suite, asked: Asked) -> Judges:
 
     Raises `UserError` where the suite has no copy descriptor, or its file is not here.
     """
-    given = dict(like.settings.metrics.get("sscd", {}))
+    given = metric_settings(like, "sscd") or {}
     if not given:
         raise UserError(
             f"suite {like.name} has no [metrics.sscd], so an audit cannot take its copy descriptor"
@@ -91,7 +92,7 @@ def judges_of(like: Suite, asked: Asked) -> Judges:
     if asked.threshold is not None:
         given["threshold"] = asked.threshold
     given.setdefault("threshold", 0.7)
-    clip = like.settings.metrics.get("clip_score")
+    clip = metric_settings(like, "clip_score")
     if clip is None:
         return Judges(given, None)
     weights = clip.get("weights", "")

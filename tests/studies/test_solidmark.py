@@ -302,6 +302,8 @@ def test_bad_questions_are_refused(tiny_folder, data, tmp_path):
         ({"rows": ("wrong",)}, "unknown row 'wrong'"),
         ({"doses": (1, 0)}, "must ascend"),
         ({"doses": (0,)}, "must ascend"),
+        ({"doses": (0, 10**20)}, "--doses must be at most 100,000"),
+        ({"pictures": 8 * 10**9}, "--pictures must be at most 100,000"),
         ({"pictures": 9}, "multiple of the 2 doses"),
         ({"methods": ("guidance",), "rows": (BASE,)}, "asked of the row fine-tuned"),
     ):
