@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.auditing.found import forget_images
 from bench.auditing.page import bounds, columns, page, percent, similar_in_words
 from bench.auditing.result import Found
+from bench.auditing.work import RESULT, forget_images, shown_images
 from bench.base.errors import visible
 from bench.base.files import write_atomically
 from bench.base.text import duration_text, size_text
@@ -24,16 +24,17 @@ def write(found: Found, out: Path) -> dict[str, Path]:
     frames = found.frames()
     contents = {
         "page": ("index.html", page(found, out)),
-        "json": ("audit.json", json.dumps(found.as_json(), indent=1) + "\n"),
+        "json": (RESULT, json.dumps(found.as_json(), indent=1) + "\n"),
         "card": ("audit.md", markdown(found)),
         "pictures": ("pictures.csv", frames["pictures"].to_csv(index=False)),
         "rows": ("rows.csv", frames["rows"].to_csv(index=False)),
     }
+    shown = shown_images(out)  # before its file is written over
     files = {}
     for key, (name, content) in contents.items():
         files[key] = out / name
         write_atomically(files[key], content.encode())
-    forget_images(out, {near.file for one in found.pictures for near in one.nearest})
+    forget_images(out, shown, {near.file for one in found.pictures for near in one.nearest})
     return files
 
 

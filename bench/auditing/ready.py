@@ -29,10 +29,10 @@ from bench.auditing.suites import (
     judges_of,
     model_side,
     named,
-    refuse_out,
     weighted,
 )
 from bench.auditing.threshold import Threshold, is_set, stated, unasked
+from bench.auditing.work import refuse_out
 from bench.base.digests import path_digest
 from bench.base.errors import UserError, visible
 from bench.base.limits import CHUNKS
@@ -232,7 +232,7 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     Raises `UserError`, one line, for whatever is wrong with an input.
     """
     _refuse_idle(asked)
-    refuse_out(asked.out, [asked.data, *([asked.holdout] if asked.holdout else [])])
+    refuse_out(asked)
     like = load_suite(asked.suite_like)
     judges = judges_of(like, asked)
     header = _header(asked)
