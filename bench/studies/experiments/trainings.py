@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save
 
 from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
+from bench.base.work_folder import refuse_own_files
 from bench.training.denoising import Denoising
 from bench.training.loop import Course, Learner
 
-FACTS = "training.json"
+FACTS, CHECKPOINTS = "training.json", "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Kept:
     def known(self) -> dict[str, Any] | None:
         """The facts of the finished training, None while it is not finished.
 
-        Raises `UserError` for a folder that belongs to another training.
+        Raises `UserError` for a folder that belongs to another training, and for one with
+        checkpoints of none, which would be removed.
         """
         file = self.folder / FACTS
         try:
@@ -51,6 +53,7 @@ class Kept:
                 f"{file} cannot be read: {one_line(error)}; delete its folder to begin again"
             ) from error
         if content is None:
+            refuse_own_files(self.folder, [CHECKPOINTS], "bench")
             return None
         if not isinstance(content, dict) or content.get("identity") != self._all():
             raise UserError(
@@ -108,7 +111,7 @@ def train_once(
         kept.course,
         loss,
         device,
-        kept.folder / "checkpoints",
+        kept.folder / CHECKPOINTS,
         "lower --lr or raise --warmup, with another --out",
     )
 
@@ -124,7 +127,7 @@ def train_once(
 
     facts = learner.learn(stepped)
     kept.write(facts)
-    shutil.rmtree(kept.folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(kept.folder / CHECKPOINTS, ignore_errors=True)
     return facts
 
 
