@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
+from bench.base.arrays import open_arrays
 from bench.base.digests import path_digest
 from bench.base.errors import UserError, one_line, visible
 from bench.base.parameters import configure, validation_line
@@ -154,10 +155,8 @@ class SuiteDraft(Checks):
 
     def _statistics(self, path: Path, network: Path) -> int:
         """The side that pictures are resized to, where the statistics say it, else 299."""
-        import numpy as np
-
         try:
-            with np.load(path, allow_pickle=False) as content:
+            with open_arrays(path) as content:
                 mean, covariance, made_with = (
                     content["mu"].shape,
                     content["sigma"].shape,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from bench.base.errors import UserError, one_line
-from bench.base.files import remove_debris, write_atomically
+from bench.base.files import read_regular_file, remove_debris, write_atomically
 from bench.base.locks import LOCK, locked
 
 Root = Path | str  # of a store: a path, or a URL
@@ -137,8 +138,8 @@ class OnDisk:
 
     def read(self, name: str) -> bytes:
         try:
-            return (self.path / name).read_bytes()
-        except OSError as error:
+            return read_regular_file(self.path / name, sys.maxsize)
+        except (OSError, ValueError) as error:
             raise UserError(f"{self.path / name} cannot be read: {one_line(error)}") from error
 
     def write(self, name: str, content: bytes) -> None:

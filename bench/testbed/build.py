@@ -26,7 +26,8 @@ from bench.assets.asset import cache_folder
 from bench.base.digests import digest_of
 from bench.base.distribution import package_version
 from bench.base.errors import UserError
-from bench.base.files import write_atomically
+from bench.base.files import is_there, write_atomically
+from bench.base.foreign import read_table
 from bench.base.pictures import encode_png
 from bench.base.work_folder import refuse_own_files
 from bench.features.networks import CleanFeatures
@@ -365,8 +366,8 @@ _OF_THE_BUNDLE = {"reference_pictures", "clean_prompts", "quality_prompts"}
 def _refuse_other_plan(shop: Workshop) -> None:
     """What is in a work folder belongs to the plan that it was begun with."""
     path, plan = shop.folder / "plan.json", json.loads(json.dumps(shop.plan.facts()))
-    if path.exists():
-        begun = json.loads(path.read_text())
+    if is_there(path):
+        begun = read_table(path)
     else:
         refuse_own_files(shop.folder, WRITTEN, "bench testbed build", "--work")
         begun = plan

@@ -16,9 +16,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench.base import limits
 from bench.base.digests import path_digest
 from bench.base.errors import UserError, one_line
-from bench.base.files import is_there, write_atomically
+from bench.base.files import is_there, read_regular_file, write_atomically
 
 BUNDLE = Path(__file__).parent / "bundle"
 UNFINISHED = ".unfinished"  # marks the folder of a bundle that is being made
@@ -47,8 +48,8 @@ ACCEPTANCE: dict[str, tuple[str, float, str]] = {
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a bundle. Raises `UserError` when there is none or it is damaged."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        manifest = json.loads(read_regular_file(folder / "manifest.json", limits.TABLE_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{folder} holds no testbed bundle ({one_line(error)}); "
             "build one with `bench testbed build`"

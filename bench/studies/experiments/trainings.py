@@ -19,8 +19,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from bench.base import limits
 from bench.base.errors import UserError, one_line
-from bench.base.files import write_atomically
+from bench.base.files import is_there, read_regular_file, write_atomically
 from bench.base.work_folder import refuse_own_files
 from bench.training.denoising import Denoising
 from bench.training.loop import Course, Learner
@@ -47,7 +48,8 @@ class Kept:
         """
         file = self.folder / FACTS
         try:
-            content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+            there = is_there(file)
+            content = json.loads(read_regular_file(file, limits.RECORD_BYTES)) if there else None
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(
                 f"{file} cannot be read: {one_line(error)}; delete its folder to begin again"

@@ -32,6 +32,7 @@ import torch
 
 from bench.base.errors import UserError
 from bench.base.files import write_atomically
+from bench.base.foreign import read_table
 from bench.base.parameters import configure
 from bench.base.progress import Report, silent
 from bench.base.prompt_lists import read_list
@@ -290,10 +291,7 @@ def _toml_value(value: Any) -> str:
 
 
 def _side(pipeline: Path) -> int:
-    unet, vae = (
-        json.loads((pipeline / part / "config.json").read_text(encoding="utf-8"))
-        for part in ("unet", "vae")
-    )
+    unet, vae = (read_table(pipeline / part / "config.json") for part in ("unet", "vae"))
     return pipeline_side(unet, vae)
 
 

@@ -31,9 +31,10 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from bench.base import limits
 from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UserError, one_line
-from bench.base.files import write_atomically
+from bench.base.files import is_there, read_regular_file, write_atomically
 from bench.base.progress import Report, silent
 from bench.base.work_folder import refuse_own_files, refuse_read
 from bench.diffusion.families import family_of, refuse_family
@@ -186,7 +187,7 @@ def _known(out: Path) -> dict[str, Any] | None:
     """What `training.json` of a work folder holds; None where there is none yet."""
     file = out / "training.json"
     try:
-        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        known = json.loads(read_regular_file(file, limits.RECORD_BYTES)) if is_there(file) else None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{file} cannot be read: {one_line(error)}; give another folder with --out"
