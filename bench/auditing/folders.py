@@ -19,7 +19,7 @@ from bench.auditing.suites import Files, Judges, judges_of
 from bench.auditing.threshold import stated
 from bench.auditing.verdicts import excess, hits, hits_among, share_of, upper_limit, verdicts
 from bench.auditing.work import absolute, claim, keep_image, refuse_out
-from bench.base.errors import UserError, visible
+from bench.base.errors import UserError, is_whole, visible
 from bench.base.pictures import has_picture_suffix, read_picture
 from bench.base.progress import Report, silent
 from bench.captioned.views import Training
@@ -154,4 +154,10 @@ def _generated(folder: Path) -> list[Path]:
     ]
     if not found:
         raise UserError(f"folder of generations {folder} holds no picture")
+    for path in found:
+        if not is_whole(str(path.relative_to(folder))):
+            raise UserError(
+                f"generation {visible(str(path))}: the name is not valid Unicode, which no page can"
+                " hold; rename it"
+            )
     return found

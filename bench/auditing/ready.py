@@ -38,7 +38,7 @@ from bench.base.errors import UserError, visible
 from bench.base.limits import CHUNKS
 from bench.base.progress import Report, silent
 from bench.base.prompt_lists import read_list
-from bench.captioned.buckets import LEAST, MOST, STEP, Sides, believable, buckets_of
+from bench.captioned.buckets import LEAST, MOST, STEP, Sides, believable, believed, buckets_of
 from bench.captioned.views import Training
 from bench.diffusion.between import refuse_other_training, same_weights
 from bench.diffusion.denoiser import Denoiser, check_size
@@ -397,7 +397,7 @@ def _pairs(
 def _buckets(header: TrainingHeader, side: int) -> tuple[Sides, ...]:
     """Those of the resolution and limits that the file states, else of the model's own side."""
     return buckets_of(
-        min(header.resolution or side, 2 * side),
+        believed(header.resolution, side),
         max(header.bucket_least or LEAST, STEP),
         min(header.bucket_most or MOST, 4 * max(side, LEAST)),
     )

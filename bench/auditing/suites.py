@@ -28,7 +28,7 @@ from bench.auditing.asked import Asked, Lora
 from bench.auditing.pictures import Pictures
 from bench.auditing.prompts import Asking
 from bench.auditing.work import HEADING, claim
-from bench.base.errors import UserError, visible
+from bench.base.errors import UserError, is_whole, visible
 from bench.base.files import write_atomically
 from bench.base.pictures import encode_png
 from bench.diffusion.checkpoint import check_checkpoint
@@ -285,8 +285,16 @@ def embedding_tables(files: Iterable[Path]) -> list[dict[str, Any]]:
 def named(path: Path) -> Path:
     """A path as a suite file has to say it, with its links left: a hub's cache names files by
     links.
+
+    Raises `UserError` for one that is not valid Unicode.
     """
-    return linked(path.expanduser())
+    found = linked(path.expanduser())
+    if not is_whole(str(found)):
+        raise UserError(
+            f"{visible(str(found))}: the name is not valid Unicode, which a suite file cannot hold;"
+            " rename it"
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from bench.base.arrays import open_arrays
 from bench.base.digests import path_digest
-from bench.base.errors import UserError, one_line, visible
+from bench.base.errors import UserError, is_whole, one_line, visible
 from bench.base.parameters import configure, validation_line
 from bench.new_suite.given import Checks, absolute
 from bench.new_suite.prompts import Row
@@ -61,7 +61,7 @@ class SuiteDraft(Checks):
         path = absolute(path)
         inside = path.is_relative_to(self.out.parent)
         shown = path.relative_to(self.out.parent).as_posix() if inside else str(path)
-        if not shown.isascii() and any(0xD800 <= ord(c) < 0xE000 for c in shown):
+        if not is_whole(shown):
             self.problems.append(
                 f"{visible(shown)}: the name is not valid Unicode, which a suite file cannot hold;"
                 " rename it"
