@@ -24,8 +24,8 @@ def open_arrays(path: Path) -> Any:
     facts = path.stat()
     if not stat.S_ISREG(facts.st_mode):
         raise ValueError("it is no regular file")
-    found = np.load(path, allow_pickle=False)
-    if isinstance(found, np.lib.npyio.NpzFile):
+    found: Any = np.load(path, allow_pickle=False)
+    if isinstance(found, np.lib.npyio.NpzFile) and found.zip is not None:
         unpacked = sum(member.file_size for member in found.zip.infolist())
         if unpacked > limits.ARCHIVE_RATIO * facts.st_size:
             found.close()
