@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -35,14 +36,31 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     # The library's way without locks is a file that is there or not: it would stay after a command
     # that was killed, and here it is there always. Older releases know no such way, and drop the
     # argument.
-    lock = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise Busy(str(folder)) from error
-    except (OSError, NotImplementedError):
-        pass
+    lock = FileLock(path, fallback_to_soft=False)
+    with suppress(OSError, NotImplementedError):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            # Older releases take every error for a lock that somebody has, and would wait for ever.
+            if _has_locks(path):
+                if not wait:
+                    raise Busy(str(folder)) from error
+                lock.acquire()
     try:
         yield
     finally:
         lock.release()
+
+
+def _has_locks(path: Path) -> bool:
+    """Whether the file system of a file has locks: it gives one, or says that somebody has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has them
+        return True
+    try:
+        with path.open("ab") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)
+    return True

@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 
 from bench.base.errors import UserError
 from bench.base.locks import LOCK, Busy, locked
@@ -62,6 +63,18 @@ def test_without_locks_the_block_runs_again_and_again(no_locks, tmp_path):
         raise RuntimeError("of the block")
     assert error.value.__context__ is None
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def test_an_older_library_waits_for_no_lock_that_there_cannot_be(no_locks, tmp_path, monkeypatch):
+    """It says of every error that somebody has the lock."""
+
+    def acquire(lock, timeout=None):
+        assert timeout == 0, "it would wait for ever"
+        raise Timeout(lock.lock_file)
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    with locked(tmp_path, wait=False), locked(tmp_path):
+        pass
 
 
 def test_a_store_without_locks_keeps_what_was_made(no_locks, tmp_path):
