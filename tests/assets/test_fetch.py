@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from bench.assets import addresses, links, session
+from bench.assets import addresses, links
 from bench.assets import asset as assets
 from bench.assets import download as downloading
 from bench.assets import fetch as fetching
@@ -38,6 +38,7 @@ from bench.assets.asset import Asset, cache_folder, locate, read_receipt
 from bench.assets.fetch import fetch, text
 from bench.assets.links import images_text, read_images
 from bench.assets.session import folder_lock
+from bench.base import locks
 from bench.base.errors import UserError
 from local_site import Site, sha256
 
@@ -920,7 +921,7 @@ def test_a_file_system_that_knows_no_locks_can_be_fetched_into(site, tmp_path, m
     def refuse(*_, **__):
         raise OSError(errno.EOPNOTSUPP, "not supported")
 
-    monkeypatch.setattr(session.FileLock, "acquire", refuse)
+    monkeypatch.setattr(locks.FileLock, "acquire", refuse)
     assert fetch([asset(site)], tmp_path)[0].state == "fetched"
 
 

@@ -129,6 +129,12 @@ def test_numbers_of_the_table_are_those_of_the_csv():
         assert float(line["found_as_set_up"]) == pytest.approx(row.calibrated.found, abs=1e-6)
 
 
+def test_no_text_of_a_record_is_a_formula_in_the_csv():
+    record = detection(parameters={"=1+1": 2})
+    (line,) = csv.DictReader(io.StringIO(as_csv(board(record))))
+    assert line["parameters"] == "'=1+1=2"
+
+
 def test_few_clean_prompts_give_a_dash_and_no_rate():
     record = detection()
     few = {kind: dict(list(of.items())[:50]) for kind, of in record.of_prompt.items()}

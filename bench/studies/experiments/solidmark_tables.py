@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -142,7 +143,8 @@ def _details(
     for delta in DELTAS:
         headings += [f"within {delta:g}", f"pixels within {delta:g}"]
     return ResultTable(
-        name=f"model-{'-'.join(row.replace(',', '').split())}",
+        # A method may be a file's path, which a name cannot be.
+        name="-".join(["model", *re.findall(r"[A-Za-z0-9._-]+", row)]),
         title=f"Answers of the model: {row}",
         means=(
             "Distance of the mean answer to the key, and of its pixels, in greys from 0 to 1; share"
