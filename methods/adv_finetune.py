@@ -19,11 +19,11 @@ choice. Low-rank updates are reported to fail.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from bench import (
@@ -51,6 +51,7 @@ from methods._erasure import (
     training_latents,
 )
 from methods._search import Stream, searched
+from methods._tries import refuse_few_tries
 from methods.wanda import Wanda
 
 MARGIN = 0.2  # below the suite's threshold: where a picture is no copy to be doubted
@@ -109,6 +110,11 @@ class AdvFinetune(Method):
     inner_rate: float = Field(0.1, gt=0, description="its step size (attack dori: 0.1)")
     inner_batch: int = Field(8, ge=1, description="its noises a step (attack dori: 8)")
     seed: int = Field(0, ge=0, description="of everything that is drawn")
+
+    @model_validator(mode="after")
+    def _enough_tries(self) -> Self:
+        refuse_few_tries(self.tries, self.surrogates, "surrogates")
+        return self
 
     def needed(self) -> tuple[Need, ...]:
         return self.needs if self._acts else ("fit_prompts", "clean_prompts")

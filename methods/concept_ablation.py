@@ -14,10 +14,10 @@ pictures of it.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from bench import (
@@ -34,6 +34,7 @@ from bench import (
     swapped,
 )
 from methods._erasure import Noising, Part, parameters_of, pictures_apart
+from methods._tries import refuse_few_tries
 
 
 class ConceptAblation(Method):
@@ -80,6 +81,11 @@ class ConceptAblation(Method):
         ),
     )
     seed: int = Field(0, ge=0, description="of pictures, noise and timesteps")
+
+    @model_validator(mode="after")
+    def _enough_tries(self) -> Self:
+        refuse_few_tries(self.tries, self.pictures, "pictures")
+        return self
 
     def fit(self, denoiser: Denoiser, data: FitData) -> State:
         """The changed parameters by name. A step takes two forward rows and two backward ones for

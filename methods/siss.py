@@ -18,10 +18,10 @@ model makes of a clean caption of the same objects; both losses are under the na
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from bench import (
@@ -38,6 +38,7 @@ from bench import (
     swapped,
 )
 from methods._erasure import Noising, Part, parameters_of, pictures_apart, training_latents
+from methods._tries import refuse_few_tries
 
 
 class Siss(Method):
@@ -89,6 +90,11 @@ class Siss(Method):
         ),
     )
     seed: int = Field(0, ge=0, description="of pictures, noise and timesteps")
+
+    @model_validator(mode="after")
+    def _enough_tries(self) -> Self:
+        refuse_few_tries(self.tries, self.pictures, "pictures")
+        return self
 
     def fit(self, denoiser: Denoiser, data: FitData) -> State:
         """The changed parameters by name. A row of a step takes one forward evaluation and two

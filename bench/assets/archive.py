@@ -21,6 +21,10 @@ from bench.base.errors import UserError, one_line, visible
 
 MIB = limits.MIB
 CHUNK = 1 << 18  # bytes read at once
+# hidden files by which the cache tells what it may trust (bench.assets.asset, .download, .session)
+CACHE_FILE = re.compile(
+    r"\.lock|\..+\.(fetched\.json|part|part\.json|unpacking|old|tmp)", re.IGNORECASE
+)
 # what the standard library raises for an archive that is damaged
 UNREADABLE = (
     OSError,
@@ -71,8 +75,9 @@ def unpack(
     `check` is called between pieces and may raise an exception to stop.
 
     Every member is judged before the first is written: `BadArchive` for one that is absolute, leads
-    out of the folder, comes twice, or is neither file nor folder. Permissions, owners and times of
-    the archive are not taken. `UserError` when it cannot be written.
+    out of the folder, comes twice, is neither file nor folder, or is called like a file by which
+    the cache tells what it may trust. Permissions, owners and times of the archive are not taken.
+    `UserError` when it cannot be written.
     """
     try:
         with zipfile.ZipFile(archive) if kind == "zip" else tarfile.open(archive, "r:*") as opened:
@@ -183,6 +188,11 @@ def _judged(members: Iterable[_Member], most: int) -> list[_Member]:
             or re.match("[A-Za-z]:", member.name)
         ):
             raise BadArchive(f"its member '{shown}' leads out of the folder: nothing was unpacked")
+        if any(CACHE_FILE.fullmatch(part) for part in path.parts):
+            raise BadArchive(
+                f"its member '{shown}' is called like a file of the cache's own: nothing was"
+                " unpacked"
+            )
         if member.special:
             raise BadArchive(f"its member '{shown}' is {member.special}: nothing was unpacked")
         if member.open and (path in files or not path.parts):

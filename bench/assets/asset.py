@@ -6,6 +6,7 @@ cache, and whether it is whole.
                                      and sha256 of every file that it became
             .<name>.part             an unfinished download (bench.assets.download), which is never
                                      read as the file
+    <cache>/own/<key>/<path>         the same, of what a suite states itself (`own_entries`)
 
 A file is hashed once. After that its size and its time of modification say that it is the same;
 where they differ, it is hashed again.
@@ -29,6 +30,9 @@ from bench.base.files import write_atomically
 
 # of a path inside the cache; hidden names are the cache's own
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+OWN = "own"  # the folder of the cache with what suites state themselves
+KEPT = re.compile(rf"^{OWN}/[0-9a-f]{{16}}/")  # where such an entry lies, before its own path
+NOTHING = b"{}\n"  # a receipt that vouches for no file
 
 
 def inside_the_cache(path: str) -> str:
@@ -68,6 +72,9 @@ class Asset(BaseModel):
     unpack: Literal["none", "zip", "tar"] = Field(
         "none", description="tar: plain or compressed with gzip, bzip2 or xz"
     )
+    login: bool = Field(
+        False, description="whether the user's login is sent along to addresses of the hub"
+    )
 
     @field_validator("path")
     @classmethod
@@ -76,8 +83,11 @@ class Asset(BaseModel):
 
     @property
     def file(self) -> str:
-        """The path of the file as it comes, in a mirror that has the layout of the cache."""
-        return self.path if self.unpack == "none" else f"{self.path}.{self.unpack}"
+        """The path of the file as it comes, in a mirror that has the layout of the cache; what a
+        suite states itself lies there where the suite says.
+        """
+        path = KEPT.sub("", self.path)
+        return path if self.unpack == "none" else f"{path}.{self.unpack}"
 
 
 @dataclass(frozen=True)
@@ -138,23 +148,30 @@ def write_receipt(asset: Asset, cache: Path, receipt: Receipt) -> None:
     )
 
 
-def delete_receipt(asset: Asset, cache: Path) -> None:
-    """Delete the receipt of an asset, so that its files are no longer trusted."""
-    with suppress(OSError):
-        beside(cache / asset.path, "fetched.json").unlink(missing_ok=True)
+def distrust(asset: Asset, cache: Path) -> None:
+    """Let the receipt of an asset, where it has one, vouch for no file any more. It stays, since it
+    says that what lies there was fetched and may be replaced.
+    """
+    if was_fetched(asset, cache):
+        with suppress(UserError):  # a cache that may only be read
+            write_atomically(beside(cache / asset.path, "fetched.json"), NOTHING)
+
+
+def was_fetched(asset: Asset, cache: Path) -> bool:
+    """Whether `fetch` made what lies at the place of an asset, whatever became of it since."""
+    return beside(cache / asset.path, "fetched.json").is_file()
 
 
 def locate(asset: Asset, cache: Path, again: bool = False) -> Path | None:
     """The place of an asset that is in the cache with the right digest; None for any other.
 
-    `again` hashes every file, whatever its receipt says. A file that somebody put there by hand is
-    accepted when its sha256 is pinned and right. A file without a pinned sha256, and a folder, are
-    accepted only when `fetch` made them and they have not changed since.
+    `again` hashes every file, whatever its receipt says. A file that somebody put there by hand, or
+    whose receipt is not that of the pinned file, is accepted when its sha256 is pinned and right. A
+    file without a pinned sha256, and a folder, are accepted only when `fetch` made them and they
+    have not changed since.
     """
     path, receipt = cache / asset.path, read_receipt(asset, cache)
-    if asset.unpack == "none" and (
-        receipt is None or receipt.sha256 != (asset.sha256 or receipt.sha256)
-    ):
+    if asset.unpack == "none" and not (receipt and _is_of_one_file(receipt, asset.sha256)):
         receipt = (
             Receipt(asset.sha256, "put there by hand", {"": (-1, -1, asset.sha256)})
             if asset.sha256
@@ -180,6 +197,14 @@ def locate(asset: Asset, cache: Path, again: bool = False) -> Path | None:
         with suppress(UserError):  # a cache that may only be read is a good cache
             write_receipt(asset, cache, Receipt(receipt.sha256, receipt.source, files))
     return path
+
+
+def _is_of_one_file(receipt: Receipt, pinned: str | None) -> bool:
+    """Whether a receipt is that of one file, with its pinned digest where there is one: what came
+    is then what lies there, and its digest stands in the receipt twice.
+    """
+    digest = pinned or receipt.sha256
+    return receipt.sha256 == digest and [*receipt.files] == [""] and receipt.files[""][2] == digest
 
 
 def _sizes_and_times(path: Path, asset: Asset) -> dict[str, tuple[int, int]]:

@@ -4,10 +4,14 @@ the links of a prompt list.
 The shipped entries stand in `catalogue.toml`; a suite adds its own, or replaces one, under
 `[assets.NAME]`. Where an entry lies, whether it is whole, and what its digest is, are asked here;
 bringing it is the work of `bench fetch`.
+
+A suite may be a stranger's. What it states itself lies in a folder of the cache that follows from
+what is stated (`own_entries`), so that it can be taken for nothing that anybody else means.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,15 +21,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from bench.assets.asset import Asset, Receipt, inside_the_cache, locate, read_receipt
+from bench.assets.asset import OWN, Asset, Receipt, inside_the_cache, locate, read_receipt
 from bench.assets.hub import hub_url, in_hub_cache
 from bench.base.digests import digest_of, path_digest
-from bench.base.errors import UnknownName, UserError
+from bench.base.errors import UnknownName, UserError, visible
 from bench.base.parameters import refusal
 from bench.base.prompt_lists import read_list
 
 PREFIX = "asset:"
 SHIPPED = Path(__file__).with_name("catalogue.toml")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]*")
+# the namespace, and the name, of a repository on the hub
+REPOSITORY = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class _Entry(BaseModel):
@@ -57,7 +65,7 @@ class HubEntry(_Entry):
     text where it is not known.
     """
 
-    hub: str = Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
+    hub: str = Field(description="namespace/name")
     revision: str = Field(pattern=r"^[0-9a-f]{40}$")
     variant: str = ""
     files: dict[str, str] = Field(min_length=1)
@@ -69,6 +77,30 @@ class HubEntry(_Entry):
             "10^12 operations of one UNet row at the model's own size (tests/benchmarks/flops.py)"
         ),
     )
+
+    @field_validator("hub")
+    @classmethod
+    def _a_repository(cls, hub: str) -> str:
+        parts = hub.split("/")
+        if (
+            len(parts) != 2
+            or not all(REPOSITORY.fullmatch(part) for part in parts)
+            or hub.endswith(".git")
+        ):
+            raise ValueError(f"'{visible(hub)[:200]}' is no namespace/name of the hub")
+        return hub
+
+    @field_validator("files")
+    @classmethod
+    def _in_the_repository(cls, files: dict[str, str]) -> dict[str, str]:
+        for file, sha256 in files.items():
+            inside_the_cache(file)
+            if sha256 and not DIGEST.fullmatch(sha256):
+                raise ValueError(
+                    f"'{visible(sha256)[:200]}' of the file '{file}' is no sha256 of 64 hex digits,"
+                    " nor an empty text"
+                )
+        return files
 
 
 class PicturesEntry(_Entry):
@@ -91,7 +123,12 @@ def parse_entries(tables: Mapping[str, Any], file: Path) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for name, table in tables.items():
         if not isinstance(table, dict):
-            raise UserError(f"{file}: asset {name} must be a table")
+            raise UserError(f"{file}: asset {visible(name)[:200]} must be a table")
+        if not NAME.fullmatch(name):
+            raise UserError(
+                f"{file}: an asset's name has letters, digits, spaces and _.+-, and begins with a"
+                f" letter or a digit, not '{visible(name)[:200]}'"
+            )
         kind = HubEntry if "hub" in table else PicturesEntry if "list" in table else FileEntry
         try:
             entries[name] = kind.model_validate(table)
@@ -108,16 +145,56 @@ def shipped_entries() -> dict[str, Entry]:
     return parse_entries(tomllib.loads(SHIPPED.read_text(encoding="utf-8")), SHIPPED)
 
 
+def own_entries(stated: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The entries that a suite states, each in a folder of the cache that nothing else lies in.
+
+    A suite says what the file, say, `prompts/list.csv` is; in a cache that several suites share, a
+    stranger's would otherwise say it for all of them, also of files that the catalogue names. Two
+    suites that state the same share one folder. What the catalogue states in the same words lies
+    where the catalogue says.
+    """
+    shipped = shipped_entries()
+    known = {**shipped, **stated}
+    return {
+        name: entry
+        if entry == shipped.get(name)
+        else entry.model_copy(update={"path": f"{OWN}/{_key(entry, known)}/{entry.path}"})
+        for name, entry in stated.items()
+    }
+
+
+def _key(entry: Entry, known: Mapping[str, Entry]) -> str:
+    """16 hex digits that stand for what an entry brings: of a file its pinned sha256, else the
+    addresses that it is taken from; of pictures the list with their links.
+    """
+    facts = entry.model_dump(mode="json", exclude={"licence", "bytes", "tflop"})
+    if isinstance(entry, FileEntry) and entry.sha256:
+        del facts["urls"]
+    if isinstance(entry, PicturesEntry):
+        name, inner = name_of(entry.list)
+        behind = known.get(name)
+        facts["list"] = [_key(behind, known), inner] if isinstance(behind, FileEntry) else name
+    return digest_of(facts)[:16]
+
+
+def is_shipped(name: str, entry: Entry) -> bool:
+    """Whether an entry is one of the catalogue, and not of a suite's own."""
+    return shipped_entries().get(name) == entry
+
+
 def name_of(text: str) -> tuple[str, str]:
     """`asset:NAME/inner/path` to the name and the path inside it."""
     name, _, inner = text.removeprefix(PREFIX).partition("/")
     return name, inner
 
 
-def files_of(name: str, entry: FileEntry | HubEntry) -> list[Asset]:
-    """What is to be fetched for an entry."""
+def files_of(name: str, entry: FileEntry | HubEntry, login: bool = False) -> list[Asset]:
+    """What is to be fetched for an entry. The user's login goes along for what the catalogue names,
+    and with `login` for what a suite states itself.
+    """
+    login = login or is_shipped(name, entry)
     if isinstance(entry, FileEntry):
-        return [Asset(name=name, **entry.model_dump(exclude={"licence"}))]
+        return [Asset(name=name, login=login, **entry.model_dump(exclude={"licence"}))]
     return [
         Asset(
             name=f"{name}/{file}",
@@ -126,6 +203,7 @@ def files_of(name: str, entry: FileEntry | HubEntry) -> list[Asset]:
             bytes=None,
             path=f"{entry.path}/{file}",
             unpack="none",
+            login=login,
         )
         for file, sha256 in entry.files.items()
     ]
@@ -291,6 +369,11 @@ class Assets:
 
         Raises `UserError` when the list is not there.
         """
+        if not isinstance(self.entry(entry.list), FileEntry):
+            raise UserError(
+                f"suite {self.suite}: '{visible(entry.list)[:200]}', the list of pictures to fetch,"
+                " is no file"
+            )
         found = read_list(self.path(entry.list), entry.format, entry.delimiter)
         for column in (entry.id, entry.url):
             if column not in found.columns:

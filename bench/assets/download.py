@@ -102,8 +102,9 @@ class Wanted:
     """What must be true of a download.
 
     `whole_by_itself`: a cut is noticed later, even where the server does not tell the size.
-    `from_list`: a list of links gave the address, so that it is no file of this machine and the
-    user's login is not sent along. `public`: it may not lead into a private network either.
+    `from_list`: a list of links gave the address, so that it is no file of this machine. `public`:
+    it may not lead into a private network either. `login`: the user's login is sent along to the
+    hub.
     """
 
     sha256: str | None = None
@@ -112,6 +113,7 @@ class Wanted:
     whole_by_itself: bool = False
     from_list: bool = False
     public: bool = False
+    login: bool = False
 
 
 def obtain(source: str, part: Part, wanted: Wanted, session: Session) -> str:
@@ -348,7 +350,7 @@ def _open(
         url = urllib.parse.quote(source.strip(), safe=string.punctuation)
         request = Asked(url, headers=headers)
         request.may_be_private = not wanted.public
-        token = None if wanted.from_list else hub_token(url)
+        token = hub_token(url) if wanted.login else None
         if token:  # for the hub, and not for the servers that it redirects to
             request.add_unredirected_header("Authorization", f"Bearer {token}")
         answer: http.client.HTTPResponse = session.opener.open(request, timeout=session.timeout)
@@ -373,7 +375,7 @@ def _open(
         if error.code in PASSING:
             raise Broken(said) from error
         if error.code in (401, 403) and is_hub(url):
-            said += "; for a gated model: accept its licence on its page, then `hf auth login`"
+            said += _about_login(wanted)
         raise Refused(said, error.code) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
@@ -382,6 +384,18 @@ def _open(
         if isinstance(reason, (ssl.SSLCertVerificationError, http.client.InvalidURL, ValueError)):
             raise Refused(f"cannot be asked: {one_line(Exception(reason))[:150]}") from error
         raise Broken(f"cannot be reached: {one_line(Exception(reason))[:150]}") from error
+
+
+def _about_login(wanted: Wanted) -> str:
+    """What to do where the hub answers that it wants to know who asks."""
+    if wanted.login:
+        return "; for a gated model: accept its licence on its page, then `hf auth login`"
+    if wanted.from_list:
+        return ""
+    return (
+        "; your login was not sent along, since it is the suite that names this file: if you trust"
+        " the suite, bench fetch --login ASSET"
+    )
 
 
 def flush(path: Path) -> None:

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.assets.archive import BadArchive, facts_of, unpack, unwritable
-from bench.assets.asset import Asset, Receipt, beside, locate, read_receipt, write_receipt
+from bench.assets.asset import (
+    Asset,
+    Receipt,
+    beside,
+    locate,
+    read_receipt,
+    was_fetched,
+    write_receipt,
+)
 from bench.assets.download import GONE, Part, Refused, Wanted, flush, local_path, obtain
 from bench.assets.session import MIB, Session, folder_lock
 from bench.base import limits
@@ -147,6 +155,9 @@ def _fetch_one(asset: Asset, cache: Path, mirrors: Sequence[str], session: Sessi
     if there := _present(asset, cache):  # another command fetched it before this one had the lock
         return there
     path = cache / asset.path
+    if _is_somebody_elses(asset, path, cache):
+        why = f"{path} is there and was not fetched by bench: move it away, and repeat the command"
+        return Fetched(asset.name, "failed", why=why)
     part, before = Part(beside(path, "part")), read_receipt(asset, cache)
     problems: list[str] = []
     statuses: list[int | None] = []  # of the asset's own addresses; what mirrors lack is no news
@@ -157,7 +168,10 @@ def _fetch_one(asset: Asset, cache: Path, mirrors: Sequence[str], session: Sessi
                 forbidden = True
                 continue
             digest = obtain(
-                source, part, Wanted(asset.sha256, asset.bytes, limits.DOWNLOAD_BYTES), session
+                source,
+                part,
+                Wanted(asset.sha256, asset.bytes, limits.DOWNLOAD_BYTES, login=asset.login),
+                session,
             )
             receipt = _settle(asset, path, cache, part, Receipt(digest, source, {}), session)
         except (Refused, BadArchive) as error:
@@ -172,6 +186,15 @@ def _fetch_one(asset: Asset, cache: Path, mirrors: Sequence[str], session: Sessi
             why = f"nobody pinned its sha256, and it is another than last time ({before.sha256})"
         return Fetched(asset.name, "fetched", path, digest, receipt.bytes, source, None, why)
     return _not_fetched(asset, problems, statuses, forbidden)
+
+
+def _is_somebody_elses(asset: Asset, path: Path, cache: Path) -> bool:
+    """Whether a folder lies at the place of an asset that no fetching made: it holds files of its
+    owner's, who may have named it as the cache.
+    """
+    if asset.unpack == "none":
+        return path.is_dir()
+    return path.exists() and not was_fetched(asset, cache)
 
 
 def _not_fetched(

@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock, Timeout
-
 from bench.assets.addresses import Http, Https, Redirects
 from bench.base import limits
 from bench.base.background import in_background
-from bench.base.errors import UserError, one_line
+from bench.base.errors import UserError
+from bench.base.locks import Busy, locked
 
 T = TypeVar("T")
 MIB = 1 << 20
@@ -122,23 +121,11 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
     Raises `UserError` when another command has it, and when the folder cannot be written.
     """
-    path = folder / ".lock"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    except OSError as error:
-        raise UserError(f"the folder {folder} cannot be written: {one_line(error)}") from error
-    lock = FileLock(path, blocking=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
+        with locked(folder, wait=False):
+            yield
+    except Busy as error:
         raise UserError(
             f"another command is fetching into {folder}: wait until it ends, or choose another"
             " folder"
         ) from error
-    except OSError:  # a file system without locks: two commands at once are not noticed there
-        pass
-    try:
-        yield
-    finally:
-        lock.release()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.auditing.verdicts import units_of
 from bench.statistics.intervals import cluster_bootstrap, proportion_interval
 
 DRAWS, LEVEL = 2000, 0.95
@@ -24,7 +25,8 @@ class Point:
 
     `copies` has by picture and image whether it is a copy, `[N, n]`; `likeness` by novel image the
     mean similarity (CLIP) to the training pictures, `[P, m]`; `alignment` the cosine to the prompt,
-    `[P, m]`. The two are None where nothing measures them.
+    `[P, m]`. The two are None where nothing measures them. `groups` has each picture's group of
+    near-duplicates, `[N]`, which stand or fall together; None where every picture is alone.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Point:
     weight: float | None = None
     travels: str = ""
     kind: str = "weight"
+    groups: np.ndarray | None = None
 
     @property
     def share(self) -> float:
@@ -42,7 +45,8 @@ class Point:
 
     @property
     def interval(self) -> tuple[float, float]:
-        return proportion_interval(self.copies.astype(float))
+        units = None if self.groups is None else units_of(self.groups)
+        return proportion_interval(self.copies.astype(float), units=units)
 
 
 def use(point: Point, base: Point, yours: Point) -> tuple[float, float, float] | None:
@@ -102,10 +106,11 @@ def against_curve(remedy: Point, curve: Sequence[Point], seed: int = 0) -> Again
     change evenly.
 
     Use is the likeness of novel images to the training pictures. The interval is that of a
-    bootstrap that draws pictures and novel prompts, each for all settings together, and looks for
-    the weight anew in every draw: which weight keeps as much use is itself uncertain. None where
-    use is not measured or base (weight 0) and model (weight 1) do not differ in it, where nothing
-    was measured between the two, and where no weight keeps as much of it as the remedy.
+    bootstrap that draws groups of pictures and novel prompts, each for all settings together, and
+    looks for the weight anew in every draw: which weight keeps as much use is itself uncertain.
+    None where use is not measured or base (weight 0) and model (weight 1) do not differ in it,
+    where nothing was measured between the two, and where no weight keeps as much of it as the
+    remedy.
     """
     points = [point for point in curve if point.weight is not None and 0 <= point.weight <= 1]
     points.sort(key=_weight)
@@ -124,11 +129,14 @@ def against_curve(remedy: Point, curve: Sequence[Point], seed: int = 0) -> Again
     )
     pictures, prompts = tables.copies.shape[1], tables.use.shape[1]
     whole = tables.best(np.arange(pictures), np.arange(prompts))
-    if whole is None:
+    groups = np.arange(pictures) if remedy.groups is None else remedy.groups
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    if whole is None or len(members) < 2:
         return None
     random, gains = np.random.default_rng([seed, 17]), []
     for _ in range(DRAWS):
-        drawn = np.asarray(random.integers(0, pictures, pictures))
+        picked = random.integers(0, len(members), len(members))
+        drawn = np.concatenate([members[group] for group in picked])
         found = tables.best(drawn, np.asarray(random.integers(0, prompts, prompts)))
         # Where no weight keeps as much use, the whole file comes nearest.
         gains.append(tables.gain_over_all(drawn) if found is None else found[1])

@@ -12,13 +12,14 @@ import torch
 
 from bench.auditing.asked import OTHERS, Asked
 from bench.auditing.compare import Comparison, descriptor_of, refuse_held_out
-from bench.auditing.found import SHOWN, keep_image
+from bench.auditing.found import SHOWN
 from bench.auditing.pictures import groups, notes_on, read_both
 from bench.auditing.result import Found, Near, PictureFound
-from bench.auditing.suites import Files, Judges, absolute, judges_of, refuse_out
+from bench.auditing.suites import Files, Judges, judges_of
 from bench.auditing.threshold import stated
 from bench.auditing.verdicts import excess, hits, hits_among, share_of, upper_limit, verdicts
-from bench.base.errors import UserError, visible
+from bench.auditing.work import absolute, claim, keep_image, refuse_out
+from bench.base.errors import UserError, is_whole, visible
 from bench.base.pictures import has_picture_suffix, read_picture
 from bench.base.progress import Report, silent
 from bench.captioned.views import Training
@@ -38,7 +39,7 @@ def compare_folders(
     Raises `UserError` for a folder without pictures, and for the first that cannot be read.
     """
     began = time.perf_counter()
-    refuse_out(asked.out, [asked.data, generations, *([asked.holdout] if asked.holdout else [])])
+    refuse_out(asked, generations)
     for folder in (asked.data, asked.holdout, asked.out):
         if folder and absolute(folder).is_relative_to(absolute(generations)):
             raise UserError(
@@ -68,6 +69,7 @@ def compare_folders(
     back = np.asarray(hit.any(0))
     of_group = groups(comparison.among_training(), judges.threshold)
     asked_files = Files(asked, like, judges, pictures, holdout, [], device.type != "cpu")
+    claim(asked.out)
     asked_files.pictures("training", pictures)
     names = pictures.view_names
     found = []
@@ -152,4 +154,10 @@ def _generated(folder: Path) -> list[Path]:
     ]
     if not found:
         raise UserError(f"folder of generations {folder} holds no picture")
+    for path in found:
+        if not is_whole(str(path.relative_to(folder))):
+            raise UserError(
+                f"generation {visible(str(path))}: the name is not valid Unicode, which no page can"
+                " hold; rename it"
+            )
     return found

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,11 +12,9 @@ from bench.auditing.ready import Audit
 from bench.auditing.result import KindFound, Near, PictureFound
 from bench.auditing.sampling import Generated
 from bench.auditing.verdicts import Assigned, Verdict, ease, hits_among, upper_limit
-from bench.base.files import write_atomically
-from bench.base.pictures import encode_png, pixel_digest
+from bench.auditing.work import keep_image
 from bench.statistics.intervals import clopper_pearson
 
-IMAGES = "images"  # the folder of those that the page shows
 SHOWN = 3  # nearest images of a picture that are shown
 
 
@@ -97,21 +94,6 @@ def _sides(size: Size) -> str:
 def _shown(audit: Audit, made: Generated, row: int) -> str:
     """Keep one generation beside the page; its place below the audit's folder."""
     return keep_image(audit.asked.out, made.pictures([row])[0])
-
-
-def keep_image(out: Path, picture: np.ndarray) -> str:
-    """Keep a picture, uint8 `[H, W, 3]`, under its pixels' own name; its place below `out`."""
-    name = f"{IMAGES}/{pixel_digest(picture)}.png"
-    if not (out / name).is_file():
-        write_atomically(out / name, encode_png(picture))
-    return name
-
-
-def forget_images(out: Path, kept: Collection[str]) -> None:
-    """Remove what an earlier audit in the same folder showed and this one does not."""
-    for path in (out / IMAGES).glob("*.png"):
-        if f"{IMAGES}/{path.name}" not in kept:
-            path.unlink()
 
 
 def kinds_found(

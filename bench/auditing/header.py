@@ -15,6 +15,7 @@ from typing import Any
 from bench.base.errors import visible
 from bench.captioned.buckets import Sides
 
+MANY = 10**12  # pictures, repeats or tags: a count beyond is none
 LONGEST = 200  # characters of a text of the header that is kept
 
 
@@ -90,7 +91,7 @@ def read_training_header(header: Mapping[str, str]) -> TrainingHeader:
     for counted in (counts for one in frequencies for counts in one.values()):
         if isinstance(counted, dict):
             for tag, count in counted.items():
-                if isinstance(count, int):
+                if isinstance(count, int) and 0 <= count < MANY:
                     tags[_short(tag.strip())] = tags.get(_short(tag.strip()), 0) + count
     return TrainingHeader(
         base=_short(header.get("ss_sd_model_name", "")),
@@ -193,7 +194,7 @@ def _table(header: Mapping[str, str], key: str) -> dict[str, Any]:
 
 def _count(facts: Mapping[str, Any], key: str) -> int:
     value = facts.get(key, 0)
-    return value if isinstance(value, int) else 0
+    return value if isinstance(value, int) and 0 <= value < MANY else 0
 
 
 def _number(header: Mapping[str, str], key: str) -> int | None:

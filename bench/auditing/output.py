@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.auditing.found import forget_images
 from bench.auditing.page import bounds, columns, page, percent, similar_in_words
 from bench.auditing.result import Found
+from bench.auditing.work import RESULT, forget_images, shown_images
+from bench.base.csv_cells import csv_cell
 from bench.base.errors import visible
 from bench.base.files import write_atomically
 from bench.base.text import duration_text, size_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LISTED = 10  # pictures that the terminal names
 
@@ -24,17 +28,27 @@ def write(found: Found, out: Path) -> dict[str, Path]:
     frames = found.frames()
     contents = {
         "page": ("index.html", page(found, out)),
-        "json": ("audit.json", json.dumps(found.as_json(), indent=1) + "\n"),
+        "json": (RESULT, json.dumps(found.as_json(), indent=1) + "\n"),
         "card": ("audit.md", markdown(found)),
-        "pictures": ("pictures.csv", frames["pictures"].to_csv(index=False)),
-        "rows": ("rows.csv", frames["rows"].to_csv(index=False)),
+        "pictures": ("pictures.csv", frame_as_csv(frames["pictures"])),
+        "rows": ("rows.csv", frame_as_csv(frames["rows"])),
     }
+    shown = shown_images(out)  # before its file is written over
     files = {}
     for key, (name, content) in contents.items():
         files[key] = out / name
         write_atomically(files[key], content.encode())
-    forget_images(out, {near.file for one in found.pictures for near in one.nearest})
+    forget_images(out, shown, {near.file for one in found.pictures for near in one.nearest})
     return files
+
+
+def frame_as_csv(frame: pd.DataFrame) -> str:
+    """A frame as pandas writes it, without its index and without formulas."""
+    safe = frame.copy()
+    for name in safe.columns:
+        if safe[name].map(lambda value: isinstance(value, str)).any():
+            safe[name] = safe[name].map(csv_cell)
+    return safe.to_csv(index=False)
 
 
 def markdown(found: Found) -> str:

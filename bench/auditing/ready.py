@@ -29,16 +29,16 @@ from bench.auditing.suites import (
     judges_of,
     model_side,
     named,
-    refuse_out,
     weighted,
 )
 from bench.auditing.threshold import Threshold, is_set, stated, unasked
+from bench.auditing.work import refuse_out
 from bench.base.digests import path_digest
 from bench.base.errors import UserError, visible
 from bench.base.limits import CHUNKS
 from bench.base.progress import Report, silent
 from bench.base.prompt_lists import read_list
-from bench.captioned.buckets import LEAST, MOST, STEP, Sides, believable, buckets_of
+from bench.captioned.buckets import LEAST, MOST, STEP, Sides, believable, believed, buckets_of
 from bench.captioned.views import Training
 from bench.diffusion.between import refuse_other_training, same_weights
 from bench.diffusion.denoiser import Denoiser, check_size
@@ -232,7 +232,7 @@ def ready(asked: Asked, device: torch.device, report: Report = silent) -> Audit:
     Raises `UserError`, one line, for whatever is wrong with an input.
     """
     _refuse_idle(asked)
-    refuse_out(asked.out, [asked.data, *([asked.holdout] if asked.holdout else [])])
+    refuse_out(asked)
     like = load_suite(asked.suite_like)
     judges = judges_of(like, asked)
     header = _header(asked)
@@ -397,7 +397,7 @@ def _pairs(
 def _buckets(header: TrainingHeader, side: int) -> tuple[Sides, ...]:
     """Those of the resolution and limits that the file states, else of the model's own side."""
     return buckets_of(
-        min(header.resolution or side, 2 * side),
+        believed(header.resolution, side),
         max(header.bucket_least or LEAST, STEP),
         min(header.bucket_most or MOST, 4 * max(side, LEAST)),
     )

@@ -46,6 +46,7 @@ def rows_of(audit: Audit, studio: Studio) -> tuple[Row, ...]:
             weight,
             travels,
             kind,
+            audit.groups,
         )
 
     points = [point(audit.yours, "weight", 1.0, travels_as(audit.yours))]

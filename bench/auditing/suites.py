@@ -27,7 +27,8 @@ from bench.assets.catalogue import PREFIX
 from bench.auditing.asked import Asked, Lora
 from bench.auditing.pictures import Pictures
 from bench.auditing.prompts import Asking
-from bench.base.errors import UserError, visible
+from bench.auditing.work import HEADING, claim
+from bench.base.errors import UserError, is_whole, visible
 from bench.base.files import write_atomically
 from bench.base.pictures import encode_png
 from bench.diffusion.checkpoint import check_checkpoint
@@ -37,6 +38,7 @@ from bench.diffusion.weight_files import refuse_pickle
 from bench.new_suite.given import Given
 from bench.new_suite.given import absolute as linked
 from bench.new_suite.model import ModelChecks
+from bench.running.experiment import metric_settings
 from bench.suite.embeddings import token_in
 from bench.suite.load import load_suite
 from bench.suite.places import SUITE_PREFIX
@@ -77,7 +79,7 @@ def judges_of(like: Suite, asked: Asked) -> Judges:
 
     Raises `UserError` where the suite has no copy descriptor, or its file is not here.
     """
-    given = dict(like.settings.metrics.get("sscd", {}))
+    given = metric_settings(like, "sscd") or {}
     if not given:
         raise UserError(
             f"suite {like.name} has no [metrics.sscd], so an audit cannot take its copy descriptor"
@@ -91,7 +93,7 @@ def judges_of(like: Suite, asked: Asked) -> Judges:
     if asked.threshold is not None:
         given["threshold"] = asked.threshold
     given.setdefault("threshold", 0.7)
-    clip = like.settings.metrics.get("clip_score")
+    clip = metric_settings(like, "clip_score")
     if clip is None:
         return Judges(given, None)
     weights = clip.get("weights", "")
@@ -281,15 +283,19 @@ def embedding_tables(files: Iterable[Path]) -> list[dict[str, Any]]:
     return [{"path": str(named(file)), "token": token_in(named(file))} for file in files]
 
 
-def absolute(path: Path) -> Path:
-    return path.expanduser().resolve()
-
-
 def named(path: Path) -> Path:
     """A path as a suite file has to say it, with its links left: a hub's cache names files by
     links.
+
+    Raises `UserError` for one that is not valid Unicode.
     """
-    return linked(path.expanduser())
+    found = linked(path.expanduser())
+    if not is_whole(str(found)):
+        raise UserError(
+            f"{visible(str(found))}: the name is not valid Unicode, which a suite file cannot hold;"
+            " rename it"
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -306,6 +312,7 @@ class Files:
 
     def write(self) -> Suite:
         """Write pictures, lists and the suite files. Returns the suite of the published model."""
+        claim(self.asked.out)
         self.pictures("training", self.training)
         if self.holdout:
             self.pictures("holdout", self.holdout)
@@ -484,7 +491,7 @@ class Files:
 
     def _toml(self, name: str, table: dict[str, Any]) -> None:
         document = tomlkit.document()
-        document.add(tomlkit.comment("Written by `bench audit`; `bench run --suite` takes it too."))
+        document.add(tomlkit.comment(HEADING))
         document.add(
             tomlkit.comment(
                 "Its prompts are captions of training pictures, and methods learn from them: no"
@@ -518,15 +525,3 @@ def in_unet_only(loras: Iterable[Lora]) -> list[Lora]:
 def row_id(name: str) -> str:
     """The id that a picture's row has in the suite's list."""
     return name.replace("|", "_")
-
-
-def refuse_out(out: Path, named: Iterable[Path]) -> None:
-    """Raises `UserError` where the work folder is one of the inputs, or lies in one."""
-    for path in named:
-        if absolute(out) == absolute(path) or (
-            path.is_dir() and absolute(out).is_relative_to(absolute(path))
-        ):
-            raise UserError(
-                f"--out {visible(str(out))} lies in {visible(str(path))}, which is read: choose"
-                " another work folder"
-            )

@@ -131,12 +131,14 @@ def share_of(which: np.ndarray, groups: np.ndarray) -> Share:
     if not len(which):
         return Share(0, 0)
     table = which.astype(float)[:, None]
-    interval = proportion_interval(table, units=_units(groups))
+    interval = proportion_interval(table, units=units_of(groups))
     return Share(int(which.sum()), len(which), interval)
 
 
-def _units(groups: np.ndarray) -> Units | None:
-    """What varies independently; None where every picture does."""
+def units_of(groups: np.ndarray) -> Units | None:
+    """What varies independently of pictures in these groups of near-duplicates, `[N]`; None where
+    every picture does.
+    """
     clusters = np.unique(groups, return_inverse=True)[1]
     count = int(clusters.max()) + 1
     return None if count == len(groups) else Units(clusters, np.zeros(count, dtype=int))
@@ -197,7 +199,7 @@ def excess(
     if not len(yours) or not len(other):
         return None
     one, two = yours.astype(float)[:, None], other.astype(float)[:, None]
-    low, high = independent_shares(one, two, _units(groups))
+    low, high = independent_shares(one, two, units_of(groups))
     return float(yours.mean() - other.mean()), low, high
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,28 @@ def seed_of(*words: object) -> int:
 
 def path_digest(path: Path) -> str:
     """sha256 of a file, or of the relative names and the contents of a folder's files, as 64 hex
-    digits. Python's own `__pycache__` does not count.
+    digits. Folders behind links count as what they hold, since whoever loads the folder follows
+    them. Python's own `__pycache__` does not count.
     """
-    if path.is_dir():
-        return digest_of({str(file.relative_to(path)): _file_digest(file) for file in _files(path)})
-    return _file_digest(path)
+    return digest_of(dict(_contents(path))) if path.is_dir() else _file_digest(path)
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    return sorted(
-        file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts
-    )
+def _contents(folder: Path) -> Iterator[tuple[str, str]]:
+    """The digest of every file by its path in the folder. A folder that links lead to once more is
+    named with the path that it was met at first, so that links in circles come to an end.
+    """
+    entered: dict[str, str] = {}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        inside = os.path.relpath(place, folder)
+        first = entered.setdefault(os.path.realpath(place), inside)
+        if first != inside:
+            folders.clear()
+            yield f"{inside}/", f"the same as {first}/"
+            continue
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        for path in (Path(place, name) for name in names if name != "__pycache__"):
+            if path.is_file():
+                yield str(path.relative_to(folder)), _file_digest(path)
 
 
 def _file_digest(path: Path) -> str:

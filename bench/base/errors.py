@@ -52,6 +52,13 @@ def visible(text: str) -> str:
     return "".join(shown)
 
 
+def is_whole(text: str) -> bool:
+    """Whether a text has only whole characters, and so can be written into a file. Names of files
+    that are no UTF-8 have halves (lone surrogates), and `\\ud800` of JSON is one.
+    """
+    return text.isascii() or not any("\ud800" <= character < "\ue000" for character in text)
+
+
 def one_line(error: BaseException, longest: int = 2000) -> str:
     """An exception as one line of at most `longest` characters, safe for a terminal and a page; the
     name of its class where it has no message.

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from bench.base import limits
-from bench.base.errors import UserError, one_line, visible
+from bench.base.errors import UserError, is_whole, one_line, visible
 from bench.base.files import read_regular_file
 
 Format = Literal["csv", "jsonl", "lines"]
@@ -93,7 +93,7 @@ class Row(Mapping[str, str]):
             raise self.refuse(column, f"holds {kind} and no text")
         if "\0" in value:
             raise self.refuse(column, "holds a NUL character")
-        if not value.isascii() and any("\ud800" <= character < "\ue000" for character in value):
+        if not is_whole(value):
             raise self.refuse(column, "holds half a character (a lone surrogate)")
         return value
 

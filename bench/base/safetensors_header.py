@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,10 @@ def read_header(path: Path) -> Header:
     git-lfs pointer, another format, damage.
     """
     try:
-        size = path.stat().st_size
+        facts = path.stat()
+        if stat.S_ISFIFO(facts.st_mode):  # whoever opens one waits for its other end
+            raise ValueError("it is no regular file")
+        size = facts.st_size
         with path.open("rb") as stream:
             first = stream.read(8)
             if first == b"version ":

@@ -33,6 +33,15 @@ def buckets_of(side: int, least: int = LEAST, most: int = MOST) -> tuple[Sides, 
     return tuple(sorted(sizes))
 
 
+def believed(resolution: int | None, side: int) -> int:
+    """The resolution of a training that a file states, for a model of `side` pixels: at most twice
+    its own side. One of less than a quarter of it, or than any bucket has, is not believed, and the
+    model's own is taken.
+    """
+    least = max(side / 4, LEAST if side >= LEAST else STEP / 8)
+    return min(resolution, 2 * side) if resolution and resolution >= least else side
+
+
 def nearest_bucket(width: int, height: int, buckets: Sequence[Sides]) -> Sides:
     """The bucket of a picture of so many pixels: its own size, else the first of those whose
     proportions are nearest to its own.

@@ -23,7 +23,7 @@ from typing import Literal
 
 from PIL import Image, ImageOps
 
-from bench.base.errors import UserError, one_line, visible
+from bench.base.errors import UserError, is_whole, one_line, visible
 from bench.base.files import read_regular_file
 from bench.base.pictures import MAX_BYTES, BadPicture, decode_image, has_picture_suffix
 from bench.base.prompt_lists import read_list
@@ -100,7 +100,8 @@ def read_folder(
     may leave pictures out. Pictures are not decoded yet.
 
     Raises `UserError` where the folder is missing or holds no picture, for what a layout leaves
-    open, and for a picture in a format that is not read.
+    open, for a picture in a format that is not read, and for names and captions that are not valid
+    Unicode.
     """
     if not folder.is_dir():
         raise UserError(f"data folder {folder} is not there")
@@ -110,6 +111,17 @@ def read_folder(
             f"{folder} holds no captioned pictures: give a metadata.csv (file_name,"
             f" {caption_column}), a metadata.jsonl, or NAME.txt beside each picture"
         )
+    for one in found:
+        if not is_whole(one.name):
+            raise UserError(
+                f"picture {visible(one.name)}: the name is not valid Unicode, which no list can"
+                " hold; rename it"
+            )
+        if not all(map(is_whole, one.captions)):
+            raise UserError(
+                f"picture {visible(one.name)}: its caption holds half a character (a lone"
+                " surrogate)"
+            )
     return CaptionedFolder(folder, layout, tuple(sorted(found, key=lambda one: one.name)))
 
 

@@ -170,9 +170,13 @@ def subsets(
 
 
 def _numbers(given: list[str]) -> list[int]:
-    """The sizes that `--sizes` lists. Raises `UserError` for anything else than whole numbers."""
+    """The sizes that `--sizes` lists; none where it is not given. Raises `UserError` for anything
+    else than whole numbers, such as a comma alone.
+    """
     words = [word.strip() for text in given for word in text.split(",") if word.strip()]
     try:
+        if given and not words:
+            raise ValueError
         return [int(word) for word in words]
     except ValueError:
         raise UserError(

@@ -12,6 +12,8 @@ import typer
 from bench.cli.app import app, examples
 from bench.cli.options import STORE, Device, Json, StorePlace, SuiteName, Trust, resumable
 
+RESULTS = Path("runs/detections")
+
 
 @app.command(
     epilog=examples(
@@ -40,7 +42,7 @@ def detect(
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder of the results, which the board is made from.")
-    ] = Path("runs/detections"),
+    ] = RESULTS,
     store: StorePlace = STORE,
     device: Device = None,
     dry_run: Annotated[
@@ -64,6 +66,13 @@ def detect(
     from bench.suite.load import load_suite
     from bench.suite.needs import lenient
 
+    if picture:
+        idle = {"--dry-run": dry_run, "--out": out != RESULTS, "--store": store != STORE}
+        if named := [option for option, given in idle.items() if given]:
+            raise UserError(
+                "--picture scores pictures that are there, and prints the scores: leave"
+                f" {', '.join(named)} out"
+            )
     loaded, values = load_suite(suite), parse_assignments(parameter or [])
     if dry_run:
         plan = study.plan(lenient(loaded), detector, values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from bench.base.errors import UserError
+from bench.base.errors import UserError, visible
 from bench.cli.app import Application, app, examples
 from bench.cli.options import COMMITTED, Device, Json, grouped, resumable
 
@@ -79,6 +80,21 @@ class PlaceOptions:
         from bench.testbed.bundle import BUNDLE
 
         return self.model or BUNDLE / "pipeline"
+
+    @property
+    def data_name(self) -> str:
+        """What the page calls the pictures. Raises `UserError` for what can be no page's name."""
+        from bench.records.record import NAME
+
+        name = self.name
+        if name is None:
+            name = TESTBED if self.data is None else self.data.expanduser().resolve().name
+        if not re.fullmatch(NAME, name):
+            raise UserError(
+                f"'{visible(name)}' can be no page's name, which has letters, digits, '_', '-' and"
+                " '.' alone: give the pictures another with --name"
+            )
+        return name
 
     def pictures(self, out: Path, count: int, draw: Callable[[Path], object]) -> Path:
         """The folder of pictures; so many of the testbed are drawn where they are not there yet."""
@@ -251,6 +267,7 @@ def memorization_by_size(places: PlaceOptions, options: SizeOptions) -> None:
             snapshots=1,
         )
     by_size.check(ask)
+    _ = places.data_name  # said before anything is trained, and with the plan
     out = places.out or Path("runs/experiments") / by_size.NAME
 
     def study(work: Path = out) -> by_size.Study:
@@ -302,6 +319,7 @@ def solidmark(places: PlaceOptions, options: MarkOptions) -> None:
             ask, pictures=4 * len(ask.doses), rounds=1, rows=ask.rows[:2], noises=1, steps=2
         )
     solid.check(ask)
+    _ = places.data_name  # said before anything is trained, and with the plan
     out = places.out or Path("runs/experiments") / solid.NAME
 
     def study(work: Path = out) -> solid.Study:
@@ -338,7 +356,7 @@ def _carry_out(study: Callable[[], Any], places: PlaceOptions) -> None:
     from bench.base.progress import reporter
     from bench.leaderboard.experiments_page import in_words
 
-    name = places.name or (TESTBED if places.data is None else places.data.resolve().name)
+    name = places.data_name
     with resumable():
         made = study()
         with reporter() as report:

@@ -52,6 +52,16 @@ class SourceOptions:
         typer.Option(help="Where assets are kept; also the environment variable BENCH_CACHE."),
     ] = None
     offline: Annotated[bool, typer.Option("--offline", help="Ask nothing but local paths.")] = False
+    login: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ASSET",
+            help=(
+                "Send your login of the hub along for this asset, which a suite states itself."
+                " Files that this project names need no such word. May be repeated."
+            ),
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -106,12 +116,20 @@ def fetch(
     """
     from bench.assets.asset import cache_folder
     from bench.base.progress import reporter
-    from bench.suite.fetch import fetch_entries, parse_local, plan_text, text, wanted_entries
+    from bench.suite.fetch import (
+        fetch_entries,
+        parse_local,
+        parse_logins,
+        plan_text,
+        text,
+        wanted_entries,
+    )
     from bench.suite.load import load_suite
 
     suites = [load_suite(name) for name in assets.suite or ()]
     entries = wanted_entries(suites, assets.only or (), assets.skip or ())
     folder = cache_folder(source.cache)
+    logins = parse_logins(source.login or (), entries)
     if dry_run:
         print(
             json.dumps({name: entry.model_dump() for name, entry in entries.items()}, indent=1)
@@ -133,6 +151,7 @@ def fetch(
             download.retry_dead,
             download.check,
             report,
+            logins,
         )
     print(json.dumps(brought.as_json(), indent=1) if as_json else text(brought, folder))
     if not brought.ok:

@@ -260,6 +260,10 @@ def finetune(
     from bench.studies.finetune.train import prepare
     from bench.studies.tuning import parse_grid
 
+    if no_attack and no_train:
+        raise UserError("--no-train and --no-attack leave nothing to do: leave one of them out")
+    if no_attack and save:
+        raise UserError("--save is for the result of the attack: leave it or --no-attack out")
     training = training_options.training()
     protocol = attack.protocol(training.seed)
     settings = parse_grid(pruning.parameter) if pruning.parameter else [{}]

@@ -54,7 +54,10 @@ class ExperimentOptions:
         typer.Option(help="Only this many prompts of every role; gives another fingerprint."),
     ] = None
     seeds: Annotated[
-        int, typer.Option(help="Independent generations of every image; the row gets their spread.")
+        int,
+        typer.Option(
+            help="Generations of every prompt, each from other seeds; the row gets their spread."
+        ),
     ] = 1
 
     def __post_init__(self) -> None:

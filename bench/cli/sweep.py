@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from bench.base import limits
 from bench.base.errors import UserError
 from bench.cli.app import app, examples
 from bench.cli.options import (
@@ -24,7 +25,8 @@ from bench.cli.options import (
 
 @app.command(
     epilog=examples(
-        "bench sweep wanda --suite testbed-quick", "bench sweep guidance --values 0.9,0.7,0.5,0.3"
+        "bench sweep wanda --suite testbed-quick",
+        "bench sweep guidance --values 0.9,0.7,0.5,0.3 --seeds 3",
     )
 )
 def sweep(
@@ -36,8 +38,8 @@ def sweep(
         str,
         typer.Option(
             help=(
-                "Strengths, separated by commas, from least to most; those that the method names"
-                " itself by default."
+                "Strengths, separated by commas, in any order; those that the method names itself"
+                " by default."
             )
         ),
     ] = "",
@@ -47,10 +49,21 @@ def sweep(
             "-p", "--parameter", help="name=value, the same at every strength. May be repeated."
         ),
     ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=limits.GENERATIONS,
+            help="Generations of every prompt, each from other seeds, as of a board's rows.",
+        ),
+    ] = 1,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where the curve goes; leaderboards/sweeps/<suite>/<method>.json by default."
+            help=(
+                "Where the curve goes; leaderboards/sweeps/<suite>/<method>.json by default, of"
+                " several seeds <method>-<seeds>-seeds.json."
+            )
         ),
     ] = None,
     work: Annotated[
@@ -82,9 +95,10 @@ def sweep(
     given = parse_assignments(parameter or [])
     with reporter() as report, resumable(), float32_products(False):
         result = study.sweep(
-            loaded, method, strengths, given, work, store, pick_device(device), report
+            loaded, method, strengths, given, work, store, pick_device(device), report, seeds
         )
-    path = out or COMMITTED.parent / "sweeps" / loaded.name / f"{entry.name}.json"
+    name = entry.name if seeds == 1 else f"{entry.name}-{seeds}-seeds"
+    path = out or COMMITTED.parent / "sweeps" / loaded.name / f"{name}.json"
     result.save(path)
     print(result.model_dump_json(indent=1) if as_json else study.text(result))
     print(f"curve: {path}", file=sys.stderr if as_json else sys.stdout)

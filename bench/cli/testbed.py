@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from bench.base.errors import UserError
 from bench.cli.app import Application, app, examples
 from bench.cli.options import Device, Json, resumable
 
@@ -88,6 +89,8 @@ def testbed_info(
     """Print what was measured on a bundle and whether it meets each acceptance figure."""
     from bench.testbed.bundle import BUNDLE, info_facts, info_text, read_manifest
 
+    if sheets and not measure:
+        raise UserError("--sheets shows what --measure generates: give both or none")
     folder = bundle or BUNDLE
     manifest = read_manifest(folder)
     if measure:

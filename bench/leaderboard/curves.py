@@ -37,25 +37,55 @@ class Curve:
 
 
 def curves(board: Board) -> list[Curve]:
-    """The curves of a board, methods before controls."""
+    """The curves of a board, methods before controls; of those that differ in their seeds alone,
+    that with most.
+    """
+    most: dict[str, int] = {}
+    for sweep in board.sweeps:
+        most[sweep.label] = max(sweep.seeds, most.get(sweep.label, 0))
     found = [
-        Curve(sweep, sweep.method in CONTROLS, tuple(at_equal_utility(*_tables(sweep), LOSSES)))
+        Curve(sweep, sweep.method in CONTROLS, _left(sweep))
         for sweep in board.sweeps
+        if sweep.seeds == most[sweep.label]
     ]
     return sorted(found, key=lambda curve: (curve.control, curve.sweep.label))
 
 
-def _tables(sweep: Sweep) -> tuple[np.ndarray, np.ndarray]:
-    """Replication and utility by prompt at every strength, `[points, prompts]` each, over the
-    prompts that all points have.
-    """
-    points = sweep.measured()
-    tables = []
+def _left(sweep: Sweep) -> tuple[At | None, ...]:
+    """What is left at each of `LOSSES`, over the prompts that all points have."""
+    points, design = sweep.measured(), sweep.design or {}
+    tables, units = [], []
     for name in (sweep.replication, sweep.utility):
         values = [point.per_prompt[name] for point in points]
         shared = sorted(set.intersection(*(set(means) for means in values)))
         tables.append(np.array([[means[prompt] for prompt in shared] for means in values]))
-    return tables[0], tables[1]
+        units.append(design[name].design.units(shared) if name in design else None)
+    known = None if sweep.design is None else (units[0], units[1])
+    return tuple(at_equal_utility(tables[0], tables[1], LOSSES, units=known))
+
+
+def generations(board: Board, found: Sequence[Curve]) -> str:
+    """A sentence on how many generations the points of curves are of, where the rows of the table
+    are of another number; else empty.
+    """
+    rows = {row.record.seeds for row in board.rows}
+    if not found or len(rows | {curve.sweep.seeds for curve in found}) == 1:
+        return ""
+    by_seeds: dict[int, list[str]] = {}
+    for curve in found:
+        by_seeds.setdefault(curve.sweep.seeds, []).append(curve.sweep.label)
+    points = [
+        f"{', '.join(labels)} of {_times(seeds)}" if len(by_seeds) > 1 else f"of {_times(seeds)}"
+        for seeds, labels in by_seeds.items()
+    ]
+    return f"Points of curves are {'; '.join(points)}; rows of the table of {_times(*rows)}."
+
+
+def _times(*seeds: int) -> str:
+    """`1 generation`, `1 to 3 generations`."""
+    least, most = min(seeds), max(seeds)
+    counted = f"{least}" if least == most else f"{least} to {most}"
+    return f"{counted} generation{'' if most == 1 else 's'}"
 
 
 def cell(at: At | None) -> str:

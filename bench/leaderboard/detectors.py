@@ -7,7 +7,7 @@ calibration prompts that are judged by nobody.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +25,7 @@ from bench.statistics.detection import (
     newcombe,
     roc,
 )
+from bench.statistics.units import Units
 
 RATE = 0.01  # false alarms among clean prompts
 DECIMALS = 3
@@ -48,10 +49,12 @@ class Area:
         return f"{number(self.value, DECIMALS)} [{bounds}]"
 
 
-def _area(positives: np.ndarray, negatives: np.ndarray) -> Area | None:
+def _area(
+    positives: np.ndarray, negatives: np.ndarray, units: tuple[Units | None, Units | None]
+) -> Area | None:
     if not len(positives) or not len(negatives):
         return None
-    low, high = area_interval(positives, negatives)
+    low, high = area_interval(positives, negatives, units)
     return Area(area(positives, negatives), low, high, len(positives), len(negatives))
 
 
@@ -80,29 +83,38 @@ class DetectorRow:
         """One score a memorized prompt: of those that the model copies, or of all that are listed.
         `first`: of the first image alone.
         """
-        table = (self.record.of_first if first else self.record.of_prompt).get(MEMORIZED, {})
+        table = self._table(MEMORIZED, first)
+        return np.array([table[prompt] for prompt in self._positive(first, listed)])
+
+    def _positive(self, first: bool, listed: bool) -> list[str]:
+        """The prompts of `positives`."""
         copied = self.record.copied
-        chosen = [
-            score
-            for prompt, score in sorted(table.items())
+        return [
+            prompt
+            for prompt in sorted(self._table(MEMORIZED, first))
             if listed or copied is None or copied[prompt] >= COPIED
         ]
-        return np.array(chosen)
 
     def others(self, kind: str, first: bool = False) -> np.ndarray:
         """One score a prompt of another kind."""
-        table = (self.record.of_first if first else self.record.of_prompt).get(kind, {})
-        return np.array([score for _, score in sorted(table.items())])
+        return np.array([score for _, score in sorted(self._table(kind, first).items())])
+
+    def _table(self, kind: str, first: bool) -> Mapping[str, float]:
+        return (self.record.of_first if first else self.record.of_prompt).get(kind, {})
 
     def area(self, kind: str, first: bool = False, listed: bool = False) -> Area | None:
         """Copied prompts (or all that are listed) against those of a kind."""
-        return _area(self.positives(first, listed), self.others(kind, first))
+        units = (
+            self.record.units(MEMORIZED, self._positive(first, listed)),
+            self.record.units(kind, sorted(self._table(kind, first))),
+        )
+        return _area(self.positives(first, listed), self.others(kind, first), units)
 
     def area_of_images(self, kind: str) -> Area | None:
         """Images that are copies against all images of a kind, one score an image.
 
         Images of a prompt hang together, so the interval is Newcombe's for as many as there are
-        prompts. None for a detector that gives one score a prompt.
+        prompts, or clusters of them. None for a detector that gives one score a prompt.
         """
         copies, scores = self.record.copies, self.record.scores
         found = [
@@ -115,10 +127,17 @@ class DetectorRow:
         if not found or any(len(row) != self.record.images for row in scores[kind].values()):
             return None
         positives, negatives = np.array(found), np.array(against)
-        prompts = sum(any(flags) for flags in copies.values())
+        copied = [prompt for prompt, flags in copies.items() if any(flags)]
         value = area(positives, negatives)
-        low, high = newcombe(value, prompts, len(scores[kind]))
+        low, high = newcombe(
+            value, self._count(MEMORIZED, copied), self._count(kind, list(scores[kind]))
+        )
         return Area(value, low, high, len(found), len(against))
+
+    def _count(self, kind: str, prompts: Sequence[str]) -> int:
+        """How many units these prompts are."""
+        units = self.record.units(kind, prompts)
+        return len(units.strata) if units else len(prompts)
 
     @cached_property
     def at_rate(self) -> Operating | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.base.csv_cells import csv_cell
 from bench.leaderboard import charts
 from bench.leaderboard.cells import escape
 from bench.leaderboard.detectors import CLEAN, MEMORIZED, RATE, Area, DetectorBoard, DetectorRow
@@ -179,7 +180,7 @@ def as_csv(board: DetectorBoard) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     return stream.getvalue()
 
 

@@ -7,6 +7,7 @@ import io
 import math
 from typing import Any
 
+from bench.base.csv_cells import csv_cell
 from bench.leaderboard import charts
 from bench.leaderboard.cells import escape, number
 from bench.leaderboard.experiments import ExperimentBoard
@@ -103,7 +104,7 @@ def as_csv(board: ExperimentBoard) -> str:
                 for cell, column in zip(cells, table.columns, strict=True):
                     numbers = [_rounded(v) for v in (cell.value, cell.low, cell.high)]
                     found = [record.label, table.name, label, column.heading, *numbers]
-                    writer.writerow([*found, cell.n, cell.note])
+                    writer.writerow(map(csv_cell, [*found, cell.n, cell.note]))
     return stream.getvalue()
 
 

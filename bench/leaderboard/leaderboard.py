@@ -7,11 +7,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.base.errors import UserError, visible
-from bench.base.files import write_atomically
+from bench.base.files import is_there, write_atomically
+from bench.base.work_folder import refuse_own_files
 from bench.leaderboard import detectors_page, experiments_page, index, pictures_page
 from bench.leaderboard.board import Board, Row, columns_of, make_boards
 from bench.leaderboard.cells import LONGEST, cell, difference_cell, heading, number, spread
@@ -42,6 +44,8 @@ EXPERIMENTS = "experiments"  # what was trained to find something out (`bench ex
 REPORTED = "self-reported"  # records that others measured (`bench submit`)
 DOCUMENTS = "../docs"  # beside the committed pages, as the README is
 RECORD_SCHEMA = "record.schema.json"
+README = "../README.md"
+SHEET = re.compile(r"(training|[0-9a-f]{8,64}(-finds)?)\.svg")  # what sheets of pictures are called
 SUMS = "SHA256SUMS"  # beside the pictures: those that records do not make
 
 
@@ -91,9 +95,7 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
         sweeps,
     )
     pages = (
-        {"../README.md": with_tables(readme.read_text(encoding="utf-8"), boards).encode()}
-        if readme
-        else {}
+        {README: with_tables(readme.read_text(encoding="utf-8"), boards).encode()} if readme else {}
     )
     figures = records.parent / PUBLISHED
     if figures.is_file():
@@ -127,7 +129,7 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
         found_there,
         "published.md" in pages,
         index.lead(boards, detector_boards),
-        DOCUMENTS if readme else "",
+        DOCUMENTS if readme and (readme.parent / "docs/reading.md").is_file() else "",
     ).encode()
     return pages, problems
 
@@ -135,13 +137,20 @@ def make_pages(records: Path, readme: Path | None = None) -> tuple[dict[str, byt
 def write_pages(pages: dict[str, bytes], out: Path) -> list[Path]:
     """Write the files. Sheets of pictures that belong to no record any more are removed: they bear
     the names of runs, so that a new record would leave the old one's behind.
+
+    Raises `UserError` for a folder that holds files of these names and, having no schema of
+    records, is none of ours.
     """
-    for name, content in pages.items():
-        write_atomically(out / name, content)
+    if not is_there(out / RECORD_SCHEMA):
+        refuse_own_files(out, pages.keys() - {README}, "bench leaderboard")
+    # The schema first, by which a folder whose pages are half written is known as ours.
+    for name in sorted(pages, key=lambda name: name != RECORD_SCHEMA):
+        write_atomically(out / name, pages[name])
     written = [out / name for name in pages]
     for suite in {path.parent for path in written if path.parent.parent == out / "pictures"}:
         for path in set(suite.glob("*.svg")) - set(written):
-            path.unlink()
+            if SHEET.fullmatch(path.name):
+                path.unlink()
     return written
 
 

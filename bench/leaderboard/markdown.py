@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of, order_column
 from bench.leaderboard.cells import cell, difference_cell, escape, heading, spread
 from bench.leaderboard.columns import Column
-from bench.leaderboard.curves import MEANS, curves, headings
+from bench.leaderboard.curves import MEANS, curves, generations, headings
 from bench.leaderboard.curves import cell as curve_cell
 from bench.leaderboard.extraction import HEADINGS, Extraction, extraction
 from bench.leaderboard.grouped import Grouped, grouped
@@ -110,7 +110,8 @@ def _strength_curves(board: Board) -> list[str]:
     for curve in found:
         name = escape(curve.sweep.label) + (" (control)" if curve.control else "")
         lines.append(_cells([name, *(curve_cell(at) for at in curve.left)]))
-    return [*lines, "", f"In each cell {MEANS}. `bench sweep` measures the curves."]
+    means = f"In each cell {MEANS}. `bench sweep` measures the curves."
+    return [*lines, "", " ".join(filter(None, (means, escape(generations(board, found), 2000))))]
 
 
 def _known_pictures(board: Board) -> list[str]:

@@ -18,7 +18,7 @@ from bench.leaderboard import charts
 from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of, order_column
 from bench.leaderboard.cells import cell, difference_cell, heading, number, spread
 from bench.leaderboard.columns import Column
-from bench.leaderboard.curves import MEANS, chart, curves, headings
+from bench.leaderboard.curves import MEANS, chart, curves, generations, headings
 from bench.leaderboard.curves import cell as curve_cell
 from bench.leaderboard.extraction import HEADINGS, extraction
 from bench.leaderboard.front import each_against_each
@@ -122,6 +122,7 @@ def html(board: Board) -> str:
             for curve in found_curves
         ],
         curve_means=MEANS,
+        curve_generations=generations(board, found_curves),
         group_name=group_name,
         pareto=PARETO,
         order=order_column(board).plain,

@@ -118,7 +118,7 @@ def in_words(record: RunRecord) -> list[str]:
     return [
         (
             f"Suite {record.suite}, version {record.suite_version}, fingerprint"
-            f" {record.suite_fingerprint}; {many}; independent generations: {record.seeds}."
+            f" {record.suite_fingerprint}; {many}; generations of every prompt: {record.seeds}."
         ),
         f"Images by role of their prompts: {images}.",
         (

@@ -7,6 +7,7 @@ import io
 import json
 from typing import Any
 
+from bench.base.csv_cells import csv_cell
 from bench.leaderboard.board import Board, Row, columns_of
 from bench.leaderboard.grouped import group_values
 
@@ -90,17 +91,12 @@ def as_csv(board: Board) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A cell of the CSV. Text that a spreadsheet would take for a formula gets an apostrophe."""
+    """A cell of the CSV."""
     if isinstance(value, dict):
         return json.dumps(value, sort_keys=True)
     if isinstance(value, list) and all(isinstance(item, float) for item in value):
         return " ".join(map(str, value))
-    text = " ".join(value) if isinstance(value, list) else value
-    return (
-        f"'{text}"
-        if isinstance(text, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r")
-        else text
-    )
+    return csv_cell(" ".join(value) if isinstance(value, list) else value)
 
 
 def _round(value: float | None) -> float | None:

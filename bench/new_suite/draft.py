@@ -19,8 +19,9 @@ from typing import Any
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
+from bench.base.arrays import open_arrays
 from bench.base.digests import path_digest
-from bench.base.errors import UserError, one_line, visible
+from bench.base.errors import UserError, is_whole, one_line, visible
 from bench.base.parameters import configure, validation_line
 from bench.new_suite.given import Checks, absolute
 from bench.new_suite.prompts import Row
@@ -60,7 +61,7 @@ class SuiteDraft(Checks):
         path = absolute(path)
         inside = path.is_relative_to(self.out.parent)
         shown = path.relative_to(self.out.parent).as_posix() if inside else str(path)
-        if not shown.isascii() and any(0xD800 <= ord(c) < 0xE000 for c in shown):
+        if not is_whole(shown):
             self.problems.append(
                 f"{visible(shown)}: the name is not valid Unicode, which a suite file cannot hold;"
                 " rename it"
@@ -154,10 +155,8 @@ class SuiteDraft(Checks):
 
     def _statistics(self, path: Path, network: Path) -> int:
         """The side that pictures are resized to, where the statistics say it, else 299."""
-        import numpy as np
-
         try:
-            with np.load(path, allow_pickle=False) as content:
+            with open_arrays(path) as content:
                 mean, covariance, made_with = (
                     content["mu"].shape,
                     content["sigma"].shape,

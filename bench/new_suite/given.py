@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.base import limits
 from bench.base.errors import UserError, one_line, visible
+from bench.base.files import read_regular_file
 from bench.diffusion.weights_header import read_weights_header
 
 PARTS = {
@@ -160,7 +162,7 @@ class Checks:
     def read_json(self, path: Path) -> dict[str, Any] | None:
         """A JSON object; None, and a problem, where there is none."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_regular_file(path, limits.TABLE_BYTES))
         except FileNotFoundError:
             self.problems.append(f"{path} is missing")
         except (OSError, ValueError, RecursionError) as error:

@@ -5,6 +5,7 @@ all numbers of the board follow.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from bench.base.digests import digest_of
 from bench.base.files import write_atomically
 from bench.records.files import load_below, load_file
-from bench.records.record import NAME, Count, Number
+from bench.records.record import NAME, Count, Number, RecordedDesign
+from bench.statistics.units import Units
 
 COPIED = 0.5  # a prompt counts as copied when this share of its images is, as for the metric copies
 
@@ -53,6 +55,12 @@ class Detection(_Strict):
     )
     groups: dict[str, str] = Field(default_factory=dict, description="of memorized prompts")
     group_name: str = "group"
+    design: dict[str, RecordedDesign] = Field(
+        default_factory=dict,
+        description=(
+            "by kind of prompt, which stand or fall together; of a kind without, each is a unit"
+        ),
+    )
     scores: dict[str, dict[str, list[Number]]] = Field(
         description="by kind of prompt and prompt id: one for each image, or a single one"
     )
@@ -76,6 +84,11 @@ class Detection(_Strict):
         """`wen` or `wen (steps=5)`."""
         words = ", ".join(f"{name}={value}" for name, value in sorted(self.changed.items()))
         return f"{self.detector} ({words})" if words else self.detector
+
+    def units(self, kind: str, prompts: Sequence[str]) -> Units | None:
+        """What varies independently among some prompts of a kind; None where each of them does."""
+        known = self.design.get(kind)
+        return known.design.units(prompts) if known and prompts else None
 
     @property
     def file_name(self) -> str:

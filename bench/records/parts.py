@@ -41,7 +41,7 @@ def design_for(record: RunRecord, name: str) -> Design:
     for part in PARTS:
         score = getattr(record, part).get(name)
         if score and score.role and (known := record.design.get(score.role)):
-            return Design(known.clusters, known.strata)
+            return known.design
     return Design()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
@@ -24,6 +25,7 @@ from bench.base.names import PAGES
 from bench.base.parameters import unknown_key, validation_line
 from bench.records.versions import SCHEMA, upgraded
 from bench.statistics.intervals import INTERVALS
+from bench.statistics.units import Design
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -212,6 +214,20 @@ class RecordedDesign(_Strict):
     strata: dict[str, str] = Field(
         default_factory=dict, description="group of each prompt, where their numbers were fixed"
     )
+
+    @property
+    def design(self) -> Design:
+        """The same for whoever makes intervals."""
+        return Design(self.clusters, self.strata)
+
+
+def recorded_designs(designs: Mapping[str, Design]) -> dict[str, RecordedDesign]:
+    """Those of them under which some prompts hang together, or lie in strata, by their names."""
+    return {
+        name: RecordedDesign(clusters=dict(design.clusters), strata=dict(design.strata))
+        for name, design in designs.items()
+        if design.clusters or any(design.strata.values())
+    }
 
 
 class RecordedReferences(_Strict):

@@ -8,11 +8,12 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from bench.base import limits
 from bench.base.files import write_atomically
 from bench.records.files import load_below, load_file
-from bench.records.record import Number
+from bench.records.record import Number, RecordedDesign
 
 # What a curve is drawn of; the first of each pair that the suite measures counts.
 REPLICATION = ("copies", "sscd")
@@ -54,11 +55,30 @@ class Sweep(_Strict):
     source: str | None
     field: str = Field(description="the parameter that is varied")
     parameters: dict[str, Any] = Field(description="those that are the same at every point")
+    seeds: int = Field(
+        default=1, ge=1, le=limits.GENERATIONS, description="independent generations of every image"
+    )
     replication: str
     utility: str
     none: Point
     points: list[Point]
+    design: dict[str, RecordedDesign] | None = Field(
+        default=None,
+        description=(
+            "by score, which of its prompts stand or fall together; of a score without, each is a"
+            " unit. null: not known, in files from before it was kept"
+        ),
+    )
     environment: dict[str, Any]
+
+    @field_validator("points")
+    @classmethod
+    def _one_way(cls, points: list[Point]) -> list[Point]:
+        # Between two neighbours a curve is taken to change evenly: another order is another curve.
+        strengths = [point.strength for point in points if point.strength is not None]
+        if strengths not in (sorted(strengths), sorted(strengths, reverse=True)):
+            raise ValueError("strengths must rise or fall from each point to the next")
+        return points
 
     def save(self, path: Path) -> None:
         """Write the file, atomically."""
@@ -70,6 +90,11 @@ class Sweep(_Strict):
         """`wanda (sparsity)`, with the parameters that are not the method's defaults."""
         fixed = "".join(f", {name}={value}" for name, value in sorted(self.parameters.items()))
         return f"{self.method} ({self.field}{fixed})"
+
+    @property
+    def of_seeds(self) -> str:
+        """`, 3 seeds` where there are several."""
+        return f", {self.seeds} seeds" if self.seeds > 1 else ""
 
     def measured(self) -> list[Point]:
         """`none` and the points that have scores, from least to most."""

@@ -24,8 +24,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bench.base import limits
 from bench.base.errors import UnknownName, UserError, one_line, visible
-from bench.base.files import is_folder, is_regular_file
+from bench.base.files import is_folder, is_regular_file, read_regular_file
 from bench.base.text import paragraphs
 from bench.registry.plugins import NAME, Plugin, normalized, plugins
 
@@ -88,9 +89,8 @@ class Entry:
 
     def _suite_summary(self) -> str:
         try:
-            return str(
-                tomllib.loads(self.file().read_text(encoding="utf-8")).get("description", "")
-            )
+            content = read_regular_file(self.file(), limits.SUITE_BYTES).decode()
+            return str(tomllib.loads(content).get("description", ""))
         except (OSError, ValueError, RecursionError, UserError) as error:
             return f"broken: {one_line(error)}"
 

@@ -52,7 +52,7 @@ class Experiment:
 
     `sources` holds the digest of the code of the method and of each metric and attack that is not
     a built-in, by kind and name ("method mine"); `plugins` the distributions that they came from,
-    with their versions. `seeds` counts independent generations of every image. `problems` holds
+    with their versions. `seeds` counts generations of every prompt. `problems` holds
     what stands in the way of a lenient suite, whose files may be missing.
     """
 
@@ -190,6 +190,18 @@ class Experiment:
             },
         )
 
+    @cached_property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of the numbers must know of what was asked, where nothing forbids it."""
+        needs = self.method.needed()
+        if "anchors" not in needs or not self.suite.is_fetched() or self.fit_data.anchors:
+            return ()
+        return (
+            f"method {self.method_name} turns prompts into their anchors, and the lists of suite"
+            f" {self.suite.name} name none: the empty prompt stands in for each (suites of the"
+            " track removal name them)",
+        )
+
     @property
     def needs_base(self) -> bool:
         """Whether the method or an attack needs what the model was fine-tuned from."""
@@ -288,6 +300,17 @@ class _Judges:
                 if file:
                     suite.path(file)
         return found
+
+
+def metric_settings(suite: Suite, name: str) -> dict[str, Any] | None:
+    """What a suite says of a metric, for whoever needs it without measuring; None where the suite
+    does not have it. Raises `UserError` for settings that the metric does not take.
+    """
+    given = suite.settings.metrics.get(name)
+    if given is None:
+        return None
+    configure("metric", name, registry.find("metric", suite.places.judge(name)).load(), given)
+    return dict(given)
 
 
 # Of these a record gets digests alone, and people keep them on other disks.

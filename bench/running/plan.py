@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.assets.catalogue import PREFIX, HubEntry, Lacking
-from bench.base.errors import UserError, one_line
+from bench.base.errors import UserError, one_line, visible
 from bench.base.pictures import PNG_BYTES_PER_PIXEL
 from bench.base.text import duration_text, size_text
 from bench.contracts.picture_attack import PictureAttack
@@ -75,6 +75,7 @@ def plan(experiment: Experiment, engine: Engine, images: Images, records: Path) 
         "gpu_hours": gpu_hours(suite, rows),
         "missing": [_as_json(asset) for asset in lacking],
         "problems": problems,
+        "remarks": list(experiment.remarks),
         "record": str(record_file(experiment, records)) if known else None,
     }
 
@@ -199,4 +200,6 @@ def plan_text(plan: dict[str, Any], suite: Suite) -> str:
         lines.append(
             f"  {size_text(sum(known))} to fetch{unknown}: bench fetch --suite {suite.called}"
         )
-    return "\n".join(lines + [f"  problem: {problem}" for problem in plan["problems"]])
+    lines += [f"  problem: {problem}" for problem in plan["problems"]]
+    lines += [f"  remark: {remark}" for remark in plan["remarks"]]
+    return "\n".join(map(visible, lines))

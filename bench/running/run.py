@@ -158,4 +158,5 @@ def _add_evidence(record: RunRecord, images: Images) -> None:
                 "no thumbnails: pictures were dropped once they had their features"
                 f" (--keep-images {images.keep})"
             )
+    record.warnings += experiment.remarks
     record.warnings += other_makers(record.made_by, images.engine) + failed_links(experiment.suite)

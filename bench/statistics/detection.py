@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
+from bench.statistics.intervals import student
+from bench.statistics.units import Units
+
 Z = float(stats.norm.ppf(0.975))
 
 
@@ -21,24 +24,42 @@ def area(positives: np.ndarray, negatives: np.ndarray) -> float:
     return float(above.mean())
 
 
-def area_interval(positives: np.ndarray, negatives: np.ndarray) -> tuple[float, float]:
+def area_interval(
+    positives: np.ndarray,
+    negatives: np.ndarray,
+    units: tuple[Units | None, Units | None] = (None, None),
+) -> tuple[float, float]:
     """95 % interval of the area, of one score a prompt.
 
     DeLong's variance (DeLong, DeLong and Clarke-Pearson 1988) on the logit scale, which keeps it
     in [0, 1]. Where the groups are as good as separated that variance is 0 or nearly so, and says
     nothing; the wider of it and Newcombe's score interval (2006, method 5), which depends on the
     area and the two counts alone, is taken there.
+
+    `units` are those of positives and of negatives, None where each prompt is one. The variance is
+    then that of DeLong's components over units (as Obuchowski 1997 has it for clusters), each
+    kind's share of it as wide as Student's for so many units, and counts are those of units.
     """
     above, below = _placements(positives, negatives)
-    value, m, n = float(above.mean()), len(above), len(below)
+    value = float(above.mean())
+    of_units = [
+        each.independent(part) if each else part
+        for part, each in zip((above, below), units, strict=True)
+    ]
+    m, n = map(len, of_units)
     score = newcombe(value, m, n)
     if min(m, n) < 2 or not 0 < value < 1:
         return score
-    variance = above.var(ddof=1) / m + below.var(ddof=1) / n
-    margin = Z * math.sqrt(variance) / (value * (1 - value))
+    reach = math.hypot(
+        *(
+            (student(each.effective) if each else Z) * math.sqrt(part.var(ddof=1) / len(part))
+            for part, each in zip(of_units, units, strict=True)
+        )
+    )
+    margin = reach / (value * (1 - value))
     logit = math.log(value / (1 - value))
     low, high = (1 / (1 + math.exp(-(logit + side * margin))) for side in (-1, 1))
-    # Less than about one prompt of the smaller group is out of order: too few for a variance.
+    # Less than about one unit of the smaller group is out of order: too few for a variance.
     if value * (1 - value) * min(m, n) < 1:
         return min(low, score[0]), max(high, score[1])
     return low, high

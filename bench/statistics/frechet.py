@@ -20,6 +20,7 @@ from scipy.linalg import svdvals
 from scipy.linalg.blas import dsyrk
 from scipy.linalg.lapack import dpstrf
 
+from bench.base.arrays import open_arrays
 from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
 
@@ -54,7 +55,7 @@ def read_statistics(path: Path, dims: int | None = None) -> Statistics:
     another length.
     """
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with open_arrays(path) as content:
             mu, sigma = (np.asarray(content[name], dtype=np.float64) for name in ("mu", "sigma"))
             said = {
                 name: str(content.get(name, ""))
@@ -109,7 +110,7 @@ def read_features(path: Path) -> tuple[Statistics, np.ndarray]:
     Raises `UserError` where it keeps none, or where its statistics are those of other features.
     """
     statistics = read_statistics(path)
-    with np.load(path, allow_pickle=False) as content:
+    with open_arrays(path) as content:
         if "features" not in content:
             raise UserError(
                 f"reference statistics {path} keep no features, which kernel distances, precision"

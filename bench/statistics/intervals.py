@@ -131,7 +131,7 @@ def _intervals(
         # correction counts ties.
         return np.round(statistics(rows.astype(int)), 9)
 
-    level, whole = _expanded(prompts, effective or prompts), rounded(np.arange(prompts), -1)
+    level, whole = expanded(prompts, effective or prompts), rounded(np.arange(prompts), -1)
     with warnings.catch_warnings():
         # scipy's of a degenerate distribution, which is dealt with below
         warnings.simplefilter("ignore")
@@ -157,12 +157,16 @@ def _intervals(
     return found
 
 
-def _expanded(prompts: int, effective: float) -> float:
+def expanded(prompts: int, effective: float) -> float:
     """The confidence level at which a normal interval with the plug-in deviation is as wide as
     Student's interval for so many prompts, of which `effective` tell of the variance.
     """
-    student = stats.t.ppf((1 + CONFIDENCE) / 2, effective - 1) * math.sqrt(prompts / (prompts - 1))
-    return float(1 - 2 * stats.norm.cdf(-student))
+    return float(1 - 2 * stats.norm.cdf(-student(effective) * math.sqrt(prompts / (prompts - 1))))
+
+
+def student(effective: float) -> float:
+    """How many standard errors a 95 % interval reaches where so many units tell of the variance."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, effective - 1))
 
 
 def proportion_interval(
@@ -192,6 +196,17 @@ def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
     """The exact 95 % interval of a proportion."""
     interval = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="exact")
     return float(interval.low), float(interval.high)
+
+
+def agreed_share(value: float, trials: int) -> tuple[float, float]:
+    """95 % interval of a mean of values in [0, 1] that are all the same: Clopper-Pearson of so many
+    trials, also between whole numbers of successes. Of all variables in [0, 1] with a given mean
+    the one with values 0 and 1 varies most.
+    """
+    successes, tail = min(max(value, 0.0), 1.0) * trials, (1 - CONFIDENCE) / 2
+    low = stats.beta.ppf(tail, successes, trials - successes + 1) if successes > 0 else 0.0
+    high = stats.beta.ppf(1 - tail, successes + 1, trials - successes) if successes < trials else 1
+    return float(low), float(high)
 
 
 def paired_difference(

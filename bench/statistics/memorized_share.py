@@ -137,12 +137,15 @@ def paired_shares(
     columns began with the same noise.
 
     One training: the adjusted Wald interval of paired shares over generations, which says nothing
-    of how trainings differ. Several: a bootstrap over trainings and, in each, over generations.
+    of how trainings differ. Several: from the lowest to the highest bound of any training's, and of
+    a bootstrap over trainings and, in each, over generations, which alone would have no width where
+    nothing changed.
     """
     differences = np.asarray(table, np.float64) - np.asarray(baseline, np.float64)
     value = float(differences.mean())
-    if len(differences) == 1:
-        return (value, *difference_of_shares(differences[0]))
+    bounds = [difference_of_shares(row) for row in differences]
+    if len(bounds) == 1:
+        return (value, *bounds[0])
     random = np.random.default_rng(seed)
     seeds, count = differences.shape
     means = []
@@ -151,4 +154,5 @@ def paired_shares(
         columns = random.integers(0, count, (seeds, count))
         means.append(differences[rows, columns].mean())
     low, high = np.quantile(means, _TAILS)
-    return value, float(low), float(high)
+    bounds.append((float(low), float(high)))
+    return value, min(low for low, _ in bounds), max(high for _, high in bounds)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -18,14 +19,12 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
-from filelock import FileLock
-
 from bench.base.errors import UserError, one_line
-from bench.base.files import remove_debris, write_atomically
+from bench.base.files import read_regular_file, remove_debris, write_atomically
+from bench.base.locks import LOCK, locked
 
 Root = Path | str  # of a store: a path, or a URL
 DISK = ("file://", "local://")
-LOCK = ".lock"  # no listing shows it
 # Those of fsspec's protocols under which an object that is put is seen whole or not at all.
 OBJECTS = frozenset({"memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "hf"})
 
@@ -65,8 +64,8 @@ class Folder(Protocol):
         ...
 
     def alone(self) -> AbstractContextManager[object]:
-        """A block that no two processes are in at a time, where files lie on a disk. Behind a URL
-        nothing is promised.
+        """A block that no two processes are in at a time, where files lie on a disk that has
+        locks. On others, and behind a URL, nothing is promised.
         """
         ...
 
@@ -139,8 +138,8 @@ class OnDisk:
 
     def read(self, name: str) -> bytes:
         try:
-            return (self.path / name).read_bytes()
-        except OSError as error:
+            return read_regular_file(self.path / name, sys.maxsize)
+        except (OSError, ValueError) as error:
             raise UserError(f"{self.path / name} cannot be read: {one_line(error)}") from error
 
     def write(self, name: str, content: bytes) -> None:
@@ -150,11 +149,7 @@ class OnDisk:
         remove_debris(self.path / inside)
 
     def alone(self) -> AbstractContextManager[object]:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written: {one_line(error)}") from error
-        return FileLock(self.path / LOCK)
+        return locked(self.path)
 
     def local(self, name: str) -> Path | None:
         return self.path / name

@@ -4,6 +4,10 @@ files.
 A row whose picture was dropped has no `png`, and `pixels` instead: the digest of the picture's
 pixels. A shard without such rows has no such column. The file's metadata say what made its images:
 device, packages, precision, batch size.
+
+A store may come with a stranger's record. Parquet can say much in few bytes (compressed pages, one
+value that stands for many), so what a shard becomes in memory is judged before and while it is
+read.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench.base import limits
 from bench.base.arrays import array_of
 from bench.base.digests import digest_of
 from bench.base.errors import UserError, one_line
@@ -37,6 +42,8 @@ SCHEMA = pa.schema(
     ]
 )
 PIXELS = pa.field("pixels", pa.string())  # only where a picture was dropped
+KNOWN = {field.name: field.type for field in (*SCHEMA, PIXELS)}
+NEEDED = ("prompt", "seed", "png", "sha256")  # which every shard has had from the first
 ENDING = ".parquet"
 MADE_BY = b"made_by"  # the key of JSON in the metadata
 UNNAMED = ("png", "evaluations")  # columns that are no part of a shard's name
@@ -93,15 +100,68 @@ def as_bytes(table: pa.Table) -> bytes:
 
 
 def read_columns(files: Folder, shard: str, columns: Sequence[str]) -> pa.Table:
-    """Those of the asked columns that a shard has. Raises `UserError` for a damaged shard."""
+    """Those of the asked columns that a shard has.
+
+    Raises `UserError` for a shard that is damaged, that `as_bytes` cannot have written, or that
+    becomes more in memory than `limits` allow.
+    """
     try:
         with pq.ParquetFile(files.opened(f"{shard}{ENDING}")) as file:
-            known = set(file.schema_arrow.names)
-            return file.read(
-                columns=[column for column in columns if column in known], use_threads=False
-            )
+            schema = _schema_of(file, columns)
+            parts, size, images = [], 0, 0
+            for part in file.iter_batches(_at_once(file), columns=schema.names, use_threads=False):
+                size, images = size + part.nbytes, images + part.num_rows
+                _refuse_too_much(size, images)
+                parts.append(part)
+            return pa.Table.from_batches(parts, schema)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(corrupt(files, shard, one_line(error)[:120])) from error
+
+
+def _schema_of(file: pq.ParquetFile, columns: Sequence[str]) -> pa.Schema:
+    """The asked columns that a file has. Raises `ValueError` for one of another type (a list, say,
+    may hold any number of values in one row), for one that stands there twice, and where one is
+    missing that every shard has.
+    """
+    fields = [field for field in file.schema_arrow if field.name in columns]
+    names = [field.name for field in fields]
+    for name in columns:
+        if names.count(name) > 1 or (name in NEEDED and name not in names):
+            raise ValueError(f"it has {names.count(name)} columns {name}")
+    for field in fields:
+        if field.type != KNOWN.get(field.name):
+            raise ValueError(f"its column {field.name} is of the type {field.type}")
+    return pa.schema(fields)
+
+
+def _at_once(file: pq.ParquetFile) -> int:
+    """How many rows may be read at once. Raises `ValueError` for a file that is too large, and for
+    one with compressed columns: as many bytes as it likes may become of each.
+    """
+    facts = file.metadata
+    chunks = [
+        facts.row_group(group).column(column)
+        for group in range(facts.num_row_groups)
+        for column in range(facts.num_columns)
+    ]
+    for chunk in chunks:
+        if chunk.compression != "UNCOMPRESSED":
+            raise ValueError(f"its column {chunk.path_in_schema} is compressed; none of ours is")
+    # What is not compressed takes the bytes that are read, whatever else the file states of it.
+    size = sum(
+        max(0, chunk.total_compressed_size, chunk.total_uncompressed_size) for chunk in chunks
+    )
+    _refuse_too_much(size, facts.num_rows)
+    # A row may repeat a value that stands in the file once, but is no larger than all of it.
+    return min(limits.SHARD_IMAGES, max(1, limits.SHARD_BYTES // max(1, size)))
+
+
+def _refuse_too_much(size: int, images: int) -> None:
+    if size > limits.SHARD_BYTES or images > limits.SHARD_IMAGES:
+        raise ValueError(
+            f"it has {size:,} bytes and {images:,} images; {limits.SHARD_BYTES:,} and"
+            f" {limits.SHARD_IMAGES:,} are allowed"
+        )
 
 
 def made_by(files: Folder, shard: str) -> dict[str, Any]:

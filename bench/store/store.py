@@ -15,9 +15,9 @@ which): features are written first, under the name that the shard will have, the
 a row without its picture always has them. Such an image may be made again; then the newer shard has
 it too.
 
-On a disk one process writes at a time, and what another one stored meanwhile is not stored again,
-so that all readers find the same picture. Behind a URL two may store the same image: the shard that
-comes first by name counts.
+On a disk that has locks one process writes at a time, and what another one stored meanwhile is not
+stored again, so that all readers find the same picture. On other disks, and behind a URL, two may
+store the same image: the shard that comes first by name counts.
 """
 
 from __future__ import annotations
@@ -112,7 +112,9 @@ class SampleStore:
         self.files.tidy()
         for extractor in self.files.at("features").folders():
             self.files.tidy(f"features/{extractor}")
-        self.files.write("key.json", json.dumps(self._identity, indent=1, sort_keys=True).encode())
+        key = json.dumps(self._identity, indent=1, sort_keys=True)
+        with self.files.alone():  # whatever that can raise, it raises before hours of work
+            self.files.write("key.json", key.encode())
 
     def refresh(self) -> None:
         """Add the shards that other processes have written meanwhile to the index."""

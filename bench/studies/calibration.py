@@ -55,11 +55,16 @@ def calibrate(
     given = suite.settings.metrics if kind == "metric" else suite.settings.attacks
     settings, judge_class = given.get(name, {}) | values, entry.load()
     field_name = judge_class.calibrated
-    target_file = settings.get(field_name)
+    target_file = settings.get(field_name, "")
+    if not isinstance(target_file, str):
+        raise UserError(
+            f"suite {suite.name}: {field_name} of {visible(name)} must be a path, not"
+            f" {visible(repr(target_file))[:60]}"
+        )
     if kind == "attack":
         settings.pop(field_name, None)  # it is written here, and not read
     judge = configure(kind, entry.name, judge_class, settings)
-    if out is None and target_file and target_file.startswith((PREFIX, SUITE_PREFIX)):
+    if out is None and target_file.startswith((PREFIX, SUITE_PREFIX)):
         raise UserError(
             f"suite {suite.name} takes its calibration from {target_file}; say with --out where a"
             f" new one goes, and name that under [{kind}s.{name}] {field_name}"

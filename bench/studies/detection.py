@@ -29,6 +29,7 @@ from bench.diffusion.families import family_of_suite, refuse_chunks, refuse_fami
 from bench.records.detection import Detection, OverSteps
 from bench.records.environment import environment
 from bench.records.parts import REFERENCE
+from bench.records.record import recorded_designs
 from bench.registry import registry
 from bench.registry.registry import Entry
 from bench.running.generating import generate
@@ -95,6 +96,7 @@ def detect(
         copies=_copies(run, suite, judged) if detector.needs != "text" else {},
         groups={prompt.id: prompt.group for prompt in memorized},
         group_name=suite.settings.group_name,
+        design=recorded_designs({kind: judged.design(kind) for kind in kinds}),
         scores={kind: _by_prompt(judged, kind, table) for kind, table in scores.items()},
         of_prompt={
             kind: _single(judged, kind, detector.of_prompt(table)) for kind, table in scores.items()

@@ -89,8 +89,8 @@ class Measured:
 
     By memorized prompt that has a training picture, similarity to it and whether that is a copy,
     `[images]` both. Descriptors of the held-out prompts' pictures `[prompts, images, d]`, of length
-    one. CLIP score by clean prompt. Evaluations of the model for learning and for the images, as
-    the store has them.
+    one. CLIP score by clean prompt, `[images]`. Evaluations of the model for learning and for the
+    images, as the store has them.
     """
 
     kind: str
@@ -101,7 +101,7 @@ class Measured:
     similarity: Mapping[Prompt, np.ndarray]
     copies: Mapping[Prompt, np.ndarray]
     descriptors: np.ndarray
-    clip_clean: np.ndarray | None
+    clip_clean: Mapping[Prompt, np.ndarray] | None
     fid: float | None
     fid_reason: str
     fit_rows: int
@@ -259,7 +259,7 @@ def measured(model: Model, engine: Engine, store: Root, report: Report = silent)
         _by_prompt(scores["sscd"]),
         _by_prompt(scores["memorized_ratio"]),
         descriptors[: len(model.held_out)],
-        clip.table.mean(1) if isinstance(clip, PerImage) else None,
+        _by_prompt(clip) if isinstance(clip, PerImage) else None,
         fid.value if isinstance(fid, PerSet) else None,
         reason,
         learned.rows,

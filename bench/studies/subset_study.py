@@ -52,9 +52,10 @@ from bench.studies.subset_models import (
     judged_models,
     models_of,
 )
-from bench.studies.subset_tables import agreement_rows, model_rows, size_rows
+from bench.studies.subset_tables import JUDGED, agreement_rows, model_rows, size_rows
 from bench.studies.subset_words import conclusions
 from bench.studies.tables import csv_table, written
+from bench.suite.design import design_of
 from bench.suite.needs import missing_assets
 from bench.suite.suite import Suite
 
@@ -128,7 +129,8 @@ class SubsetStudy:
         calls, pairs, mask_rows = self._masks(subsets, engine, report)
         found = judged_models(models, engine, store, device, report)
         tables = {"masks": calls, "mask_pairs": pairs, "models": model_rows(found)}
-        tables |= {"sizes": size_rows(found), "agreement": agreement_rows(found)}
+        designs = {role: design_of(self.suite, role) for role in JUDGED}
+        tables |= {"sizes": size_rows(found, designs), "agreement": agreement_rows(found, designs)}
         left_out += dict.fromkeys(
             f"FID is left out: {model.fid_reason}" for model in found if model.fid_reason
         )

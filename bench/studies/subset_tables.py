@@ -2,24 +2,31 @@
 size of the subset (Chavhan et al., arXiv 2406.18566, figure 3), and how far pictures of different
 models agree (figure 4). Pure functions.
 
-Intervals are over prompts. The spread beside them, `std`, is over the subsets of a size.
+Intervals are over prompts, those that hang together as one. The spread beside them, `std`, is over
+the subsets of a size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from bench.statistics.intervals import cluster_bootstrap
+from bench.statistics.intervals import cluster_bootstrap, paired_difference
+from bench.statistics.units import Design, Units
 from bench.studies.masks import Row
 from bench.studies.subset_models import NONE, RANDOM, Measured
 from bench.suite.prompts import Prompt
+from bench.suite.schema import Role
 
 SCORES = ("copies", "sscd", "clip_clean", "copies_left_out", "sscd_left_out", "fid")
 ONE_MODEL = "there is a single model of this size, and no other one to compare it with"
 ONE_IMAGE = "there is a single image of each prompt, and no other seed to compare it with"
+JUDGED: tuple[Role, ...] = ("memorized", "clean")
+Designs = Mapping[Role, Design]  # how the prompts hang together on which models are judged
+ALONE: Designs = MappingProxyType({})  # each prompt is a unit
 Group = tuple[str, int | None]  # kind of the models, and size of their subsets
 
 
@@ -43,7 +50,7 @@ def model_rows(found: Sequence[Measured]) -> list[Row]:
             "subset": model.number,
             "copies": _mean(model, model.held_out, "copies"),
             "sscd": _mean(model, model.held_out, "similarity"),
-            "clip_clean": None if model.clip_clean is None else float(model.clip_clean.mean()),
+            "clip_clean": _mean(model, tuple(model.clip_clean or ()), "clip_clean"),
             "left_out": len(model.left_out),
             "copies_left_out": _mean(model, model.left_out, "copies"),
             "sscd_left_out": _mean(model, model.left_out, "similarity"),
@@ -57,10 +64,10 @@ def model_rows(found: Sequence[Measured]) -> list[Row]:
     ]
 
 
-def size_rows(found: Sequence[Measured]) -> list[Row]:
+def size_rows(found: Sequence[Measured], designs: Designs = ALONE) -> list[Row]:
     """One row for each kind and size: mean, standard deviation, least and largest of every score
     over the subsets; and how copies and CLIP score differ from those of `none` and of random masks,
-    prompt by prompt, with 95 % intervals.
+    prompt by prompt, with 95 % intervals (Bonett and Price for copies, which are shares).
     """
     groups, none = groups_of(found), _none(found)
     rows = []
@@ -70,15 +77,20 @@ def size_rows(found: Sequence[Measured]) -> list[Row]:
         for score in SCORES:
             row |= _spread(score, [each[score] for each in table if each[score] is not None])
         control = groups.get((RANDOM, size)) if kind != RANDOM and size is not None else None
-        others = {"none": [none] if kind != NONE else None, "random": control}
+        others = {"none": [none] if kind != NONE else [], "random": control or []}
         for name, others_models in others.items():
-            row |= _difference(f"copies_minus_{name}", models, others_models, _copies)
-            row |= _difference(f"clip_clean_minus_{name}", models, others_models, _clip)
+            for score, by_prompt, design in (
+                ("copies", _copies, designs.get("memorized")),
+                ("clip_clean", _clip, designs.get("clean")),
+            ):
+                ours, theirs = (_by_prompt(each, by_prompt) for each in (models, others_models))
+                share = score == "copies"
+                row |= _difference(f"{score}_minus_{name}", ours, theirs, share, design)
         rows.append(row)
     return rows
 
 
-def agreement_rows(found: Sequence[Measured]) -> list[Row]:
+def agreement_rows(found: Sequence[Measured], designs: Designs = ALONE) -> list[Row]:
     """One row for each kind and size: mean similarity of two pictures of held-out prompts by the
     suite's copy descriptor, with 95 % intervals.
 
@@ -88,6 +100,8 @@ def agreement_rows(found: Sequence[Measured]) -> list[Row]:
     to the model without mitigation, so where they change pictures in the same way.
     """
     none = _none(found)
+    design = designs.get("memorized", Design())
+    units = design.units([prompt.id for prompt in none.held_out])
     rows = []
     for (kind, size), models in groups_of(found).items():
         stack = np.stack([model.descriptors for model in models])
@@ -100,10 +114,10 @@ def agreement_rows(found: Sequence[Measured]) -> list[Row]:
         closer = None if of_models is None or to_none is None else of_models - to_none
         rows.append(
             {"kind": kind, "size": size, "subsets": len(models)}
-            | _with_interval("models", of_models)
-            | _with_interval("seeds", of_seeds)
-            | _with_interval("none", to_none)
-            | _with_interval("models_minus_none", closer)
+            | _with_interval("models", of_models, units)
+            | _with_interval("seeds", of_seeds, units)
+            | _with_interval("none", to_none, units)
+            | _with_interval("models_minus_none", closer, units)
             | {"reason": reason or None}
         )
     return rows
@@ -169,39 +183,48 @@ def _spread(name: str, values: Sequence[float]) -> Row:
     }
 
 
-def _copies(model: Measured) -> np.ndarray | None:
-    rows = [model.copies[prompt].mean() for prompt in model.held_out if prompt in model.copies]
-    return np.array(rows) if rows else None
+def _copies(model: Measured) -> dict[str, float]:
+    held_out = [prompt for prompt in model.held_out if prompt in model.copies]
+    return {prompt.id: float(model.copies[prompt].mean()) for prompt in held_out}
 
 
-def _clip(model: Measured) -> np.ndarray | None:
-    return model.clip_clean
+def _clip(model: Measured) -> dict[str, float]:
+    return {prompt.id: float(row.mean()) for prompt, row in (model.clip_clean or {}).items()}
+
+
+def _by_prompt(
+    models: Sequence[Measured], values: Callable[[Measured], Mapping[str, float]]
+) -> dict[str, float]:
+    """The mean over models by prompt; empty without a model, and where one has no values."""
+    found = [values(model) for model in models]
+    if not found or not all(found):
+        return {}
+    return {prompt: float(np.mean([each[prompt] for each in found])) for prompt in found[0]}
 
 
 def _difference(
     name: str,
-    models: Sequence[Measured],
-    others: Sequence[Measured] | None,
-    by_prompt: Callable[[Measured], np.ndarray | None],
+    ours: Mapping[str, float],
+    theirs: Mapping[str, float],
+    share: bool,
+    design: Design | None,
 ) -> Row:
-    """The mean of `models` less that of `others`, prompt by prompt, with its interval."""
-    ours, theirs = (_by_prompt(group, by_prompt) for group in (models, others or []))
-    return _with_interval(name, None if ours is None or theirs is None else ours - theirs)
+    """The mean of `ours` less `theirs`, prompt by prompt, with its 95 % interval where there are at
+    least two prompts.
+    """
+    shared = [prompt for prompt in ours if prompt in theirs]
+    value = float(np.mean([ours[prompt] - theirs[prompt] for prompt in shared])) if shared else None
+    found = paired_difference(dict(ours), dict(theirs), share=share, design=design)
+    _, low, high = found or (None, None, None)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
-def _by_prompt(
-    models: Sequence[Measured], values: Callable[[Measured], np.ndarray | None]
-) -> np.ndarray | None:
-    """The mean over models, `[prompts]`; None without a model, and where one has no values."""
-    found = [values(model) for model in models]
-    rows = [row for row in found if row is not None]
-    return np.mean(rows, axis=0) if rows and len(rows) == len(found) else None
-
-
-def _with_interval(name: str, by_prompt: np.ndarray | None) -> dict[str, Any]:
-    """The mean over prompts, and its 95 % interval where there are at least two of them."""
+def _with_interval(
+    name: str, by_prompt: np.ndarray | None, units: Units | None = None
+) -> dict[str, Any]:
+    """The mean over prompts, and its 95 % interval where there are at least two units of them."""
     if by_prompt is None:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
-    enough = len(by_prompt) > 1
-    low, high = cluster_bootstrap(by_prompt[:, None]) if enough else (None, None)
+    enough = (len(units.strata) if units else len(by_prompt)) > 1
+    low, high = cluster_bootstrap(by_prompt[:, None], units=units) if enough else (None, None)
     return {name: float(by_prompt.mean()), f"{name}_low": low, f"{name}_high": high}

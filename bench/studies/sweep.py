@@ -19,7 +19,8 @@ from bench.base.errors import UserError, one_line
 from bench.base.parameters import configure
 from bench.base.progress import Report, silent
 from bench.records.environment import environment
-from bench.records.record import RunRecord
+from bench.records.parts import design_for
+from bench.records.record import RunRecord, recorded_designs
 from bench.records.sweep import REPLICATION, UTILITY, Measured, Point, Sweep
 from bench.registry import registry
 from bench.running.prepare import prepare
@@ -47,13 +48,14 @@ def sweep(
     store: str | Path,
     device: torch.device,
     report: Report = silent,
+    seeds: int = 1,
 ) -> Sweep:
     """Measure `none` and every strength, from least to most; without `values` those that the method
-    names itself.
+    names itself. `seeds` counts independent generations of every image.
 
-    Images are those of ordinary runs and are kept in `store`; finished points are found again in
-    `work` when the command is repeated. Raises `UserError` where the method says no strength, and
-    where no point could be measured.
+    Images are those of ordinary runs and are kept in `store`; finished points of as many seeds are
+    found again in `work` when the command is repeated. Raises `UserError` where the method says no
+    strength, and where no point could be measured.
     """
     entry = registry.find("method", name)
     cls = entry.load()
@@ -63,12 +65,12 @@ def sweep(
             " class to the parameter's name and some values, from least to most"
         )
     field, own = cls.swept
-    chosen = list(values) or list(own)
+    chosen = _from_least(values or own, own)
     if field in parameters:
         raise UserError(f"{field} is the strength of {entry.name}; give its values with --values")
     settings = [dict(parameters) | {field: _as_given(value)} for value in chosen]
     methods = [configure("method", entry.name, cls, given) for given in settings]
-    study = _Study(without_attacks(suite), work, store, device, report)
+    study = _Study(without_attacks(suite), work, store, device, seeds, report)
     none = study.record("none", {}, "none")
     replication, utility = (_first(none, names, suite) for names in (REPLICATION, UTILITY))
     names = (replication, utility)
@@ -90,12 +92,19 @@ def sweep(
         source=entry.source,
         field=field,
         parameters=dict(parameters),
+        seeds=seeds,
         replication=replication,
         utility=utility,
         none=_point(None, none, names),
         points=points,
+        design=recorded_designs({name: design_for(none, name) for name in names}),
         environment=environment(device),
     )
+
+
+def _from_least(values: Sequence[float], own: Sequence[float]) -> list[float]:
+    """Strengths in the direction in which the method's own go from least to most, each once."""
+    return sorted(set(values), reverse=own[-1] < own[0])
 
 
 def _as_given(value: float) -> float | int:
@@ -126,11 +135,12 @@ class _Study:
     work: Path
     store: str | Path
     device: torch.device
+    seeds: int
     report: Report
 
     def record(self, method: str, values: dict[str, Any], label: str) -> RunRecord:
         """The record of one point, measured now or found from before."""
-        prepared = prepare(self.suite, method, values, self.store, self.device)
+        prepared = prepare(self.suite, method, values, self.store, self.device, seeds=self.seeds)
         return finished(prepared.experiment, prepared.engine, self.work) or run(
             *prepared,
             self.work,
@@ -141,7 +151,7 @@ class _Study:
 def text(sweep: Sweep) -> str:
     """The curve as a table for people."""
     lines = [
-        f"{sweep.label} on {sweep.suite}",
+        f"{sweep.label} on {sweep.suite}{sweep.of_seeds}",
         f"{sweep.field:>12} {sweep.replication:>22} {sweep.utility:>22}",
     ]
     for point in [sweep.none, *sweep.points]:

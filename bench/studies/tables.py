@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.base.csv_cells import csv_cell
 from bench.base.files import write_atomically
 
 DECIMALS = 8  # of numbers
@@ -21,7 +22,7 @@ def csv_table(rows: Sequence[Mapping[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerows(
         {
-            key: round(value, DECIMALS) if isinstance(value, float) else value
+            key: round(value, DECIMALS) if isinstance(value, float) else csv_cell(value)
             for key, value in finite(row).items()
         }
         for row in rows

@@ -21,9 +21,10 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bench.base import limits
 from bench.base.digests import digest_of
 from bench.base.errors import UserError, one_line
-from bench.base.files import write_atomically
+from bench.base.files import read_regular_file, write_atomically
 from bench.base.parameters import configure, parse_assignments, validation_line
 from bench.base.progress import Report, silent
 from bench.records.environment import environment
@@ -107,17 +108,17 @@ class Tuning(_Strict):
 def load_tuning(path: Path) -> tuple[Tuning, str]:
     """The content of a tuning file and its sha256.
 
-    Raises `UserError` when the file is missing, damaged or of another form.
+    Raises `UserError` when the file is missing, damaged, too large or of another form.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular_file(path, limits.TABLE_BYTES)
         return Tuning.model_validate_json(content), hashlib.sha256(content).hexdigest()
-    except OSError as error:
+    except ValidationError as error:
+        raise UserError(f"tuning file {path}: {validation_line(error)}") from error
+    except (OSError, ValueError) as error:
         raise UserError(
             f"tuning file {path} cannot be read ({one_line(error)}); make one with `bench tune`"
         ) from error
-    except ValidationError as error:
-        raise UserError(f"tuning file {path}: {validation_line(error)}") from error
 
 
 def parse_grid(assignments: Iterable[str]) -> list[dict[str, Any]]:

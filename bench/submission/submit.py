@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.base.errors import UserError, one_line, visible
-from bench.base.files import write_atomically
+from bench.base.files import read_regular_file, write_atomically
 from bench.base.parameters import configure
 from bench.contracts.method import Method
 from bench.leaderboard import leaderboard
@@ -199,7 +199,7 @@ def _read(path: Path) -> tuple[dict[str, Any], RunRecord]:
         )
     try:
         record = load_record(path)
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular_file(path, BYTES))
         # Half characters and infinities have no place in a page.
         json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
     except UserError:

@@ -18,9 +18,13 @@ def design_of(suite: Suite, role: Role) -> Design:
     """Of the prompts of a role. Clusters are those of memorized prompts, named or not: clean ones
     are drawn independently, and short captions of different things have most words in common.
     """
-    prompts = suite.prompts(role)
+    return design_among(suite, suite.prompts(role), role in ("memorized", "unnamed"))
+
+
+def design_among(suite: Suite, prompts: tuple[Prompt, ...], memorized: bool) -> Design:
+    """Of some prompts, which are memorized ones or others."""
     strata = {prompt.id: prompt.group for prompt in prompts} if suite.settings.stratified else {}
-    return Design(clusters_of(prompts) if role in ("memorized", "unnamed") else {}, strata)
+    return Design(clusters_of(prompts) if memorized else {}, strata)
 
 
 def clusters_of(prompts: tuple[Prompt, ...]) -> dict[str, int]:

@@ -10,6 +10,8 @@ from typing import Any
 from bench.base.digests import digest_of
 from bench.base.errors import UserError
 from bench.base.spread import spread
+from bench.statistics.units import Design
+from bench.suite.design import design_among
 from bench.suite.prompts import Prompt, read_prompts
 from bench.suite.schema import DetectionSettings, Role
 from bench.suite.suite import Suite
@@ -66,6 +68,10 @@ class Judged:
                 )
             found[kind] = kept
         return {kind: prompts for kind, prompts in found.items() if prompts}
+
+    def design(self, kind: str) -> Design:
+        """How the prompts of a kind hang together."""
+        return design_among(self.suite, self.kinds[kind], kind == "memorized")
 
     @property
     def negatives(self) -> tuple[str, ...]:

@@ -4,13 +4,13 @@ then the pictures behind the links of their lists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.assets.addresses import leads_to_private
-from bench.assets.asset import Asset, delete_receipt, locate, read_receipt
+from bench.assets.asset import Asset, distrust, locate, read_receipt
 from bench.assets.catalogue import (
     Assets,
     Entry,
@@ -96,6 +96,14 @@ def wanted_entries(
     return {name: entry for name, entry in entries.items() if name not in skip}
 
 
+def parse_logins(names: Sequence[str], entries: Mapping[str, Entry]) -> frozenset[str]:
+    """The assets that the user's login is sent along for. Raises `UserError` for unknown names."""
+    for name in names:
+        if name not in entries:
+            raise UnknownName("asset in --login:", visible(name), entries)
+    return frozenset(names)
+
+
 def parse_local(assignments: Sequence[str], entries: Mapping[str, Entry]) -> dict[str, Path]:
     """`["sd14=/models/sd14", ...]`, from the command line, to paths by the name of the asset.
 
@@ -124,15 +132,18 @@ def fetch_entries(
     retry_dead: bool = False,
     again: bool = False,
     report: Report = silent,
+    logins: Collection[str] = (),
 ) -> Brought:
     """Bring assets into the cache. What has arrived is kept, whatever fails later.
 
     `local` names files, or folders of models, to copy an asset from instead; they must have the
     right digest. With `again` files that are here already are hashed, and damaged ones fetched
-    again. Pictures come after the lists that their links stand in.
+    again. Pictures come after the lists that their links stand in. The user's login of the hub is
+    sent along for files of the catalogue; for those that a suite states itself, which may be a
+    stranger's, where `logins` names the asset.
     """
     plain = {
-        name: _from_local(files_of(name, entry), entry, (local or {}).get(name))
+        name: _from_local(files_of(name, entry, name in logins), entry, (local or {}).get(name))
         for name, entry in entries.items()
         if not isinstance(entry, PicturesEntry)
     }
@@ -142,7 +153,7 @@ def fetch_entries(
             if locate(asset, cache, again=True) is None:
                 receipt = read_receipt(asset, cache)
                 before |= {asset.name: receipt.sha256} if receipt and asset.sha256 is None else {}
-                delete_receipt(asset, cache)
+                distrust(asset, cache)
     wanted = [asset for assets in plain.values() for asset in assets]
     fetched = iter(
         [
@@ -238,7 +249,7 @@ def plan_text(entries: Mapping[str, Entry], cache: Path) -> str:
         )
         lines.append(
             f"{name:<28} {here:<10} {f'{size / 2**20:,.1f} MiB' if size else 'size not known':>16} "
-            f" {what}  ({entry.licence or 'no licence stated'})"
+            f" {visible(what)}  ({visible(entry.licence) or 'no licence stated'})"
         )
     return "\n".join([*lines, f"cache: {cache}"])
 

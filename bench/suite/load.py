@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.assets.catalogue import Entry, FileEntry, parse_entries
+from bench.assets.catalogue import Entry, FileEntry, own_entries, parse_entries
 from bench.assets.download import Refused, local_path
 from bench.base import limits
 from bench.base.errors import UserError, one_line, visible
@@ -38,7 +38,7 @@ def load_suite(name: str, limit: int | None = None) -> Suite:
     entries = parse_entries(table.pop("assets", {}), file)
     _refuse_far_assets(entries, file)
     try:
-        return Suite(SuiteSettings.model_validate(table), file, limit, entries)
+        return Suite(SuiteSettings.model_validate(table), file, limit, own_entries(entries))
     except ValidationError as error:
         raise refusal(error, SuiteSettings, f"key in {file.name}", f"suite file {file}") from error
 
@@ -57,9 +57,33 @@ def _refuse_far_assets(entries: Mapping[str, Entry], file: Path) -> None:
                 refuse_outside(file.stem, f"asset {name}", local, (file.parent,))
 
 
+def _with_places(assets: Any, folder: Path) -> Any:
+    """A suite's own assets with relative paths among their addresses led to the folder of the file
+    that states them; what is no such table stays as it is for the checks to come.
+    """
+
+    def led(url: Any) -> Any:
+        try:
+            local = local_path(url) if isinstance(url, str) and url else None
+        except Refused:  # nothing that could be fetched
+            return url
+        if local is None or local.is_absolute():
+            return url
+        return str(folder.absolute() / local)
+
+    def all_led(urls: Any) -> Any:
+        return [*map(led, urls)] if isinstance(urls, list) else urls
+
+    if not isinstance(assets, dict):
+        return assets
+    return {name: _each(table, {"urls": all_led}) for name, table in assets.items()}
+
+
 def _extended(file: Path, before: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The table of a suite file, laid over that of the suite it extends, section by section."""
     table = _table_of(file)
+    if "assets" in table:
+        table["assets"] = _with_places(table["assets"], file.parent)
     if "extends" not in table:
         return table
     base = table.pop("extends")

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,7 @@ class Suite:
     def lora_strengths(self) -> dict[str, tuple[float, float]]:
         """What is merged into the model: strengths in the UNet and in the text encoder, by the
         digest of a file (`lora_digest`). One that is named twice is there with the sum, one without
-        strength is not.
+        strength is not. Raises `UserError` for a sum that is not finite.
         """
         found: dict[str, tuple[float, float]] = {}
         for lora in self.settings.model.loras:
@@ -225,6 +226,11 @@ class Suite:
             unet, text = found.get(digest, (0.0, 0.0))
             more, more_text = lora.strengths
             found[digest] = unet + more, text + more_text
+            if not all(map(isfinite, found[digest])):
+                raise UserError(
+                    f"suite {self.name}: the weights of '{visible(lora.file)[:200]}', which is"
+                    " named more than once, add up to more than a number can be"
+                )
         return {digest: found[digest] for digest in sorted(found) if any(found[digest])}
 
     @cached_property

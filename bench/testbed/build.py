@@ -26,8 +26,10 @@ from bench.assets.asset import cache_folder
 from bench.base.digests import digest_of
 from bench.base.distribution import package_version
 from bench.base.errors import UserError
-from bench.base.files import write_atomically
+from bench.base.files import is_there, write_atomically
+from bench.base.foreign import read_table
 from bench.base.pictures import encode_png
+from bench.base.work_folder import refuse_own_files
 from bench.features.networks import CleanFeatures
 from bench.features.recogniser import ObjectNetwork, ObjectRecogniser, save_recogniser
 from bench.features.weights import save_network
@@ -40,7 +42,7 @@ from bench.testbed.autoencoder import (
     reconstruction_psnr,
     scale_by_importance,
 )
-from bench.testbed.bundle import hashed_files, write_manifest
+from bench.testbed.bundle import UNFINISHED, claim, hashed_files, write_manifest
 from bench.testbed.captions import train_tokenizer
 from bench.testbed.denoiser import (
     TextToNoise,
@@ -244,8 +246,12 @@ def build_features(shop: Workshop) -> dict[str, Any]:
 
 
 def assemble_bundle(shop: Workshop) -> dict[str, Any]:
-    """Everything the suites read, in one folder, and the manifest with a hash of each file."""
+    """Everything the suites read, in one folder, and the manifest with a hash of each file.
+
+    Raises `UserError` for a folder that holds files and no bundle.
+    """
     plan, bundle = shop.plan, shop.bundle
+    claim(bundle)
     for name in ("pipeline", "scorers", "prompts", "references"):
         shutil.rmtree(bundle / name, ignore_errors=True)
         (bundle / name).mkdir(parents=True)
@@ -273,6 +279,7 @@ def assemble_bundle(shop: Workshop) -> dict[str, Any]:
         "files": hashed_files(bundle),
     }
     write_manifest(bundle, manifest)
+    (bundle / UNFINISHED).unlink(missing_ok=True)
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     return {"mebibytes": round(size / 2**20, 1)}
 
@@ -346,6 +353,12 @@ STAGES: dict[str, Callable[[Workshop], dict[str, Any]]] = {
     "features": build_features,
     "bundle": assemble_bundle,
 }
+# What stages leave in a work folder, which has a plan.json first.
+WRITTEN = (
+    *(f"{name}.json" for name in STAGES),
+    *(f"{name}.safetensors" for name in ("recogniser", "descriptor", "features")),
+    *("tokenizer", "autoencoder", "denoiser.pt", "clip", "checkpoints"),
+)
 # What the bundle alone reads may change while everything else is kept; it is made in seconds.
 _OF_THE_BUNDLE = {"reference_pictures", "clean_prompts", "quality_prompts"}
 
@@ -353,7 +366,11 @@ _OF_THE_BUNDLE = {"reference_pictures", "clean_prompts", "quality_prompts"}
 def _refuse_other_plan(shop: Workshop) -> None:
     """What is in a work folder belongs to the plan that it was begun with."""
     path, plan = shop.folder / "plan.json", json.loads(json.dumps(shop.plan.facts()))
-    begun = json.loads(path.read_text()) if path.exists() else plan
+    if is_there(path):
+        begun = read_table(path)
+    else:
+        refuse_own_files(shop.folder, WRITTEN, "bench testbed build", "--work")
+        begun = plan
     differs = sorted(key for key in plan.keys() | begun.keys() if plan.get(key) != begun.get(key))
     refused = [key for key in differs if key not in _OF_THE_BUNDLE and not _unstarted(shop, key)]
     if refused:
@@ -372,9 +389,14 @@ def _unstarted(shop: Workshop, key: str) -> bool:
 
 
 def run_stages(shop: Workshop, names: tuple[str, ...] = tuple(STAGES)) -> dict[str, dict[str, Any]]:
-    """Run the named stages that have not finished yet; returns the facts of all of them."""
-    shop.folder.mkdir(parents=True, exist_ok=True)
+    """Run the named stages that have not finished yet; returns the facts of all of them.
+
+    Raises `UserError`, before hours of work, for a work folder of another plan or with files of
+    none, and for a folder of the bundle that holds files and no bundle.
+    """
     _refuse_other_plan(shop)
+    if "bundle" in names:
+        claim(shop.bundle)
     facts = {}
     for name in names:
         done = shop.folder / f"{name}.json"

@@ -16,11 +16,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench.base import limits
 from bench.base.digests import path_digest
 from bench.base.errors import UserError, one_line
-from bench.base.files import write_atomically
+from bench.base.files import is_there, read_regular_file, write_atomically
 
 BUNDLE = Path(__file__).parent / "bundle"
+UNFINISHED = ".unfinished"  # marks the folder of a bundle that is being made
 
 # What a bundle must reach, and how each figure reads.
 ACCEPTANCE: dict[str, tuple[str, float, str]] = {
@@ -46,8 +48,8 @@ ACCEPTANCE: dict[str, tuple[str, float, str]] = {
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a bundle. Raises `UserError` when there is none or it is damaged."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        manifest = json.loads(read_regular_file(folder / "manifest.json", limits.TABLE_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{folder} holds no testbed bundle ({one_line(error)}); "
             "build one with `bench testbed build`"
@@ -57,18 +59,36 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def claim(folder: Path) -> None:
+    """Mark a folder as that of a bundle to be made, before anything of it is replaced.
+
+    Raises `UserError` where it holds anything and no bundle.
+    """
+    if is_there(folder / UNFINISHED):
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        try:
+            read_manifest(folder)
+        except UserError as error:
+            raise UserError(
+                f"{folder} holds files and no bundle of the testbed, and folders in it would be"
+                " replaced: give another folder with --out"
+            ) from error
+    write_atomically(folder / UNFINISHED, b"")
+
+
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     write_atomically(folder / "manifest.json", text.encode())
 
 
 def hashed_files(folder: Path) -> dict[str, str]:
-    """Every file of a bundle but its manifest, with its digest."""
+    """Every file of a bundle but its manifest and the mark of one under way, with its digest."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {
         str(path.relative_to(folder)): path_digest(path)
         for path in files
-        if path != folder / "manifest.json"
+        if path not in (folder / "manifest.json", folder / UNFINISHED)
     }
 
 

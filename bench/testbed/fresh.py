@@ -10,9 +10,12 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from bench.base import limits
 from bench.base.errors import UserError
-from bench.base.files import write_atomically
-from bench.base.pictures import encode_png
+from bench.base.files import is_there, read_regular_file, write_atomically
+from bench.base.pictures import encode_png, read_picture
 from bench.base.spread import evenly
 from bench.testbed.plan import CPU_PLAN
 from bench.testbed.scenes import (
@@ -78,12 +81,36 @@ def _refuse_known(seed: int) -> None:
 
 
 def _written(folder: Path, names: list[str], scenes: list[Scene], side: int) -> list[Path]:
-    """Pictures, and the captions of them all in `metadata.csv`."""
-    table = io.StringIO()
+    """Pictures, and the captions of them all in `metadata.csv`.
+
+    Raises `UserError` where other pictures or captions of these names lie there already.
+    """
+    table, listed = io.StringIO(), folder / "metadata.csv"
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["file_name", "text"])
+    rows.writerows([name, scene.caption] for name, scene in zip(names, scenes, strict=True))
+    content = table.getvalue()
+    other = UserError(f"{folder} holds other pictures than these: give another folder with --out")
+    if is_there(listed) and not _more_or_less(listed, content):
+        raise other
     for name, scene in zip(names, scenes, strict=True):
-        write_atomically(folder / name, encode_png(render(scene, side)))
-        rows.writerow([name, scene.caption])
-    write_atomically(folder / "metadata.csv", table.getvalue().encode())
-    return [*(folder / name for name in names), folder / "metadata.csv"]
+        write_picture(folder / name, render(scene, side), other)
+    write_atomically(listed, content.encode())
+    return [*(folder / name for name in names), listed]
+
+
+def _more_or_less(listed: Path, content: str) -> bool:
+    """Whether a list that is there has rows of this one, or all of them and more."""
+    try:
+        there = set(read_regular_file(listed, limits.LIST_BYTES).decode().splitlines())
+    except (OSError, ValueError):
+        return False
+    made = set(content.splitlines())
+    return there <= made or made <= there
+
+
+def write_picture(file: Path, picture: np.ndarray, other: UserError) -> None:
+    """Write a picture, uint8 `[H, W, 3]`; raises `other` where another one has its name."""
+    if is_there(file) and not np.array_equal(read_picture(file), picture):
+        raise other
+    write_atomically(file, encode_png(picture))

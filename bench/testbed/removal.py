@@ -12,11 +12,11 @@ import csv
 import hashlib
 import io
 import itertools
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.base.files import write_atomically
+from bench.base.foreign import read_table
 from bench.base.prompt_lists import read_list
 from bench.testbed.captions import CLEAN_TEMPLATES, JOINTS
 from bench.testbed.plan import CPU_PLAN
@@ -33,7 +33,7 @@ def write_removal_lists(bundle: Path, folder: Path) -> list[Path]:
 
     Canaries with an object all of whose captions are taken have no neighbour.
     """
-    shares = json.loads((bundle / "prompts/labels.json").read_text(encoding="utf-8"))
+    shares = read_table(bundle / "prompts/labels.json")
     copied = [
         canary
         for canary in canary_scenes(CPU_PLAN)

@@ -26,8 +26,8 @@ import torch
 
 from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UserError
-from bench.base.files import is_there, write_atomically
-from bench.base.pictures import encode_png, read_picture
+from bench.base.files import write_atomically
+from bench.base.pictures import read_picture
 from bench.base.progress import Report, silent
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import Strength, merge
@@ -37,7 +37,7 @@ from bench.studies.finetune.data import Pair, encoded_once, pairs_digest, read_p
 from bench.studies.finetune.train import load_trainable, moments_by, pipeline_side
 from bench.suite.load import load_suite
 from bench.testbed.bundle import BUNDLE
-from bench.testbed.fresh import fresh_scenes
+from bench.testbed.fresh import fresh_scenes, write_picture
 from bench.testbed.opened import OpenedBundle
 from bench.testbed.scenes import render
 from bench.testbed.sheets import write_blocks
@@ -108,17 +108,14 @@ def write_pictures(out: Path, seed: int, side: int) -> None:
     """
     folders = [out / "data" / f"{times}_{CLASS}" for times in REPEATS for _ in range(EACH)]
     folders += [out / "holdout"] * HELD_OUT
+    other = UserError(
+        f"{out} holds other pictures than those of seed {seed}: give another folder with --out"
+    )
     for number, (folder, scene) in enumerate(
         zip(folders, fresh_scenes(len(folders), seed), strict=True)
     ):
-        name, picture = f"scene-{number:04d}", render(scene, side)
-        file = folder / f"{name}.png"
-        if is_there(file) and not np.array_equal(read_picture(file), picture):
-            raise UserError(
-                f"{out} holds other pictures than those of seed {seed}: give another folder with"
-                " --out"
-            )
-        write_atomically(file, encode_png(picture))
+        name = f"scene-{number:04d}"
+        write_picture(folder / f"{name}.png", render(scene, side), other)
         write_atomically(folder / f"{name}.txt", f"{scene.caption}\n".encode())
     text = f"{ATTRIBUTION}\n\nThe pictures here and everything trained on them derive from it.\n"
     write_atomically(out / "ATTRIBUTION.md", text.encode())

@@ -186,6 +186,11 @@ def brought(file: Path, cache: Path, **options):
     return fetch_entries(wanted_entries([load_suite(str(file))]), cache, timeout=5, **options)
 
 
+def place(file: Path, name: str) -> Path:
+    """Where an asset of a suite lies, there or not."""
+    return load_suite(str(file)).place(f"asset:{name}")
+
+
 def new_run(file: Path, tmp_path: Path) -> Run:
     return Run(
         load_suite(str(file)),
@@ -272,7 +277,7 @@ def test_before_anything_is_fetched_a_plan_counts_all_and_names_all_that_is_miss
     with pytest.raises(
         UserError, match="'memorized' is missing, or not whole; get it with: bench fetch"
     ):
-        shutil.rmtree(tmp_path / "cache" / "files")
+        place(far, "memorized").unlink()
         load_suite(str(far)).prompts("memorized")
 
 
@@ -313,7 +318,7 @@ def test_a_model_is_taken_from_a_folder_or_from_the_hubs_own_cache_instead(
 
 def test_a_file_that_was_damaged_afterwards_is_noticed_and_fetched_again(far, tmp_path):
     brought(far, tmp_path / "cache")
-    weights = tmp_path / "cache" / "hub" / "tiny" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = place(far, "model") / "unet" / "diffusion_pytorch_model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="'model' is missing, or not whole"):
@@ -515,9 +520,7 @@ def test_an_unpinned_file_is_never_taken_from_a_mirror_by_its_bare_name(far, sit
     mirror.mkdir()
     (mirror / "config.json").write_text("{}")
     came = brought(far, tmp_path / "cache", mirrors=[str(mirror)])
-    assert came.ok and json.loads(
-        (tmp_path / "cache" / "hub" / "tiny" / "unet" / "config.json").read_text()
-    )
+    assert came.ok and json.loads((place(far, "model") / "unet" / "config.json").read_text())
 
 
 def test_pictures_of_the_record_are_not_those_of_the_suite(far, tmp_path):
@@ -537,7 +540,7 @@ def test_a_column_without_a_name_is_no_seed(far, tmp_path):
 
 def test_links_that_nobody_asked_are_missing_and_no_rot(far, tmp_path):
     brought(far, tmp_path / "cache")
-    listing = tmp_path / "cache" / "references" / "memorized" / "images.csv"
+    listing = place(far, "memorized_images") / "images.csv"
     lines = listing.read_text().splitlines(keepends=True)
     listing.write_text("".join(lines[:3]))  # as after Ctrl-C
     suite = lenient(load_suite(str(far)))
@@ -551,14 +554,14 @@ def test_links_that_nobody_asked_are_missing_and_no_rot(far, tmp_path):
 
 def test_training_pictures_that_were_changed_in_the_cache_are_refused(far, tmp_path):
     brought(far, tmp_path / "cache")
-    found = next((tmp_path / "cache" / "references" / "memorized").glob("*.png"))
+    found = next(place(far, "memorized_images").glob("*.png"))
     found.write_bytes(picture(99))
     with pytest.raises(UserError, match="is not what was fetched"):
         new_run(far, tmp_path)
     assert (
         brought(far, tmp_path / "cache", again=True).ok and new_run(far, tmp_path).suite.fingerprint
     )
-    original = tmp_path / "cache" / "files" / "originals" / "val" / "COCO_val_000000000042.jpg"
+    original = place(far, "originals") / "val" / "COCO_val_000000000042.jpg"
     original.write_bytes(picture(98, "JPEG"))
     with pytest.raises(UserError, match="an asset is missing .originals."):
         new_run(far, tmp_path)
@@ -601,3 +604,204 @@ def test_what_the_readme_says_of_a_suites_size_is_what_its_plan_says(name, bare)
     assert round(plan["gpu_hours"]) in told
     assert len(told) == (2 if everyday != name else 1)
     assert ("attackers who know the picture" in line) == ("dori" in plan["pictures_attacked"])
+
+
+# What a stranger's suite states
+
+
+def strangers(tmp_path: Path, assets: str) -> Path:
+    """A suite of which only the assets matter: its lists are two of them."""
+    file = tmp_path / "theirs" / "evil.toml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(
+        'name = "evil"\n[model]\npath = "asset:sd14"\n'
+        '[prompts.memorized]\nfile = "asset:a"\n[prompts.quality]\nfile = "asset:b"\n'
+        f"[metrics.walltime]\n{assets}"
+    )
+    return file
+
+
+def test_a_suites_own_assets_stand_in_for_nothing_that_the_catalogue_names(
+    site, tmp_path, monkeypatch
+):
+    """An archive unpacked over the shipped lists, and a file at the place of one that nobody
+    pinned, whose receipts would vouch for them.
+    """
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("BENCH_CACHE", str(cache))
+    shipped = shipped_entries()
+    pinned, unpinned = shipped["coco_30k"], shipped["sscd_disc_large"]
+    (cache / "prompts").mkdir(parents=True)
+    (cache / "prompts/mine.txt").write_text("mine")
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("coco_30k.csv", "x" * pinned.bytes)
+    site.files |= {"a.zip": archive.getvalue(), "b.bin": b"forged"}
+    file = strangers(
+        tmp_path,
+        f'[assets.a]\npath = "prompts"\nunpack = "zip"\nurls = ["{site.url("a.zip")}"]\n'
+        f'[assets.b]\npath = "{unpinned.path}"\nurls = ["{site.url("b.bin")}"]\n',
+    )
+    entries = wanted_entries([load_suite(str(file))], only=["a", "b"])
+    assert fetch_entries(entries, cache).ok
+    assert (cache / "prompts/mine.txt").read_text() == "mine"
+    assets = load_suite("sd14-mem500").assets
+    assert assets.lacking("coco_30k") and assets.lacking("sscd_disc_large")
+    assert not load_suite(str(file)).assets.lacking("a")
+
+
+def test_what_two_suites_state_under_one_place_lies_in_two_folders(site, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    site.files |= {"a.txt": b"one", "b.txt": b"two"}
+    text = '[assets.a]\npath = "list.txt"\nurls = ["{}"]\n[assets.b]\npath = "c.txt"\n'
+    found = {}
+    for name in ("a.txt", "b.txt"):
+        file = strangers(tmp_path, text.format(site.url(name)))
+        suite = load_suite(str(file))
+        assert suite.assets.lacking("a")
+        assert fetch_entries(wanted_entries([suite], only=["a"]), tmp_path / "cache").ok
+        found[name] = load_suite(str(file)).path("asset:a")
+    assert [path.read_bytes() for path in found.values()] == [b"one", b"two"]
+
+
+def test_an_archive_that_was_damaged_is_fetched_again_over_its_folder(far, tmp_path):
+    brought(far, tmp_path / "cache")
+    file = place(far, "originals") / "val" / "COCO_val_000000000042.jpg"
+    content, facts = file.read_bytes(), file.stat()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert brought(far, tmp_path / "cache", again=True).ok and file.read_bytes() == content
+
+
+def test_a_suites_own_assets_lie_in_a_mirror_where_the_suite_says(far, site, tmp_path):
+    mirror = tmp_path / "mirror"
+    (mirror / "files").mkdir(parents=True)
+    (mirror / "files/coco").write_bytes(site.files.pop("coco.csv"))
+    entries = wanted_entries([load_suite(str(far))], only=["coco"])
+    assert fetch_entries(entries, tmp_path / "cache", mirrors=[str(mirror)]).ok
+
+
+def test_the_same_pinned_file_is_not_fetched_again_for_another_address(far, site, tmp_path):
+    brought(far, tmp_path / "cache")
+    first, asked = place(far, "coco"), len(site.asked)
+    far.write_text(far.read_text().replace("/coco.csv", "/elsewhere.csv"))
+    assert place(far, "coco") == first and brought(far, tmp_path / "cache").ok
+    assert len(site.asked) == asked
+
+
+def test_the_users_login_goes_along_for_a_suites_own_model_at_the_users_word_only(
+    far, site, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(constants, "ENDPOINT", site.url("hub"))
+    asked = ["--suite", str(far), "--only", "model"]
+    assert CliRunner().invoke(app, ["fetch", *asked]).exit_code == 0
+    assert site.authorized == []
+    again = [*asked, "--cache", str(tmp_path / "other")]
+    assert CliRunner().invoke(app, ["fetch", *again, "--login", "model"]).exit_code == 0
+    assert site.authorized and all(path.startswith("hub/") for path, _ in site.authorized)
+    unknown = CliRunner().invoke(app, ["fetch", *again, "--login", "modell"])
+    assert isinstance(unknown.exception, UnknownName)
+
+
+def test_the_users_login_goes_along_for_every_model_of_the_catalogue():
+    for name, entry in shipped_entries().items():
+        if not isinstance(entry, PicturesEntry):
+            assert all(one.login for one in files_of(name, entry))
+            other = entry.model_copy(update={"path": "elsewhere"})
+            assert not any(one.login for one in files_of(name, other))
+
+
+MODEL = (
+    f'[assets.a]\nhub = "x/y"\nrevision = "{REVISION}"\npath = "p"\nfiles = {{ "c.json" = "" }}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('"c.json" = ""', '"../a" = ""'), "'../a' is not a relative path"),
+        (('"c.json" = ""', '"/a" = ""'), "'/a' is not a relative path"),
+        (('"c.json" = ""', '".a.fetched.json" = ""'), "is not a relative path"),
+        (('"c.json" = ""', '"a" = "zz"'), "'zz' of the file 'a' is no sha256"),
+        (("x/y", "x/y--z"), "'x/y--z' is no namespace/name"),
+        (("x/y", "../.."), "'../..' is no namespace/name"),
+        (("x/y", "x/y.git"), "is no namespace/name"),
+        (("x/y", "x"), "is no namespace/name"),
+        (("x/y", "x/y/z"), "is no namespace/name"),
+        (("x/y", "-x/y"), "is no namespace/name"),
+        (("x/y", "x/" + "y" * 97), "is no namespace/name"),
+        (("[assets.a]", '[assets."\\u001b[2J"]'), "an asset's name has letters"),
+        (("[assets.a]", '[assets."a/b"]'), "an asset's name has letters"),
+        (("[assets.a]", '[assets."ä"]'), "an asset's name has letters"),
+    ],
+)
+def test_what_is_wrong_with_an_asset_of_a_suite_is_one_line(tmp_path, change, message):
+    with pytest.raises(UserError, match=message) as error:
+        load_suite(str(strangers(tmp_path, MODEL.replace(*change))))
+    assert "evil.toml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_repositories_are_those_that_the_hubs_own_tools_take():
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    names = ["a", "_", "a-b", "a.b", "a-.b", "a--b", "a..b", "a_-b", "-a", "a-", ".a", "a.", "a b"]
+    names += ["a" * 96, "a" * 97, "", "ab.git", "A1"]
+    for hub in [f"{one}/{name}" for one in names for name in names]:
+        try:
+            validate_repo_id(hub)
+            taken = hub.isascii()
+        except HFValidationError:
+            taken = False
+        facts = {"hub": hub, "revision": REVISION, "path": "p", "files": {"a": ""}}
+        try:
+            HubEntry.model_validate(facts)
+            assert taken, hub
+        except ValueError:
+            assert not taken, hub
+
+
+def test_a_list_of_pictures_that_is_no_file_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    pictures = '[assets.a]\nlist = "asset:a"\nid = "x"\npath = "p"\n[assets.b]\npath = "b"\n'
+    suite = load_suite(str(strangers(tmp_path, pictures)))
+    came = fetch_entries(wanted_entries([suite], only=["a"]), tmp_path / "cache")
+    assert "is no file" in came.pictures["a"]
+
+
+def test_what_a_suite_states_reaches_no_terminal_raw(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    file = strangers(
+        tmp_path,
+        '[assets.b]\npath = "b.txt"\nurls = ["http://never.invalid/\\u001b[2J"]\n'
+        'licence = "MIT\\u001b]0;x\\u0007\\nsd14  here"\n'
+        '[assets.a]\npath = "p"\nlist = "asset:b/\\u001b[31m"\nid = "x"\n',
+    )
+    for more, code in ((["--dry-run"], 0), (["--offline"], 1), ([], 1)):
+        told = CliRunner().invoke(
+            app, ["fetch", "--suite", str(file), "--only", "a", "--retries", "0", *more]
+        )
+        assert told.exit_code == code and "\x1b" not in told.output and "\x07" not in told.output
+        assert ("MIT\\x1b]0;x\\x07 sd14" in told.output) == ("--dry-run" in more)
+
+
+@pytest.mark.parametrize("how", ["itself", "extended"])
+def test_a_relative_path_of_an_asset_is_beside_the_suite_file_that_states_it(
+    tmp_path, monkeypatch, how
+):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    file = strangers(
+        tmp_path, '[assets.a]\npath = "a.txt"\nurls = ["lists/a.txt"]\n[assets.b]\npath = "b"\n'
+    )
+    (file.parent / "lists").mkdir()
+    (file.parent / "lists/a.txt").write_text("beside the suite")
+    if how == "extended":
+        file = tmp_path / "mine.toml"
+        file.write_text('name = "mine"\nextends = "./theirs/evil.toml"\n')
+    (tmp_path / "here/lists").mkdir(parents=True)
+    (tmp_path / "here/lists/a.txt").write_text("of whoever stands here")
+    monkeypatch.chdir(tmp_path / "here")
+    entries = wanted_entries([load_suite(str(file))], only=["a"])
+    assert fetch_entries(entries, tmp_path / "cache", offline=True).ok
+    assert load_suite(str(file)).path("asset:a").read_text() == "beside the suite"

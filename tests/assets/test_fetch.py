@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from bench.assets import addresses, links, session
+from bench.assets import addresses, links
 from bench.assets import asset as assets
 from bench.assets import download as downloading
 from bench.assets import fetch as fetching
@@ -38,6 +38,7 @@ from bench.assets.asset import Asset, cache_folder, locate, read_receipt
 from bench.assets.fetch import fetch, text
 from bench.assets.links import images_text, read_images
 from bench.assets.session import folder_lock
+from bench.base import locks
 from bench.base.errors import UserError
 from local_site import Site, sha256
 
@@ -472,6 +473,37 @@ def test_a_damaged_memory_is_no_memory(site, tmp_path, damage):
     )
 
 
+def test_a_receipt_vouches_for_the_file_that_came_and_for_no_other(tmp_path):
+    """As an archive of a stranger could have brought it: the pinned digest of the download, and
+    what another file is.
+    """
+    file = tmp_path / "in/body.bin"
+    file.parent.mkdir()
+    file.write_bytes(OTHER)
+    facts = file.stat()
+    for digest in (sha256(OTHER), sha256(BODY)):
+        entry = {"": [facts.st_size, facts.st_mtime_ns - 1, digest]}
+        told = {"sha256": sha256(BODY), "source": "", "files": entry}
+        (tmp_path / "in/.body.bin.fetched.json").write_text(json.dumps(told))
+        assert locate(asset(None), tmp_path) is None
+    entry = {"": [facts.st_size, facts.st_mtime_ns, sha256(OTHER)]}
+    told = {"sha256": sha256(BODY), "source": "", "files": entry}
+    (tmp_path / "in/.body.bin.fetched.json").write_text(json.dumps(told))
+    assert locate(asset(None), tmp_path) is None
+    assert locate(asset(None, pinned=None), tmp_path) is None
+
+
+@pytest.mark.parametrize("kind", ["none", "zip"])
+def test_a_folder_that_was_not_fetched_is_never_replaced(site, tmp_path, kind):
+    site.files["data"] = zipped({"a.txt": b"theirs"})
+    diary = tmp_path / "in/data/diary.txt"
+    diary.parent.mkdir(parents=True)
+    diary.write_text("mine")
+    (found,) = fetch([asset(site, "data", site.files["data"], unpack=kind)], tmp_path)
+    assert found.state == "failed" and "was not fetched by bench: move it away" in found.why
+    assert diary.read_text() == "mine" and site.asked == []
+
+
 # Archives
 
 
@@ -577,6 +609,26 @@ def test_links_and_devices_are_refused(tmp_path, kind):
             BadArchive, match="'x' is a (link|device or pipe): nothing was unpacked"
         ):
             unpack(tmp_path / "archive", how, tmp_path / "out", lambda: None)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".list.csv.fetched.json",
+        "in/.list.csv.FETCHED.json",
+        ".a.part",
+        ".a.part.json",
+        ".a.old/x",
+        ".lock",
+    ],
+)
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_member_called_like_a_file_of_the_cache_is_refused(tmp_path, kind, name):
+    members = {"good.txt": b"good", ".DS_Store": b"", name: b"{}"}
+    (tmp_path / "archive").write_bytes(zipped(members) if kind == "zip" else tarred(members))
+    with pytest.raises(BadArchive, match="a file of the cache's own: nothing was unpacked"):
+        unpack(tmp_path / "archive", kind, tmp_path / "out", lambda: None)
     assert not (tmp_path / "out").exists()
 
 
@@ -851,6 +903,7 @@ def test_an_unpacked_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch)
         opened.writestr("new.txt", "new")
     (tmp_path / "cache" / "a").mkdir(parents=True)
     (tmp_path / "cache" / "a" / "old.txt").write_text("old")
+    (tmp_path / "cache" / ".a.fetched.json").write_text("{}")
     real = os.replace
 
     def busy(source, target):
@@ -868,7 +921,7 @@ def test_a_file_system_that_knows_no_locks_can_be_fetched_into(site, tmp_path, m
     def refuse(*_, **__):
         raise OSError(errno.EOPNOTSUPP, "not supported")
 
-    monkeypatch.setattr(session.FileLock, "acquire", refuse)
+    monkeypatch.setattr(locks.FileLock, "acquire", refuse)
     assert fetch([asset(site)], tmp_path)[0].state == "fetched"
 
 
@@ -922,8 +975,8 @@ def test_the_users_token_goes_to_the_hub_and_to_no_server_that_it_redirects_to(
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setattr(constants, "ENDPOINT", site.url("to"))
     gated = f"to/{site.url('body.bin')}"
-    plain = fetch([asset(site), asset(None, "far.bin", urls=(site.url(gated),))], tmp_path)
-    assert [one.state for one in plain] == ["fetched", "fetched"]
+    far = asset(None, "far.bin", urls=(site.url(gated),), login=True)
+    assert [one.state for one in fetch([asset(site), far], tmp_path)] == ["fetched", "fetched"]
     assert site.authorized == [(gated, "Bearer hf_secret")]
 
 
@@ -933,9 +986,14 @@ def test_a_gated_model_says_how_to_get_access(site, tmp_path, monkeypatch, statu
     monkeypatch.setattr(constants, "ENDPOINT", site.url("hub"))
     monkeypatch.setattr(downloading, "hub_token", lambda url: None)
     site.status = {"hub/model": [status], "elsewhere": [status]}
-    gated, other = fetch([asset(site, "hub/model"), asset(site, "elsewhere")], tmp_path)
+    gated, other = fetch(
+        [asset(site, "hub/model", login=True), asset(site, "elsewhere", login=True)], tmp_path
+    )
     assert gated.state == other.state == "failed"
     assert "`hf auth login`" in gated.why and "login" not in other.why
+    site.status = {"hub/model": [status]}
+    (of_a_suite,) = fetch([asset(site, "hub/model")], tmp_path)
+    assert "bench fetch --login ASSET" in of_a_suite.why
 
 
 # Interruptions

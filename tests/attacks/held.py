@@ -4,10 +4,11 @@ pictures for it to know.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from bench.base.pictures import encode_png
 from bench.contracts.held import Held, Holding, Known, Stage
+from bench.contracts.metric import OfTables
 from bench.diffusion.denoiser import Denoiser, trajectory
 from bench.diffusion.request import classifier_free_guidance
 from bench.suite.prompts import Prompt
@@ -45,6 +47,14 @@ def a_model(field: Field, steps: int = 10, guidance: float = 3.0) -> Denoiser:
     denoiser = analytic(field, steps, guidance)
     denoiser.pipe.vae = _Autoencoder()
     return denoiser
+
+
+def alone(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of one generation, those that follow from tables as numbers."""
+    return {
+        name: score.alone() if isinstance(score, OfTables) else score
+        for name, score in scores.items()
+    }
 
 
 def holding(denoiser: Denoiser, what: Holding = "edited", side: int = SIDE) -> Held:

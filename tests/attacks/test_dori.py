@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from held import alone
 from torch import nn
 
 from attacks.dori import BANK, Dori, _Loss
@@ -190,7 +191,7 @@ def a_run(suite, store, method="none", values=None):
 
 
 def attacked(run, attack, state=None):
-    return attack.run(target_of(*run, attack, state or {}))
+    return alone(attack.run(target_of(*run, attack, state or {})))
 
 
 def scores_judge(suite):

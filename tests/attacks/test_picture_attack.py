@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from held import alone
 
 from bench.base.errors import Unmeasurable
 from bench.contracts.held import Finding, Known
@@ -93,7 +94,7 @@ def test_every_score_is_what_a_slow_count_gives():
     memorized, control, ceiling = random_tables()
     random = np.random.default_rng(1)
     plain, base = ((random.random((6, 1, IMAGES)) < share).astype(int) for share in (0.1, 0.8))
-    scores = _scores("some", judged_of(memorized, control, ceiling, plain, base))
+    scores = alone(_scores("some", judged_of(memorized, control, ceiling, plain, base)))
     count = dict.fromkeys(("own", "others", "zero", "ceiling", "best", "plain"), 0)
     for row in range(6):
         count["own"] += sum(memorized[row][2])
@@ -124,7 +125,7 @@ def test_every_score_is_what_a_slow_count_gives():
 def test_a_picture_that_any_effort_brings_back_is_no_memory():
     """Copies of memorized pictures and of controls alike: the excess is nothing."""
     all_ = np.ones((5, MARKS, IMAGES), dtype=int)
-    scores = _scores("some", judged_of(all_, all_))
+    scores = alone(_scores("some", judged_of(all_, all_)))
     assert scores["some_memorized"].table.min() == 1
     assert scores["some_excess"].value == 0
     low, high = scores["some_excess"].interval
@@ -132,9 +133,8 @@ def test_a_picture_that_any_effort_brings_back_is_no_memory():
 
 
 def test_a_selector_of_known_pictures_has_the_whole_excess_and_an_interval():
-    scores = _scores(
-        "some", judged_of(np.ones((8, MARKS, 2), dtype=int), np.zeros((8, MARKS, 2), dtype=int))
-    )
+    ones, zeros = np.ones((8, MARKS, 2), dtype=int), np.zeros((8, MARKS, 2), dtype=int)
+    scores = alone(_scores("some", judged_of(ones, zeros)))
     assert scores["some_excess"].value == 1
     low, high = scores["some_excess"].interval
     assert 0 < low < 1 == high
@@ -144,14 +144,14 @@ def test_a_copy_of_another_training_picture_is_counted_too():
     judged = judged_of(np.zeros((3, MARKS, 2), dtype=int), np.zeros((3, MARKS, 2), dtype=int))
     other = np.eye(7)[1]
     judged.memorized[0].features[:] = other
-    scores = _scores("some", judged)
+    scores = alone(_scores("some", judged))
     assert scores["some_memorized"].table.sum() == 0
     assert scores["some_any"].table.tolist() == [[1, 1], [0, 0], [0, 0]]
 
 
 def test_what_was_never_removed_cannot_be_recovered():
     all_ = np.ones((5, MARKS, IMAGES), dtype=int)
-    scores = _scores("some", judged_of(all_, all_))
+    scores = alone(_scores("some", judged_of(all_, all_)))
     assert isinstance(scores["some_recovered"], Unmeasurable)
 
 
@@ -170,16 +170,16 @@ def test_captions_of_one_picture_count_as_one(monkeypatch):
     """Eight captions in two clusters tell less than eight that have nothing in common."""
     memorized = np.array([[[1, 1]] * MARKS] * 4 + [[[0, 0]] * MARKS] * 4)
     control = np.zeros((8, MARKS, 2), dtype=int)
-    alone = _scores("some", judged_of(memorized, control))["some_excess"].interval
+    apart = alone(_scores("some", judged_of(memorized, control)))["some_excess"].interval
     clusters = {f"p{row}": row // 4 for row in range(8)}
     monkeypatch.setattr("bench.contracts.picture_attack.design_of", lambda *_: Design(clusters))
-    together = _scores("some", judged_of(memorized, control))["some_excess"].interval
-    assert together[1] - together[0] > alone[1] - alone[0]
+    together = alone(_scores("some", judged_of(memorized, control)))["some_excess"].interval
+    assert together[1] - together[0] > apart[1] - apart[0]
 
 
 def test_what_made_the_findings_is_told_once():
     judged = judged_of(np.ones((3, MARKS, 2), dtype=int), np.zeros((3, MARKS, 2), dtype=int))
     for number, finding in enumerate((*judged.memorized, *judged.control)):
         finding.made_by.update(device="cpu" if number else "cuda")
-    made = _scores("some", judged)["some_excess"].details["made_by"]
+    made = alone(_scores("some", judged))["some_excess"].details["made_by"]
     assert made == [{"device": "cuda"}, {"device": "cpu"}]

@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from bench.auditing.asked import Asked, Lora, Remedy
@@ -15,10 +17,10 @@ from bench.auditing.audit import _by_text, run_audit
 from bench.auditing.header import read_training_header
 from bench.auditing.plan import plan
 from bench.auditing.prompts import Asking, caption_askings
-from bench.auditing.ready import ready, try_model
+from bench.auditing.ready import _buckets, ready, try_model
 from bench.auditing.verdicts import Assigned, chance
 from bench.base.errors import UserError
-from bench.captioned.buckets import buckets_of, nearest_bucket
+from bench.captioned.buckets import believed, buckets_of, nearest_bucket
 from bench.contracts.method import Method
 from bench.diffusion.model import load_denoiser
 from bench.running import engine, generating
@@ -212,3 +214,45 @@ def test_what_a_header_says_of_its_buckets():
         assert told(resolution=nonsense).resolution is None
     assert told(bucket_info="[1]").bucket_sizes == ()
     assert told(bucket_info='{"buckets": [1], "x": 2}').bucket_sizes == ()
+
+
+@pytest.mark.parametrize(
+    ("stated", "side", "taken"),
+    [
+        (None, 512, 512),
+        (0, 512, 512),
+        (1, 512, 512),
+        (255, 512, 512),  # no bucket has it
+        (256, 512, 256),
+        (768, 512, 768),
+        (99_999, 512, 1024),
+        (256, 1024, 256),
+        (255, 1024, 1024),
+        (1, 32, 32),
+        (7, 32, 32),
+        (8, 32, 8),
+        (64, 32, 64),
+        (65, 32, 64),
+    ],
+)
+def test_a_resolution_is_believed_within_bounds(stated, side, taken):
+    assert believed(stated, side) == taken
+
+
+@given(
+    st.one_of(st.text(alphabet="0123456789,() .-x", max_size=20), st.integers(0, 10**6).map(str)),
+    st.integers(-5, 10**13),
+    st.integers(-5, 10**13),
+    st.sampled_from([8, 32, 64, 255, 256, 512, 1024]),
+)
+def test_whatever_a_header_says_every_picture_has_a_bucket(resolution, least, most, side):
+    header = read_training_header(
+        {
+            "ss_resolution": resolution,
+            "ss_datasets": json.dumps([{"min_bucket_reso": least, "max_bucket_reso": most}]),
+        }
+    )
+    buckets = _buckets(header, side)
+    assert all(min(sides) > 0 for sides in buckets)
+    for width, height in ((1, 5000), (5000, 1), (side, side)):
+        assert nearest_bucket(width, height, buckets) in buckets

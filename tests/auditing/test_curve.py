@@ -1,5 +1,6 @@
 """Remedies against the weights of the file."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -123,3 +124,17 @@ def test_the_chart_has_room_for_every_use(uses):
     assert drawn["dots"][0].y == pytest.approx(
         labels["0 %"] + (labels["100 %"] - labels["0 %"]) / 10, abs=0.1
     )
+
+
+def test_near_duplicates_count_as_one_picture():
+    """Twenty pictures in five groups tell less than twenty that have nothing in common."""
+    groups = np.repeat(np.arange(5), 4)
+    copies = np.repeat(np.arange(20)[:, None] < 8, 4, axis=1)
+    alone, grouped = Point("1", copies, weight=1.0), Point("1", copies, weight=1.0, groups=groups)
+    assert np.ptp(grouped.interval) > 1.4 * np.ptp(alone.interval)
+    remedy = point("r", 0.2, 0.5)
+    (_, low, high), (value, lower, higher) = (
+        against_curve(replace(remedy, groups=given), curve()).gain for given in (None, groups)
+    )
+    assert lower <= low <= value <= high <= higher and higher - lower > 1.4 * (high - low)
+    assert against_curve(replace(remedy, groups=np.zeros(20)), curve()) is None

@@ -44,6 +44,8 @@ def test_what_cannot_be_read_counts_as_not_said():
     )
     lists = {"ss_dataset_dirs": "[1]", "ss_tag_frequency": '{"a": 3, "b": {"x": "many"}}'}
     assert read_training_header(lists).tags == {}
+    endless = json.dumps({"a": {"x": 10**4000, "y": -1, "z": 2}})
+    assert read_training_header({"ss_tag_frequency": endless}).tags == {"z": 2}
     deep = {"ss_tag_frequency": "[" * 100_000}
     assert read_training_header(deep).tags == {}
 

@@ -8,16 +8,23 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.assets.archive import BadArchive, unpack
 from bench.base import limits
+from bench.base.arrays import open_arrays
 from bench.base.digests import path_digest
 from bench.base.errors import UserError
 from bench.base.foreign import read_table
 from bench.base.prompt_lists import read_list
+from bench.base.safetensors_header import read_header
 from bench.records.record import load_record
+from bench.statistics.frechet import read_statistics
+from bench.store.folders import OnDisk
+from bench.studies.tuning import load_tuning
 from bench.suite.load import load_suite
+from bench.testbed.bundle import read_manifest
 
 PAGE = Path(__file__).parents[2] / "docs/security.md"
 
@@ -56,9 +63,22 @@ def test_devices_and_pipes_are_no_tables_and_have_no_digest(tmp_path, name):
     path = tmp_path / name
     if name == "pipe":
         os.mkfifo(path)
-    for read in (read_table, path_digest):
-        with pytest.raises((UserError, OSError), match="no regular file"):
-            read(path)
+    manifest = tmp_path / "bundle/manifest.json"
+    manifest.parent.mkdir()
+    manifest.symlink_to(path)
+    of_files = (read_table, path_digest, load_tuning, read_statistics, open_arrays, read_header)
+    readers = [(read, path) for read in (*of_files, OnDisk(tmp_path).read)]
+    for read, of in [*readers, (read_manifest, manifest.parent)]:
+        with pytest.raises((UserError, OSError, ValueError), match="no regular file|no header"):
+            read(of)
+
+
+def test_arrays_that_grow_a_thousandfold_are_refused(tmp_path):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, mu=np.zeros(8), sigma=np.zeros((1000, 1000)))
+    with pytest.raises(UserError, match="would unpack to") as error:
+        read_statistics(path)
+    assert "\n" not in str(error.value)
 
 
 def test_a_heading_of_many_columns_takes_no_time(tmp_path):

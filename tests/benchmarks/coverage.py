@@ -1,12 +1,14 @@
-"""How often the 95 % intervals of bench/statistics/intervals.py cover the truth, on simulated data
-whose truth is known.
+"""How often the 95 % intervals of bench/statistics cover the truth, on simulated data whose truth
+is known.
 
     PYTHONPATH=. python tests/benchmarks/coverage.py --simulations 1000     # some minutes
 
 Tables `[prompts, images]` with an effect of the prompt and one of the image, of three shapes:
 normal; skewed (exponential prompt effect); two groups (a sixth of the prompts near 0.95, the others
 near 0.35, as SSCD of a memorizing model). For proportions each prompt has a chance of its own; the
-95th percentile is of the normal shape. An interval is right when it covers the true mean in 95 of
+95th percentile is of the normal shape. What is left at equal utility is of a straight curve, areas
+under the ROC curve are of two normal distributions; both once with prompts in clusters of four that
+share most of their effect. An interval is right when it covers the true mean in 95 of
 100 simulations; 93 to 97 is what 1,000 simulations can tell.
 """
 
@@ -16,14 +18,17 @@ import argparse
 from collections.abc import Callable
 
 import numpy as np
+from scipy import stats
 
+from bench.statistics.curves import at_equal_utility
+from bench.statistics.detection import area_interval
 from bench.statistics.intervals import (
     clopper_pearson,
     cluster_bootstrap,
     paired_difference,
     proportion_interval,
 )
-from bench.statistics.units import Design
+from bench.statistics.units import Design, Units
 
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]
 
@@ -99,6 +104,16 @@ def main() -> None:
             f"mean, two of three in clusters {prompts:4d} prompts x 4:"
             f" {share(_clusters, prompts):.3f}"
         )
+        for size in (1, 4):
+            print(
+                f"left at equal utility, {prompts // size:4d} clusters of {size}:"
+                f" {share(_equal_utility, prompts // size, size):.3f}"
+            )
+            for name, shift in (("usual", 1.0), ("nearly separated", 2.5)):
+                print(
+                    f"area, {name}, {prompts // size:4d} clusters of {size} against 100:"
+                    f" {share(_area, prompts // size, size, shift):.3f}"
+                )
         for name, better, worse in (
             ("no effect", 0.05, 0.05),
             ("an effect", 0.2, 0.02),
@@ -151,6 +166,37 @@ def _clusters(rng: np.random.Generator, prompts: int) -> bool:
     ids = [str(i) for i in range(len(clusters))]
     design = Design(dict(zip(ids, clusters, strict=True)), {})
     return _inside(cluster_bootstrap(table, units=design.units(ids)), 0.0)
+
+
+def _together(clusters: int, size: int) -> tuple[np.ndarray, Units | None]:
+    """The number of the cluster of each prompt, and what varies independently."""
+    numbers = np.repeat(np.arange(clusters), size)
+    ids = [str(i) for i in range(len(numbers))]
+    return numbers, Design(dict(zip(ids, numbers.tolist(), strict=True)), {}).units(ids)
+
+
+def _equal_utility(rng: np.random.Generator, clusters: int, size: int) -> bool:
+    """Six strengths, along which replication falls from 0.8 to 0.4 and utility of 40 prompts from
+    0.70 to 0.66, both evenly: 0.6 is left half way.
+    """
+    numbers, units = _together(clusters, size)
+    strengths = np.linspace(0, 1, 6)[:, None]
+    levels, slopes = rng.standard_normal((2, clusters))[:, numbers]
+    replication = 0.8 - 0.4 * strengths + 0.2 * levels + 0.15 * slopes * strengths
+    replication = replication + 0.05 * rng.standard_normal((6, len(numbers)))
+    utility = 0.7 - 0.04 * strengths + 0.1 * rng.standard_normal((1, 40))
+    utility = utility + 0.01 * rng.standard_normal((6, 40))
+    (at,) = at_equal_utility(replication, utility, [0.02], units=(units, None))
+    return at is not None and _inside(at[1:], 0.6)
+
+
+def _area(rng: np.random.Generator, clusters: int, size: int, shift: float) -> bool:
+    """Positives in clusters that share four fifths of their variance, `shift` above negatives."""
+    numbers, units = _together(clusters, size)
+    common, own = rng.standard_normal(clusters)[numbers], rng.standard_normal(len(numbers))
+    positives = shift + np.sqrt(0.8) * common + np.sqrt(0.2) * own
+    interval = area_interval(positives, rng.standard_normal(100), (units, None))
+    return _inside(interval, float(stats.norm.cdf(shift / np.sqrt(2))))
 
 
 def _percentile(rng: np.random.Generator, prompts: int) -> bool:

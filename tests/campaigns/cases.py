@@ -58,11 +58,11 @@ def without(value: Any, keys: set[str]) -> Any:
     return [without(item, keys) for item in value] if isinstance(value, list) else value
 
 
-def _json_of(name: str) -> Callable[[Path], Any]:
+def _json_of(name: str, files: str = "*.json") -> Callable[[Path], Any]:
     """The one JSON file below a folder of the campaign, without what belongs to the sitting."""
 
     def read(folder: Path) -> Any:
-        (file,) = [path for path in (folder / name).rglob("*.json") if path.name[0] != "."]
+        (file,) = [path for path in (folder / name).rglob(files) if path.name[0] != "."]
         return without(json.loads(file.read_text()), OF_THE_SITTING)
 
     return read
@@ -127,6 +127,60 @@ CASES = [
         ("built",),
     ),
     Case("fetch", ["fetch", "--suite", "suite/far.toml"], _digests_of(CACHE, (".bin",)), (CACHE,)),
+    Case(
+        "audit",
+        [
+            *("audit", "--data", "pictures", "--lora", "style.safetensors"),
+            *("--embedding", "zog.safetensors", "--model", "suite/pipeline"),
+            *("--like", "suite/tiny.toml", "--steps", "2", "--images", "1", "--weights", "0.5"),
+            *("--remedy", "cfg_delay", "--remedy", "wanda", "--out", "audited"),
+        ],
+        _json_of("audited", "audit.json"),
+        ("audited",),
+    ),
+    Case(
+        "lora filter",
+        [
+            *("lora", "filter", "style.safetensors", "--model", "suite/pipeline"),
+            *("--force", "--out", "kept/kept.safetensors"),
+        ],
+        _digests_of("kept", (".safetensors",)),
+        ("kept",),
+    ),
+    Case(
+        "calibrate",
+        [
+            *("calibrate", "sscd", "--suite", "suite/tiny.toml", "--store", "store"),
+            *("--out", "calibrated/threshold.json"),
+        ],
+        _json_of("calibrated"),
+        ("calibrated", "store"),
+    ),
+    Case(
+        "tune",
+        [
+            *("tune", "guidance", "--grid", "share=0.5,0.8", "--suite", "suite/tiny.toml"),
+            *("--clean", "2", "--images", "1", "--work", "tuning", "--out", "tuned/guidance.json"),
+        ],
+        _json_of("tuned"),
+        ("tuned", "tuning"),
+    ),
+    Case(
+        "experiment",
+        [
+            *("experiment", "memorization-by-size", "--sizes", "4", "--epochs", "4"),
+            *("--width", "16", "--generations", "4", "--steps", "2", "--snapshots", "1"),
+            *("--held-out", "4", "--out", "trained", "--records", "experiments"),
+        ],
+        _json_of("experiments"),
+        ("trained", "experiments"),
+    ),
+    Case(
+        "subject",
+        ["testbed", "subject", "--epochs", "1", "--save-every", "1", "--out", "subject"],
+        _digests_of("subject", (".safetensors",)),
+        ("subject",),
+    ),
 ]
 
 
@@ -148,34 +202,52 @@ class Undisturbed:
         return self.known[case.name]
 
 
-def _local_site() -> Any:
-    """The server of the tests, by its place: were their folder on the path, the folders of tests
+def of_the_tests(name: str) -> Any:
+    """A module of the tests, by its place: were their folder on the path, the folders of tests
     would be taken for the packages whose names they bear.
     """
-    place = Path(__file__).parents[1] / "local_site.py"
-    found = importlib.util.spec_from_file_location("local_site", place)
+    place = Path(__file__).parents[1] / f"{name}.py"
+    found = importlib.util.spec_from_file_location(name, place)
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     return module
 
 
+def _write_fine_tuning(folder: Path) -> None:
+    """A LoRA and a textual inversion of the tiny model."""
+    import torch
+    from safetensors.torch import save_file
+
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    drawn = torch.Generator().manual_seed(0)
+    tensors = {
+        f"{layer}.lora_up.weight": torch.randn(16, 2, generator=drawn),
+        f"{layer}.lora_down.weight": torch.randn(2, 16, generator=drawn),
+        f"{layer}.alpha": torch.tensor(2.0),
+    }
+    header = {"ss_network_alpha": "2", "ss_resolution": "(32, 32)", "ss_clip_skip": "1"}
+    save_file(tensors, folder / "style.safetensors", header)
+    save_file({"zog": torch.randn(2, 32, generator=drawn)}, folder / "zog.safetensors")
+
+
 @contextmanager
 def stage_set(folder: Path) -> Iterator[None]:
-    """Put in place what the cases read beside the tiny suite: captioned pictures, and a suite
-    whose files a server of this campaign has.
+    """Put in place what the cases read beside the tiny suite: captioned pictures, a fine-tuning,
+    and a suite whose files a server of this campaign has.
     """
     import numpy as np
 
     from bench.base.pictures import encode_png
     from bench.testbed.tiny import build_tiny_suite
 
-    site = _local_site()
+    site = of_the_tests("local_site")
     build_tiny_suite(folder / "suite")
     (folder / "pictures").mkdir()
     for number in range(6):
         grey = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         (folder / f"pictures/{number}.png").write_bytes(encode_png(grey))
         (folder / f"pictures/{number}.txt").write_text(f"picture {number}")
+    _write_fine_tuning(folder)
     with site.Site() as server:
         lines = ['extends = "./tiny.toml"', 'name = "far"']
         lines += [f'[prompts.{role}]\nfile = "asset:far0"' for role in ("quality", "control")]
@@ -215,7 +287,11 @@ def from_command_line(
     addresses.is_private = lambda host: False
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        os.environ |= {"BENCH_CACHE": str(folder / CACHE), "no_proxy": "127.0.0.1"}
+        os.environ |= {
+            "BENCH_CACHE": str(folder / CACHE),
+            "BENCH_ALLOW": str(folder),  # an audit's suites lie in its own folder
+            "no_proxy": "127.0.0.1",
+        }
         cases = [case for case in CASES if chooses and case.name in (given.only or names)]
         with stage_set(folder):
             sys.exit(campaign(given.count, given.seed, folder, *([cases] if chooses else [])))

@@ -94,13 +94,17 @@ def import_everything() -> None:
 
     torch.set_num_threads(1)
     import bench.assets.fetch
+    import bench.auditing.audit
     import bench.cli.main
     import bench.diffusion.model
     import bench.leaderboard.leaderboard
     import bench.running.run
+    import bench.studies.calibration
     import bench.studies.detection
+    import bench.studies.experiments
     import bench.studies.finetune.train
     import bench.studies.sweep
+    import bench.studies.tuning
     import bench.testbed.build
     import bench.testbed.tiny  # noqa: F401
 

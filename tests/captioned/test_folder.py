@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -205,3 +206,32 @@ def test_captions_are_short_texts_of_the_folder_itself(tmp_path):
     (tmp_path / "packed").mkdir()
     packed(tmp_path / "packed/x.tar", {"0.png": encoded(0), "0.txt": b"x" * (2**20 + 1)})
     assert "0.txt is no caption" in refused(tmp_path / "packed")
+
+
+@pytest.mark.parametrize("layout", ["beside", "kohya", "listed", "tar", "instance"])
+def test_names_that_are_no_unicode_are_one_line(tmp_path, layout):
+    name = os.fsdecode(b"b\xff.png")
+    folder = tmp_path / (f"3_{name[:2]}" if layout == "kohya" else "")
+    saved(folder / "a.png").with_suffix(".txt").write_text("one")
+    saved(folder / (name if layout != "kohya" else "c.png"))
+    (folder / "c.txt").write_text("two")
+    if layout == "tar":
+        for path in list(tmp_path.iterdir()):
+            with tarfile.open(tmp_path / "a.tar", "a") as archive:
+                archive.add(path, path.name)
+            path.unlink()
+    if layout == "listed":
+        (tmp_path / "metadata.csv").write_text("file_name,text\na.png,one\n")
+    how = {"instance_prompt": "x"} if layout == "instance" else {}
+    said = refused(tmp_path, **how)
+    assert "b\\udcff" in said and said.isascii()
+
+
+def test_captions_are_whole_characters(tmp_path):
+    content = {"a.png": b"", "a.json": json.dumps({"text": "half \ud800"}).encode()}
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, text in content.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text))
+    assert "half a character" in refused(tmp_path)

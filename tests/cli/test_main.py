@@ -2,6 +2,8 @@
 or the code that it calls.
 """
 
+import io
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from typing import Annotated
 
 import pytest
 import typer
+from rich.table import Table
 
 from bench.base.errors import UserError
 from bench.cli import main as entry
@@ -208,6 +211,47 @@ def test_a_terminal_that_does_not_speak_utf_8_gets_escapes():
         env=os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "80"},
     )
     assert listed.returncode == 0 and listed.stdout.isascii()
+
+
+def test_no_text_of_a_stranger_gives_a_terminal_orders():
+    hostile = "a\x1b[2J\x1b]0;t\x07\r\x9b1m\u202e\tb\nc"
+    shown = r"a\u001b[2J\u001b]0;t\u0007{}\u009b1m\u202e" + "\tb\nc"
+    done = python(
+        "import sys\nfrom bench.cli.streams import forgiving_streams\n"
+        f"with forgiving_streams():\n    sys.stdout.write({hostile!r})\n"
+        f"    sys.stderr.write({hostile!r})",
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+    )
+    assert done.stdout == shown.format(r"\u000d").encode()
+    assert done.stderr == shown.format("\r").encode()
+
+
+def test_colours_and_bars_of_progress_reach_a_terminal():
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from bench.cli.streams import ForgivingStream
+
+    for needed in (True, False):
+        plain, guarded = io.StringIO(), io.StringIO()
+        for stream in (plain, ForgivingStream(guarded, needed)):
+            console = Console(file=stream, force_terminal=True, width=60, legacy_windows=False)
+            console.print("[bold red]word[/]", Table("a", "b"))
+            if not needed:
+                with Progress(console=console, auto_refresh=False) as progress:
+                    for name in ("one", "two"):
+                        progress.add_task(name, total=2, completed=1)
+                        progress.refresh()
+        assert plain.getvalue() == guarded.getvalue() and "\x1b[" in plain.getvalue()
+
+
+def test_json_with_odd_characters_means_the_same_behind_the_guard():
+    from bench.cli.streams import ForgivingStream
+
+    text, guarded = "".join(map(chr, range(0x3000))), io.StringIO()
+    ForgivingStream(guarded, True).write(json.dumps(text, ensure_ascii=False))
+    assert json.loads(guarded.getvalue()) == text
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")  # noqa: PTH110

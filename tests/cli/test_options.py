@@ -60,7 +60,7 @@ OPTIONS = {
         " --every=1 --steps=25 --guidance=1.0 --seed=0 --side"
     ),
     "fetch": (
-        "--suite* --only* --skip* --local* --mirror* --cache --offline --dry-run --check"
+        "--suite* --only* --skip* --local* --mirror* --cache --offline --login* --dry-run --check"
         " --retry-dead --workers=8 --timeout=30.0 --retries=2 --json"
     ),
     "finetune": (
@@ -110,7 +110,7 @@ OPTIONS = {
         " --dry-run --device --json"
     ),
     "sweep": (
-        "method! --suite=testbed --values= -p/--parameter* --out --work=runs/sweeps"
+        "method! --suite=testbed --values= -p/--parameter* --seeds=1 --out --work=runs/sweeps"
         " --store=runs/store --device --trust* --json"
     ),
     "tune": (

@@ -557,6 +557,17 @@ def test_a_suite_merges_what_it_names_and_who_it_is_follows_the_numbers(
     assert len({one.fingerprint, text.fingerprint, off.fingerprint}) == 3
 
 
+def test_weights_that_add_up_to_more_than_a_number_can_be_are_one_line(
+    tmp_path, tiny_folder, monkeypatch
+):
+    monkeypatch.setenv("BENCH_ALLOW", str(tiny_folder))
+    two_files(tmp_path)
+    large = 'file = "1.safetensors"\nweight = 1e308'
+    suite = lora_suite(tmp_path, tiny_folder, large, large)
+    with pytest.raises(UserError, match="named more than once, add up to more"):
+        suite.fingerprint  # noqa: B018
+
+
 def peft_files(folder, **others):
     """LoRA files with the same tensors and other settings of peft, by their names."""
     tensors, _, path, _ = lora()

@@ -12,6 +12,8 @@ from bench.base.errors import UserError
 from bench.leaderboard.detectors import DetectorRow, in_words, make_detector_boards
 from bench.leaderboard.detectors_page import as_csv, html, markdown
 from bench.records.detection import Detection, OverSteps, load_detection
+from bench.statistics.detection import area_interval, newcombe
+from bench.statistics.units import Design
 
 
 def detection(name: str = "mine", needs: str = "trajectory", shift: float = 1.0, **changes):
@@ -90,6 +92,22 @@ def test_images_are_compared_one_by_one():
     assert DetectorRow(detection(scores=single)).area_of_images("clean") is None
 
 
+def test_prompts_that_hang_together_are_counted_once():
+    """The six copied prompts are two clusters of three."""
+    memorized = [f"memorized-{number:03d}" for number in range(10)]
+    clusters = {prompt: place // 3 for place, prompt in enumerate(memorized[:6])}
+    hanging = detection(shift=0.2, design={"memorized": {"clusters": clusters}})
+    row, alone = DetectorRow(hanging), DetectorRow(detection(shift=0.2))
+    units = Design(clusters, {}).units(memorized[:6])
+    for kind in ("clean", "hard"):
+        area, plain = row.area(kind), alone.area(kind)
+        bounds = area_interval(row.positives(), row.others(kind), (units, None))
+        assert (area.low, area.high) == bounds and area.high - area.low > plain.high - plain.low
+        assert (area.value, area.positives) == (plain.value, 6)
+        images = row.area_of_images(kind)
+        assert (images.low, images.high) == newcombe(images.value, 2, len(row.others(kind)))
+
+
 def test_floors_stand_last_and_other_protocols_apart():
     best, worse = detection("best"), detection("worse", shift=0.2)
     floor = detection("floor", needs="text")
@@ -109,6 +127,12 @@ def test_numbers_of_the_table_are_those_of_the_csv():
         area = row.area("hard")
         assert float(line["auc_hard"]) == pytest.approx(area.value, abs=1e-6)
         assert float(line["found_as_set_up"]) == pytest.approx(row.calibrated.found, abs=1e-6)
+
+
+def test_no_text_of_a_record_is_a_formula_in_the_csv():
+    record = detection(parameters={"=1+1": 2})
+    (line,) = csv.DictReader(io.StringIO(as_csv(board(record))))
+    assert line["parameters"] == "'=1+1=2"
 
 
 def test_few_clean_prompts_give_a_dash_and_no_rate():

@@ -135,6 +135,16 @@ def test_every_number_stands_in_the_csv():
     }
 
 
+def test_no_text_of_a_record_is_a_formula_in_the_csv():
+    hostile = table(
+        labels=["=1", "+2", "3"], columns=[Column(heading="@a"), Column(heading="-b")], curves=None
+    )
+    made = record(tables=[hostile])
+    rows = list(csv.DictReader(io.StringIO(page.as_csv(board(made)))))
+    assert {row["row"] for row in rows} == {"'=1", "'+2", "3"}
+    assert {row["column"] for row in rows} == {"'@a", "'-b"}
+
+
 def test_the_table_in_markdown_says_what_was_asked_and_claimed():
     found = page.markdown(board(record()))
     assert "| 8 | 0.500 (by hand) | 0.8 |" in found

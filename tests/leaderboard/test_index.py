@@ -155,10 +155,13 @@ def test_words_are_explained_where_they_are_used(pages):
     assert "NFE" not in nothing and "AUC" not in nothing
 
 
-def test_the_way_to_the_documents_is_shown_where_they_lie_beside_the_pages(pages):
+def test_the_way_to_the_documents_is_shown_where_they_lie_beside_the_pages(pages, tmp_path):
     committed = make_pages(RECORDS, ROOT / "README.md")[0]["index.html"].decode()
     assert 'href="../docs/reading.md"' in committed
     assert "reading.md" not in pages["index.html"].decode()
+    (tmp_path / "README.md").touch()  # of somebody's own work, which has no such documents
+    own = make_pages(RECORDS, tmp_path / "README.md")[0]["index.html"]
+    assert own == pages["index.html"]
 
 
 def test_a_board_that_nobody_answers_says_so():

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from bench.base.errors import UserError
+from bench.base.files import write_atomically
 from bench.leaderboard import latex
+from bench.leaderboard import leaderboard as board_module
 from bench.leaderboard.board import columns_of
 from bench.leaderboard.cells import number
 from bench.leaderboard.columns import BY_NAME
@@ -143,6 +145,40 @@ def test_sheets_of_records_that_are_gone_go_with_them(records, tmp_path):
     assert check_pages(pages, out)
     write_pages(pages, out)
     assert check_pages(pages, out) == [f"{out / 'pictures' / 'kept.svg'} belongs to no records"]
+
+
+def test_pictures_of_ones_own_beside_the_sheets_stay(records, tmp_path):
+    out = tmp_path / "out"
+    write_pages(make_pages(records)[0], out)
+    own = out / "pictures/demo/figure.svg"
+    own.write_text("mine")
+    write_pages(make_pages(records)[0], out)
+    assert own.read_text() == "mine"
+
+
+def test_a_folder_of_other_pages_is_not_written_over(records, tmp_path):
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(UserError, match=r"holds index.html, .* another folder with --out"):
+        write_pages(make_pages(records)[0], tmp_path)
+    assert (tmp_path / "index.html").read_text() == "mine"
+    assert not (tmp_path / "demo.html").exists()
+
+
+def test_pages_that_were_half_written_are_written_again(records, tmp_path, monkeypatch):
+    out, pages = tmp_path / "out", make_pages(records)[0]
+    written = []
+
+    def write(path, content):
+        if len(written) == 3:
+            raise UserError("the disk is full")
+        written.append(path)
+        write_atomically(path, content)
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="disk is full"):
+        patched.setattr(board_module, "write_atomically", write)
+        write_pages(pages, out)
+    write_pages(pages, out)
+    assert check_pages(pages, out) == []
 
 
 def test_a_picture_that_drifted_is_named(records, tmp_path):

@@ -628,6 +628,11 @@ def test_how_sure_it_is_counts_rows_and_says_who_may_be_first():
     assert "of 2 rows clearly better than none in SSCD" in told
     assert "4 prompts and 8 images a row decide on SSCD" in told
     assert "every prompt was asked once from seeds of its own." in told
+    wide = record("wide", 0.5, change={"sscd": [-0.1, 0.1, -0.1, 0.1]})
+    (row,) = (row for row in board_of(record("none", 0.5), wide).rows if row.record is wide)
+    _, low, high = row.difference(SSCD)
+    power = f"A difference to none of {(high - low) / 2 * 2.802 / 1.96:.2f} in SSCD would be clear"
+    assert power in " ".join(cards(record("none", 0.5), wide)["sure"].told)
     several = cards(record("none", seeds=3), record("good", 0.2, seeds=3))["sure"].told
     assert "asked 3 times from seeds of its own" in " ".join(several)
     assert "there is no row of it" in cards(record("a"))["sure"].told[0]

@@ -5,6 +5,9 @@ gradients.
 import pytest
 import torch
 
+from bench.base.errors import UserError
+from bench.base.parameters import configure
+from bench.registry import registry
 from methods.siss import Siss, importance
 
 
@@ -53,6 +56,18 @@ def test_the_weighted_mixture_is_the_picture_to_keep_in_expectation():
             torch.testing.assert_close(
                 given, torch.trapezoid(density(at) * f, grid), rtol=1e-4, atol=1e-5
             )
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [("siss", "pictures"), ("concept_ablation", "pictures"), ("adv_finetune", "surrogates")],
+)
+def test_fewer_tries_than_pictures_are_one_line_before_anything_is_generated(name, asked):
+    cls = registry.find("method", name).load()
+    with pytest.raises(UserError, match=rf"tries \(3\) must be at least {asked} \(4\)") as error:
+        configure("method", name, cls, {asked: 4, "tries": 3})
+    assert "\n" not in str(error.value)
+    assert configure("method", name, cls, {asked: 4, "tries": 4}).tries == 4
 
 
 def test_the_deleting_gradient_has_the_length_that_was_asked_for():

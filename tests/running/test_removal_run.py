@@ -53,3 +53,16 @@ def test_a_plan_counts_every_role(file):
 def test_what_needs_fit_prompts_of_its_own_says_so(file):
     tuned = bench("tune", "uce", "--grid", "ridge=1,2", "--suite", file)
     assert tuned.returncode == 2 and "[prompts.fit]" in tuned.stderr
+
+
+def test_a_suite_without_anchors_says_so_in_plan_and_record(tiny_folder, file, tmp_path):
+    """`uce` reads the empty prompt in place of an anchor, which is another question."""
+    places = ("--store", tmp_path / "store", "--records", tmp_path / "records")
+    suite = ("--suite", tiny_folder / "tiny.toml")
+    for method, remarks in (("uce", 1), ("wanda", 0)):
+        planned = bench("run", *suite, *places, "--method", method, "--dry-run")
+        assert planned.stdout.count("remark: ") == remarks
+    done = bench("run", *suite, *places, "--method", "uce", "--json")
+    assert any("the empty prompt stands in" in one for one in json.loads(done.stdout)["warnings"])
+    named = bench("run", "--suite", file, *places, "--method", "uce", "--dry-run")
+    assert named.returncode == 0 and "remark" not in named.stdout

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from bench.base.errors import Unmeasurable, UserError
-from bench.contracts.metric import PerImage, PerSet
+from bench.contracts.metric import OfTables, PerImage, PerSet
 from bench.running.scoring import as_score, together
+from bench.statistics.intervals import difference_of_shares, independent_shares
 from bench.store.store import pixel_digest
 from bench.suite.load import load_suite
 from bench.suite.prompts import Prompt
@@ -83,7 +84,9 @@ def test_a_score_is_that_of_all_images_and_its_spread_is_that_of_the_generations
         len(three.attacks["clique_identified"].by_seed) == 3
         and three.attacks["clique_identified"].threat == "api"
     )
-    assert three.cost["nfe_per_image"].by_seed == []  # a cost is measured once
+    # A cost is measured once, and evaluations are those of all images.
+    spent = [record.cost["nfe_per_image"] for record in (one, three)]
+    assert spent[1].by_seed == [] and spent[1].n == 3 * spent[0].n
     assert (
         three.images == {role: 3 * count for role, count in one.images.items()} and three.seeds == 3
     )
@@ -177,6 +180,56 @@ def test_shares_of_sets_are_pooled_and_other_values_averaged():
         [PerSet(10.0, 500, "distance", False), PerSet(20.0, 500, "distance", False)]
     )
     assert distance.value == 15 and distance.n == 500 and distance.interval is None
+
+
+def of_tables(memorized, control):
+    """Copies of memorized pictures less those of controls, as attackers on known pictures have
+    it.
+    """
+
+    def number(tables):
+        one, other = tables["memorized"], tables["control"]
+        if one.mean() <= other.mean():
+            return Unmeasurable("nothing comes back")
+        interval = independent_shares(one, other)
+        size = one.size + other.size
+        return PerSet(float(one.mean() - other.mean()), size, "d", False, interval, 4, {"n": size})
+
+    tables = {"memorized": np.array(memorized, float), "control": np.array(control, float)}
+    return OfTables(tables, number)
+
+
+def test_what_follows_from_tables_follows_from_those_of_all_generations():
+    """Two generations of two pictures are two pictures with twice as many images, so the interval
+    narrows; each generation keeps its own value.
+    """
+    first = of_tables([[1, 1], [0, 1]], [[0, 0], [0, 0]])
+    second = of_tables([[1, 0], [0, 1]], [[0, 1], [0, 0]])
+    joined, by_seed = together([first, second])
+    whole = of_tables([[1, 1, 1, 0], [0, 1, 0, 1]], [[0, 0, 0, 1], [0, 0, 0, 0]]).alone()
+    assert (joined.value, joined.interval, joined.n) == (whole.value, whole.interval, 16)
+    assert by_seed == [0.75, 0.25] and joined.details == {"n": 8}
+    alone, none = together([first])
+    assert alone == first.alone() and none == []
+
+
+def test_a_generation_in_which_nothing_follows_counts_in_the_joined_tables():
+    first = of_tables([[1, 1], [0, 1]], [[0, 0], [0, 0]])
+    nothing = of_tables([[0, 0], [0, 0]], [[0, 0], [0, 0]])
+    joined, by_seed = together([first, nothing])
+    assert joined.value == 0.375 and by_seed == [0.75, None]
+    lost, by_seed = together([nothing, nothing])
+    assert isinstance(lost, Unmeasurable) and by_seed == []
+
+
+def test_a_difference_of_shares_has_a_width_where_no_prompt_changes():
+    """A bootstrap has none there, and covers too little where few do."""
+    table = np.zeros((48, 1))
+    names = [f"p{i}" for i in range(48)]
+    score = PerImage(table, prompts(*names), "difference of shares", False)
+    found = as_score("paraphrase", 1, score)
+    assert found.low < -0.03 and found.high > 0.03
+    assert (found.low, found.high) == pytest.approx(difference_of_shares(table[:, 0]))
 
 
 def test_a_generation_without_a_number_costs_only_itself():

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from bench.statistics.detection import area, area_interval, at_rate, at_threshold, newcombe, roc
+from bench.statistics.intervals import student
+from bench.statistics.units import Design
 from conftest import examples
 
 SCORES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12)
@@ -56,6 +59,49 @@ def test_delongs_variance_is_that_of_its_formula():
     margin = 1.959963984540054 * spread / (value * (1 - value))
     expected = [1 / (1 + math.exp(-(logit + side * margin))) for side in (-1, 1)]
     assert area_interval(p, n) == pytest.approx(expected)
+
+
+def units_of(clusters):
+    ids = [str(number) for number in range(len(clusters))]
+    return Design(dict(zip(ids, clusters, strict=True)), {}).units(ids)
+
+
+def test_the_variance_of_clusters_is_that_of_leaving_one_out_after_the_other():
+    rng = np.random.default_rng(3)
+    clusters = np.repeat(np.arange(12), [1, 2, 3, 4] * 3)
+    p, n = rng.normal(1, 1, 12)[clusters] + 0.2 * rng.normal(size=30), rng.normal(0, 1, 70)
+    above = np.array([np.mean(n < x) for x in p])
+    below = np.array([np.mean(p > x) for x in n])
+    without = np.array([above[clusters != number].mean() for number in range(12)])
+    jackknife = 11 / 12 * ((without - without.mean()) ** 2).sum()
+    assert jackknife > 2 * above.var(ddof=1) / 30
+    units = units_of(clusters.tolist())
+    assert units.independent(above).var(ddof=1) / 12 == pytest.approx(jackknife, rel=0.05)
+    of_positives = student(units.effective) ** 2 * units.independent(above).var(ddof=1) / 12
+    reach = math.sqrt(of_positives + 1.959963984540054**2 * below.var(ddof=1) / 70)
+    value = above.mean()
+    margin, logit = reach / (value * (1 - value)), math.log(value / (1 - value))
+    expected = [1 / (1 + math.exp(-(logit + side * margin))) for side in (-1, 1)]
+    assert area_interval(p, n, (units, None)) == pytest.approx(expected)
+
+
+def test_intervals_cover_the_area_where_positives_hang_together():
+    """Twelve clusters of four: taken for 48 units they cover 84 of 100."""
+    clusters, runs, covered = np.repeat(np.arange(12), 4), 300, 0
+    units, truth = units_of(clusters.tolist()), stats.norm.cdf(1 / math.sqrt(2))
+    for run in range(runs):
+        rng = np.random.default_rng([7, run])
+        common, own = rng.normal(size=12)[clusters], rng.normal(size=48)
+        p = 1 + math.sqrt(0.8) * common + math.sqrt(0.2) * own
+        low, high = area_interval(p, rng.normal(size=100), (units, None))
+        covered += low <= truth <= high
+    assert covered / runs >= 0.92
+
+
+def test_separated_clusters_count_as_so_many():
+    p, n = np.arange(10, 30.0), np.arange(0, 8.0)
+    units = units_of(np.repeat(np.arange(5), 4).tolist())
+    assert area_interval(p, n, (units, None)) == newcombe(1.0, 5, 8)
 
 
 def test_separated_groups_get_newcombes_interval():

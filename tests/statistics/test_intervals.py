@@ -174,3 +174,18 @@ def test_independent_shares_have_a_width_where_all_agree_and_turn_with_their_ord
     assert back == pytest.approx((-high, -low))
     low, high = independent_shares(none, none)
     assert low < 0 < high
+
+
+def test_a_difference_of_differences_of_shares_holds_its_level():
+    """Each prompt's value is -1, 0 or 1 in both rows; the true mean difference is 0.03."""
+    random, held, trials = np.random.default_rng(0), 0, 400
+    for _ in range(trials):
+        rows = random.random((4, 48)) < np.array([[0.10], [0.05], [0.05], [0.03]])
+        one, other = rows[0] * 1.0 - rows[1], rows[2] * 1.0 - rows[3]
+        values, baseline = ({f"p{i}": v for i, v in enumerate(row)} for row in (one, other))
+        found = paired_differences({"x": values}, {"x": baseline}, of_shares=["x"])["x"]
+        held += found[1] <= 0.03 <= found[2]
+    assert held / trials > 0.94
+    same = dict.fromkeys("abcd", 1.0)
+    _, low, high = paired_differences({"x": same}, {"x": same}, of_shares=["x"])["x"]
+    assert low < -0.5 and high > 0.5

@@ -163,4 +163,16 @@ def test_paired_differences_know_pairs_and_trainings():
     assert value == 0.5 and low > 0.3
     # Two trainings that disagree leave open what a third one would do.
     wide = paired_shares(np.array([[1] * 100, [0] * 100]), np.zeros((2, 100)))
-    assert wide[0] == 0.5 and wide[1] == 0 and wide[2] == 1
+    assert wide[0] == 0.5 and -0.05 < wide[1] <= 0 and wide[2] == 1
+
+
+def test_trainings_that_agree_are_no_surer_than_the_least_sure_of_them():
+    flags = np.array([[0, 0, 1, 1] * 16])
+    value, low, high = paired_shares(np.repeat(flags, 3, 0), np.repeat(flags, 3, 0))
+    assert (value, low, high) == paired_shares(flags, flags) and low < 0 < high
+    fewer = flags * np.array([[0] * 8 + [1] * 56])
+    tables = np.concatenate([flags, fewer, flags]), np.repeat(flags, 3, 0)
+    _, low, high = paired_shares(*tables)
+    for mine, true in zip(*tables, strict=True):
+        _, one_low, one_high = paired_shares(mine[None], true[None])
+        assert low <= one_low and high >= one_high

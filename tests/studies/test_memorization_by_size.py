@@ -243,6 +243,8 @@ def test_bad_questions_are_refused():
     for changes, words in (
         ({"sizes": (1, 4)}, "no second nearest"),
         ({"sizes": (4, 4)}, "ascend"),
+        ({"sizes": (4, 10**20)}, "at most 100,000"),
+        ({"seeds": 10**12}, "--seeds must be at most 1,000"),
         ({"conditionings": ("wrong",)}, "unknown conditioning 'wrong'"),
         ({"generations": 5}, "even number"),
         ({"epsilon": 1.0}, "between 0 and 1"),

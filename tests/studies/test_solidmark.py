@@ -4,6 +4,7 @@ from chance.
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,6 +25,8 @@ from bench.studies.experiments.solidmark import Ask, Study, answers, check, deal
 from bench.studies.experiments.solidmark_tables import BASE, DELTAS, found_in, tables_of
 from bench.training.denoising import Denoising
 from conftest import SIDE, bench, build_tiny_pipeline, write_csv
+
+ROOT = Path(__file__).parents[2]
 
 CPU = torch.device("cpu")
 ASK = Ask(
@@ -302,6 +305,8 @@ def test_bad_questions_are_refused(tiny_folder, data, tmp_path):
         ({"rows": ("wrong",)}, "unknown row 'wrong'"),
         ({"doses": (1, 0)}, "must ascend"),
         ({"doses": (0,)}, "must ascend"),
+        ({"doses": (0, 10**20)}, "--doses must be at most 100,000"),
+        ({"pictures": 8 * 10**9}, "--pictures must be at most 100,000"),
         ({"pictures": 9}, "multiple of the 2 doses"),
         ({"methods": ("guidance",), "rows": (BASE,)}, "asked of the row fine-tuned"),
     ):
@@ -319,6 +324,35 @@ def test_the_plan_counts_steps_rows_and_round_trips():
     assert found["queries"] == 8 * 2 * 2
     assert found["row_evaluations"] == 32 * 3 * 2 and found["round_trips"] == 32 * 2
     assert (found["side"], found["latents"]) == (40, 10)
+
+
+def test_a_method_of_ones_own_has_a_table_too(tiny_folder, data, tmp_path):
+    """Its path is no name of a table."""
+    method = tmp_path / "mine.py"
+    method.write_text((ROOT / "methods/guidance.py").read_text())
+    done = bench(
+        *("experiment", "solidmark", "--model", tiny_folder / "pipeline", "--data", data),
+        *("--doses", "0,2", "--row", NONE, "--method", method, "--quick"),
+        *("--out", tmp_path / "out", "--records", tmp_path / "records", "--device", "cpu"),
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "records" / "solidmark-data").glob("*.json")
+    assert f"{NONE}, {method}" in load_experiment(path).raw["rows"]
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+@pytest.mark.parametrize("command", ["solidmark", "memorization-by-size"])
+def test_a_folder_that_can_be_no_pages_name_is_refused_at_once(tmp_path, command, more):
+    (tmp_path / "my pictures").mkdir()
+    words = ["experiment", command, "--out", tmp_path / "out", *more]
+    for given, called in (
+        (["--data", tmp_path / "my pictures"], "my pictures"),
+        (["--name", "a/b"], "a/b"),
+    ):
+        done = bench(*words, *given)
+        assert done.returncode == 2
+        assert f"'{called}' can be no page's name" in done.stderr and "--name" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_plans_a_large_model_and_runs_a_small_one(tiny_folder, data, tmp_path):

@@ -19,6 +19,8 @@ from bench.running.engine import Engine
 from bench.running.images import Images
 from bench.running.prepare import prepare
 from bench.running.sampling import sample
+from bench.statistics.intervals import cluster_bootstrap, difference_of_shares
+from bench.statistics.units import Design
 from bench.studies.masks import ALL, UNION
 from bench.studies.random_masks import moved, with_random_masks
 from bench.studies.subset_masks import (
@@ -260,7 +262,7 @@ def test_scores_equal_a_model_that_is_fitted_sampled_and_compared_by_hand(suite,
     seeds = [vectors[p, 0] @ vectors[p, 1] for vectors in described for p in ("p4", "p5")]
     assert alike["models"] == pytest.approx(np.mean(same_seed), abs=1e-3)
     assert alike["seeds"] == pytest.approx(np.mean(seeds), abs=1e-3)
-    assert rows[2]["clip_clean"] == pytest.approx(float(found[2].clip_clean.mean()))
+    assert rows[2]["clip_clean"] == pytest.approx(np.mean(list(found[2].clip_clean.values())))
     assert len(found[2].clip_clean) == 3
 
 
@@ -332,7 +334,8 @@ def invented(kind, size, number, copied, vectors):
     """What a model came to, with every n-th prompt copied as `copied` says."""
     prompts = tuple(Prompt(f"p{i}", f"prompt {i}", "", ()) for i in range(len(copied)))
     copies = {p: np.array([share, share]) for p, share in zip(prompts, copied, strict=True)}
-    clip = np.full(12, 0.7) + 0.01 * np.arange(12)
+    clean = [Prompt(f"c{i}", f"clean {i}", "", ()) for i in range(12)]
+    clip = {prompt: np.array([0.7 + 0.01 * i]) for i, prompt in enumerate(clean)}
     return Measured(
         kind, size, number, prompts, (), copies, copies, vectors, clip, None, "", 5, 100.0
     )
@@ -371,6 +374,31 @@ def test_words_say_which_claims_hold_and_which_do_not():
     assert "does not hold here" in useless and "cannot be said" in useless
     no_better = said(own=0.0, random=0.0)
     assert "that chosen weights do better than random ones cannot be said" in no_better
+
+
+def test_intervals_follow_what_hangs_together_and_copies_are_shares():
+    """Twelve prompts, three captions of each of four pictures, which are copied or not together."""
+    vectors = np.random.default_rng(0).normal(size=(12, 2, 8))
+    before, after = [1.0] * 9 + [0.0] * 3, [0.0] * 3 + [1.0] * 6 + [0.0] * 3
+    found = [
+        invented("none", None, None, before, vectors),
+        invented("wen", None, None, after, vectors + 0.2),
+    ]
+    alone = size_rows(found)[1]
+    assert (alone["copies_minus_none_low"], alone["copies_minus_none_high"]) == pytest.approx(
+        difference_of_shares(np.array([-1.0] * 3 + [0.0] * 9))
+    )
+    design = Design({f"p{i}": i // 3 for i in range(12)}, {})
+    together = size_rows(found, {"memorized": design})[1]
+    assert (together["copies_minus_none_low"], together["copies_minus_none_high"]) == (
+        pytest.approx(difference_of_shares(np.array([-1.0, 0.0, 0.0, 0.0])))
+    )
+    assert together["copies_minus_none"] == alone["copies_minus_none"] == -0.25
+    assert together["clip_clean_minus_none"] == 0
+    by_prompt = against(vectors[None] + 0.2, vectors)
+    units = design.units([f"p{i}" for i in range(12)])
+    row = agreement_rows(found, {"memorized": design})[1]
+    assert (row["none_low"], row["none_high"]) == cluster_bootstrap(by_prompt[:, None], units=units)
 
 
 # The command

@@ -1,6 +1,7 @@
 """Strength curves: what is measured, what is kept, and what a page makes of them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from bench.leaderboard.leaderboard import make_pages
 from bench.records.sweep import Measured, Point, Sweep, load_sweep
 from bench.registry import registry
 from bench.studies.sweep import sweep
-from conftest import bench
+from bench.suite.load import load_suite
+from conftest import CAPTIONS, SUITE, bench, write_csv
 from one_run import Run
 
 CPU = torch.device("cpu")
@@ -35,6 +37,53 @@ def test_every_strength_is_an_ordinary_run_without_attacks(tiny_suite, tmp_path)
         assert point.scores[name] == Measured(value=score.value, low=score.low, high=score.high)
         assert point.per_prompt[name] == record.per_prompt[name]
     assert found.suite_fingerprint == tiny_suite.fingerprint and found.none.strength is None
+
+
+def test_the_order_in_which_strengths_are_asked_for_changes_nothing(tiny_suite, tmp_path):
+    """`share` falls as guidance does more, whatever is typed, and once where it is typed twice."""
+    given = measure(tiny_suite, tmp_path, "guidance", [0.5, 0.9, 0.2, 0.5])
+    assert [point.strength for point in given.points] == [0.9, 0.5, 0.2]
+    assert given == measure(tiny_suite, tmp_path, "guidance", [0.9, 0.5, 0.2])
+    rising = measure(tiny_suite, tmp_path, "wanda", [0.4, 0.1])
+    assert [point.strength for point in rising.points] == [0.1, 0.4]
+
+
+def test_a_file_whose_strengths_go_to_and_fro_is_refused(tiny_suite, tmp_path):
+    found = measure(tiny_suite, tmp_path, "guidance", [0.9, 0.5, 0.2]).model_dump(mode="json")
+    found["points"] = [found["points"][place] for place in (2, 0, 1)]
+    (tmp_path / "curve.json").write_text(json.dumps(found))
+    with pytest.raises(UserError, match="strengths must rise or fall"):
+        load_sweep(tmp_path / "curve.json")
+
+
+def test_several_seeds_are_another_sweep(tiny_suite, tmp_path):
+    once = measure(tiny_suite, tmp_path, "guidance", [0.5])
+    places = (tmp_path / "work", tmp_path / "store", CPU)
+    twice = sweep(tiny_suite, "guidance", [0.5], {}, *places, seeds=2)
+    record = Run(
+        tiny_suite, "guidance", {"share": 0.5}, tmp_path / "r", tmp_path / "store", CPU, seeds=2
+    ).execute()
+    assert (once.seeds, twice.seeds) == (1, 2)
+    assert twice.points[0].scores["sscd"].value == record.scores["sscd"].value
+    assert twice.points[0].per_prompt["sscd"] == record.per_prompt["sscd"]
+    assert twice.points[0].per_prompt != once.points[0].per_prompt
+    old = {name: value for name, value in once.model_dump(mode="json").items() if name != "seeds"}
+    assert Sweep.model_validate(old) == once
+
+
+def test_a_curve_keeps_which_prompts_hang_together(tiny_folder, tmp_path):
+    """The first two held-out captions have one training picture."""
+    rows = [["id", "prompt", "group", "split", "reference"]]
+    for number, caption in enumerate(CAPTIONS):
+        split, picture = ("fit", number) if number < 3 else ("memorized", max(number, 4))
+        rows.append([f"p{number}", caption, "1", split, f"reference-{picture}.png"])
+    write_csv(tiny_folder / "shared.csv", rows)
+    text = SUITE.replace('"prompts.csv"', '"shared.csv"').replace('"tiny"', '"shared"')
+    (tiny_folder / "shared.toml").write_text(text)
+    suite = load_suite(str(tiny_folder / "shared.toml"))
+    found = measure(suite, tmp_path, "guidance", [0.5])
+    assert list(found.design) == ["sscd"]
+    assert found.design["sscd"].clusters == {"p3": 0, "p4": 0}
 
 
 def test_finished_strengths_are_found_again(tiny_suite, tmp_path, monkeypatch):
@@ -147,6 +196,35 @@ def test_a_page_draws_curves_and_says_what_is_left_at_equal_utility(tiny_suite, 
     assert "0.500 [" in rows[0] and "0.700 [" in rows[1] and "–" in rows[0]
     assert page.count('class="curve h-') == 2 and 'class="curve h-ref control"' in page
     assert "wanda, share 0.1: SSCD 0.500" in page and "wen (share)" not in page
+
+
+def test_a_page_says_where_curves_are_of_fewer_generations_than_rows(tiny_suite, tmp_path):
+    records = tmp_path / "leaderboards" / "records"
+    places = (records, tmp_path / "store", CPU)
+    record = Run(tiny_suite, "none", {}, *places, seeds=2).execute()
+    folder = tmp_path / "leaderboards" / "sweeps" / record.suite
+    once = curve(record, "wanda", [(0.8, 0.7), (0.5, 0.68)])
+    once.save(folder / "wanda.json")
+
+    def said():
+        pages, _ = make_pages(records)
+        texts = [pages[f"{record.suite}.{kind}"].decode() for kind in ("md", "html")]
+        return [re.findall(r"Points of curves are [^.]*\.", text) for text in texts]
+
+    of_one = "Points of curves are of 1 generation; rows of the table of 2 generations."
+    assert said() == [[of_one], [of_one, of_one]]
+    other = curve(record, "guidance", [(0.8, 0.7), (0.7, 0.68)])
+    other.model_copy(update={"seeds": 2}).save(folder / "guidance.json")
+    mixed = (
+        "Points of curves are wanda (share) of 1 generation; guidance (share) of 2 generations;"
+        " rows of the table of 2 generations."
+    )
+    assert said() == [[mixed], [mixed, mixed]]
+    # Of as many generations as the rows, the new file of wanda stands in place of the old one.
+    more = once.model_copy(update={"seeds": 2})
+    more.save(folder / "wanda-2-seeds.json")
+    assert said() == [[], []]
+    assert make_pages(records)[0][f"{record.suite}.md"].decode().count("| wanda (share)") == 1
 
 
 def test_a_damaged_curve_costs_itself_only_and_the_page_says_so(tiny_suite, tmp_path):

@@ -114,6 +114,16 @@ def test_a_calibration_is_written_below_the_suites_folder_only(
     assert (tmp_path / "diary.txt").read_text() == "mine" and not (tmp_path / "store").exists()
 
 
+def test_a_calibration_that_is_no_path_is_one_line(tiny_folder, tmp_path):
+    path = tmp_path / "suite.toml"
+    path.write_text(
+        f'name = "mine"\nextends = "{tiny_folder}/tiny.toml"\n[attacks.clique_extraction]\n'
+        "images = 2\nclique = 2\ncalibration = 5\n"
+    )
+    done = bench("calibrate", "clique_extraction", "--suite", path, "--store", tmp_path / "store")
+    assert done.returncode == 2 and "must be a path, not 5" in done.stderr
+
+
 def test_pictures_of_a_metric_or_attack_lie_where_the_suite_may_read(
     tiny_folder, tmp_path, monkeypatch
 ):

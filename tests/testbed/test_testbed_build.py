@@ -10,8 +10,16 @@ import torch
 
 from bench.base.errors import UserError
 from bench.testbed import acceptance
-from bench.testbed.build import Workshop, build_tokenizer, default_work, run_stages
-from bench.testbed.bundle import ACCEPTANCE, info_facts, read_manifest
+from bench.testbed.build import Workshop, assemble_bundle, build_tokenizer, default_work, run_stages
+from bench.testbed.bundle import (
+    ACCEPTANCE,
+    UNFINISHED,
+    claim,
+    hashed_files,
+    info_facts,
+    read_manifest,
+    write_manifest,
+)
 from bench.testbed.plan import PLANS
 
 pytest.importorskip("resvg_py", reason="rendering needs the extra `testbed`")
@@ -51,6 +59,34 @@ def test_what_only_later_stages_read_may_still_change(tmp_path):
     (tmp_path / "descriptor.json").write_text("{}")
     with pytest.raises(UserError, match="differs in descriptor_steps"):
         run_stages(shop_in(tmp_path, descriptor_steps=4, clean_prompts=5), ("tokenizer",))
+
+
+def test_folders_that_are_there_are_replaced_in_a_bundle_alone(tmp_path):
+    """Said before hours of work, and by the stage itself."""
+    own = tmp_path / "own"
+    (own / "pipeline").mkdir(parents=True)
+    (own / "pipeline/model.txt").write_text("mine")
+    shop = replace(shop_in(tmp_path / "work"), bundle=own)
+    for begin in (lambda: run_stages(shop), lambda: assemble_bundle(shop)):
+        with pytest.raises(UserError, match="holds files and no bundle"):
+            begin()
+    assert [path.name for path in own.rglob("*")] == ["pipeline", "model.txt"]
+    for folder in (tmp_path / "new", tmp_path / "begun", tmp_path / "made"):
+        folder.mkdir()
+    claim(tmp_path / "begun")
+    (tmp_path / "begun/pipeline").mkdir()
+    write_manifest(tmp_path / "made", {"plan": {}, "stages": {}, "files": {}})
+    for name in ("new", "begun", "made"):
+        claim(tmp_path / name)
+        assert (tmp_path / name / UNFINISHED).is_file()
+    assert hashed_files(tmp_path / "made") == {}
+
+
+def test_a_work_folder_of_other_files_is_refused(tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    with pytest.raises(UserError, match="holds tokenizer, which .* with --work"):
+        run_stages(shop_in(tmp_path), ("tokenizer",))
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]
 
 
 @pytest.mark.slow

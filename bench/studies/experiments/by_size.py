@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.base import limits
 from bench.base.digests import digest_of, path_digest, seed_of
 from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
@@ -120,6 +121,10 @@ def check(ask: Ask) -> None:
         raise UserError(
             "--sizes must be 2 at least: among fewer pictures there is no second nearest"
         )
+    if max(ask.sizes) > limits.EXPERIMENT_PICTURES:
+        raise UserError(f"--sizes must be at most {limits.EXPERIMENT_PICTURES:,}")
+    if ask.seeds > limits.GENERATIONS:
+        raise UserError(f"--seeds must be at most {limits.GENERATIONS:,}, not {ask.seeds}")
     if list(ask.sizes) != sorted(set(ask.sizes)):
         raise UserError("--sizes must ascend, each given once")
     if unknown := [name for name in ask.conditionings if name not in CONDITIONINGS]:

@@ -261,7 +261,8 @@ class _Measured:
                     "The interval is over generations of one training each, and says nothing of"
                     " how trainings differ."
                     if one
-                    else "The interval is over trainings and generations."
+                    else "The interval reaches from the lowest to the highest bound of any"
+                    " training, and of a bootstrap over trainings and generations."
                 )
             ),
             rows_are="N",

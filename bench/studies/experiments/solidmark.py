@@ -27,6 +27,7 @@ import torch
 from pydantic import PrivateAttr
 from torch import Tensor
 
+from bench.base import limits
 from bench.base.digests import digest_of, path_digest, seed_of
 from bench.base.errors import UserError, one_line
 from bench.base.files import write_atomically
@@ -118,6 +119,9 @@ def check(ask: Ask) -> None:
         raise UserError("--doses must ascend, each given once, with one above 0 at least")
     if ask.doses[0] < 0:
         raise UserError("--doses are numbers of views, from 0 on")
+    for option, asked in (("--doses", ask.doses[-1]), ("--pictures", ask.pictures)):
+        if asked > limits.EXPERIMENT_PICTURES:
+            raise UserError(f"{option} must be at most {limits.EXPERIMENT_PICTURES:,}")
     if ask.pictures % len(ask.doses) or ask.pictures // len(ask.doses) < 4:
         raise UserError(
             f"--pictures must be a multiple of the {len(ask.doses)} doses, 4 of each at least"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -96,7 +97,8 @@ def _clear(cells: Mapping[str, Cell], chance: float) -> str:
 
 def _name(row: str) -> str:
     """The name of the table of a model's answers."""
-    return f"model-{'-'.join(row.replace(',', '').split())}"
+    # A method may be a file's path, which a name cannot be.
+    return "-".join(["model", *re.findall(r"[A-Za-z0-9._-]+", row)])
 
 
 def _ordinal(number: int) -> str:

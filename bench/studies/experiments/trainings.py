@@ -19,12 +19,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from bench.base import limits
 from bench.base.errors import UserError, one_line
-from bench.base.files import write_atomically
+from bench.base.files import is_there, read_regular_file, write_atomically
+from bench.base.work_folder import refuse_own_files
 from bench.training.denoising import Denoising
 from bench.training.loop import Course, Learner
 
-FACTS = "training.json"
+FACTS, CHECKPOINTS = "training.json", "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,19 @@ class Kept:
     def known(self) -> dict[str, Any] | None:
         """The facts of the finished training, None while it is not finished.
 
-        Raises `UserError` for a folder that belongs to another training.
+        Raises `UserError` for a folder that belongs to another training, and for one with
+        checkpoints of none, which would be removed.
         """
         file = self.folder / FACTS
         try:
-            content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+            there = is_there(file)
+            content = json.loads(read_regular_file(file, limits.RECORD_BYTES)) if there else None
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(
                 f"{file} cannot be read: {one_line(error)}; delete its folder to begin again"
             ) from error
         if content is None:
+            refuse_own_files(self.folder, [CHECKPOINTS], "bench")
             return None
         if not isinstance(content, dict) or content.get("identity") != self._all():
             raise UserError(
@@ -108,7 +113,7 @@ def train_once(
         kept.course,
         loss,
         device,
-        kept.folder / "checkpoints",
+        kept.folder / CHECKPOINTS,
         "lower --lr or raise --warmup, with another --out",
     )
 
@@ -124,7 +129,7 @@ def train_once(
 
     facts = learner.learn(stepped)
     kept.write(facts)
-    shutil.rmtree(kept.folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(kept.folder / CHECKPOINTS, ignore_errors=True)
     return facts
 
 

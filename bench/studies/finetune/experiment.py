@@ -32,16 +32,18 @@ import torch
 
 from bench.base.errors import UserError
 from bench.base.files import write_atomically
+from bench.base.foreign import read_table
 from bench.base.parameters import configure
 from bench.base.progress import Report, silent
 from bench.base.prompt_lists import read_list
+from bench.base.work_folder import refuse_read
 from bench.records.environment import environment
 from bench.records.record import RunRecord, Score
 from bench.registry import registry
 from bench.running.prepare import prepare
 from bench.running.run import finished, run
 from bench.studies.calibration import calibrate
-from bench.studies.finetune.train import Prepared, duplicated_pairs, pipeline_side
+from bench.studies.finetune.train import COMMAND, WRITTEN, Prepared, duplicated_pairs, pipeline_side
 from bench.suite.load import load_suite
 from bench.suite.schema import Scheduler
 from bench.suite.suite import Suite
@@ -289,10 +291,7 @@ def _toml_value(value: Any) -> str:
 
 
 def _side(pipeline: Path) -> int:
-    unet, vae = (
-        json.loads((pipeline / part / "config.json").read_text(encoding="utf-8"))
-        for part in ("unet", "vae")
-    )
+    unet, vae = (read_table(pipeline / part / "config.json") for part in ("unet", "vae"))
     return pipeline_side(unet, vae)
 
 
@@ -300,8 +299,10 @@ def check_early(
     prepared: Prepared, protocol: Protocol, method: str, settings: Sequence[dict[str, Any]]
 ) -> None:
     """Raises `UserError` for what can be known to fail before hours of training: unknown names and
-    parameters, too few captions, a missing descriptor.
+    parameters, too few captions, a missing descriptor, one that would be written over.
     """
+    named = [path for path in (protocol.clean, protocol.sscd) if path is not None]
+    refuse_read(prepared.out, WRITTEN, named, COMMAND)
     entry = registry.find("method", method)
     for values in settings:
         configure("method", entry.name, entry.load(), values)

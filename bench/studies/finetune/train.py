@@ -31,10 +31,12 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from bench.base import limits
 from bench.base.digests import digest_of, path_digest
 from bench.base.errors import UserError, one_line
-from bench.base.files import write_atomically
+from bench.base.files import is_there, read_regular_file, write_atomically
 from bench.base.progress import Report, silent
+from bench.base.work_folder import refuse_own_files, refuse_read
 from bench.diffusion.families import family_of, refuse_family
 from bench.diffusion.lora.file import read_lora
 from bench.diffusion.lora.merge import Strength, merge
@@ -55,6 +57,12 @@ from bench.training.lora_files import Folder, Told, kohya_header, kohya_tensors,
 # Settings that are no part of a training's identity: more steps continue it, and where files lie
 # and how often they are saved does not change the result.
 UNDECIDING = ("model", "data", "steps", "checkpoint_every")
+COMMAND = "bench finetune"
+# In a work folder, everything but the store and the records, which hold what others left there too.
+WRITTEN = (
+    *("training.json", "checkpoints", "pipeline", "lora.safetensors"),
+    *("suite.toml", "suite.clique_extraction.json", "prompts", "references", "result.json"),
+)
 LONGEST_CAPTION = 1_000_000  # tokens: a tokenizer that states more states nothing
 
 
@@ -141,14 +149,18 @@ class Prepared:
 def prepare(training: Training, out: Path) -> Prepared:
     """Read the data, and claim the work folder `out` for this training.
 
-    Raises `UserError` for bad data, for a missing model, and for a folder that belongs to another
-    training.
+    Raises `UserError` for bad data, for a missing model, for a folder that belongs to another
+    training or holds files of no training, and where what is read would be written over.
     """
     if not (training.model / "model_index.json").is_file():
         raise UserError(
             f"model {training.model} is no diffusers folder: it holds no model_index.json"
         )
-    refuse_family(family_of(training.model), ("sd",), "bench finetune")
+    refuse_family(family_of(training.model), ("sd",), COMMAND)
+    refuse_read(out, WRITTEN, [training.model, training.data], COMMAND)
+    for read in (training.model, training.data):
+        if out.expanduser().resolve().is_relative_to(read.resolve()):
+            raise UserError(f"{out} lies in {read}, which is read: give another folder with --out")
     pairs = read_pairs(training.data)
     duplicated = choose_duplicated(len(pairs), training.duplicate, training.seed)
     identity = training.facts() | {
@@ -157,6 +169,8 @@ def prepare(training: Training, out: Path) -> Prepared:
         "pictures": len(pairs),
     }
     known = _known(out)
+    if known is None:
+        refuse_own_files(out, WRITTEN, COMMAND)
     if known and known["identity"] != identity:
         differs = sorted(key for key in identity if known["identity"].get(key) != identity[key])
         raise UserError(
@@ -173,19 +187,17 @@ def _known(out: Path) -> dict[str, Any] | None:
     """What `training.json` of a work folder holds; None where there is none yet."""
     file = out / "training.json"
     try:
-        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        known = json.loads(read_regular_file(file, limits.RECORD_BYTES)) if is_there(file) else None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{file} cannot be read: {one_line(error)}; delete it to begin again"
+            f"{file} cannot be read: {one_line(error)}; give another folder with --out"
         ) from error
     if known is not None and not (
         isinstance(known, dict)
         and isinstance(known.get("identity"), dict)
         and isinstance(known.get("facts"), dict)
     ):
-        raise UserError(
-            f"{file} was not written by `bench finetune`; give another folder with --out"
-        )
+        raise UserError(f"{file} was not written by `{COMMAND}`; give another folder with --out")
     return known
 
 

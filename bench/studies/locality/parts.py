@@ -15,6 +15,7 @@ from bench.diffusion.families import family_of_suite, refuse_chunks, refuse_fami
 from bench.features.networks import CopyDescriptor
 from bench.records.parts import REFERENCE
 from bench.registry import registry
+from bench.running.experiment import metric_settings
 from bench.running.prepare import Prepared, prepare
 from bench.store.folders import Root
 from bench.studies.locality.populations import Subjects, pick_subjects
@@ -129,7 +130,11 @@ def resolve(suite: Suite, ask: Ask, store: Root, device: torch.device) -> Parts:
     unjudged = suite.settings.model_copy(update={"metrics": {}, "attacks": {}})
     run = prepare(replace(suite, settings=unjudged), REFERENCE, {}, store, device)
     subjects = pick_subjects(suite, run.experiment, attack, ask.count, ask.picture, ask.images)
-    given = suite.settings.metrics["sscd"]
+    given = metric_settings(suite, "sscd")
+    if given is None:
+        raise UserError(
+            f"suite {suite.name} has no [metrics.sscd], by which the analysis tells what a copy is"
+        )
     descriptor = CopyDescriptor(suite.path(given["weights"]), given.get("profile", "nemo"), device)
     judge = Judge(descriptor, float(given.get("threshold", 0.7)))
     return Parts(suite, run, attack, source, finders, judge, subjects, ask)

@@ -34,6 +34,7 @@ from bench.contracts.held import Guide, Held
 from bench.diffusion.denoiser import Denoiser, trajectory
 from bench.diffusion.request import Request, classifier_free_guidance
 from bench.features.networks import OpenClip
+from bench.running.experiment import metric_settings
 from bench.studies.locality import plots
 from bench.studies.locality.distances import Spread, shift, spread_ratio, unrelated_ratio
 from bench.studies.locality.functions import activation_spreads, functional_distance
@@ -345,7 +346,7 @@ AGREED = ("pairs", "undefined", "mean", "min", "max", "chance")
 
 def clip_of(suite: Suite, device: torch.device) -> OpenClip | None:
     """The open_clip model of the suite's metric clip_score, where it has one."""
-    given = suite.settings.metrics.get("clip_score")
+    given = metric_settings(suite, "clip_score")
     if given is None:
         return None
     model, weights = given["model"], given.get("weights", "")
