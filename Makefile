@@ -77,6 +77,7 @@ records: $(VENV)/installed
 	$(MEASURE) --method sail
 	$(MEASURE) --method clip_pad
 	$(MEASURE) --method guard -p orthogonal=false
+	$(MEASURE) --method geometry_policy
 	$(ATTACKED) none
 	$(ATTACKED) wanda $(TENTH)
 	$(ATTACKED) wanda -p branch=cond -p token_norm=none
@@ -101,11 +102,12 @@ records: $(VENV)/installed
 	$(REMOVED) adv_finetune $(ADVERSARIAL) -p adversary=none
 	$(REMOVED) wanda $(TENTH)
 
-# The strength curves of the board (a quarter of an hour on one core; goes on where it stopped).
+# The strength curves of the board (half an hour on one core, two thirds of it for geometry_policy; goes on where it stopped).
 SWEEP := $(BIN)/bench sweep
 sweeps: $(VENV)/installed
 	$(SWEEP) guidance --values 0.8,0.6,0.4,0.2
 	$(SWEEP) wanda -p branch=cond -p token_norm=none --values 0.02,0.05,0.1,0.2
+	$(SWEEP) geometry_policy --values 0.999,0.99,0.95,0.9,0.5,0
 
 # The board of detectors (about an hour on one core; goes on where it stopped).
 DETECT := $(BIN)/bench detect --out leaderboards/detections --detector

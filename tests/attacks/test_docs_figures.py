@@ -201,12 +201,13 @@ def test_what_is_said_of_extraction_stands_in_the_records():
         ("guidance", "", "{} under half of the guidance"),
         ("clip_pad", "", "{} under `clip_pad`"),
         ("sail", "", "{} under `sail`"),
+        ("geometry_policy", "", "{} under `geometry_policy`"),
         ("random_prune", "(10 %)", "and {} where 10 % of the weights are drawn at random"),
     ):
         attacks = record_of(method, "dori", variant).attacks
         assert words.format(shown(attacks, "clique_extracted")) in said, method
     # every row of the board
-    assert len({folder.name for folder in (RECORDS / "testbed").iterdir()}) == 11
+    assert len({folder.name for folder in (RECORDS / "testbed").iterdir()}) == 12
     wanda = record_of("wanda", "dori", "(10 %)").attacks
     assert f"resemble one another ({shown(wanda, 'clique_identified')})" in said
     copies = wanda["clique_extracted"].value / wanda["clique_identified"].value
