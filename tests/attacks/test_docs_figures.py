@@ -164,6 +164,10 @@ def test_what_is_said_of_the_four_newer_methods_stands_in_the_records():
     assert f"and clean CLIP is {clean[2]}" in said
     assert round(1 / (1 - share_left(clip_pad))) == 9
     assert 0.72 < of(clip_pad, "recognised") < 0.78
+    policy = record_of("geometry_policy", "dori")
+    assert round(1 / (1 - share_left(policy))) == 10
+    assert 1.8 < policy.cost["nfe_per_image"].value / none.cost["nfe_per_image"].value < 2
+    assert abs(of(policy, "clip_score_clean") - of(none, "clip_score_clean")) < 0.005
     assert round(10 * (1 - share_left(sail))) == 3
     clean, memorized = (
         f"{sail.cost[name].value / none.cost[name].value - 1:.0%}".replace("%", " %")
