@@ -27,6 +27,12 @@ def make_test_options():
     return line.replace("$(JOBS)", "2").split()
 
 
+def test_no_two_files_of_tests_have_one_name():
+    """Their folders are no packages: pytest would take the second for the first."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_the_oldest_python_is_the_same_wherever_it_is_said():
     def numbers(pattern, name):
         (found,) = re.findall(pattern, (ROOT / name).read_text(encoding="utf-8"))

@@ -497,8 +497,8 @@ def test_the_page_says_what_the_record_says():
         "warnings:slow clock",
         "12 memorized",
         (
-            "Suite demo, version 1, fingerprint ffffffffffffffff; every prompt of it; independent"
-            " generations: 1."
+            "Suite demo, version 1, fingerprint ffffffffffffffff; every prompt of it; generations"
+            " of every prompt: 1."
         ),
         "Method mine, version 1 (A Paper); acts on: weights. It was given: clean_prompts.",
         "fid 1, knn 1, sscd 1, walltime 1",
