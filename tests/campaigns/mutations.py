@@ -22,6 +22,7 @@ FULL = [*RUN, "--method", "none", "--limit", "1"]
 OTHER = ["run", "--suite", "suite/other.toml", "--method", "none", "--dry-run"]
 TUNED = [*RUN, "--method", "guidance", "--tuned", "tuned/guidance.json", "--dry-run"]
 BOARD = ["leaderboard", "--records", "board/records", "--out", "pages"]
+SUBMITTED = ["submit", "record.json", "--suite", "suite/tiny.toml", "--out", "submitted"]
 JUDGES = ("--like", "suite/tiny.toml", "--out", "audited")
 PLAN = ("--model", "suite/pipeline", "--dry-run", *JUDGES)
 LORA = ["audit", "--data", "pictures", "--lora", "style.safetensors", *PLAN]
@@ -79,7 +80,7 @@ TARGETS: dict[str, list[list[str]]] = {
     "suite/pipeline/unet/diffusion_pytorch_model.safetensors": [FULL],
     "suite/pipeline/scheduler/scheduler_config.json": [FULL],
     "suite/pipeline/tokenizer/tokenizer_config.json": [FULL],
-    "record.json": [["report", "record.json", "--out", "page.html"], ["submit", "record.json"]],
+    "record.json": [["report", "record.json", "--out", "page.html"], SUBMITTED],
     "suite/other.toml": [OTHER],
     "style.safetensors": [LORA, SCALED, FILTERED],
     "zog.safetensors": [WORD],
@@ -160,7 +161,7 @@ def _prepare(folder: Path, commands: list[list[str]]) -> None:
 
 
 def _clear(folder: Path) -> None:
-    for left in ("store", "records", "audited", "kept", "pages"):
+    for left in ("store", "records", "audited", "kept", "pages", "submitted"):
         shutil.rmtree(folder / left, ignore_errors=True)
 
 

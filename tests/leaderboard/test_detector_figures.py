@@ -1,4 +1,4 @@
-"""What docs/detectors.md says of the mitigation that acts on a detector stands in record and curve."""
+"""What docs/detectors.md says of `geometry_policy` stands in its record and in its curve."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ BOARDS = ROOT / "leaderboards"
 SAID = " ".join((ROOT / "docs/detectors.md").read_text(encoding="utf-8").split())
 
 
+ROLES = ("memorized", "clean")
+
+
 def two(value: float) -> str:
     return f"{value:.2f}".removeprefix("0")
 
@@ -27,7 +30,7 @@ def record(method: str):
 
 def test_what_it_does_at_its_default_stands_in_the_record():
     none, policy = record("none"), record("geometry_policy")
-    acted = [f"{policy.facts[role]['triggered']:.0%}".replace("%", " %") for role in POLICY_ROLES]
+    acted = [f"{policy.facts[role]['triggered']:.0%}".replace("%", " %") for role in ROLES]
     assert f"acts on {acted[0]} of the images of memorized captions and {acted[1]} of clean" in SAID
     spent = [policy.cost[f"nfe_per_image{end}"].value for end in ("", "_clean")]
     base = none.cost["nfe_per_image"].value
@@ -42,9 +45,6 @@ def test_what_it_does_at_its_default_stands_in_the_record():
         f"Copies fall from {copies[0]} to {copies[1]}, what the extraction attack gets from"
         f" {extracted[0]} to {extracted[1]}, and clean CLIP stays at {clean[0]}"
     ) in SAID
-
-
-POLICY_ROLES = ("memorized", "clean")
 
 
 @pytest.mark.parametrize(
