@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def read_statistics(path: Path, dims: int | None = None) -> Statistics:
     """
     try:
         with open_arrays(path) as content:
-            mu, sigma = (np.asarray(content[name], dtype=np.float64) for name in ("mu", "sigma"))
+            mu, sigma = (_real(path, content, name, np.float64) for name in ("mu", "sigma"))
             said = {
                 name: str(content.get(name, ""))
                 for name in ("fingerprint", "pictures", "digest", "crop")
@@ -104,6 +104,21 @@ def write_statistics(
     write_atomically(path, buffer.getvalue())
 
 
+def _real(
+    path: Path, content: Mapping[str, np.ndarray], name: str, dtype: type[np.floating[Any]]
+) -> np.ndarray:
+    """An array of a file, as `dtype`. Raises `UserError` where it holds no real numbers: of complex
+    ones a part would be dropped without a word.
+    """
+    array = content[name]
+    if array.dtype.kind not in "fiu":
+        raise UserError(
+            f"reference statistics {path}: {name} holds {array.dtype}, no real numbers; make the"
+            " file again"
+        )
+    return array.astype(dtype)
+
+
 def read_features(path: Path) -> tuple[Statistics, np.ndarray]:
     """Reference statistics, and the features `[n, d]` that their file keeps, float32.
 
@@ -116,7 +131,7 @@ def read_features(path: Path) -> tuple[Statistics, np.ndarray]:
                 f"reference statistics {path} keep no features, which kernel distances, precision"
                 " and recall need: make the file again with bench statistics --features"
             )
-        features = np.asarray(content["features"], dtype=np.float32)
+        features = _real(path, content, "features", np.float32)
     if features.ndim != 2 or features.shape[1] != len(statistics.mu) or len(features) < 2:
         raise UserError(
             f"reference statistics {path} keep features {list(features.shape)} beside a mean of"

@@ -63,6 +63,7 @@ def bench(arguments: list[str], folder: Path, before: Callable[[], None] = lambd
             os.dup2(opened, number)
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        _renew_threads()
         before()
         sys.argv = ["bench", *arguments]
         from bench.cli import main
@@ -86,6 +87,16 @@ def bench(arguments: list[str], folder: Path, before: Callable[[], None] = lambd
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _renew_threads() -> None:
+    """Let torch make its pool of threads anew, which a child does not inherit, while there is one
+    thread: of two that ask first at once (transformers loads weights in several) one would find
+    none, and end as "Invalid thread pool!". A `bench` that is no copy has no such moment.
+    """
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def import_everything() -> None:
@@ -112,7 +123,7 @@ def import_everything() -> None:
 def unsound(child: Child) -> str:
     """What is wrong with what a command said; empty when it is what a user may see."""
     said = child.said()
-    for word in ("Traceback", "unexpected "):
+    for word in ("Traceback", "bench: unexpected "):
         if word in said:
             return said.strip().splitlines()[-1][:300]
     return ""

@@ -26,7 +26,7 @@ from bench.features.real_pictures import (
 from bench.leaderboard.board import columns_of, make_boards
 from bench.leaderboard.cells import heading
 from bench.registry.registry import find
-from bench.statistics.frechet import frechet_distance, moments, read_statistics
+from bench.statistics.frechet import frechet_distance, moments, read_features, read_statistics
 from bench.suite.load import load_suite
 from metrics.kid import discrepancies
 from one_run import Run
@@ -576,6 +576,15 @@ def test_fid_refuses_fewer_images_than_the_suite_says():
 
     with pytest.raises(Unmeasurable, match="10 images asked for and only 9"):
         metric.measure(Few())
+
+
+def test_statistics_of_complex_numbers_are_refused(tmp_path):
+    """A plain cast drops their imaginary part with a warning that nobody reads."""
+    whole = {"mu": np.zeros(5), "sigma": np.eye(5), "n": 3, "features": np.ones((3, 5))}
+    for name in ("mu", "sigma", "features"):
+        np.savez(tmp_path / "s.npz", **whole | {name: whole[name] * (1 + 1j)})
+        with pytest.raises(UserError, match=f"{name} holds complex128, no real numbers"):
+            read_features(tmp_path / "s.npz")
 
 
 def test_statistics_of_another_network_are_refused(tmp_path):
