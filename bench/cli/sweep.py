@@ -91,6 +91,8 @@ def sweep(
         strengths = [float(value) for value in values.split(",") if value.strip()]
     except ValueError:
         raise UserError(f"--values are numbers separated by commas, not '{values}'") from None
+    if values and not strengths:
+        raise UserError(f"--values '{values}' names no strength: give numbers separated by commas")
     loaded, entry = load_suite(suite), registry.find("method", method)
     given = parse_assignments(parameter or [])
     with reporter() as report, resumable(), float32_products(False):

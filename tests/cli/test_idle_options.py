@@ -21,6 +21,7 @@ from conftest import bench
             "finetune --model m --data d --duplicate 1 --times 2 --no-attack --save s.json",
             "--save is for the result of the attack",
         ),
+        ("sweep wanda --values ,", "names no strength: give numbers separated by commas"),
         ("analyze subsets --sizes , --dry-run", "whole numbers separated by commas, not ','"),
         ("testbed info --sheets s", "--sheets shows what --measure generates"),
     ],
