@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 
-from bench.leaderboard.columns import BY_NAME, COLUMNS, NAMED, Column
+from bench.leaderboard.columns import BY_NAME, COLUMNS, NAMED, TUNING, Column
 from bench.leaderboard.family import adjusted
 from bench.leaderboard.front import REPLICATION, front, ranks, replication_of
 from bench.records.parts import PARTS, REFERENCE, Protocol, design_for, protocol
@@ -148,7 +148,27 @@ def differences_of_shares_in(record: RunRecord) -> set[str]:
 
 
 def _part(record: RunRecord, column: Column) -> dict[str, Score]:
+    if column.name == TUNING:
+        return _of_tuning(record)
     return {"scores": record.scores, "cost": record.cost, "attacks": record.attacks}[column.part]
+
+
+def _of_tuning(record: RunRecord) -> dict[str, Score]:
+    """What choosing the parameters took, where the record says it; strangers' records may say
+    anything.
+    """
+    evaluations = (record.tuning or {}).get("evaluations")
+    if type(evaluations) is not int or not 0 <= evaluations < 2**53:
+        return {}
+    score = Score(
+        value=evaluations,
+        n=1,
+        unit="row evaluations",
+        higher_is_better=False,
+        metric="tuning",
+        metric_version=1,
+    )
+    return {TUNING: score}
 
 
 @dataclass(frozen=True)

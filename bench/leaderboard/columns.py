@@ -7,6 +7,8 @@ from typing import Literal
 
 # scores whose heading says the number of images, because they fall with it
 SIZED = ("fid", "fid_matched")
+# no score of a record: what it says of the choice of its parameters
+TUNING = "tuning_nfe"
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,14 @@ COLUMNS = (
     Column("nfe_per_image", "NFE memorized", 1, "the same for memorized prompts", "cost"),
     Column("fit_seconds", "fit s", 1, "seconds of offline fitting", "cost"),
     Column("fit_nfe", "fit NFE", 0, "model evaluations of offline fitting", "cost"),
+    Column(
+        TUNING,
+        "tuning NFE",
+        0,
+        "model evaluations of `bench tune`, which chose the parameters: of all settings that it"
+        " tried",
+        "cost",
+    ),
 )
 BY_NAME = {column.name: column for column in COLUMNS}
 # What columns of memorized prompts mean in the track `removal`, where these are named to methods.

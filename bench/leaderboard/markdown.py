@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of, order_column
 from bench.leaderboard.cells import cell, difference_cell, escape, heading, spread
-from bench.leaderboard.columns import Column
+from bench.leaderboard.columns import TUNING, Column
 from bench.leaderboard.curves import MEANS, curves, generations, headings
 from bench.leaderboard.curves import cell as curve_cell
 from bench.leaderboard.extraction import HEADINGS, Extraction, extraction
@@ -34,6 +34,7 @@ _SHORT = (
     "nfe_per_image_clean",
     "nfe_per_image",
     "fit_nfe",
+    TUNING,
 )
 # What says less than another column does stands in the full tables only, where both are there.
 _SAID_BETTER = {"memorized_ratio": "copies", "clip_score": "clip_score_clean"}

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from bench.leaderboard import charts
 from bench.leaderboard.board import TUNED_MEANS, Board, Row, columns_of, order_column
 from bench.leaderboard.cells import cell, difference_cell, heading, number, spread
-from bench.leaderboard.columns import Column
+from bench.leaderboard.columns import TUNING, Column
 from bench.leaderboard.curves import MEANS, chart, curves, generations, headings
 from bench.leaderboard.curves import cell as curve_cell
 from bench.leaderboard.extraction import HEADINGS, extraction
@@ -74,6 +74,7 @@ KEY = (
     "nfe_per_image_clean",
     "nfe_per_image",
     "fit_nfe",
+    TUNING,
 )
 AGAINST = {"api": "API", "weights": "weights"}
 THREATS = {

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,8 @@ from bench.records.environment import environment
 from bench.records.record import RunRecord
 from bench.registry import registry
 from bench.running.experiment import NEEDED_ROLE
-from bench.running.prepare import prepare
+from bench.running.fitting import fitted
+from bench.running.prepare import Prepared, prepare
 from bench.running.run import finished, run
 from bench.suite.schema import PromptSettings, Role, SuiteSettings
 from bench.suite.suite import Suite
@@ -92,6 +93,14 @@ class Tuning(_Strict):
         )
     )
     chosen: dict[str, Any]
+    evaluations: int | None = Field(
+        default=None,
+        ge=0,
+        description=(
+            "row evaluations behind the choice: learning and images of `none` and of every setting"
+            " that could be measured, whether made now or found in the store; null: not known"
+        ),
+    )
     environment: dict[str, Any]
 
     def save(self, path: Path) -> None:
@@ -280,6 +289,7 @@ def tune(
         settings=settings,
         kept=len(within(none, settings, tolerance)),
         chosen=choose(none, settings, tolerance),
+        evaluations=study.evaluations(),
         environment=environment(device),
     )
 
@@ -293,6 +303,8 @@ class _Study:
     work: Path
     device: torch.device
     report: Report
+    # row evaluations of every record; None where they are not known
+    spent: list[float | None] = field(default_factory=list)
 
     def scores(self, method: str, values: dict[str, Any], label: str) -> dict[str, float]:
         """Means over the prompts of all folds, with six decimals.
@@ -319,11 +331,18 @@ class _Study:
     def _record(self, fold: Suite, method: str, values: dict[str, Any], label: str) -> RunRecord:
         prepared = prepare(fold, method, values, self.work / "store", self.device)
         records = self.work / "records"
-        return finished(prepared.experiment, prepared.engine, records) or run(
+        record = finished(prepared.experiment, prepared.engine, records) or run(
             *prepared,
             records,
             report=lambda what, done, of: self.report(f"{label}: {what}", done, of),
         )
+        self.spent.append(_evaluations(prepared))
+        return record
+
+    def evaluations(self) -> int | None:
+        """Row evaluations of all runs so far; None where those of one are not known."""
+        known = [spent for spent in self.spent if spent is not None]
+        return round(sum(known)) if len(known) == len(self.spent) else None
 
     def setting(self, method: str, values: dict[str, Any], label: str) -> Setting:
         """A setting with its scores, or with the error that it ended in: one setting that breaks
@@ -333,6 +352,18 @@ class _Study:
             return Setting(parameters=values, scores=self.scores(method, values, label))
         except (Exception, SystemExit) as error:  # a stranger's method may raise anything
             return Setting(parameters=values, error=f"{type(error).__name__}: {one_line(error)}")
+
+
+def _evaluations(prepared: Prepared) -> float | None:
+    """Row evaluations of all images of a finished run and of what its method learned; None where
+    the store has them no longer.
+    """
+    experiment, engine, images = prepared
+    if images.missing():
+        return None
+    learned = fitted(experiment, engine, images.store).rows
+    made = [images.samples(role).evaluations() for role in experiment.roles]
+    return learned + sum(float(each.sum()) for each in made)
 
 
 def choose(
@@ -408,6 +439,7 @@ def tuned_parameters(
         "kept": tuning.kept,
         "prompts": tuning.prompts,
         "folds": tuning.folds,
+        "evaluations": tuning.evaluations,
     }
     return tuning.chosen, about
 
@@ -448,4 +480,6 @@ def text(tuning: Tuning) -> str:
             "no setting keeps alignment that far; the one that exceeds the tolerance least was"
             " chosen"
         )
+    if tuning.evaluations is not None:
+        lines.append(f"{tuning.evaluations:,} evaluations of the model were behind the choice")
     return "\n".join(lines)

@@ -774,3 +774,19 @@ def test_latex_has_a_cell_for_every_column_and_prints_hostile_names_as_they_are(
 )
 def test_letters_of_other_languages_become_latex_where_it_needs_no_package(text, expected):
     assert latex.escape(text) == expected
+
+
+def test_what_the_choice_of_parameters_took_is_a_column_where_a_row_is_tuned(records):
+    def pages(tuning):
+        record("better", 0.4, run="b" * 12, tuning=tuning).save(records)
+        made = make_pages(records)[0]
+        return [made[f"demo.{form}"].decode() for form in ("md", "html", "csv", "tex")]
+
+    assert not any("tuning NFE" in page or "tuning_nfe" in page for page in pages(None))
+    markdown, page, table, latex_table = pages({"kept": 3, "evaluations": 12345})
+    for text in (markdown, page, latex_table):
+        assert "tuning NFE" in text and "12345" in text
+    assert "tuning_nfe" in table.splitlines()[0] and "12345" in table
+    for claimed in ("12345", -1, True, 1.5, ["x"], 10**400):
+        made = pages({"kept": 3, "evaluations": claimed})
+        assert not any("tuning NFE" in page or "tuning_nfe" in page for page in made), claimed

@@ -12,12 +12,14 @@ from bench.cli.main import app
 from bench.contracts.attack import Attack, edited_weights
 from bench.contracts.method import FitData
 from bench.diffusion.denoiser import Denoiser
+from bench.running.fitting import FACTS
 from bench.running.judging import target_of
 from bench.studies.tuning import (
     Setting,
     choose,
     load_tuning,
     parse_grid,
+    text,
     tune,
     tuned_parameters,
     tuning_suites,
@@ -105,11 +107,19 @@ def test_tuning_is_recorded_and_a_run_with_it_says_so(tiny_suite, tmp_path, tiny
         and len(result.settings) == 2
     )
     assert result.settings[0].scores == result.none, "without pruning a setting is `none`"
+    steps = tiny_suite.settings.model.steps
+    images = 3 * 2 * (1 * 2 + 2)  # settings and `none`, folds, a fit prompt twice, clean prompts
+    learned = [json.loads(path.read_text()) for path in (tmp_path / "work").rglob(FACTS)]
+    assert len(learned) == 2 * 2 and all(facts["rows"] > 0 for facts in learned)
+    rows = images * 2 * steps + sum(facts["rows"] for facts in learned)
+    assert result.evaluations == rows
+    assert f"{rows:,} evaluations of the model" in text(result)
     file = tmp_path / "wanda.json"
     result.save(file)
     assert load_tuning(file)[0] == result
     values, about = tuned_parameters(file, tiny_suite, "wanda")
     assert values == result.chosen and about["settings"] == 2
+    assert about["evaluations"] == rows
     for method in ("none", "cfg_delay"):
         with pytest.raises(UserError, match="another method"):
             tuned_parameters(file, tiny_suite, method)
