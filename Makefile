@@ -6,7 +6,7 @@ VENV ?= .venv
 JOBS ?= 2  # processes of tests, each with one thread
 BIN := $(VENV)/bin
 
-.PHONY: run test fuzz lint leaderboard tuning calibration records sweeps detections experiments analyses audit performance everything clean
+.PHONY: run test fuzz lint leaderboard tuning calibration records sweeps detections experiments analyses audit intervals performance everything clean
 
 run: $(VENV)/installed
 	$(BIN)/bench run --method $(METHOD) --suite $(SUITE)
@@ -50,7 +50,7 @@ calibration: $(VENV)/installed
 	$(BIN)/bench calibrate clique_extraction --suite testbed
 
 # Everything that boards, pages and documents say, measured again (about nine hours of one idle core). Each part goes on where it stopped, and what is there stays.
-everything: records sweeps detections experiments analyses audit performance leaderboard
+everything: records sweeps detections experiments analyses audit intervals performance leaderboard
 
 # The records of all boards (about six hours on one core, a third of them for the four rows of nemo; the attack generates 16 images for each of 155 prompts, and paraphrase 768 more). Those that are there stay: remove leaderboards/records to measure all again.
 MEASURE := $(BIN)/bench run --records leaderboards/records
@@ -157,6 +157,10 @@ INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip in
 # What docs/performance.md quotes (half an hour on an idle machine; goes on where it stopped).
 performance: $(VENV)/installed-dev
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/report.py
+
+# The counts of docs/intervals.md (ten minutes on one core; lines that are there stay).
+intervals: $(VENV)/installed-dev
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/coverage.py
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and "Python 3.11.4 or newer is needed, this is %d.%d.%d: make PYTHON=python3.12, say" % sys.version_info[:3])'

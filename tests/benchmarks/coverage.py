@@ -1,34 +1,48 @@
 """How often the 95 % intervals of bench/statistics cover the truth, on simulated data whose truth
-is known.
+is known; what docs/intervals.md says of them is kept in docs/intervals.json.
 
-    PYTHONPATH=. python tests/benchmarks/coverage.py --simulations 1000     # some minutes
+    PYTHONPATH=. python tests/benchmarks/coverage.py           # about ten minutes on one core
+    PYTHONPATH=. python tests/benchmarks/coverage.py --only recovered --simulations 200 --again
+
+A line that is there stays, so that an interrupted run goes on where it stopped; `--again` simulates
+it anew. Simulation `i` draws from the seed `[7, i]`, so numbers are the same every time.
 
 Tables `[prompts, images]` with an effect of the prompt and one of the image, of three shapes:
 normal; skewed (exponential prompt effect); two groups (a sixth of the prompts near 0.95, the others
 near 0.35, as SSCD of a memorizing model). For proportions each prompt has a chance of its own; the
 95th percentile is of the normal shape. What is left at equal utility is of a straight curve, areas
 under the ROC curve are of two normal distributions; both once with prompts in clusters of four that
-share most of their effect. An interval is right when it covers the true mean in 95 of
-100 simulations; 93 to 97 is what 1,000 simulations can tell.
+share most of their effect. An interval is right when it covers the truth in 95 of 100 simulations;
+93.6 to 96.4 is what 1,000 simulations of a right one give.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
+from bench.statistics.claims import holm, rank_intervals, sign_flip_p
 from bench.statistics.curves import at_equal_utility
 from bench.statistics.detection import area_interval
 from bench.statistics.intervals import (
     clopper_pearson,
     cluster_bootstrap,
+    difference_of_shares,
+    independent_shares,
     paired_difference,
     proportion_interval,
 )
+from bench.statistics.recovered import recovered_share
 from bench.statistics.units import Design, Units
+
+KEPT = Path(__file__).resolve().parents[2] / "docs/intervals.json"
 
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]
 
@@ -65,72 +79,91 @@ MEANS: dict[str, tuple[Draw, float]] = {
 }
 
 
+@dataclass(frozen=True)
+class Line:
+    """One kind of interval on one kind of data, at several numbers of prompts.
+
+    `covers` says of one simulation with so many prompts whether the interval has the truth; None
+    where the data allow no interval, which counts nowhere.
+    """
+
+    what: str
+    covers: Callable[[np.random.Generator, int], bool | None]
+    prompts: tuple[int, ...] = (18, 48, 200)
+
+
+def lines() -> list[Line]:
+    """All lines, in the order of the page."""
+    found = [
+        *(
+            Line(f"mean, {name}", partial(_mean, draw, truth))
+            for name, (draw, truth) in MEANS.items()
+        ),
+        Line("mean, three generations of four images", _generations),
+        Line("mean, strata of unequal means", _strata),
+        Line("mean, two of three prompts in clusters", _clusters),
+        Line("95th percentile", _percentile, (200,)),
+        Line("share of images", _proportion),
+        Line("share of prompts, exact", _exact),
+        Line("share of prompts, strata", _strata_of_shares),
+        Line("paired difference", _paired),
+    ]
+    for name, better, worse in (
+        ("no effect", 0.05, 0.05),
+        ("an effect", 0.2, 0.02),
+        ("few changes", 0.02, 0.02),
+        ("few changes, all for the better", 0.03, 0.0),
+    ):
+        covers = partial(_changed, better, worse)
+        found.append(Line(f"paired difference of shares, {name}", covers))
+    found += [
+        Line("difference of differences of shares", _excess),
+        Line("difference of shares of other pictures", _independent),
+    ]
+    for back in (0.02, 0.5, 1.0):
+        found.append(Line(f"share recovered, {back:g}", partial(_recovered, back), (8, 16, 48)))
+    for size in (1, 4):
+        which = "" if size == 1 else f", clusters of {size}"
+        found.append(Line(f"left at equal utility{which}", partial(_equal_utility, size)))
+        for name, shift in (("usual", 1.0), ("nearly separated", 2.5)):
+            found.append(Line(f"area under the curve, {name}{which}", partial(_area, size, shift)))
+    return [
+        *found,
+        Line("ranks of six rows, all together", _ranks),
+        Line("no false difference among twelve rows", _family),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--simulations", type=int, default=1000)
-    arguments = parser.parse_args()
-    runs = arguments.simulations
-
-    def share(covers: Callable[..., bool], *settings: object) -> float:
-        return float(
-            np.mean([covers(np.random.default_rng([7, run]), *settings) for run in range(runs)])
-        )
-
-    print(f"{runs} simulations; coverage of 95 % intervals")
-    for prompts in (18, 48, 200):
-        for name, (draw, truth) in MEANS.items():
-            print(
-                f"mean, {name:10s} {prompts:4d} prompts x 4:"
-                f" {share(_mean, draw, truth, prompts):.3f}"
-            )
-        print(
-            f"95th percentile, normal {prompts:4d} prompts x 4: {share(_percentile, prompts):.3f}"
-        )
-        print(f"proportion of images {prompts:4d} prompts x 4: {share(_proportion, prompts):.3f}")
-        print(
-            f"proportion of prompts, exact {prompts:4d}: {share(_exact, prompts):.3f} (conservative"
-            " by construction)"
-        )
-        print(f"paired difference {prompts:4d} prompts: {share(_paired, prompts):.3f}")
-        print(
-            f"mean, strata of unequal means {prompts:4d} prompts x 4: {share(_strata, prompts):.3f}"
-        )
-        print(
-            f"proportion of prompts, strata {prompts:4d}: {share(_strata_of_shares, prompts):.3f}"
-        )
-        print(
-            f"mean, two of three in clusters {prompts:4d} prompts x 4:"
-            f" {share(_clusters, prompts):.3f}"
-        )
-        for size in (1, 4):
-            print(
-                f"left at equal utility, {prompts // size:4d} clusters of {size}:"
-                f" {share(_equal_utility, prompts // size, size):.3f}"
-            )
-            for name, shift in (("usual", 1.0), ("nearly separated", 2.5)):
-                print(
-                    f"area, {name}, {prompts // size:4d} clusters of {size} against 100:"
-                    f" {share(_area, prompts // size, size, shift):.3f}"
-                )
-        for name, better, worse in (
-            ("no effect", 0.05, 0.05),
-            ("an effect", 0.2, 0.02),
-            ("few changes", 0.02, 0.02),
-            ("few changes, all for the better", 0.03, 0.0),
-        ):
-            print(
-                f"paired difference of proportions, {name}, {prompts:4d} prompts:"
-                f" {share(_changed, prompts, better, worse):.3f}"
-            )
+    parser.add_argument("--only", default="", help="lines whose name has these letters")
+    parser.add_argument("--again", action="store_true", help="simulate anew what is there")
+    parser.add_argument("--out", type=Path, default=KEPT)
+    given = parser.parse_args()
+    kept = json.loads(given.out.read_text()) if given.out.exists() else {}
+    for line in lines():
+        for prompts in line.prompts:
+            of_line = kept.setdefault(line.what, {})
+            if given.only not in line.what or (str(prompts) in of_line and not given.again):
+                continue
+            answers = [
+                line.covers(np.random.default_rng([7, run]), prompts)
+                for run in range(given.simulations)
+            ]
+            said = [answer for answer in answers if answer is not None]
+            of_line[str(prompts)] = {"covered": int(sum(said)), "of": len(said)}
+            print(f"{line.what}, {prompts} prompts: {sum(said) / len(said):.3f} of {len(said)}")
+            given.out.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def _inside(interval: tuple[float, float], truth: float) -> bool:
     return interval[0] <= truth <= interval[1]
 
 
-def _mean(rng: np.random.Generator, draw: Draw, truth: float, prompts: int) -> bool:
+def _mean(draw: Draw, truth: float, rng: np.random.Generator, prompts: int) -> bool:
     return _inside(cluster_bootstrap(draw(rng, prompts, 4)), truth)
 
 
@@ -175,10 +208,11 @@ def _together(clusters: int, size: int) -> tuple[np.ndarray, Units | None]:
     return numbers, Design(dict(zip(ids, numbers.tolist(), strict=True)), {}).units(ids)
 
 
-def _equal_utility(rng: np.random.Generator, clusters: int, size: int) -> bool:
+def _equal_utility(size: int, rng: np.random.Generator, prompts: int) -> bool:
     """Six strengths, along which replication falls from 0.8 to 0.4 and utility of 40 prompts from
     0.70 to 0.66, both evenly: 0.6 is left half way.
     """
+    clusters = prompts // size
     numbers, units = _together(clusters, size)
     strengths = np.linspace(0, 1, 6)[:, None]
     levels, slopes = rng.standard_normal((2, clusters))[:, numbers]
@@ -190,8 +224,9 @@ def _equal_utility(rng: np.random.Generator, clusters: int, size: int) -> bool:
     return at is not None and _inside(at[1:], 0.6)
 
 
-def _area(rng: np.random.Generator, clusters: int, size: int, shift: float) -> bool:
+def _area(size: int, shift: float, rng: np.random.Generator, prompts: int) -> bool:
     """Positives in clusters that share four fifths of their variance, `shift` above negatives."""
+    clusters = prompts // size
     numbers, units = _together(clusters, size)
     common, own = rng.standard_normal(clusters)[numbers], rng.standard_normal(len(numbers))
     positives = shift + np.sqrt(0.8) * common + np.sqrt(0.2) * own
@@ -225,7 +260,7 @@ def _paired(rng: np.random.Generator, prompts: int) -> bool:
     return found[1] <= -0.05 <= found[2]
 
 
-def _changed(rng: np.random.Generator, prompts: int, better: float, worse: float) -> bool:
+def _changed(better: float, worse: float, rng: np.random.Generator, prompts: int) -> bool:
     """Each prompt is extracted or not, before and after: a share changes for the better, another
     for the worse.
     """
@@ -239,6 +274,74 @@ def _changed(rng: np.random.Generator, prompts: int, better: float, worse: float
     )
     assert found is not None
     return found[1] - 1e-12 <= worse - better <= found[2] + 1e-12
+
+
+def _generations(rng: np.random.Generator, prompts: int) -> bool:
+    """Prompts, generations within prompts, and images within generations each have an effect; the
+    interval knows prompts only.
+    """
+    table = (
+        0.5
+        + 0.1 * rng.standard_normal((prompts, 1, 1))
+        + 0.05 * rng.standard_normal((prompts, 3, 1))
+        + 0.05 * rng.standard_normal((prompts, 3, 4))
+    )
+    return _inside(cluster_bootstrap(table.reshape(prompts, 12)), 0.5)
+
+
+def _excess(rng: np.random.Generator, prompts: int) -> bool:
+    """Two differences of two 0/1 answers each, of which a tenth and a twentieth change."""
+    plain = rng.random((2, prompts)) < 0.3
+    changes = rng.random((2, prompts)) < np.array([[0.1], [0.05]])
+    asked = np.where(changes, True, plain)
+    values = (asked[0].astype(float) - plain[0]) - (asked[1].astype(float) - plain[1])
+    truth = 0.7 * (0.1 - 0.05)
+    return _inside(difference_of_shares(values, largest=2.0), truth)
+
+
+def _independent(rng: np.random.Generator, prompts: int) -> bool:
+    """Memorized pictures with a chance each, beside half as many controls that nearly never are."""
+    memorized = rng.random((prompts, 4)) < rng.beta(2.0, 1.0, (prompts, 1))
+    controls = rng.random((prompts // 2, 4)) < 0.02
+    found = independent_shares(memorized.astype(float), controls.astype(float))
+    return _inside(found, 2 / 3 - 0.02)
+
+
+def _recovered(back: float, rng: np.random.Generator, pictures: int) -> bool | None:
+    """Of pictures that were copied in nine of ten images and are in one of twenty, a probe brings
+    `back` this share of what was removed, in four images each.
+    """
+
+    def shares(mean: float) -> np.ndarray:
+        chance = rng.beta(4 * mean, 4 * (1 - mean), pictures)
+        return np.asarray(rng.binomial(4, chance) / 4)
+
+    whole, edited = shares(0.9), shares(0.05)
+    found = recovered_share(shares(0.05 + 0.85 * back), edited, whole)
+    return None if found is None else _inside(found[1:], back)
+
+
+def _ranks(rng: np.random.Generator, prompts: int) -> bool:
+    """Three rows that are equal, and three that are worse by a tenth each: whether the interval of
+    every row has every rank that it may have.
+    """
+    means = np.array([0.3, 0.3, 0.3, 0.4, 0.5, 0.6])[:, None]
+    of_prompts, own = rng.standard_normal((1, prompts)), rng.standard_normal((6, prompts))
+    intervals = rank_intervals(means + 0.2 * of_prompts + 0.1 * own)
+    truths = [(1, 3), (1, 3), (1, 3), (4, 4), (5, 5), (6, 6)]
+    return all(
+        low <= least and most <= high
+        for (low, high), (least, most) in zip(intervals, truths, strict=True)
+    )
+
+
+def _family(rng: np.random.Generator, prompts: int) -> bool:
+    """Twelve rows that do not differ from `none`: whether none of them is called better or worse
+    once all twelve are counted (Holm).
+    """
+    of_prompts = 0.5 * rng.standard_normal(prompts)  # what rows share beside `none`
+    differences = of_prompts + rng.standard_normal((12, prompts))
+    return min(holm([sign_flip_p(row, flips=999) for row in differences])) > 0.05
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ LEAVES_ATTACK = "leaves the model and stored images as they were"
 # Parameters under which a method acts on a model with random weights.
 ACTING = {
     "wen": {"target": 0.5, "iterations": 2},
-    "nemo": {"threshold": 0.05, "seeds": 3},
-    "random_neurons": {"threshold": 0.05, "seeds": 3},
+    "nemo": {"threshold": 0.05, "seeds": 3, "theta_step": 1.0},
+    "random_neurons": {"threshold": 0.05, "seeds": 3, "theta_step": 1.0},
     "wanda": {"sparsity": 0.1},
     "sail": {"threshold": 0.1, "steps": 2, "attempts": 2},
     "prss": {"l_ss": 1e-3, "l_pr": 1e-3, "full": 0.1},
