@@ -26,14 +26,22 @@ ALONE = {"guard": {"orthogonal": False}}  # the variant that is measured, which 
 
 
 def record_of(method: str, item: str, variant: str = ""):
-    """The record of the board, or of the board of attackers where the first has no such score."""
+    """The record of the board of attackers, or of the main one where the first has no such row."""
     changed = VARIANTS.get(variant, ALONE.get(method, {}))
-    for suite in ("testbed", "testbed-attackers"):
+    for suite in ("testbed-attackers", "testbed"):
         for file in (RECORDS / suite / method).glob("*.json"):
             record = load_record(file)
             if f"{item}_excess" in record.attacks and record.changed == changed:
                 return record
     raise AssertionError(f"no record of {method} {variant} has {item}")
+
+
+def board_row(method: str, variant: str = ""):
+    """The record of the main board, of three generations."""
+    changed = VARIANTS.get(variant, ALONE.get(method, {}))
+    records = map(load_record, (RECORDS / "testbed" / method).glob("*.json"))
+    (row,) = (record for record in records if record.changed == changed)
+    return row
 
 
 def lines():
@@ -138,7 +146,7 @@ def test_what_is_said_of_pictures_and_of_prompts_stands_in_the_records():
 def test_what_is_said_of_the_four_newer_methods_stands_in_the_records():
     said = " ".join((ROOT / "docs/reading.md").read_text(encoding="utf-8").split())
     none, prss, guard, clip_pad, sail = (
-        record_of(name, "dori") for name in ("none", "prss", "guard", "clip_pad", "sail")
+        board_row(name) for name in ("none", "prss", "guard", "clip_pad", "sail")
     )
 
     def of(record, name):
@@ -152,20 +160,22 @@ def test_what_is_said_of_the_four_newer_methods_stands_in_the_records():
 
     more = prss.cost["nfe_per_image"].value / none.cost["nfe_per_image"].value
     clean = [two(of(one, "clip_score_clean")) for one in (none, prss, guard)]
-    assert of(prss, "copies") == 0
+    assert round(1000 * of(prss, "copies")) == 1
+    assert "`prss` leaves one image in a thousand a copy" in said
     assert f"at {more - 1:.0%}".replace("%", " %") in said
     assert f"clean CLIP falls from {clean[0]} to {clean[1]}" in said
     words = prss.attacks["paraphrase_extracted"].value
     assert f"gives a copy for {words:.0%}".replace("%", " %") in said
-    assert prss.attacks["paraphrase_plain"].value == 0
+    plain = prss.attacks["paraphrase_plain"].value
+    assert f"repeating the caption gives {plain:.0%}".replace("%", " %") in said
     assert f"handed in gives {shown(attackers('prss'), 'dori_inputs_memorized')}" in said
     assert 0.4 < share_left(guard) < 0.5
     assert guard.cost["nfe_per_image"].value == 1.5 * none.cost["nfe_per_image"].value
     assert f"and clean CLIP is {clean[2]}" in said
-    assert round(1 / (1 - share_left(clip_pad))) == 9
+    assert round(1 / (1 - share_left(clip_pad))) == 8
     assert 0.72 < of(clip_pad, "recognised") < 0.78
-    policy = record_of("geometry_policy", "dori")
-    assert round(1 / (1 - share_left(policy))) == 10
+    policy = board_row("geometry_policy")
+    assert round(1 / (1 - share_left(policy))) == 9
     assert 1.8 < policy.cost["nfe_per_image"].value / none.cost["nfe_per_image"].value < 2
     assert abs(of(policy, "clip_score_clean") - of(none, "clip_score_clean")) < 0.005
     assert round(10 * (1 - share_left(sail))) == 3
@@ -177,9 +187,32 @@ def test_what_is_said_of_the_four_newer_methods_stands_in_the_records():
     assert abs(of(sail, "clip_score_clean") - of(none, "clip_score_clean")) < 0.005
 
 
+def test_what_is_said_of_the_others_and_of_the_controls_stands_in_the_records():
+    said = " ".join((ROOT / "docs/reading.md").read_text(encoding="utf-8").split())
+    copies = {
+        name: board_row(name, variant).scores["copies"].value
+        for name, variant in (
+            ("none", ""),
+            ("nemo", ""),
+            ("wen", ""),
+            ("guidance", ""),
+            ("random_prune", "(10 %)"),
+        )
+    }
+    taken = {name: 1 - left / copies["none"] for name, left in copies.items()}
+    assert round(4 * copies["none"]) == 3 and "three of four images" in said
+    assert round(10 * taken["nemo"]) == 9 and "`nemo` takes nine of ten copies" in said
+    assert round(10 * taken["wen"]) == 6 and "`wen` takes six of ten copies" in said
+    assert round(10 * taken["guidance"]) == 4 and "half of the guidance takes four of ten" in said
+    assert round(1 / taken["random_prune"]) == 12 and "take one copy in twelve" in said
+    rows = [board_row("cfg_delay"), board_row("wanda", "(10 %)"), board_row("none")]
+    shares = [f"{row.scores['recognised'].value:.2f}".removeprefix("0") for row in rows]
+    assert f"{shares[0]} and {shares[1]} are still recognised, where {shares[2]} were" in said
+
+
 def test_what_is_said_of_the_cost_of_nemo_stands_in_the_record():
     said = " ".join((ROOT / "docs/reading.md").read_text(encoding="utf-8").split())
-    none, nemo = record_of("none", "dori"), record_of("nemo", "dori")
+    none, nemo = board_row("none"), board_row("nemo")
     evaluations, seconds = (
         [round(nemo.cost[name].value / none.cost[name].value) for name in names]
         for names in (("nfe_per_image_clean", "nfe_per_image"), ("time_ratio_clean", "time_ratio"))
@@ -208,11 +241,11 @@ def test_what_is_said_of_extraction_stands_in_the_records():
         ("geometry_policy", "", "{} under `geometry_policy`"),
         ("random_prune", "(10 %)", "and {} where 10 % of the weights are drawn at random"),
     ):
-        attacks = record_of(method, "dori", variant).attacks
+        attacks = board_row(method, variant).attacks
         assert words.format(shown(attacks, "clique_extracted")) in said, method
     # every row of the board
     assert len({folder.name for folder in (RECORDS / "testbed").iterdir()}) == 12
-    wanda = record_of("wanda", "dori", "(10 %)").attacks
+    wanda = board_row("wanda", "(10 %)").attacks
     assert f"resemble one another ({shown(wanda, 'clique_identified')})" in said
     copies = wanda["clique_extracted"].value / wanda["clique_identified"].value
     assert round(3 * copies) == 1 and "two in three of these are no copies" in said
@@ -226,7 +259,7 @@ def test_what_differs_from_the_defaults_on_the_board_is_named_among_the_methods(
         record = load_record(file)
         if record.method == "random_prune":
             assert "`random_prune` at the settings of `wanda`" in page
-            assert record.changed == record_of("wanda", "dori", "(10 %)").changed
+            assert record.changed == board_row("wanda", "(10 %)").changed
             continue
         (line,) = (
             line

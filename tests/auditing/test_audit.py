@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 
 import bench as harness
+from bench.auditing import suites
 from bench.auditing.asked import Asked, Lora, Remedy, parse_lora, parse_remedies, parse_weights
 from bench.auditing.audit import run_audit
 from bench.auditing.header import TrainingHeader
@@ -31,6 +32,15 @@ from conftest import bench
 SUBJECT = SHIPPED
 LORA = SUBJECT / "subject.safetensors"
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def timed_once():
+    """Seconds are asserted nowhere, so that one round of one image is enough."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suites, "ROUNDS", 1)
+        patch.setattr(suites, "TIMED", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
