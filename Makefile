@@ -103,8 +103,8 @@ records: $(VENV)/installed
 	$(REMOVED) adv_finetune $(ADVERSARIAL) -p adversary=none
 	$(REMOVED) wanda $(TENTH)
 
-# The strength curves of the board (half an hour on one core, two thirds of it for geometry_policy; goes on where it stopped).
-SWEEP := $(BIN)/bench sweep
+# The strength curves of the board (an hour and a half on one core, two thirds of it for geometry_policy; goes on where it stopped).
+SWEEP := $(BIN)/bench sweep --seeds 3
 sweeps: $(VENV)/installed
 	$(SWEEP) guidance --values 0.8,0.6,0.4,0.2
 	$(SWEEP) wanda -p branch=cond -p token_norm=none --values 0.02,0.05,0.1,0.2

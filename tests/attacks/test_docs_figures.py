@@ -204,7 +204,7 @@ def test_what_is_said_of_the_others_and_of_the_controls_stands_in_the_records():
     assert round(10 * taken["nemo"]) == 9 and "`nemo` takes nine of ten copies" in said
     assert round(10 * taken["wen"]) == 6 and "`wen` takes six of ten copies" in said
     assert round(10 * taken["guidance"]) == 4 and "half of the guidance takes four of ten" in said
-    assert round(1 / taken["random_prune"]) == 12 and "take one copy in twelve" in said
+    assert round(1 / taken["random_prune"]) == 13 and "take one copy in thirteen" in said
     rows = [board_row("cfg_delay"), board_row("wanda", "(10 %)"), board_row("none")]
     shares = [f"{row.scores['recognised'].value:.2f}".removeprefix("0") for row in rows]
     assert f"{shares[0]} and {shares[1]} are still recognised, where {shares[2]} were" in said
