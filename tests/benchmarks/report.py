@@ -38,6 +38,8 @@ PARTS: dict[str, tuple[list[str], dict[str, str]]] = {
     "many_records": (["many_records.py", "--records", "200", "--methods", "200"], ONE),
     "start": (["start.py"], ONE),
     "stream": (["coco_stream.py"], TWO),
+    "executors": (["executors.py", "--images", "128", "--rounds", "1"], ONE),
+    "audit_folders": (["audit_folders.py"], TWO),
 }
 
 

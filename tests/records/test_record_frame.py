@@ -60,7 +60,9 @@ def test_a_row_a_group_a_generation_and_a_prompt_hold_what_the_record_says(both)
     }
     seeds = record.to_frame(by="seed")
     assert {
-        key: list(rows.sort_values("generation")["value"])
+        key: [
+            None if pd.isna(value) else value for value in rows.sort_values("generation")["value"]
+        ]
         for key, rows in seeds.groupby(keys, observed=True)
     } == {key: score["by_seed"] for key, score in scores.items() if score.get("by_seed")}
     prompts = record.to_frame(by="prompt")
