@@ -103,7 +103,7 @@ records: $(VENV)/installed
 	$(REMOVED) adv_finetune $(ADVERSARIAL) -p adversary=none
 	$(REMOVED) wanda $(TENTH)
 
-# The strength curves of the board (an hour and a half on one core, two thirds of it for geometry_policy; goes on where it stopped).
+# The strength curves of the board (about an hour on one core, more than half of it for geometry_policy; goes on where it stopped).
 SWEEP := $(BIN)/bench sweep --seeds 3
 sweeps: $(VENV)/installed
 	$(SWEEP) guidance --values 0.8,0.6,0.4,0.2

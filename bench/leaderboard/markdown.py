@@ -202,7 +202,9 @@ def _not_ranked(board: Board) -> list[str]:
 def markdown_table(
     board: Board, rows: Sequence[Row], columns: Sequence[Column], details: bool = False
 ) -> list[str]:
-    """A line for each row; `details` adds what a method needs and whom it holds against."""
+    """A line for each row; `details` adds what a method needs, whom it holds against, and what each
+    score was in the generations apart.
+    """
     more = ["needs", "holds against"] if details else []
     lines = _pipes(
         [
@@ -221,7 +223,7 @@ def markdown_table(
                 row.score(column),
                 difference_cell(row.difference(column), column.decimals),
             )
-            seeds = spread(score, column.decimals)
+            seeds = spread(score, column.decimals) if details else ""
             over = (
                 f" over {row.paired(column)} prompts"
                 if score and row.paired(column) not in (None, score.prompts)

@@ -2,7 +2,7 @@
 is known; what docs/intervals.md says of them is kept in docs/intervals.json.
 
     PYTHONPATH=. python tests/benchmarks/coverage.py           # about ten minutes on one core
-    PYTHONPATH=. python tests/benchmarks/coverage.py --only recovered --simulations 200 --again
+    PYTHONPATH=. python tests/benchmarks/coverage.py --only ranks --simulations 200 --out try.json
 
 A line that is there stays, so that an interrupted run goes on where it stopped; `--again` simulates
 it anew. Simulation `i` draws from the seed `[7, i]`, so numbers are the same every time.
@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from bench.base.files import write_atomically
 from bench.statistics.claims import holm, rank_intervals, sign_flip_p
 from bench.statistics.curves import at_equal_utility
 from bench.statistics.detection import area_interval
@@ -146,17 +147,18 @@ def main() -> None:
     kept = json.loads(given.out.read_text()) if given.out.exists() else {}
     for line in lines():
         for prompts in line.prompts:
-            of_line = kept.setdefault(line.what, {})
-            if given.only not in line.what or (str(prompts) in of_line and not given.again):
+            there = str(prompts) in kept.get(line.what, {})
+            if given.only not in line.what or (there and not given.again):
                 continue
             answers = [
                 line.covers(np.random.default_rng([7, run]), prompts)
                 for run in range(given.simulations)
             ]
             said = [answer for answer in answers if answer is not None]
-            of_line[str(prompts)] = {"covered": int(sum(said)), "of": len(said)}
+            cell = {"covered": int(sum(said)), "of": len(said)}
+            kept.setdefault(line.what, {})[str(prompts)] = cell
             print(f"{line.what}, {prompts} prompts: {sum(said) / len(said):.3f} of {len(said)}")
-            given.out.write_text(json.dumps(kept, indent=1) + "\n")
+            write_atomically(given.out, (json.dumps(kept, indent=1) + "\n").encode())
 
 
 def _inside(interval: tuple[float, float], truth: float) -> bool:

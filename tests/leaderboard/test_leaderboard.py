@@ -249,7 +249,7 @@ def test_another_protocol_and_unfinished_runs_stand_apart_and_say_what_differs_o
     assert "- broken (run dddddddddddd): status failed (OSError: &lt;b&gt;disk" in page
 
 
-def test_rows_of_one_table_were_generated_equally_often(records):
+def test_rows_of_one_table_were_generated_equally_often(records, tmp_path):
     """With more images intervals are narrower and attackers stronger: the effort of most rows that
     have a reference counts, and what has another stands apart with the reason.
     """
@@ -268,7 +268,11 @@ def test_rows_of_one_table_were_generated_equally_often(records):
     assert [why for _, why in board.apart] == ["generated once; the rows of this table 2 times"] * 2
     assert board.rows[0].difference(SSCD) == pytest.approx((-0.28,) * 3)
     assert board.rows[0].ranks == (1, 1)
-    pages = make_pages(records)[0]
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- board demo -->\n<!-- end -->\n")
+    pages = make_pages(records, readme)[0]
+    short = pages["../README.md"].decode()
+    assert "| better |" in short and "seeds" not in short  # the full tables have the spread
     assert (
         "0.410 to 0.430 over 2 seeds" in pages["demo.md"].decode()
         and "0.410 to 0.430 over 2 seeds" in pages["demo.html"].decode()
