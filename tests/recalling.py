@@ -10,7 +10,7 @@ from methods._nemo_layers import value_layers
 
 def recalling_pipeline() -> Any:
     """A random model for which text weighs a hundred times more, and the noise it sees a tenth."""
-    pipe = build_tiny_pipeline()
+    pipe = build_tiny_pipeline(coarse_attention=True)
     with torch.no_grad():
         for layer in value_layers(pipe.unet).values():
             layer.weight *= 100

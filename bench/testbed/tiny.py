@@ -92,9 +92,12 @@ limit = 3
 """
 
 
-def build_tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon") -> Any:
+def build_tiny_pipeline(
+    seed: int = 0, prediction_type: str = "epsilon", coarse_attention: bool = False
+) -> Any:
     """A `StableDiffusionPipeline` for 32x32 pixels in eval mode; global random state is left as it
-    was.
+    was. Of the two levels of its UNet the finer one attends to the prompt, as in Stable Diffusion,
+    whose coarsest does not; with `coarse_attention` both do.
     """
     from diffusers import (
         AutoencoderKL,
@@ -105,6 +108,7 @@ def build_tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon") -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     tokenizer = tiny_tokenizer()
+    coarse = "CrossAttn" if coarse_attention else ""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text = CLIPTextModel(
@@ -124,8 +128,8 @@ def build_tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon") -> Any:
             sample_size=8,
             in_channels=4,
             out_channels=4,
-            down_block_types=("CrossAttnDownBlock2D",) * 2,
-            up_block_types=("CrossAttnUpBlock2D",) * 2,
+            down_block_types=("CrossAttnDownBlock2D", f"{coarse}DownBlock2D"),
+            up_block_types=(f"{coarse}UpBlock2D", "CrossAttnUpBlock2D"),
             block_out_channels=(16, 32),
             layers_per_block=1,
             cross_attention_dim=32,

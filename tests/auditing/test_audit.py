@@ -68,7 +68,7 @@ def asked(folders, out, **more):
         "loras": (Lora(LORA),),
         "quick": True,
         "weights": (0.5,),
-        "steps": 12,
+        "steps": 6,
         "images": 2,
     }
     return Asked(folders / "data", out, **(given | more))

@@ -280,6 +280,14 @@ def from_command_line(
         names = [case.name for case in CASES]
         parser.add_argument("--only", action="append", choices=names, help="may be repeated")
     given = parser.parse_args()
+    with on_stage() as folder:
+        cases = [case for case in CASES if chooses and case.name in (given.only or names)]
+        sys.exit(campaign(given.count, given.seed, folder, *([cases] if chooses else [])))
+
+
+@contextmanager
+def on_stage() -> Iterator[Path]:
+    """A folder with everything that a campaign reads, for as long as it lasts."""
     import_everything()
     from bench.assets import addresses
 
@@ -292,6 +300,5 @@ def from_command_line(
             "BENCH_ALLOW": str(folder),  # an audit's suites lie in its own folder
             "no_proxy": "127.0.0.1",
         }
-        cases = [case for case in CASES if chooses and case.name in (given.only or names)]
         with stage_set(folder):
-            sys.exit(campaign(given.count, given.seed, folder, *([cases] if chooses else [])))
+            yield folder

@@ -1,5 +1,6 @@
 """No link inside the leaderboards, the documents and the README leads nowhere."""
 
+import functools
 import html
 import re
 from pathlib import Path
@@ -29,6 +30,7 @@ def links_of(text, is_html):
     return re.findall(r"\]\(<?([^)\s>]+)", text) + re.findall(r'\b(?:href|src)="([^"]*)"', text)
 
 
+@functools.cache  # a page that links to itself a thousand times is read once
 def anchors_of(path):
     """Where a fragment may lead: ids of HTML; headings of Markdown as GitHub names them."""
     text = path.read_text(encoding="utf-8")

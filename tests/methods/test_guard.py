@@ -22,7 +22,7 @@ PROMPTS, SEEDS = CAPTIONS[:3], [5, 6, 7]
 @pytest.fixture(scope="module")
 def lively():
     """The tiny model in float64 with attention that is far from even, so that scaling it shows."""
-    pipe = build_tiny_pipeline()
+    pipe = build_tiny_pipeline(coarse_attention=True)
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.double()
     for name, module in pipe.unet.named_modules():
@@ -214,7 +214,7 @@ def test_the_first_token_never_stands_out_and_heads_do_not_know_of_each_other():
 
 
 def test_hooks_are_gone_also_after_an_exception():
-    pipe, method = build_tiny_pipeline(), Guard()
+    pipe, method = build_tiny_pipeline(coarse_attention=True), Guard()
     with pytest.raises(RuntimeError), method.attach(pipe, {}):
         hooked = [name for name, part in pipe.unet.named_modules() if part._forward_hooks]
         assert len(hooked) == 6 and not any(name.startswith("up_blocks") for name in hooked)
@@ -223,7 +223,7 @@ def test_hooks_are_gone_also_after_an_exception():
 
 
 def test_fused_projections_are_refused():
-    pipe = build_tiny_pipeline()
+    pipe = build_tiny_pipeline(coarse_attention=True)
     for name, module in pipe.unet.named_modules():
         if name.endswith("attn2"):
             module.fused_projections = True

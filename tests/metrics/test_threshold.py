@@ -49,7 +49,14 @@ def test_one_clean_generation_in_a_thousand_is_above_it(tiny_suite, tiny_folder)
 def test_the_command_writes_it_beside_the_suite(tiny_folder, tmp_path):
     text = (tiny_folder / "tiny.toml").read_text()
     suite = tmp_path / "own.toml"
-    suite.write_text(f'name = "own"\nextends = "{tiny_folder / "tiny.toml"}"\n')
+    # Of the thousand images that it asks for 64 at once.
+    lines = [
+        'name = "own"',
+        f'extends = "{tiny_folder / "tiny.toml"}"',
+        "[model]",
+        "batch_size = 64",
+    ]
+    suite.write_text("\n".join(lines) + "\n")
     assert "[metrics.sscd]" in text
     done = bench("calibrate", "sscd", "--suite", str(suite), "--store", str(tmp_path / "store"))
     assert done.returncode == 0, done.stderr

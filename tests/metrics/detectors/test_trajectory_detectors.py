@@ -174,7 +174,7 @@ def test_the_map_of_a_layer_is_gone_before_that_of_the_next_is_made():
     """So the peak of memory is one map however many layers there are: those of Stable Diffusion
     have sixteen.
     """
-    pipe = build_tiny_pipeline()
+    pipe = build_tiny_pipeline(coarse_attention=True)
     pipe.unet = type(pipe.unet).from_config({**pipe.unet.config, "layers_per_block": 4}).eval()
     layers = [name for name, _ in pipe.unet.named_modules() if name.endswith("attn2")]
     assert len(layers) >= 16
