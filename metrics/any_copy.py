@@ -39,12 +39,7 @@ class AnyCopy(Metric):
     def measure(self, evaluation: Evaluation) -> dict[str, PerImage | PerSet]:
         """Raises `Unmeasurable` where no prompt has a training picture."""
         suite = evaluation.suite
-        named = [
-            prompt
-            for role in ("memorized", "fit", "unnamed")
-            for prompt in suite.prompts(role)  # type: ignore[arg-type]
-        ]
-        paths = list(dict.fromkeys(path for prompt in named for path in prompt.references))
+        paths = suite.training_pictures
         if not paths:
             raise Unmeasurable("no prompt of the suite has a training picture")
         descriptor = evaluation.loaded(

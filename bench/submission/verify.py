@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -69,12 +70,19 @@ Sets = Mapping[Role, Sequence[SampleSet]]  # images by role and generation
 
 @dataclass(frozen=True)
 class _Part(Suite):
-    """A suite of which only the chosen prompts of some roles are measured."""
+    """A suite of which only the chosen prompts of some roles are measured. What they are compared
+    with stays the whole: a nearest training picture may be one of a prompt that was not chosen.
+    """
 
     chosen: Mapping[Role, tuple[Prompt, ...]] = field(default_factory=dict)
+    compared_with: tuple[Path, ...] = ()  # training pictures
 
     def prompts(self, role: Role) -> tuple[Prompt, ...]:
         return self.chosen[role] if role in self.chosen else super().prompts(role)
+
+    @property
+    def training_pictures(self) -> tuple[Path, ...]:
+        return self.compared_with
 
 
 def verify(
@@ -170,7 +178,14 @@ def _part_of(images: Images, record: RunRecord, drawn: Drawn) -> tuple[_Part, Se
         role: tuple(prompt for prompt in suite.prompts(role) if prompt.id in by_prompt)
         for role, by_prompt in drawn.items()
     }
-    part = _Part(suite.settings, suite.file, suite.limit, suite.entries, chosen=chosen)
+    part = _Part(
+        suite.settings,
+        suite.file,
+        suite.limit,
+        suite.entries,
+        chosen=chosen,
+        compared_with=suite.training_pictures,
+    )
     sets = {
         role: [
             _subset(images, part, role, list(by_prompt.values()), generation)

@@ -225,7 +225,7 @@ def lost(tiny_folder):
     write_csv(tiny_folder / "lost.csv", rows)
     profiles = "".join(
         f'\n[metrics.{name}]\nweights = "./pooled.safetensors"\n'
-        for name in ("sscd_nemo24", "sscd_membench25", "sscd_dcr23")
+        for name in ("sscd_nemo24", "sscd_membench25", "sscd_dcr23", "any_copy")
     )
     text = (
         SUITE.replace('name = "tiny"', 'name = "lost"')
@@ -339,6 +339,17 @@ LIES = [
     (_counts_by_group, "counts prompts by group that are not the suite's"),
     (_a_mean_as_a_median, "is the lower_mad over prompts, and sscd gives the mean"),
 ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_images_of_some_prompts_are_compared_with_all_training_pictures(runs, lost, tmp_path, seed):
+    """The nearest picture may be one of a prompt that is not made again."""
+    record = runs[1]["none"]
+    found = verify(record, lost, prompts=1, seed=seed, store=tmp_path / "store", device=CPU)
+    compared = {one.name: one for one in found.compared}
+    for name in ("sscd_dcr23_mean", "any_copy"):
+        for theirs, ours in compared[name].values.values():
+            assert ours == pytest.approx(theirs, abs=1e-6)
 
 
 def test_a_record_that_lacks_prompts_can_be_made_again(runs, lost, tmp_path):

@@ -54,7 +54,7 @@ def test_a_copy_of_another_prompts_picture_counts(setting, tiny_suite, tiny_fold
 
 
 def test_without_any_training_picture_there_is_no_number():
-    bare = SimpleNamespace(prompts=lambda role: ())
+    bare = SimpleNamespace(training_pictures=())
     metric = AnyCopy(weights="./descriptor.safetensors", profile="testbed")
     with pytest.raises(Unmeasurable, match="no prompt of the suite has a training picture"):
         metric.measure(Evaluation(bare, CPU, None, time=None))
