@@ -54,11 +54,12 @@ everything: records sweeps detections experiments analyses audit intervals perfo
 
 # The records of all boards (about ten hours on one core, a third of them for the four rows of nemo; of each of three generations the attack takes 16 images for each of 155 prompts, and paraphrase 768 more). Those that are there stay: remove leaderboards/records to measure all again.
 MEASURE := $(BIN)/bench run --records leaderboards/records
-BOARD := $(MEASURE) --seeds 3 --method  # the board of docs/reading.md: three generations of every row
-ATTACKED := $(MEASURE) --suite testbed-attackers --method
+THREE := $(MEASURE) --seeds 3  # three generations of every row that is ranked
+BOARD := $(THREE) --method
+ATTACKED := $(THREE) --suite testbed-attackers --method
 TENTH := -p sparsity=0.1 -p branch=cond -p token_norm=none  # the paper's variant of wanda, ten times as strong
 # Of methods that are told what to forget: what differs from the defaults, which are for Stable Diffusion. Found on copied canaries of the split fit, which no table shows.
-REMOVED := $(MEASURE) --suite testbed-removal --method
+REMOVED := $(THREE) --suite testbed-removal --method
 EDIT := -p tokens=all -p clean=309
 ESD := -p iterations=10 -p batch=8 -p learning_rate=4e-4
 ABLATION := -p steps=80 -p batch=8 -p learning_rate=2e-4 -p part=cross -p pictures=4 -p tries=8 -p most=0.7

@@ -101,15 +101,19 @@ def entries(
     experiments: Sequence[ExperimentBoard],
     pictures: Sequence[str],
 ) -> list[Entry]:
-    """What stands in the index, largest board first. `pictures` are the names of pages that have a
-    picture of their board.
+    """What stands in the index, first the board whose rows have the most images. `pictures` are the
+    names of pages that have a picture of their board.
     """
-    ordered = sorted(boards, key=lambda board: (-len(board.rows), board.suite))
+    ordered = sorted(boards, key=lambda board: (-_images_a_row(board), board.suite))
     return [
         *(_of_methods(board, boards, pictures) for board in ordered),
         *(_of_detectors(board) for board in detectors),
         *(_of_experiments(board) for board in experiments),
     ]
+
+
+def _images_a_row(board: Board) -> int:
+    return max((sum(row.record.images.values()) for row in board.rows), default=0)
 
 
 def lead(boards: Sequence[Board], detectors: Sequence[DetectorBoard]) -> str:

@@ -105,6 +105,28 @@ def test_what_is_said_of_pruning_and_the_other_attackers_stands_in_the_record():
     assert f"cycles {two('cyclic_memorized')}" in said
 
 
+def test_what_is_said_of_the_other_attackers_stands_in_the_records():
+    page = (ROOT / "docs/attacks.md").read_text(encoding="utf-8")
+    said = " ".join(page.partition("The other attackers, on eight captions")[2].split())
+    none, delay, wen = (attackers(name) for name in ("none", "cfg_delay", "wen"))
+    hole, guided = shown(none, "inpainting_control"), shown(none, "exact_guidance_memorized")
+    assert f"noise at every step gives {shown(none, 'noise_memorized')}, the hole" in said
+    assert f"a copy always (control {hole}), guidance towards the picture gives {guided}" in said
+    assert none["exact_guidance_control"].value == 0
+    assert none["inpainting_memorized"].value == none["latent_inversion_memorized"].value == 1
+    cycles = [
+        [shown(attacks, f"cyclic_{name}") for name in ("zero", "memorized")]
+        for attacks in (none, delay, wen)
+    ]
+    assert f"eight cycles of noise raise {cycles[0][0]} to {cycles[0][1]}" in said
+    assert f"eight cycles raise {cycles[1][0]} to **{cycles[1][1]}**" in said
+    assert delay["latent_inversion_memorized"].value == 1
+    assert f"but {shown(delay, 'latent_inversion_control')} for controls too" in said
+    assert f"Behind `wen` cycles take away ({cycles[2][0]} to {cycles[2][1]})" in said
+    inverted = [shown(wen, f"latent_inversion_{name}") for name in ("zero", "memorized")]
+    assert f"inversion gives little ({inverted[0]} to {inverted[1]})" in said
+
+
 def test_what_is_said_of_all_that_resist_the_search_stands_in_the_records():
     page = (ROOT / "docs/attacks.md").read_text(encoding="utf-8")
     said = " ".join(page.partition("So it is with all that resist the search")[2].split())
