@@ -176,9 +176,7 @@ def proportion_interval(
 
     With one value a prompt, and neither clusters nor strata, the trials are independent and alike:
     Clopper-Pearson, exact. Likewise under small strata, whose variance single trials cannot tell;
-    it covers nearly always then. The bootstrap has nothing to resample when all entries agree; then
-    Clopper-Pearson over prompts or clusters, which claims no more independent trials than there
-    are.
+    it covers nearly always then. Else `resampled_share`.
     """
     table = np.asarray(table, dtype=np.float64)
     if table.min() == table.max():
@@ -187,7 +185,19 @@ def proportion_interval(
     small = units and len(units.strata) < PER_STRATUM * (int(units.strata.max()) + 1)
     if table.shape[1] == 1 and (units is None or (small and not units.clustered)):
         return clopper_pearson(int(table[:, 0].sum()), len(table))
+    return resampled_share(table, seed, units)
+
+
+def resampled_share(
+    table: np.ndarray, seed: int = 0, units: Units | None = None
+) -> tuple[float, float]:
+    """Interval of the mean of values in [0, 1], `[prompts, images]`, by the bootstrap. Where it has
+    nothing to resample, because all prompts of each stratum agree, by `agreed_share` over prompts
+    or clusters, which claims no more independent trials than there are.
+    """
     low, high = cluster_bootstrap(table, seed=seed, units=units)
+    if low == high:
+        return agreed_share(float(table.mean()), len(units.strata) if units else len(table))
     return max(low, 0.0), min(high, 1.0)
 
 

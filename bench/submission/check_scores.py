@@ -465,10 +465,9 @@ def _intervals_of(
     if score.statistic:
         yield stats.cluster_bootstrap(means, stats.STATISTICS[score.statistic], units=units)
         return
-    low, high = stats.cluster_bootstrap(means, units=units)
     if score.unit.startswith("share"):
-        yield max(low, 0.0), min(high, 1.0)
-    yield low, high
+        yield stats.resampled_share(means, units=units)
+    yield stats.cluster_bootstrap(means, units=units)
 
 
 def _near(score: Score, low: float | None, high: float | None) -> bool:

@@ -11,6 +11,7 @@ from bench.statistics.intervals import (
     cluster_bootstrap,
     paired_difference,
     proportion_interval,
+    resampled_share,
 )
 from bench.statistics.units import Design
 from conftest import examples
@@ -101,6 +102,16 @@ def test_shares_of_clusters():
     none = dict.fromkeys(IDS, 0.0)
     alone = paired_difference({name: changed[name] for name in IDS[:12]}, none, share=True)
     assert paired_difference(changed, none, share=True, design=pairs) == pytest.approx(alone)
+
+
+def test_a_share_whose_strata_agree_each_is_not_known_exactly():
+    """Nothing varies within a level, of which there are few prompts: the bootstrap has no width."""
+    units = design([None] * 8, ["a", "a", "b", "b", "c", "c", "d", "d"]).units(IDS[:8])
+    values = np.repeat([1.0, 1.0, 1.0, 0.0], 2)[:, None].repeat(3, 1)  # of three generations
+    low, high = cluster_bootstrap(values, units=units)
+    assert low == high == 0.75
+    assert proportion_interval(values, units=units) == pytest.approx(clopper_pearson(6, 8))
+    assert resampled_share(values[:, :1], units=units) == pytest.approx(clopper_pearson(6, 8))
 
 
 def test_a_share_of_strata_is_no_wider_than_they_leave_open():
