@@ -93,6 +93,9 @@ class Paraphrase(Attack):
         captions, others = self._wordings(suite)
         return [(captions, self.wordings * self.images), (others, self.images)]
 
+    def values_a_prompt(self, name: str) -> int:
+        return 1
+
     def run(self, target: Target) -> Scores:
         """Raises `Unmeasurable` where no memorized prompt has a training picture."""
         captions, others = self._wordings(target.suite)

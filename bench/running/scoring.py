@@ -12,6 +12,7 @@ from bench.base.errors import Unmeasurable
 from bench.contracts.metric import OfTables, PerImage, PerSet
 from bench.records.record import Score
 from bench.statistics import intervals as stats
+from bench.statistics.ranges import within
 from bench.statistics.units import Design, Units
 
 FEW_GROUPS = 16  # of prompts, which tables can show apart
@@ -185,4 +186,5 @@ def _interval(
         return stats.proportion_interval(table, units=units)
     if score.unit == stats.OF_SHARES and score.statistic == "mean" and score.percentile is None:
         return stats.difference_of_shares(table.mean(1), units)
-    return stats.cluster_bootstrap(table, _statistic(score), units=units)
+    # Values of units vary about the mean of their prompts, and may lie beyond those of any prompt.
+    return within(score.unit, stats.cluster_bootstrap(table, _statistic(score), units=units))

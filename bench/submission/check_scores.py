@@ -14,6 +14,7 @@ from bench.contracts.attack import Attack
 from bench.contracts.metric import Metric
 from bench.records.record import RunRecord, Score
 from bench.statistics import intervals as stats
+from bench.statistics.ranges import range_of, within
 from bench.statistics.units import Design, Units
 from bench.submission.claim import NAME, Claim, is_built_in, judge_of, role_of, scores_of, short
 from bench.suite.design import design_of
@@ -27,6 +28,7 @@ SIZED = {"fid", "fid_matched", "kid"}  # built-in scores of a number of images t
 # Built-in scores that are no mean over prompts.
 PLAIN = SIZED | {
     "sscd_p95",
+    "recall",
     "knn_unique",
     "clique_unique",
     "clique_precision",
@@ -34,15 +36,13 @@ PLAIN = SIZED | {
     "clique_clean_flagged",
 }
 # Of these, those that are not the mean over generations either.
-POOLED = PLAIN - SIZED - {"knn_unique", "clique_unique"}
+POOLED = PLAIN - SIZED - {"recall", "knn_unique", "clique_unique"}
 # Scores that have a number or none, depending on what was flagged or decided.
 UNFLAGGED = {"clique_precision", "clique_recall", "clique_clean_flagged"}
 # Parts of a record that nothing else in it confirms or contradicts: they are believed.
 FREE = ("facts", "tuning", "environment", "details of scores", "captions of exhibits")
 # Scores of built-in attacks that have one value for each prompt; metrics state theirs.
 ONE_A_PROMPT = {"clique_identified", "clique_extracted", "clique_extracted_sscd"}
-# Least and largest value by unit; shares and costs have theirs in `_range_of`.
-RANGES = {"cosine": (-1.0, 1.0), "1 - cosine": (0.0, 2.0), "distance": (0.0, math.inf)}
 
 
 def judges(claim: Claim) -> Iterator[str]:
@@ -186,7 +186,7 @@ def ranges(claim: Claim) -> Iterator[str]:
         ):
             yield f"{name} is {score.value} outside its interval [{score.low}, {score.high}]"
         yield from _groups_fit(name, score)
-        low, high = _range_of(part, score.unit)
+        low, high = (0.0, math.inf) if part == "cost" else range_of(score.unit)
         for what, numbers in _numbers_of(claim.record, name, score):
             wrong = [number for number in numbers if not low - SLACK <= number <= high + SLACK]
             if wrong:
@@ -196,15 +196,6 @@ def ranges(claim: Claim) -> Iterator[str]:
                 )
         if score.n < 1 or score.prompts < 0:
             yield f"{name} is of {score.n} images and {score.prompts} prompts"
-
-
-def _range_of(part: str, unit: str) -> tuple[float, float]:
-    """The least and the largest number that a unit has."""
-    if part == "cost":
-        return 0.0, math.inf
-    if unit.startswith("share"):
-        return 0.0, 1.0
-    return RANGES.get(unit, (-math.inf, math.inf))
 
 
 def _numbers_of(
@@ -465,9 +456,13 @@ def _intervals_of(
     if score.statistic:
         yield stats.cluster_bootstrap(means, stats.STATISTICS[score.statistic], units=units)
         return
+    if score.unit == stats.OF_SHARES:
+        yield stats.difference_of_shares(means[:, 0], units)
+        if built_in:
+            return
     if score.unit.startswith("share"):
         yield stats.resampled_share(means, units=units)
-    yield stats.cluster_bootstrap(means, units=units)
+    yield within(score.unit, stats.cluster_bootstrap(means, units=units))
 
 
 def _near(score: Score, low: float | None, high: float | None) -> bool:

@@ -1,0 +1,24 @@
+"""Which numbers a score may be, by its unit."""
+
+from __future__ import annotations
+
+import math
+
+# Shares are within [0, 1], whatever they are of. Other units may be any number.
+RANGES = {
+    "cosine": (-1.0, 1.0),
+    "1 - cosine": (0.0, 2.0),
+    "distance": (0.0, math.inf),
+    "difference of shares": (-1.0, 1.0),
+}
+
+
+def range_of(unit: str) -> tuple[float, float]:
+    """The least and the largest number of a unit."""
+    return (0.0, 1.0) if unit.startswith("share") else RANGES.get(unit, (-math.inf, math.inf))
+
+
+def within(unit: str, interval: tuple[float, float]) -> tuple[float, float]:
+    """An interval without the part that no score of the unit can be in."""
+    least, largest = range_of(unit)
+    return max(interval[0], least), min(interval[1], largest)
