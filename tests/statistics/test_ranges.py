@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from bench.contracts.samples import PerImage
+from bench.contracts.metric import PerImage
 from bench.running.scoring import _interval
 from bench.statistics.intervals import cluster_bootstrap
 from bench.statistics.ranges import range_of, within
