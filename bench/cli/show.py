@@ -29,6 +29,10 @@ def show_text(name: str, as_json: bool) -> str:
     """The facts of one name, as text or JSON; a suite's are always JSON."""
     if registry.knows("suite", name) or name.endswith(".toml"):
         return json.dumps(_suite_facts(name), indent=1)
+    if name.endswith(".json"):
+        raise UserError(
+            f"{name} is no method, metric, attack, detector or suite: bench report shows a record"
+        )
     facts = _class_facts(registry.find(kind_of(name), name))
     # What a stranger's class states of itself may be no JSON; then it is shown as text.
     return json.dumps(facts, indent=1, default=str) if as_json else _facts_text(name, facts)

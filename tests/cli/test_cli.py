@@ -67,6 +67,7 @@ def test_show_tells_parameters_and_protocol():
         (["run", "--method", "none", "--limit", "0"], "--limit must be at least 1"),
         (["run", "--method", "none", "--device", "cuda:9"], "device 'cuda:9' cannot be used here"),
         (["show", "wandaa"], "did you mean 'wanda'"),
+        (["show", "runs/records/wen/1.json"], "bench report shows a record"),
         (["list", "method"], "did you mean 'methods'"),
         (["leaderboard", "--records", "nowhere"], "no records below nowhere"),
         (["testbed", "build", "--plan", "cpuu"], "did you mean 'cpu'"),
