@@ -187,4 +187,5 @@ def _interval(
     if score.unit == stats.OF_SHARES and score.statistic == "mean" and score.percentile is None:
         return stats.difference_of_shares(table.mean(1), units)
     # Values of units vary about the mean of their prompts, and may lie beyond those of any prompt.
-    return within(score.unit, stats.cluster_bootstrap(table, _statistic(score), units=units))
+    found = stats.cluster_bootstrap(table, _statistic(score), units=units)
+    return within(score.unit, found, table)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 # Shares are within [0, 1], whatever they are of. Other units may be any number.
 RANGES = {
     "cosine": (-1.0, 1.0),
@@ -18,7 +20,10 @@ def range_of(unit: str) -> tuple[float, float]:
     return (0.0, 1.0) if unit.startswith("share") else RANGES.get(unit, (-math.inf, math.inf))
 
 
-def within(unit: str, interval: tuple[float, float]) -> tuple[float, float]:
-    """An interval without the part that no score of the unit can be in."""
+def within(unit: str, interval: tuple[float, float], values: np.ndarray) -> tuple[float, float]:
+    """The interval of the mean of some values without the part that no score of the unit can be in.
+    Values that are out of their unit's range are left in: somebody else's check is to see them.
+    """
     least, largest = range_of(unit)
-    return max(interval[0], least), min(interval[1], largest)
+    low, high = interval
+    return max(low, min(least, float(values.min()))), min(high, max(largest, float(values.max())))

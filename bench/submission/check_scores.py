@@ -462,7 +462,7 @@ def _intervals_of(
             return
     if score.unit.startswith("share"):
         yield stats.resampled_share(means, units=units)
-    yield within(score.unit, stats.cluster_bootstrap(means, units=units))
+    yield within(score.unit, stats.cluster_bootstrap(means, units=units), means)
 
 
 def _near(score: Score, low: float | None, high: float | None) -> bool:

@@ -78,3 +78,30 @@ def test_a_line_of_the_table_is_what_the_record_says(method, adversary, values):
     record = recorded(method, adversary)
     scores = record.scores | record.attacks
     assert values == [round(scores[name].value, 2) for name in NAMES]
+
+
+def test_what_is_said_of_adversaries_and_of_costs_is_what_the_records_say():
+    page = " ".join((ROOT / "docs/removal.md").read_text(encoding="utf-8").split())
+
+    def of(name, method, adversary=None):
+        record = recorded(method, adversary)
+        return (record.scores | record.attacks | record.cost)[name].value
+
+    adversaries = ("none", "prompt", None)
+    clean = [f"{of('clip_score_clean', 'adv_finetune', one):.2f}" for one in adversaries]
+    assert f"clean prompts pay for it (CLIP {', '.join(clean)})" in page
+    nothing, part, most = (
+        1 - of("copies", "adv_finetune", one) / of("copies", "none") for one in adversaries
+    )
+    assert abs(nothing) < 0.1 and round(10 * part) == 6 and most > 0.9
+    assert "the caption in its place takes six of ten copies" in page
+    edits = [(name, None) for name in ("uce", "esd", "concept_ablation", "siss")]
+    edits += [("adv_finetune", one) for one in adversaries]
+    brought = [of("dori_memorized", *one) for one in [("none", None), *edits]]
+    assert min(brought) > 0.85 and "brings back nine of ten images of named pictures" in page
+    seen = min(of("recognised", *one) for one in edits)
+    assert f"({of('recognised', 'wanda'):.2f}; all others at least {seen:.2f})" in page
+    for method in ("esd", "concept_ablation", "siss"):
+        assert 8_000 < of("fit_nfe", method) < 12_000
+    assert f"`adv_finetune` {of('fit_nfe', 'adv_finetune'):,.0f}" in page
+    assert of("fit_nfe", "uce") == 0 and of("fit_seconds", "uce") < 2

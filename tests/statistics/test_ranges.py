@@ -15,8 +15,10 @@ def test_every_unit_has_its_range():
     assert range_of("share of captions") == range_of("share") == (0.0, 1.0)
     assert range_of("cosine") == (-1.0, 1.0)
     assert range_of("seconds") == (-math.inf, math.inf)
-    assert within("distance", (-0.5, 2.0)) == (0.0, 2.0)
-    assert within("difference of shares", (-1.5, 0.5)) == (-1.0, 0.5)
+    half = np.array([0.5])
+    assert within("distance", (-0.5, 2.0), half) == (0.0, 2.0)
+    assert within("difference of shares", (-1.5, 0.5), half) == (-1.0, 0.5)
+    assert within("cosine", (0.5, 3.0), np.array([0.5, 2.0])) == (0.5, 2.0)  # of somebody's metric
 
 
 def test_an_interval_of_cosines_ends_at_one():
