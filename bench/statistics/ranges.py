@@ -6,12 +6,14 @@ import math
 
 import numpy as np
 
+from bench.statistics.intervals import OF_SHARES
+
 # Shares are within [0, 1], whatever they are of. Other units may be any number.
 RANGES = {
     "cosine": (-1.0, 1.0),
     "1 - cosine": (0.0, 2.0),
     "distance": (0.0, math.inf),
-    "difference of shares": (-1.0, 1.0),
+    OF_SHARES: (-1.0, 1.0),
 }
 
 
