@@ -13,7 +13,8 @@ import numpy as np
 import bench.statistics as stats
 from attacks._findings import Finding
 from attacks._verification import Verified, different_pictures
-from bench import PerImage, PerSet, Scores, Unmeasurable
+from bench import PerImage, PerSet, Prompt, Scores, Unmeasurable
+from bench.statistics import Design
 
 # in the order in which records have them
 NAMES = (
@@ -37,6 +38,8 @@ class Tally:
     decided: Sequence[Finding]  # memorized prompts, flagged or not
     clean: Sequence[Finding]  # the others, among which a flag is an error
     flagged: Sequence[Verified]  # of both, surest first
+    # which prompts hang together; no strata, since what was flagged decides who is counted
+    design: Design
     details: Mapping[str, Any]  # of every score
 
     @property
@@ -58,20 +61,32 @@ class Tally:
         )
 
     def share_of(
-        self, right: int, total: int, what: str, higher_is_better: bool | None, **more: Any
+        self,
+        right: Sequence[tuple[Prompt, bool]],
+        what: str,
+        higher_is_better: bool | None,
+        **more: Any,
     ) -> PerSet | Unmeasurable:
-        """`right` of `total` with its Clopper-Pearson interval; `Unmeasurable` for a total of 0."""
-        if not total:
+        """The share of prompts that are `right`, with its 95 % interval over what varies
+        independently; `Unmeasurable` where there are none.
+        """
+        if not right:
             return Unmeasurable(f"there are no {what}")
         return PerSet(
-            right / total,
-            total,
+            sum(answer for _, answer in right) / len(right),
+            len(right),
             f"share of {what}",
             higher_is_better,
-            stats.clopper_pearson(right, total),
-            total,
+            interval_of(right, self.design),
+            len(right),
             dict(self.details) | more,
         )
+
+
+def interval_of(right: Sequence[tuple[Prompt, bool]], design: Design) -> tuple[float, float]:
+    """The 95 % interval of a share of prompts, of which `design` says which hang together."""
+    table = np.array([[float(answer)] for _, answer in right])
+    return stats.proportion_interval(table, design.units([prompt.id for prompt, _ in right]))
 
 
 def account(
@@ -83,6 +98,7 @@ def account(
     similarity: float | None,
     details: dict[str, Any],
     verifiable: bool,
+    design: Design,
 ) -> Scores:
     """All scores of the attack by name.
 
@@ -90,19 +106,18 @@ def account(
     the memorized prompts. `size`: of a clique that flags a prompt. `copy_limit`: squared distance
     up to which representatives of two prompts are one picture. `similarity`: the descriptor's
     threshold, None without a descriptor. `verifiable`: whether there were training pictures to
-    compare with.
+    compare with. `design`: which prompts hang together.
 
     Raises `Unmeasurable` when the search ran out of its budget for every memorized prompt.
     """
-    tally = _tally(findings, found, memorized, details)
+    tally = _tally(findings, found, memorized, details, design)
     scores: dict[str, PerImage | PerSet | Unmeasurable] = {
         "clique_identified": tally.share(
             {one.finding.prompt.text for one in found}, flagged=[as_recorded(one) for one in found]
         ),
         "clique_extracted_sscd": _extracted_by_similarity(tally, similarity),
         "clique_clean_flagged": tally.share_of(
-            sum(bool(finding.flagged) for finding in tally.clean),
-            len(tally.clean),
+            [(finding.prompt, bool(finding.flagged)) for finding in tally.clean],
             "clean prompts",
             False,
         ),
@@ -127,6 +142,7 @@ def _tally(
     found: Sequence[Verified],
     memorized: Collection[str],
     details: dict[str, Any],
+    design: Design,
 ) -> Tally:
     known = [finding for finding in findings if finding.flagged is not None]
     decided = [finding for finding in known if finding.prompt.text in memorized]
@@ -141,7 +157,7 @@ def _tally(
         "unknown": len(findings) - len(known),
         "clean_candidates": len(clean),
     }
-    return Tally(decided, clean, found, details | counts)
+    return Tally(decided, clean, found, design, details | counts)
 
 
 def _extracted_by_similarity(tally: Tally, similarity: float | None) -> PerImage | Unmeasurable:
@@ -158,11 +174,10 @@ def _extracted_by_similarity(tally: Tally, similarity: float | None) -> PerImage
 
 def _precision(tally: Tally) -> PerSet | Unmeasurable:
     return tally.share_of(
-        len(tally.copied),
-        len(tally.flagged),
+        [(one.finding.prompt, one.match is not None) for one in tally.flagged],
         "flagged prompts",
         None,
-        by_rank=precision_by_rank(tally.flagged),
+        by_rank=precision_by_rank(tally.flagged, tally.design),
         before_first_error=before_first_error(tally.flagged),
     )
 
@@ -182,8 +197,7 @@ def _recall(tally: Tally, size: int) -> PerSet | Unmeasurable:
         if finding.copies is not None and finding.copies >= size
     ]
     return tally.share_of(
-        sum(finding.prompt.text in tally.copied for finding in given_back),
-        len(given_back),
+        [(finding.prompt, finding.prompt.text in tally.copied) for finding in given_back],
         "prompts whose training picture is generated that often",
         None,
     )
@@ -207,16 +221,22 @@ def _unique(tally: Tally, candidates: int, copy_limit: int) -> PerSet:
     )
 
 
-def precision_by_rank(found: Sequence[Verified]) -> list[dict[str, float]]:
-    """Of the surest 1, 2, ... flagged prompts: how many are copies, with the Clopper-Pearson
-    interval of their share.
+def precision_by_rank(found: Sequence[Verified], design: Design) -> list[dict[str, float]]:
+    """Of the surest 1, 2, ... flagged prompts: how many are copies, with the interval of their
+    share over what varies independently.
     """
-    curve, right = [], 0
-    for number, one in enumerate(found, 1):
-        right += one.match is not None
-        low, high = stats.clopper_pearson(right, number)
+    curve: list[dict[str, float]] = []
+    right: list[tuple[Prompt, bool]] = []
+    for one in found:
+        right.append((one.finding.prompt, one.match is not None))
+        low, high = interval_of(right, design)
         curve.append(
-            {"flagged": number, "copies": right, "low": round(low, 4), "high": round(high, 4)}
+            {
+                "flagged": len(right),
+                "copies": sum(answer for _, answer in right),
+                "low": round(low, 4),
+                "high": round(high, 4),
+            }
         )
     return curve
 

@@ -46,6 +46,7 @@ from bench import (
     Target,
     UnknownName,
     UserError,
+    design_of,
     evenly,
 )
 from bench.features import PROFILES, CopyDescriptor
@@ -278,6 +279,7 @@ class CliqueExtraction(Attack):
             self.similarity if known is not None else None,
             details,
             verifiable=training is not None,
+            design=stats.Design(design_of(suite, "memorized").clusters),
         )
 
     def _search(

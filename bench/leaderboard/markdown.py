@@ -86,10 +86,9 @@ def markdown(board: Board) -> str:
 def _main_table(board: Board, columns: Sequence[Column]) -> list[str]:
     """The table and what its columns mean."""
     intervals = " or ".join(sorted({row.record.intervals for row in board.rows}))
-    exact = "Clopper-Pearson where a prompt has one value and no strata or clusters are there"
     means = (
-        f"Rows by {order_column(board).plain}. Brackets: 95 % intervals ({escape(intervals)};"
-        f" {exact}); Δ: paired difference to `none`."
+        f"Rows by {order_column(board).plain}. Brackets: 95 % intervals ({escape(intervals)}); Δ:"
+        " paired difference to `none`."
     )
     lines = [*markdown_table(board, board.rows, columns, details=True), "", means, ""]
     lines += [

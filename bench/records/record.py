@@ -273,7 +273,7 @@ class RunRecord(_Strict):
             " searches for known pictures are made once"
         ),
     )
-    intervals: str = Field(default=INTERVALS, description="how the intervals of means were made")
+    intervals: str = Field(default=INTERVALS, description="how the intervals of scores were made")
     track: Literal["held_out", "removal", "audit"] = Field(
         default="held_out",
         description=(

@@ -16,8 +16,9 @@ _HOMES = {
     "cluster_bootstrap": "bench.statistics.intervals",
     "paired_difference": "bench.statistics.intervals",
     "proportion_interval": "bench.statistics.intervals",
-    "resampled_share": "bench.statistics.intervals",
+    "share_interval": "bench.statistics.intervals",
     "threshold_at": "bench.statistics.intervals",
+    "Design": "bench.statistics.units",
     "Units": "bench.statistics.units",
     "Statistics": "bench.statistics.frechet",
     "first_rows": "bench.statistics.frechet",
@@ -44,7 +45,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from bench.statistics.intervals import mean as mean
     from bench.statistics.intervals import paired_difference as paired_difference
     from bench.statistics.intervals import proportion_interval as proportion_interval
-    from bench.statistics.intervals import resampled_share as resampled_share
+    from bench.statistics.intervals import share_interval as share_interval
     from bench.statistics.intervals import std as std
     from bench.statistics.intervals import threshold_at as threshold_at
+    from bench.statistics.units import Design as Design
     from bench.statistics.units import Units as Units

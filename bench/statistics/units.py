@@ -44,6 +44,14 @@ class Units:
         np.add.at(found.T, self.clusters, np.asarray(values).T)
         return found * (count / prompts)
 
+    def expected(self, values: np.ndarray) -> np.ndarray:
+        """Of `[..., prompts]`, for each prompt the mean of its stratum, of the same shape."""
+        of_prompts = self.strata[self.clusters]
+        sizes = np.bincount(of_prompts)
+        level = np.zeros((len(of_prompts), len(sizes)))
+        level[np.arange(len(of_prompts)), of_prompts] = 1.0 / sizes[of_prompts]
+        return np.asarray((values @ level)[..., of_prompts])
+
     def independent(self, values: np.ndarray) -> np.ndarray:
         """`[..., prompts]` as values of units, `[..., C]`: the same mean, and the variance that
         leaving out one cluster after the other gives (the stratified jackknife, which few clusters
@@ -51,14 +59,11 @@ class Units:
 
         Linear in the values.
         """
-        count, prompts = len(self.strata), len(self.clusters)
+        count = len(self.strata)
         if count < 2:
             return np.asarray(values.mean(-1, keepdims=True))
-        of_prompts = self.strata[self.clusters]
-        sizes = np.bincount(of_prompts)  # prompts of each stratum
-        level = np.zeros((prompts, len(sizes)))
-        level[np.arange(prompts), of_prompts] = 1.0 / sizes[of_prompts]
-        deviations = self.totals(values - (values @ level)[..., of_prompts])
+        sizes = np.bincount(self.strata[self.clusters])  # prompts of each stratum
+        deviations = self.totals(values - self.expected(values))
         share = np.bincount(self.clusters) / sizes[self.strata]  # of its stratum, of each cluster
         clusters = np.bincount(self.strata)
         # Whoever takes the variance divides by count - 1.

@@ -441,16 +441,11 @@ def _intervals_of(
     There may be two for a plug-in, as a record does not say whether its score is a proportion.
     """
     each = images or max(score.n // len(means), 1)
-    if score.unit.startswith("share") and _whole(means, each):
-        # As it was before its decimals were cut off: the bootstrap counts ties.
-        means = np.round(means * each) / each
-    # With several images a prompt the exact interval is for those that all agree.
-    if (
-        (score.unit.startswith("share") or not built_in)
-        and np.isin(means, (0.0, 1.0)).all()
-        and (each == 1 or means.min() == means.max())
-    ):
-        yield stats.proportion_interval(means, units=units)
+    share = score.unit.startswith("share")
+    if share and _whole(means, each):
+        means = np.round(means * each) / each  # as it was before its decimals were cut off
+    if (share or not built_in) and each == 1 and np.isin(means, (0.0, 1.0)).all():
+        yield stats.proportion_interval(means, units)
         if built_in:
             return
     if score.statistic:
@@ -460,8 +455,8 @@ def _intervals_of(
         yield stats.difference_of_shares(means[:, 0], units)
         if built_in:
             return
-    if score.unit.startswith("share"):
-        yield stats.resampled_share(means, units=units)
+    if (share or not built_in) and means.min() >= 0 and means.max() <= 1:
+        yield stats.share_interval(means[:, 0], units)
     yield within(score.unit, stats.cluster_bootstrap(means, units=units), means)
 
 

@@ -26,6 +26,8 @@ from bench.contracts.target import Target
 from bench.leaderboard.leaderboard import make_pages
 from bench.records.record import load_record
 from bench.running.judging import target_of
+from bench.statistics import Design
+from bench.statistics.intervals import clopper_pearson, proportion_interval
 from bench.store.store import encode_png, read_picture
 from bench.suite.load import load_suite
 from bench.suite.prompts import Prompt
@@ -206,9 +208,13 @@ def test_the_account_of_a_scene_with_known_truth(scene):
         curve[0]["copies"],
         curve[-1]["copies"],
     ] == [0, 3]
-    assert (curve[0]["low"], curve[0]["high"]) == (0.0, 0.975) and curve[-1][
-        "low"
-    ] == pytest.approx(0.1466, abs=1e-4)
+    assert (curve[0]["low"], curve[0]["high"]) == (0.0, 0.975)
+    # m0 and m3 have one training picture, so that five prompts are four units
+    together = Design({"m0": 0, "m3": 0}).units(["c1", "m0", "m1", "m2", "m3"])
+    low, high = proportion_interval(np.array([[0.0], [1], [1], [1], [0]]), together)
+    assert (curve[-1]["low"], curve[-1]["high"]) == pytest.approx((low, high), abs=1e-4)
+    assert low < clopper_pearson(3, 5)[0] and high > clopper_pearson(3, 5)[1]
+    assert scores["clique_precision"].interval == pytest.approx((low, high))
     assert scores["clique_precision"].details["before_first_error"] == 0
     assert (
         identified.details["threshold"] == 0.1

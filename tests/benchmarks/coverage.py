@@ -45,6 +45,7 @@ from bench.statistics.units import Design, Units
 
 KEPT = Path(__file__).resolve().parents[2] / "docs/intervals.json"
 
+FEW = (8, 16, 48)  # prompts of what attackers are asked to bring back
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]
 
 
@@ -105,6 +106,11 @@ def lines() -> list[Line]:
         Line("mean, two of three prompts in clusters", _clusters),
         Line("95th percentile", _percentile, (200,)),
         Line("share of images", _proportion),
+        *(
+            Line(f"share of twelve images, {truth:g}{of}", partial(_many_images, truth, of), FEW)
+            for truth in (0.02, 0.2, 0.95)
+            for of in ("", ", levels")
+        ),
         Line("share of prompts, exact", _exact),
         Line("share of prompts, strata", _strata_of_shares),
         Line("paired difference", _paired),
@@ -122,7 +128,7 @@ def lines() -> list[Line]:
         Line("difference of shares of other pictures", _independent),
     ]
     for back in (0.02, 0.5, 1.0):
-        found.append(Line(f"share recovered, {back:g}", partial(_recovered, back), (8, 16, 48)))
+        found.append(Line(f"share recovered, {back:g}", partial(_recovered, back), FEW))
     for size in (1, 4):
         which = "" if size == 1 else f", clusters of {size}"
         found.append(Line(f"left at equal utility{which}", partial(_equal_utility, size)))
@@ -248,6 +254,25 @@ def _percentile(rng: np.random.Generator, prompts: int) -> bool:
 
 def _proportion(rng: np.random.Generator, prompts: int) -> bool:
     return _inside(proportion_interval(chances(rng, prompts, 4)), 0.2)
+
+
+def _many_images(truth: float, levels: str, rng: np.random.Generator, prompts: int) -> bool:
+    """Three generations of four images. A prompt gives copies with a chance of its own, mostly
+    near 0 or 1; with `levels` one half of the prompts has twice the chance to fail (or to give any,
+    which is rarer) of the other half, and the halves are strata.
+    """
+    rare = min(truth, 1 - truth)
+    of_prompts = np.full(prompts, rare)
+    units = None
+    if levels:
+        of_prompts = rare * np.repeat([2 / 3, 4 / 3], prompts // 2)
+        ids = [str(i) for i in range(prompts)]
+        strata = dict(zip(ids, np.repeat(["one", "other"], prompts // 2), strict=True))
+        units = Design({}, strata).units(ids)
+    chance = rng.beta(of_prompts, 1 - of_prompts)
+    events = rng.random((prompts, 12)) < chance[:, None]
+    table = events if truth == rare else ~events
+    return _inside(proportion_interval(table.astype(float), units=units), truth)
 
 
 def _exact(rng: np.random.Generator, prompts: int) -> bool:

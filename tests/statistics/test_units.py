@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 
 from bench.statistics.claims import rank_intervals, sign_flip_p
 from bench.statistics.intervals import (
@@ -11,7 +12,8 @@ from bench.statistics.intervals import (
     cluster_bootstrap,
     paired_difference,
     proportion_interval,
-    resampled_share,
+    share_interval,
+    student,
 )
 from bench.statistics.units import Design
 from conftest import examples
@@ -97,7 +99,7 @@ def test_copies_of_one_prompt_count_once():
 def test_shares_of_clusters():
     pairs = design([i % 12 for i in range(24)], ["a"] * 24)
     units, ones = pairs.units(IDS), np.ones((24, 1))
-    assert proportion_interval(ones, units=units) == clopper_pearson(12, 12)
+    assert proportion_interval(ones, units=units) == pytest.approx(clopper_pearson(12, 12))
     changed = {name: float(i % 12 == 0) for i, name in enumerate(IDS)}
     none = dict.fromkeys(IDS, 0.0)
     alone = paired_difference({name: changed[name] for name in IDS[:12]}, none, share=True)
@@ -110,8 +112,63 @@ def test_a_share_whose_strata_agree_each_is_not_known_exactly():
     values = np.repeat([1.0, 1.0, 1.0, 0.0], 2)[:, None].repeat(3, 1)  # of three generations
     low, high = cluster_bootstrap(values, units=units)
     assert low == high == 0.75
-    assert proportion_interval(values, units=units) == pytest.approx(clopper_pearson(6, 8))
-    assert resampled_share(values[:, :1], units=units) == pytest.approx(clopper_pearson(6, 8))
+    assert proportion_interval(values, units=units) == share_interval(values[:, 0], units)
+    assert share_interval(values[:, 0], units) == pytest.approx(
+        scored(0.75, 0.75 * 0.25 / 8, student(5))  # eight trials, of which five tell
+    )
+
+
+def scored(share, variance, reach):
+    """The shares from which the observed one is `reach` standard errors off, at the number of
+    trials that has this variance.
+    """
+    trials = share * (1 - share) / variance
+
+    def off(truth):
+        return (share - truth) ** 2 - reach**2 * truth * (1 - truth) / trials
+
+    return brentq(off, 0, share), brentq(off, share, 1)
+
+
+def test_the_variance_of_a_share_is_that_of_prompts_and_the_largest_one():
+    """Shares in quarters of 18 prompts, without and with strata."""
+    means = np.random.default_rng(3).integers(0, 5, 18) / 4
+    observed, largest = means.var(ddof=1) / 18, means.mean() * (1 - means.mean()) / 18
+    weight = 4 * means.mean() * (1 - means.mean()) * 18
+    variance = (weight * observed + largest) / (weight + 1)
+    assert share_interval(means) == pytest.approx(scored(means.mean(), variance, student(18)))
+
+    means = np.sort(means)
+    strata = means.reshape(2, 9)
+    units = design([None] * 18, ["low"] * 9 + ["high"] * 9).units(IDS[:18])
+    observed = strata.var(axis=1, ddof=1).sum() / 9 / 4
+    weight = sum(4 * level.mean() * (1 - level.mean()) * 9 for level in strata)
+    variance = (weight * observed + largest) / (weight + 1)
+    assert share_interval(means, units) == pytest.approx(
+        scored(means.mean(), variance, student(17))
+    )
+
+
+def test_one_image_that_is_no_copy_does_not_make_a_share_nearly_certain():
+    """With eight prompts of twelve copies each the share may be as low as 0.63; the bootstrap said
+    that it is 0.93 at least once a single image was none.
+    """
+    table = np.ones((8, 12))
+    assert proportion_interval(table) == pytest.approx(clopper_pearson(8, 8))
+    table[0, 0] = 0
+    assert cluster_bootstrap(table)[0] > 0.9
+    low, high = proportion_interval(table)
+    assert 0.6 < low < 0.8 and 95 / 96 < high < 1
+    # as low as any that is nearer to the middle
+    table[:4, 1] = 0
+    assert proportion_interval(table)[0] < 92 / 96 and proportion_interval(table)[1] < high
+
+
+def test_a_share_of_one_unit_is_that_of_one_trial():
+    units = design([0, 0, 0], ["a"] * 3).units(IDS[:3])
+    low, high = proportion_interval(np.array([[1.0], [0.0], [1.0]]), units)
+    assert low < 0.05 and high > 0.98
+    assert proportion_interval(np.ones((1, 4))) == pytest.approx(clopper_pearson(1, 1))
 
 
 def test_a_share_of_strata_is_no_wider_than_they_leave_open():
