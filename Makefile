@@ -49,10 +49,10 @@ tuning: $(VENV)/installed
 calibration: $(VENV)/installed
 	$(BIN)/bench calibrate clique_extraction --suite testbed
 
-# Everything that boards, pages and documents say, measured again (about sixteen hours of one idle core). Each part goes on where it stopped, and what is there stays.
+# Everything that boards, pages and documents say, measured again (about eighteen hours of one idle core). Each part goes on where it stopped, and what is there stays.
 everything: records sweeps detections experiments analyses audit intervals performance leaderboard
 
-# The records of all boards (about thirteen hours on one core, a third of them for the three rows of nemo; of each of three generations the extraction attack takes 16 images for each of 155 prompts, and paraphrase 768 more). Those that are there stay: remove leaderboards/records to measure all again.
+# The records of all boards (about fifteen hours on one core, a third of them for the rows of nemo and random_neurons; of each of three generations the extraction attack takes 16 images for each of 155 prompts, and paraphrase 768 more). Those that are there stay: remove leaderboards/records to measure all again.
 MEASURE := $(BIN)/bench run --records leaderboards/records
 THREE := $(MEASURE) --seeds 3  # three generations of every row that is ranked
 BOARD := $(THREE) --method
@@ -75,6 +75,7 @@ records: $(VENV)/installed
 	$(BOARD) nemo
 	$(BOARD) guidance
 	$(BOARD) random_prune $(TENTH)
+	$(BOARD) random_neurons
 	$(BOARD) prss
 	$(BOARD) sail
 	$(BOARD) clip_pad

@@ -219,6 +219,7 @@ def test_what_is_said_of_the_others_and_of_the_controls_stands_in_the_records():
             ("wen", ""),
             ("guidance", ""),
             ("random_prune", "(10 %)"),
+            ("random_neurons", ""),
         )
     }
     taken = {name: 1 - left / copies["none"] for name, left in copies.items()}
@@ -227,6 +228,8 @@ def test_what_is_said_of_the_others_and_of_the_controls_stands_in_the_records():
     assert round(10 * taken["wen"]) == 6 and "`wen` takes six of ten copies" in said
     assert round(10 * taken["guidance"]) == 4 and "half of the guidance takes four of ten" in said
     assert round(1 / taken["random_prune"]) == 13 and "take one copy in thirteen" in said
+    assert round(10 * taken["random_neurons"]) == 3
+    assert "(`random_neurons`) take three of ten" in said
     rows = [board_row("cfg_delay"), board_row("wanda", "(10 %)"), board_row("none")]
     shares = [f"{row.scores['recognised'].value:.2f}".removeprefix("0") for row in rows]
     assert f"{shares[0]} and {shares[1]} are still recognised, where {shares[2]} were" in said
@@ -261,12 +264,13 @@ def test_what_is_said_of_extraction_stands_in_the_records():
         ("clip_pad", "", "{} under `clip_pad`"),
         ("sail", "", "{} under `sail`"),
         ("geometry_policy", "", "{} under `geometry_policy`"),
-        ("random_prune", "(10 %)", "and {} where 10 % of the weights are drawn at random"),
+        ("random_prune", "(10 %)", "{} where 10 % of the weights are drawn at random"),
+        ("random_neurons", "", "and {} where as many neurons are as `nemo` finds"),
     ):
         attacks = board_row(method, variant).attacks
         assert words.format(shown(attacks, "clique_extracted")) in said, method
     # every row of the board
-    assert len({folder.name for folder in (RECORDS / "testbed").iterdir()}) == 12
+    assert len({folder.name for folder in (RECORDS / "testbed").iterdir()}) == 13
     wanda = board_row("wanda", "(10 %)").attacks
     assert f"resemble one another ({shown(wanda, 'clique_identified')})" in said
     copies = wanda["clique_extracted"].value / wanda["clique_identified"].value
