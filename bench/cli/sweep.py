@@ -99,8 +99,7 @@ def sweep(
         result = study.sweep(
             loaded, method, strengths, given, work, store, pick_device(device), report, seeds
         )
-    name = entry.name if seeds == 1 else f"{entry.name}-{seeds}-seeds"
-    path = out or COMMITTED.parent / "sweeps" / loaded.name / f"{name}.json"
+    path = out or COMMITTED.parent / "sweeps" / loaded.name / result.file_name
     result.save(path)
     print(result.model_dump_json(indent=1) if as_json else study.text(result))
     print(f"curve: {path}", file=sys.stderr if as_json else sys.stdout)

@@ -44,7 +44,7 @@ class Point(_Strict):
 
 
 class Sweep(_Strict):
-    """The content of `leaderboards/sweeps/<suite>/<method>.json`; points from least to most."""
+    """The content of a file in `leaderboards/sweeps/<suite>`; points from least to most."""
 
     schema_version: Literal[1] = 1
     suite: str
@@ -95,6 +95,14 @@ class Sweep(_Strict):
     def of_seeds(self) -> str:
         """`, 3 seeds` where there are several."""
         return f", {self.seeds} seeds" if self.seeds > 1 else ""
+
+    @property
+    def file_name(self) -> str:
+        """The name of its file in the folder of its suite: a curve of several seeds stands beside
+        that of one.
+        """
+        seeds = f"-{self.seeds}-seeds" if self.seeds > 1 else ""
+        return f"{self.method}{seeds}.json"
 
     def measured(self) -> list[Point]:
         """`none` and the points that have scores, from least to most."""

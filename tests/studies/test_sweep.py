@@ -64,11 +64,19 @@ def test_several_seeds_are_another_sweep(tiny_suite, tmp_path):
         tiny_suite, "guidance", {"share": 0.5}, tmp_path / "r", tmp_path / "store", CPU, seeds=2
     ).execute()
     assert (once.seeds, twice.seeds) == (1, 2)
+    assert (once.file_name, twice.file_name) == ("guidance.json", "guidance-2-seeds.json")
     assert twice.points[0].scores["sscd"].value == record.scores["sscd"].value
     assert twice.points[0].per_prompt["sscd"] == record.per_prompt["sscd"]
     assert twice.points[0].per_prompt != once.points[0].per_prompt
     old = {name: value for name, value in once.model_dump(mode="json").items() if name != "seeds"}
     assert Sweep.model_validate(old) == once
+
+
+def test_committed_curves_lie_where_the_command_writes_them():
+    """Otherwise measuring one again would put a second one on the board."""
+    folder = Path(__file__).resolve().parents[2] / "leaderboards/sweeps"
+    for file in folder.glob("*/*.json"):
+        assert file.name == load_sweep(file).file_name, file
 
 
 def test_a_curve_keeps_which_prompts_hang_together(tiny_folder, tmp_path):
