@@ -83,7 +83,6 @@ def sweep(
     from bench.base.progress import reporter
     from bench.diffusion.execution import float32_products
     from bench.diffusion.model import pick_device
-    from bench.registry import registry
     from bench.studies import sweep as study
     from bench.suite.load import load_suite
 
@@ -93,7 +92,7 @@ def sweep(
         raise UserError(f"--values are numbers separated by commas, not '{values}'") from None
     if values and not strengths:
         raise UserError(f"--values '{values}' names no strength: give numbers separated by commas")
-    loaded, entry = load_suite(suite), registry.find("method", method)
+    loaded = load_suite(suite)
     given = parse_assignments(parameter or [])
     with reporter() as report, resumable(), float32_products(False):
         result = study.sweep(

@@ -27,6 +27,7 @@ from bench.diffusion.families import family_of_suite, refuse_family
 from bench.diffusion.model import load_denoiser
 from bench.registry import registry
 from bench.studies import mask_plots as plots
+from bench.studies.analysis_folder import claim
 from bench.studies.masks import ALL, MaskAnalysis, analyze_masks, draw_subsets
 from bench.studies.tables import csv_table, written
 from bench.suite.prompts import Prompt
@@ -84,14 +85,16 @@ def study_masks(
     the folder, and return the facts of its `summary.json`.
 
     `name` is the method as the user wrote it, `label` the title of plots. Raises `UserError` for a
-    suite without fit prompts, and for a folder that cannot be written, before the model runs.
+    suite without fit prompts, and for a folder that cannot be written or is somebody's own, before
+    the model runs.
     """
     refuse_family(family_of_suite(suite), method.families, f"method {name}")
     prompts = suite.prompts("fit")
     if not prompts:
         raise UserError(f"suite {suite.name} has no fit prompts to make masks from")
     subsets = draw.of(prompts)
-    # Written first, so that a folder that cannot be written is noticed before the model runs.
+    # First, so that a folder that cannot be written is noticed before the model runs.
+    claim(folder, "bench analyze masks")
     files = [written(folder / "subsets.csv", csv_table(_subset_rows(prompts, subsets)))]
     denoiser = load_denoiser(suite, device)
     start = time.perf_counter()

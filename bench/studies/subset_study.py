@@ -32,6 +32,7 @@ from bench.running.images import Images
 from bench.running.plan import gpu_hours
 from bench.store.folders import Root
 from bench.studies import subset_plots as plots
+from bench.studies.analysis_folder import claim
 from bench.studies.mask_study import masked_method
 from bench.studies.masks import ALL, UNION, Row
 from bench.studies.subset_masks import (
@@ -112,7 +113,8 @@ class SubsetStudy:
         start, subsets = time.perf_counter(), self.subsets()
         models, left_out = self.models(subsets)
         prompts = self.suite.prompts("fit")
-        # Written first, so that a folder that cannot be written is noticed before the model runs.
+        # First, so that a folder that cannot be written is noticed before the model runs.
+        claim(folder, "bench analyze subsets")
         listed = [
             {
                 "size": size,

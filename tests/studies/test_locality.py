@@ -431,7 +431,7 @@ def test_an_interrupted_analysis_goes_on_and_ends_as_an_undisturbed_one(
         del facts_of["spent"], facts_of["files"]
     assert resumed == whole
     names = {path.name for path in (tmp_path / "one").iterdir()}
-    assert names == {path.name for path in (tmp_path / "two").iterdir()} and len(names) == 14
+    assert names == {path.name for path in (tmp_path / "two").iterdir()} and len(names) == 15
     for name in names - {"summary.json"}:
         one, two = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
         assert one == two, name

@@ -35,6 +35,7 @@ from bench.diffusion.denoiser import Denoiser, trajectory
 from bench.diffusion.request import Request, classifier_free_guidance
 from bench.features.networks import OpenClip
 from bench.running.experiment import metric_settings
+from bench.studies.analysis_folder import claim
 from bench.studies.locality import plots
 from bench.studies.locality.distances import Spread, shift, spread_ratio, unrelated_ratio
 from bench.studies.locality.functions import activation_spreads, functional_distance
@@ -54,8 +55,10 @@ from bench.suite.suite import Suite
 def study_locality(parts: Parts, folder: Path, report: Report = silent) -> dict[str, Any]:
     """Measure, write the folder, and return the facts of its `summary.json`.
 
-    Raises `UserError` for a folder that cannot be written, before the model runs.
+    Raises `UserError` for a folder that cannot be written or is somebody's own, before the model
+    runs.
     """
+    claim(folder, "bench analyze locality")
     _write(folder / "conclusions.txt", b"not finished\n")
     began = time.perf_counter()
     engine = parts.run.engine
