@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +54,11 @@ class Subject:
     configured: Any
     values: dict[str, Any]
     folder: Path
+
+    @cached_property
+    def store(self) -> Path:
+        """An empty folder below `folder` for images that several contracts read."""
+        return Path(tempfile.mkdtemp(dir=self.folder))
 
 
 # Raises `Broken` or `NotApplicable`; returns when the subject keeps the contract.

@@ -4,9 +4,7 @@ and random numbers that stay as they were.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,9 +25,10 @@ KIND = "clean"
 
 
 def _study(subject: Subject) -> Study:
+    """With a model of its own, and with images that are sampled once for all contracts."""
     suite = load_suite(str(subject.folder / "tiny.toml"))
-    store = Path(tempfile.mkdtemp(dir=subject.folder))
-    study = Study.of(suite, subject.configured, subject.entry.source, store, torch.device("cpu"))
+    configured, source = subject.configured, subject.entry.source
+    study = Study.of(suite, configured, source, subject.store, torch.device("cpu"))
     study.make()
     return study
 

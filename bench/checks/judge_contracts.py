@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,7 +42,9 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-5
 
 
 def _prepared(subject: Subject) -> Prepared:
-    """A run of `none` on the tiny suite with its images made, in a store of its own."""
+    """A run of `none` on the tiny suite with its images made, in a store of its own: what a judge
+    keeps there is not there for the next contract. The images are sampled once.
+    """
     suite = load_suite(str(subject.folder / "tiny.toml"))
     # Attacks may judge copies as the suite's sscd does.
     kept = {"sscd": suite.settings.metrics["sscd"]} if subject.entry.kind == "attack" else {}
@@ -52,11 +55,13 @@ def _prepared(subject: Subject) -> Prepared:
     roles = getattr(subject.configured, "roles", ())
     if set(roles) & set(OF_REMOVAL):
         settings = _of_removal(settings)
+    used = Suite(settings, suite.file)
+    first = prepare(used, "none", {}, subject.store, torch.device("cpu"))
+    keys = [key for role in roles for key in first.images.samples(role).keys]
+    generate(*first, {}, first.images.units.of(keys))
     store = Path(tempfile.mkdtemp(dir=subject.folder))
-    run = prepare(Suite(settings, suite.file), "none", {}, store, torch.device("cpu"))
-    keys = [key for role in roles for key in run.images.samples(role).keys]
-    generate(*run, {}, run.images.units.of(keys))
-    return run
+    shutil.copytree(subject.store, store, dirs_exist_ok=True)
+    return prepare(used, "none", {}, store, torch.device("cpu"))
 
 
 def _of_removal(settings: SuiteSettings) -> SuiteSettings:

@@ -52,7 +52,7 @@ def test_every_command_that_begins_work_unasked_is_kept_idle_here():
 
 
 @pytest.mark.parametrize("name", WORKING, ids=" ".join)
-@examples(20)
+@examples(10)
 @given(data=st.data())
 def test_a_value_that_an_option_does_not_know_is_one_line(name, data):
     given = list(IDLE.get(name, []))

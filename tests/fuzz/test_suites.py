@@ -35,7 +35,7 @@ def dry_run(folder, name):
     )
 
 
-@examples(120)
+@examples(80)
 @given(changed(TABLE))
 def test_a_suite_with_other_values(fuzz_folder, table):
     (fuzz_folder / "other.toml").write_text(toml(table), encoding="utf-8")

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+if TYPE_CHECKING:
+    from torchvision.models.resnet import ResNet
 
 EXPONENT = 3.0
 DEEPEST = 100  # blocks of a stage; ResNeXt-101 has 23
@@ -63,6 +65,9 @@ def sscd(tensors: Mapping[str, Tensor]) -> SSCD:
 
     Raises `KeyError`, `ValueError` or `RuntimeError` when they make none.
     """
+    # Here, because it takes a second that whoever needs no such network does not wait.
+    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
     state = dict(_renamed(tensors))
     depths = [_depth(state, layer) for layer in range(1, 5)]
     inner = state["backbone.layer1.0.conv2.weight"]
