@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field, model_validator
-from scipy import stats
 
 from bench import (
     Evaluation,
@@ -146,4 +145,6 @@ def jackknife_variance(left_out: np.ndarray) -> float:
 
 def margin(variance: float, blocks: int) -> float:
     """Half the width of a 95 % interval with a variance from so many blocks."""
+    from scipy import stats
+
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, blocks - 1)) * math.sqrt(variance)

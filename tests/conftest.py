@@ -1,8 +1,13 @@
-"""The tiny model and suite of `bench.testbed.tiny`, as fixtures."""
+"""The tiny model and suite of `bench.testbed.tiny`, as fixtures.
+
+Nothing heavy is imported here: the process that hands out the tests to others reads this file
+before these begin, and they would wait for it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import shutil
@@ -13,33 +18,19 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-import torch
+
+from bench.base.imports import quick_imports
+from bench.base.lazy import door
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from bench.diffusion.denoiser import Denoiser
-from bench.suite.load import load_suite
-from bench.suite.suite import Suite
-from bench.testbed.tiny import (
-    CAPTIONS,
-    SIDE,
-    SUITE,
-    build_tiny_pipeline,
-    build_tiny_suite,
-    write_csv,
+# what tests take from here, beside `bench`, `examples` and `run_in_child`
+__getattr__ = door(
+    __name__,
+    dict.fromkeys(
+        ("CAPTIONS", "SIDE", "SUITE", "build_tiny_pipeline", "write_csv"), "bench.testbed.tiny"
+    ),
 )
-
-# what tests take from here
-__all__ = [
-    "CAPTIONS",
-    "SIDE",
-    "SUITE",
-    "bench",
-    "build_tiny_pipeline",
-    "examples",
-    "run_in_child",
-    "write_csv",
-]
 
 # `make test` draws the same examples every time, so it fails only for whoever changed something;
 # `make fuzz` searches freely, and for longer (`pytest --hypothesis-profile search`). No example has
@@ -47,6 +38,17 @@ __all__ = [
 hypothesis.settings.register_profile("gate", derandomize=True, deadline=None, database=None)
 hypothesis.settings.register_profile("search", max_examples=1000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("gate")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Without the garbage collector, which would go through what was imported again and again: half
+    of the time that it takes to collect the tests. What is there then is never looked at again.
+    """
+    with quick_imports():
+        tests = yield
+        gc.freeze()
+    return tests
 
 
 def examples(count: int) -> hypothesis.settings:
@@ -58,6 +60,8 @@ def examples(count: int) -> hypothesis.settings:
 @pytest.fixture(autouse=True)
 def _drawn_alike():
     """What a test draws without a generator of its own is the same whatever ran before it."""
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -114,6 +118,8 @@ def run_in_child(file: Path, tmp_path: Path, seconds: float) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -128,6 +134,8 @@ def _suites_may_read_what_tests_write(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     """Everything the tiny suite names, as files."""
+    from bench.testbed.tiny import build_tiny_suite
+
     folder = tmp_path_factory.mktemp("tiny")
     build_tiny_suite(folder)
     return folder
@@ -143,17 +151,23 @@ def fuzz_folder(tiny_folder, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def tiny_suite(tiny_folder) -> Suite:
+def tiny_suite(tiny_folder):
+    from bench.suite.load import load_suite
+
     return load_suite(str(tiny_folder / "tiny.toml"))
 
 
 @pytest.fixture(scope="session")
 def tiny_pipe():
+    from bench.testbed.tiny import build_tiny_pipeline
+
     return build_tiny_pipeline()
 
 
 @pytest.fixture
 def denoiser(tiny_pipe):
+    from bench.diffusion.denoiser import Denoiser
+
     denoiser = Denoiser(tiny_pipe, steps=4, guidance_scale=4.0, batch_size=4)
     yield denoiser
     denoiser.close()

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from bench.base.errors import UserError, one_line
+from bench.base.imports import quick_imports
 from bench.diffusion.batch_size import batch_size_by_trial
 from bench.diffusion.between import blend, refuse_other_shapes
 from bench.diffusion.checkpoint import check_checkpoint
@@ -57,11 +58,14 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def quiet_libraries() -> None:
-    """No progress bars and no warnings of diffusers and transformers: one for every batch with a
-    long prompt tells nobody anything.
+    """Import diffusers and transformers, without their progress bars and warnings: one for every
+    batch with a long prompt tells nobody anything.
     """
-    import diffusers
-    import transformers
+    with quick_imports():
+        import diffusers
+        import transformers
+
+        _ = diffusers.StableDiffusionPipeline  # loaded when it is asked for, with all that it needs
 
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bench.statistics.intervals import NORMAL
 from bench.statistics.units import Units
 
 FLIPS = 9999
 RANK_DRAWS = 4000
 LEVEL = 0.95
-NORMAL = 1.959963984540054  # its two-sided quantile
 BLOCK = 2**24  # signs or draws held at a time
 
 

@@ -8,12 +8,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
 
-from bench.statistics.intervals import student
+from bench.statistics.intervals import NORMAL, student
 from bench.statistics.units import Units
-
-Z = float(stats.norm.ppf(0.975))
 
 
 def area(positives: np.ndarray, negatives: np.ndarray) -> float:
@@ -52,7 +49,7 @@ def area_interval(
         return score
     reach = math.hypot(
         *(
-            (student(each.effective) if each else Z) * math.sqrt(part.var(ddof=1) / len(part))
+            (student(each.effective) if each else NORMAL) * math.sqrt(part.var(ddof=1) / len(part))
             for part, each in zip(of_units, units, strict=True)
         )
     )
@@ -75,6 +72,8 @@ def _placements(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarra
     if not (np.isfinite(positives).all() and np.isfinite(negatives).all()):
         raise ValueError("scores must be finite")
     m, n = len(positives), len(negatives)
+    from scipy import stats
+
     together = stats.rankdata(np.concatenate([positives, negatives]))
     above = (together[:m] - stats.rankdata(positives)) / n
     below = 1 - (together[m:] - stats.rankdata(negatives)) / m
@@ -85,6 +84,8 @@ def newcombe(value: float, m: int, n: int) -> tuple[float, float]:
     """Newcombe's score interval (2006, method 5): the areas from which `value` is not more than
     1.96 of their own standard errors away, for m positives and n negatives.
     """
+    from scipy import optimize
+
     mean = (m + n) / 2 - 1
 
     def error(area: float) -> float:
@@ -92,10 +93,10 @@ def newcombe(value: float, m: int, n: int) -> tuple[float, float]:
         return math.sqrt(max(area * (1 - area) * spread / (m * n), 0.0))
 
     def below(area: float) -> float:
-        return value - area - Z * error(area)
+        return value - area - NORMAL * error(area)
 
     def above(area: float) -> float:
-        return area - value - Z * error(area)
+        return area - value - NORMAL * error(area)
 
     # At 0 and 1 the error itself vanishes, which is a root that says nothing.
     inside = min(max(value, 1e-12), 1 - 1e-12)

@@ -1,6 +1,7 @@
 """Intervals and comparisons.
 
-Images of one prompt are not independent, so everything here resamples prompts.
+Images of one prompt are not independent, so everything here resamples prompts. scipy's statistics
+are imported where they are used: they take half a second, and every start of `bench` reads this.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 from bench.statistics.units import Design, Units
 
 CONFIDENCE = 0.95
+NORMAL = 1.959963984540054  # how many standard errors it reaches of a normal distribution
 OF_SHARES = "difference of shares"  # the unit of scores that are one
 RESAMPLES = 4000
 PER_STRATUM = 6  # units of strata on average, from which single trials tell of the variance
@@ -134,6 +135,8 @@ def _intervals(
         # correction counts ties.
         return np.round(statistics(rows.astype(int)), 9)
 
+    from scipy import stats
+
     level, whole = expanded(prompts, effective or prompts), rounded(np.arange(prompts), -1)
     with warnings.catch_warnings():
         # scipy's of a degenerate distribution, which is dealt with below
@@ -164,11 +167,15 @@ def expanded(prompts: int, effective: float) -> float:
     """The confidence level at which a normal interval with the plug-in deviation is as wide as
     Student's interval for so many prompts, of which `effective` tell of the variance.
     """
+    from scipy import stats
+
     return float(1 - 2 * stats.norm.cdf(-student(effective) * math.sqrt(prompts / (prompts - 1))))
 
 
 def student(effective: float) -> float:
     """How many standard errors a 95 % interval reaches where so many units tell of the variance."""
+    from scipy import stats
+
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, effective - 1))
 
 
@@ -220,6 +227,8 @@ def share_interval(means: np.ndarray, units: Units | None = None) -> tuple[float
 @lru_cache(maxsize=4096)
 def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
     """The exact 95 % interval of a proportion."""
+    from scipy import stats
+
     interval = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="exact")
     return float(interval.low), float(interval.high)
 
@@ -229,6 +238,8 @@ def agreed_share(value: float, trials: int) -> tuple[float, float]:
     trials, also between whole numbers of successes. Of all variables in [0, 1] with a given mean
     the one with values 0 and 1 varies most.
     """
+    from scipy import stats
+
     successes, tail = min(max(value, 0.0), 1.0) * trials, (1 - CONFIDENCE) / 2
     low = stats.beta.ppf(tail, successes, trials - successes + 1) if successes > 0 else 0.0
     high = stats.beta.ppf(1 - tail, successes + 1, trials - successes) if successes < trials else 1
@@ -313,7 +324,7 @@ def difference_of_shares(
     total = len(changes) + 2
     middle = float(changes.sum()) / total
     spread = (float(np.square(changes).sum()) + 2) / total - middle**2
-    margin = 1.959963984540054 * math.sqrt(spread / total)
+    margin = NORMAL * math.sqrt(spread / total)
     return largest * max(middle - margin, -1.0), largest * min(middle + margin, 1.0)
 
 

@@ -10,10 +10,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
-from bench.statistics.detection import Z, newcombe
-from bench.statistics.intervals import CONFIDENCE
+from bench.statistics.detection import newcombe
+from bench.statistics.intervals import CONFIDENCE, NORMAL, student
 
 DRAWS = 4000  # of the bootstrap
 PERMUTATIONS = 9999
@@ -120,7 +119,7 @@ def correlation(answers: np.ndarray, keys: np.ndarray) -> Estimate | None:
     value = float(np.clip(np.corrcoef(answers, keys)[0, 1], -1, 1))
     if abs(value) > 1 - 1e-12:
         return Estimate(value, value, value)
-    margin = Z / math.sqrt(len(answers) - 3)
+    margin = NORMAL / math.sqrt(len(answers) - 3)
     low, high = (math.tanh(math.atanh(value) + side * margin) for side in (-1, 1))
     return Estimate(value, low, high)
 
@@ -131,7 +130,9 @@ def slope(answers: np.ndarray, keys: np.ndarray) -> Estimate | None:
     """
     if len(answers) < 4 or not np.ptp(answers) or not np.ptp(keys):
         return None
+    from scipy import stats
+
     found = stats.linregress(keys, answers)
-    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(answers) - 2)) * float(found.stderr)
+    margin = student(len(answers) - 1) * float(found.stderr)
     value = float(found.slope)
     return Estimate(value, value - margin, value + margin)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import stats
 
-from bench.statistics.intervals import CONFIDENCE
+from bench.statistics.intervals import CONFIDENCE, student
 from bench.statistics.units import Units
 
 RESAMPLES = 2000
@@ -39,7 +38,7 @@ def recovered_share(
     value = float((rows[0] - rows[1]).mean() / removed.mean())
     came_back, gone = np.append(rows[0] - rows[1], [1.0, 0.0]), np.append(removed, [1.0, 1.0])
     above, below = float(came_back.mean()), float(gone.mean())
-    squares = float(stats.t.ppf((1 + CONFIDENCE) / 2, count + 1)) ** 2 / len(gone)
+    squares = student(count + 2) ** 2 / len(gone)
     spread = np.cov(came_back, gone) * squares
     a, b, c = (below**2 - spread[1, 1], above * below - spread[0, 1], above**2 - spread[0, 0])
     if a <= 0:

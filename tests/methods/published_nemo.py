@@ -5,12 +5,17 @@ in the benchmark of its cost.
 from itertools import combinations
 
 import torch
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure as torchmetrics_ms_ssim,
-)
-from torchmetrics.functional.image import structural_similarity_index_measure as torchmetrics_ssim
 
 from methods._nemo_layers import value_layers
+
+
+def theirs():
+    """What the reference code compares pictures with. Loaded where it is used, because that takes
+    more than a second.
+    """
+    import torchmetrics.functional.image
+
+    return torchmetrics.functional.image
 
 
 class Published:
@@ -72,8 +77,10 @@ class Published:
         # what 8 x 8 latents get
         window = {"sigma": 1.5 * 5 / 11, "kernel_size": 5, "data_range": 1.0, "reduction": "none"}
         if self.method.similarity == "ssim":
-            return torchmetrics_ssim(first, second, **window)
-        return torchmetrics_ms_ssim(first, second, betas=(0.99,), **window)
+            return theirs().structural_similarity_index_measure(first, second, **window)
+        return theirs().multiscale_structural_similarity_index_measure(
+            first, second, betas=(0.99,), **window
+        )
 
     def score(self, prompt, blocked, whole, kept):
         return self.alike(whole[kept], self.noise_difference(prompt, blocked)[kept]).max().item()

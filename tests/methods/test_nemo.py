@@ -11,12 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from published_nemo import Published, collected_activations, neurons_of
+from published_nemo import Published, collected_activations, neurons_of, theirs
 from recalling import recalling_pipeline
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure as torchmetrics_ms_ssim,
-)
-from torchmetrics.functional.image import structural_similarity_index_measure as torchmetrics_ssim
 
 from bench.base.errors import UserError
 from bench.contracts.method import FitData, Method
@@ -166,7 +162,7 @@ def test_latents_of_44_and_more_are_compared_as_in_the_reference_code():
         first, second = torch.rand(2, 3, 4, side, side)
         # the reference takes the range from the data, which fills [0, 1]
         first[..., 0, 0], first[..., 0, 1] = 0, 1
-        expected = torchmetrics_ms_ssim(
+        expected = theirs().multiscale_structural_similarity_index_measure(
             first,
             second,
             reduction="none",
@@ -177,7 +173,9 @@ def test_latents_of_44_and_more_are_compared_as_in_the_reference_code():
         assert torch.equal(similarity(first, second, "ms_ssim"), expected)
         assert torch.equal(
             similarity(first, second, "ssim"),
-            torchmetrics_ssim(first, second, reduction="none", data_range=1.0),
+            theirs().structural_similarity_index_measure(
+                first, second, reduction="none", data_range=1.0
+            ),
         )
 
 
@@ -185,7 +183,7 @@ def test_the_range_of_a_batch_is_the_reference_codes_own():
     """It passes no range, so torchmetrics takes one from the data."""
     torch.manual_seed(1)
     first, second = 0.7 * torch.rand(2, 3, 4, 64, 64)
-    expected = torchmetrics_ms_ssim(
+    expected = theirs().multiscale_structural_similarity_index_measure(
         first, second, reduction="none", kernel_size=11, betas=(0.33, 0.33, 0.33)
     )
     assert torch.equal(similarity(first, second, "ms_ssim_batch"), expected)
