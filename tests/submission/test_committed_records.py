@@ -2,20 +2,83 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import shutil
+import subprocess
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench.base.parameters import configure, parse_assignments
 from bench.records.record import load_record
+from bench.registry import registry
 from bench.running.prepare import prepare
+from bench.studies.tuning import load_tuning
 from bench.submission.claim import Claim
 from bench.submission.submit import CONSISTENCY, differences, findings_of
 from bench.suite.load import load_suite
 
-RECORDS = Path(__file__).parents[2] / "leaderboards/records"
+ROOT = Path(__file__).parents[2]
+RECORDS = ROOT / "leaderboards/records"
 suite_of = cache(load_suite)
+
+
+def asked_of_make():
+    """What `make records` measures: suite, method, parameters in full, generations, whether tuned;
+    the parameters of a tuned row stand in its file.
+    """
+    made = ["make", "--dry-run", "--always-make", "records"]
+    said = subprocess.run(made, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for line in said.splitlines():
+        words = shlex.split(line)
+        if words[1:2] != ["run"]:
+            continue
+        given = dict(zip(words[2::2], words[3::2], strict=True))
+        tuned = given.get("--tuned")
+        pairs = [words[place + 1] for place, word in enumerate(words) if word == "-p"]
+        values = load_tuning(ROOT / tuned)[0].chosen if tuned else parse_assignments(pairs)
+        method = given["--method"]
+        configured = configure("method", method, registry.find("method", method).load(), values)
+        yield (
+            given.get("--suite", "testbed"),
+            method,
+            json.dumps(configured.model_dump(mode="json"), sort_keys=True),
+            int(given.get("--seeds", 1)),
+            tuned is not None,
+        )
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_make_records_measures_the_committed_records_and_no_others():
+    committed = [
+        (
+            record.suite,
+            record.method,
+            json.dumps(record.parameters, sort_keys=True),
+            record.seeds,
+            record.tuning is not None,
+        )
+        for record in map(load_record, sorted(RECORDS.rglob("*.json")))
+    ]
+    assert sorted(asked_of_make()) == sorted(committed)
+
+
+def test_a_tuned_row_has_what_the_committed_tuning_chose():
+    """Under the file's own sha256, so that no other choice is passed off as it."""
+    tuned = 0
+    for file in sorted(RECORDS.rglob("*.json")):
+        record = load_record(file)
+        if record.tuning is None:
+            continue
+        path = RECORDS.parent / "tuning" / record.suite / f"{record.method}.json"
+        tuning, digest = load_tuning(path)
+        assert record.tuning["sha256"] == digest, file
+        assert tuning.chosen.items() <= record.parameters.items(), file
+        tuned += 1
+    assert tuned == len(list((RECORDS.parent / "tuning").glob("*/*.json"))) > 0
 
 
 @pytest.mark.parametrize(
