@@ -24,7 +24,7 @@ def claim(folder: Path, command: str) -> None:
     """
     text = f"A folder of `{command}`, which writes over it.\n".encode()
     if is_there(folder / MARK):
-        if read_regular_file(folder / MARK, limits.TABLE_BYTES) != text:
+        if _content(folder / MARK) != text:
             raise UserError(
                 f"{visible(str(folder))} is of another analysis, and `{command}` would write over"
                 " it: give another folder with --out"
@@ -39,7 +39,15 @@ def claim(folder: Path, command: str) -> None:
 def _is_finished(folder: Path) -> bool:
     """Whether an analysis of before there were marks wrote the folder to its end."""
     try:
-        facts = json.loads(read_regular_file(folder / SUMMARY, limits.TABLE_BYTES))
-    except (OSError, ValueError):
+        facts = json.loads(_content(folder / SUMMARY))
+    except ValueError:
         return False
     return isinstance(facts, dict) and {"suite", "fingerprint", "files"} <= facts.keys()
+
+
+def _content(file: Path) -> bytes:
+    """Of a small file; nothing where it cannot be read or is none."""
+    try:
+        return read_regular_file(file, limits.TABLE_BYTES)
+    except (OSError, ValueError):
+        return b""

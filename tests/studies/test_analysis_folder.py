@@ -35,6 +35,12 @@ def test_the_folder_of_another_analysis_stays(tmp_path):
         claim(tmp_path, SUBSETS)
 
 
+def test_a_mark_that_is_no_file_is_of_nobody_here(tmp_path):
+    (tmp_path / ".analysis").mkdir()
+    with pytest.raises(UserError, match="is of another analysis"):
+        claim(tmp_path, MASKS)
+
+
 def test_a_finished_analysis_of_before_there_were_marks_is_known(tmp_path):
     facts = {"suite": "s", "fingerprint": "0", "files": []}
     (tmp_path / "subsets.csv").write_text("a table")
