@@ -82,6 +82,7 @@ records: $(VENV)/installed
 	$(BOARD) random_neurons
 	$(BOARD) prss --tuned $(TUNED)/prss.json
 	$(BOARD) sail
+	$(BOARD) sail --tuned $(TUNED)/sail.json
 	$(BOARD) clip_pad
 	$(BOARD) clip_pad --tuned $(TUNED)/clip_pad.json
 	$(BOARD) guard -p orthogonal=false

@@ -248,6 +248,8 @@ def test_what_is_said_of_tuned_rows_stands_in_the_records():
         return [f"{value:.2f}".removeprefix("0") for value in values]
 
     rows = {
+        "it leaves {} of the images copies at clean CLIP {}": tuned["sail"],
+        "(with its defaults: {} at {}), as few as `nemo`": board_row("sail"),
         "`wanda` at 2 % leaves {} of the images copies at clean CLIP {}": tuned["wanda"],
         "(at 10 %: {} at {})": board_row("wanda", "(10 %)"),
         "`cfg_delay` {} at {}": tuned["cfg_delay"],
@@ -257,6 +259,17 @@ def test_what_is_said_of_tuned_rows_stands_in_the_records():
     for words, record in rows.items():
         assert words.format(*left(record)) in said, words
     assert tuned["wanda"].parameters["sparsity"] == 0.02
+    none, sail, nemo = board_row("none"), tuned["sail"], board_row("nemo")
+    clean, memorized = (
+        sail.cost[name].value / none.cost[name].value
+        for name in ("nfe_per_image_clean", "nfe_per_image")
+    )
+    assert f"for {clean - 1:.0%} more evaluations".replace("%", " %") in said
+    assert f"and {memorized - 1:.0%} more of memorized".replace("%", " %") in said
+    shares = [f"{row.scores['recognised'].value:.2f}".removeprefix("0") for row in (sail, none)]
+    assert f"of clean pictures {shares[0]} are recognised, where {shares[1]} were" in said
+    low, high = (nemo.scores["copies"].low, nemo.scores["copies"].high)
+    assert low < sail.scores["copies"].value < high
     for method in ("wen", "prss"):
         assert tuned[method].changed == {}
     assert [tuned[method].tuning["kept"] for method in ("clip_pad", "prss")] == [0, 0]
