@@ -86,6 +86,7 @@ records: $(VENV)/installed
 	$(BOARD) clip_pad
 	$(BOARD) clip_pad --tuned $(TUNED)/clip_pad.json
 	$(BOARD) guard -p orthogonal=false
+	$(BOARD) guard --tuned $(TUNED)/guard.json
 	$(BOARD) geometry_policy
 	$(ATTACKED) none
 	$(ATTACKED) wanda $(TENTH)

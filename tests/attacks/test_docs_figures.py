@@ -254,7 +254,8 @@ def test_what_is_said_of_tuned_rows_stands_in_the_records():
         "(at 10 %: {} at {})": board_row("wanda", "(10 %)"),
         "`cfg_delay` {} at {}": tuned["cfg_delay"],
         "(with its defaults: {} at {})": board_row("cfg_delay"),
-        "`clip_pad`, of which no setting kept to the rule, {} at {}": tuned["clip_pad"],
+        "`guard` and `clip_pad`, of which no setting kept to the rule, {} at {}": tuned["guard"],
+        " and {} at {}. Of `wen` and `prss`": tuned["clip_pad"],
     }
     for words, record in rows.items():
         assert words.format(*left(record)) in said, words
@@ -272,7 +273,7 @@ def test_what_is_said_of_tuned_rows_stands_in_the_records():
     assert low < sail.scores["copies"].value < high
     for method in ("wen", "prss"):
         assert tuned[method].changed == {}
-    assert [tuned[method].tuning["kept"] for method in ("clip_pad", "prss")] == [0, 0]
+    assert [tuned[method].tuning["kept"] for method in ("clip_pad", "guard", "prss")] == [0, 0, 0]
 
 
 def test_what_is_said_of_the_cost_of_nemo_stands_in_the_record():
