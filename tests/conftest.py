@@ -51,6 +51,10 @@ def pytest_collection():
     return tests
 
 
+def pytest_sessionfinish():
+    gc.unfreeze()  # or libraries complain at the end that something of theirs was never freed
+
+
 def examples(count: int) -> hypothesis.settings:
     """`count` examples in the gate, and at least as many as the profile says in a free search."""
     searching = hypothesis.settings.get_current_profile_name() == "search"
