@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.records.record import load_record
+from bench.studies.tuning import load_tuning
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "leaderboards/records"
@@ -273,6 +274,10 @@ def test_what_is_said_of_tuned_rows_stands_in_the_records():
     assert low < sail.scores["copies"].value < high
     for method in ("wen", "prss"):
         assert tuned[method].changed == {}
+    prss, _ = load_tuning(ROOT / "leaderboards/tuning/testbed/prss.json")
+    (chosen,) = (one for one in prss.settings if one.parameters == prss.chosen)
+    lost = prss.none["clip_score"] - chosen.scores["clip_score"]
+    assert f"lowers the CLIP of fit prompts by {f'{lost:.2f}'.removeprefix('0')})" in said
     assert [tuned[method].tuning["kept"] for method in ("clip_pad", "guard", "prss")] == [0, 0, 0]
 
 
